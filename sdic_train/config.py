@@ -1,0 +1,124 @@
+"""Sizes of the networks: the released models are two presets, the demo domain is another."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from math import log2
+from typing import Any
+
+from sdic_runtime.errors import SdicError
+from sdic_runtime.stages import FEATURE_SIZE, Sizes
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """e4e: an IR-SE body and one style block per row of the latent code."""
+
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of the four groups of the body
+    units: tuple[int, ...] = (3, 4, 14, 3)  # bottleneck units per group
+    style_block: int | None = None  # channels inside a style block; None means the style width
+    crop: tuple[int, int] | None = None  # rows of the S x S image that the encoder reads; None reads all
+
+
+@dataclass(frozen=True)
+class DiscrepancyConfig:
+    """DIPN and DICN (Section 3 of the paper). The volume's depth is twice `descriptor`."""
+
+    scales: tuple[int, int, int, int] = (16, 32, 96, 160)  # channels at 1, 1/2, 1/4, 1/8 of the working size
+    middle: int = 24  # channels of the second layer, which takes the picture to half size
+    up: tuple[int, int, int] = (96, 32, 16)  # channels that the three deconvolutions add, coarse to fine
+    descriptor: int = 24  # channels of one descriptor
+    volume: tuple[int, int, int, int] = (8, 16, 32, 48)  # 3D channels of the stem and of the three hourglass scales
+    stem: tuple[int, int] = (32, 64)  # first channels of DICN
+    shift_rows: int = 18  # channels of DICN's `condition_shift3`; the released car model keeps 18 with 16 rows
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Every size of one model."""
+
+    resolution: int = 1024  # R
+    working: int = 256  # S
+    style_width: int = 512  # C
+    channels: dict[int, int] = field(default_factory=lambda: dict(RELEASED_CHANNELS))  # by layer size, 4 to R
+    mapping_layers: int = 8
+    encoder: EncoderConfig = EncoderConfig()
+    discrepancy: DiscrepancyConfig = DiscrepancyConfig()
+    domain: str = "faces"
+
+    def __post_init__(self) -> None:
+        for name, value, low in (("resolution", self.resolution, 2 * FEATURE_SIZE), ("working", self.working, FEATURE_SIZE)):
+            if value < low or value & (value - 1):
+                raise SdicError(f"The {name} size is {value}; use a power of two of at least {low}.")
+        if self.resolution < self.working:
+            raise SdicError(f"The working size {self.working} is larger than the generator's {self.resolution}; use a smaller one.")
+
+    @property
+    def rows(self) -> int:
+        """L: style rows of a latent code."""
+        return 2 * int(log2(self.resolution)) - 2
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.resolution, self.working, self.rows, self.style_width, self.channels[FEATURE_SIZE])
+
+    @property
+    def visible_rows(self) -> tuple[int, int]:
+        """Rows of the generator's picture that a user sees: all of them, or those between the bars of a letterboxed domain."""
+        if self.encoder.crop is None:
+            return 0, self.resolution
+        factor = self.resolution // self.working
+        return self.encoder.crop[0] * factor, self.encoder.crop[1] * factor
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values that JSON keeps."""
+        values = asdict(self)
+        values["channels"] = {str(size): width for size, width in self.channels.items()}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """The inverse of `as_dict`, also after a trip through JSON."""
+        values = dict(values)
+        try:
+            encoder = {name: tuple(value) if isinstance(value, list) else value for name, value in values.pop("encoder").items()}
+            discrepancy = {name: tuple(value) if isinstance(value, list) else value
+                           for name, value in values.pop("discrepancy").items()}
+            channels = {int(size): width for size, width in values.pop("channels").items()}
+            return cls(encoder=EncoderConfig(**encoder), discrepancy=DiscrepancyConfig(**discrepancy), channels=channels, **values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SdicError(f"The model configuration does not fit this version ({error}); save the checkpoint again with it.") from error
+
+
+RELEASED_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
+
+
+def _released(resolution: int) -> dict[int, int]:
+    return {size: width for size, width in RELEASED_CHANNELS.items() if size <= resolution}
+
+
+FACES = ModelConfig()
+CARS = ModelConfig(resolution=512, channels=_released(512), encoder=EncoderConfig(crop=(32, 224)), domain="cars")
+DEMO = ModelConfig(
+    resolution=256,
+    working=128,
+    style_width=128,
+    channels={4: 128, 8: 128, 16: 128, 32: 128, 64: 96, 128: 48, 256: 24},
+    mapping_layers=4,
+    encoder=EncoderConfig(widths=(32, 48, 96, 128), units=(2, 2, 3, 2), style_block=64),
+    discrepancy=DiscrepancyConfig(scales=(16, 24, 48, 64), up=(48, 24, 16), middle=24, descriptor=12, volume=(4, 8, 16, 24),
+                                  stem=(32, 64), shift_rows=14),
+    domain="portraits",
+)
+TINY = replace(
+    DEMO,
+    resolution=128,
+    working=64,
+    style_width=16,
+    channels={4: 16, 8: 16, 16: 16, 32: 16, 64: 8, 128: 8},
+    mapping_layers=2,
+    encoder=EncoderConfig(widths=(4, 8, 8, 16), units=(1, 1, 1, 1)),
+    discrepancy=DiscrepancyConfig(scales=(4, 8, 8, 16), up=(8, 8, 4), middle=4, descriptor=8, volume=(2, 4, 4, 8), stem=(4, 8),
+                                  shift_rows=12),
+)
+PRESETS = {"faces": FACES, "cars": CARS, "demo": DEMO, "tiny": TINY}

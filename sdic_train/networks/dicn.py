@@ -1,0 +1,68 @@
+"""DICN, the discrepancy information compensation network: discrepancy map -> enhanced code and enhanced feature (Section 3.3)."""
+
+from __future__ import annotations
+
+from math import log2
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdic_runtime.stages import FEATURE_SIZE
+from sdic_train.config import ModelConfig
+from sdic_train.networks.layers import BasicConv, EqualConv2d, ScaledLeakyReLU
+
+
+class CodeAffine(nn.Module):
+    """Reads a scale and a shift per style row off the discrepancy (Eq. 4)."""
+
+    def __init__(self, inputs: int, hidden: int, rows: int) -> None:
+        super().__init__()
+        self.sen = nn.Sequential(nn.Conv1d(inputs, hidden, 1), nn.BatchNorm1d(hidden), nn.LeakyReLU(), nn.Conv1d(hidden, rows, 1))
+        self.att, self.att2 = self._branch(rows), self._branch(rows)
+
+    @staticmethod
+    def _branch(rows: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv1d(rows, rows, 3, padding=1), nn.BatchNorm1d(rows), nn.LeakyReLU(), nn.Conv1d(rows, rows, 1, bias=False))
+
+    def forward(self, condition: Tensor, latent: Tensor) -> Tensor:
+        """condition [N, inputs, C], latent [N, L, C] -> enhanced latent code [N, L, C]."""
+        condition = self.sen(condition)
+        return self.att(condition) * latent + latent + self.att2(condition)
+
+
+class DICN(nn.Module):
+    """discrepancy [N, 3, S, S], layer-7 feature [N, K, 64, 64], latent [N, L, C] -> enhanced latent code and the residual P of Eq. 5."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        sizes, channels = config.discrepancy, config.sizes.feature_channels
+        self.conv_layer1 = nn.Sequential(nn.Conv2d(3, sizes.stem[0], 3, 1, 1, bias=False), nn.BatchNorm2d(sizes.stem[0]), nn.PReLU(sizes.stem[0]))
+        self.semantic = nn.Sequential(*self._descent(config))
+        self.att = nn.Sequential(BasicConv(channels, channels, 3, 1, 1), nn.Conv2d(channels, channels, 3, 1, 1, bias=False))
+        rows = sizes.shift_rows
+        self.condition_shift3 = nn.Sequential(EqualConv2d(3, rows, 3, padding=1), ScaledLeakyReLU(), EqualConv2d(rows, rows, 3, padding=1))
+        self.style_width = config.style_width
+        self.aff1d = CodeAffine(rows * FEATURE_SIZE**2 // config.style_width, 4 * rows, config.rows)
+
+    @staticmethod
+    def _descent(config: ModelConfig) -> list[nn.Module]:
+        """Stride-2 steps from S to 64, each followed by a plain convolution; the last one widens to K channels."""
+        steps = int(log2(config.working // FEATURE_SIZE))
+        inputs, layers = config.discrepancy.stem[0], []
+        for step in range(max(steps, 1)):
+            outputs = config.sizes.feature_channels if step >= steps - 1 else config.discrepancy.stem[1]
+            layers.append(BasicConv(inputs, outputs, 3, 2 if steps else 1, 1))
+            layers.append(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False))
+            inputs = outputs
+        return layers
+
+    def forward(self, discrepancy: Tensor, feature: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """-> latent_enhanced [N, L, C], residual [N, K, 64, 64]."""
+        details = self.semantic(self.conv_layer1(discrepancy))
+        residual = torch.sigmoid(self.att(details + feature)) * details
+        condition = self.condition_shift3(discrepancy)
+        if condition.shape[-1] != FEATURE_SIZE:
+            condition = F.interpolate(condition, size=(FEATURE_SIZE, FEATURE_SIZE), mode="bilinear", align_corners=False)
+        condition = condition.reshape(condition.shape[0], -1, self.style_width)
+        return self.aff1d(condition, latent), residual

@@ -1,0 +1,86 @@
+"""The e4e encoder: an IR-SE body, a three-level pyramid, and one style block per row of the latent code."""
+
+from __future__ import annotations
+
+from math import log2
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdic_train.config import ModelConfig
+from sdic_train.networks.layers import BottleneckIR, EqualLinear
+
+COARSE_ROWS, MIDDLE_ROWS = 3, 7  # rows 0-2 read the coarsest level, rows 3-6 the middle one, the others the finest
+REDUCTION = 16  # of the squeeze-and-excitation units
+
+
+class StyleBlock(nn.Module):
+    """Stride-2 convolutions down to one pixel, then a linear layer: one row of the latent code."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, size: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for step in range(int(log2(size))):
+            layers += [nn.Conv2d(inputs if step == 0 else width, width, 3, stride=2, padding=1), nn.LeakyReLU()]
+        self.convs = nn.Sequential(*layers)
+        self.linear = EqualLinear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, size, size] -> [N, outputs]."""
+        return self.linear(self.convs(x).flatten(1))
+
+
+class Encoder(nn.Module):
+    """e4e: image [N, 3, S, S] in [-1, 1] -> offsets from the mean latent code, [N, L, C]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, units = config.encoder.widths, config.encoder.units
+        self.input_layer = nn.Sequential(nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0]))
+        body: list[nn.Module] = []
+        self.taps: list[int] = []  # the last unit of each group
+        inputs = widths[0]
+        for width, count in zip(widths, units, strict=True):
+            for unit in range(count):
+                body.append(BottleneckIR(inputs, width, stride=2 if unit == 0 else 1, reduction=REDUCTION))
+                inputs = width
+            self.taps.append(len(body) - 1)
+        self.body = nn.Sequential(*body)
+        self.latlayer1 = nn.Conv2d(widths[2], widths[3], 1)
+        self.latlayer2 = nn.Conv2d(widths[1], widths[3], 1)
+        block = config.encoder.style_block or config.style_width
+        sizes = [config.working // 16 * (1 if row < COARSE_ROWS else 2 if row < MIDDLE_ROWS else 4) for row in range(config.rows)]
+        self.styles = nn.ModuleList(StyleBlock(widths[3], block, config.style_width, size) for size in sizes)
+
+    def pyramid(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three levels that the style blocks read, coarse to fine: S/16, S/8, S/4."""
+        if self.config.encoder.crop is not None:
+            first, last = self.config.encoder.crop
+            image = image[:, :, first:last]
+        x, levels = self.input_layer(image), []
+        for index, unit in enumerate(self.body):
+            x = unit(x)
+            if index in self.taps[1:]:
+                levels.append(x)
+        fine, middle, coarse = levels
+        middle = _upsample(coarse, middle) + self.latlayer1(middle)
+        return coarse, middle, _upsample(middle, fine) + self.latlayer2(fine)
+
+    def forward(self, image: Tensor, deltas: int | None = None) -> Tensor:
+        """Row i is row 0 plus its own delta; `deltas` limits them to the first rows (progressive training of e4e)."""
+        coarse, middle, fine = self.pyramid(image)
+        first = self.styles[0](coarse)
+        rows = [first]
+        for row in range(1, self.config.rows):
+            if deltas is not None and row > deltas:
+                rows.append(first)
+                continue
+            level = coarse if row < COARSE_ROWS else middle if row < MIDDLE_ROWS else fine
+            rows.append(first + self.styles[row](level))
+        return torch.stack(rows, 1)
+
+
+def _upsample(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=True)

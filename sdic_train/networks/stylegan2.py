@@ -1,0 +1,239 @@
+"""StyleGAN2 in pure PyTorch, split at layer 7: head, preview, tail. Parameter names follow the rosinality layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdic_runtime.stages import FEATURE_SIZE
+from sdic_train.config import ModelConfig
+from sdic_train.networks.layers import BLUR_TAPS, LEAKY_SLOPE, EqualLinear, blur_kernel
+
+DEMODULATION_EPSILON = 1e-8
+
+
+class PixelNorm(nn.Module):
+    """Scales every latent vector to unit mean square."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+
+
+def blur(x: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, C, H - 1, W - 1] after one pixel of padding: the blur of an upsampling convolution as two one-dimensional passes."""
+    channels = x.shape[1]
+    taps = torch.tensor(BLUR_TAPS, dtype=x.dtype, device=x.device) * (2 / sum(BLUR_TAPS))
+    x = F.conv2d(x, taps.view(1, 1, 4, 1).repeat(channels, 1, 1, 1), padding=(1, 0), groups=channels)
+    return F.conv2d(x, taps.view(1, 1, 1, 4).repeat(channels, 1, 1, 1), padding=(0, 1), groups=channels)
+
+
+def upsample_rgb(rgb: Tensor) -> Tensor:
+    """[N, 3, H, W] -> [N, 3, 2H, 2W] with the same filter: each output phase is a 2 x 2 mean with weights 1/4 and 3/4."""
+    taps = torch.tensor(BLUR_TAPS, dtype=rgb.dtype, device=rgb.device) * (2 / sum(BLUR_TAPS))
+    kernel = torch.outer(taps, taps).expand(rgb.shape[1], 1, 4, 4)
+    return F.conv_transpose2d(rgb, kernel, stride=2, padding=1, groups=rgb.shape[1])
+
+
+class ModulatedConv2d(nn.Module):
+    """Modulated convolution without a weight per sample: scale the input, convolve with constant weights, demodulate the output.
+
+    Equal to the grouped form of StyleGAN2 (`reference.modulated_conv2d`), because the modulation scales input channels and
+    the demodulation scales output channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, style_width: int, demodulate: bool = True, upsample: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, outputs, inputs, kernel, kernel))
+        self.modulation = EqualLinear(style_width, inputs, bias=1.0)
+        self.scale = 1 / sqrt(inputs * kernel**2)
+        self.padding = kernel // 2
+        self.demodulate, self.upsample = demodulate, upsample
+        if upsample:
+            self.blur = Blur()
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """x [N, inputs, H, W], style [N, style_width] -> [N, outputs, H, W], twice as large when upsampling."""
+        weight = self.weight[0] * self.scale
+        scales = self.modulation(style)
+        x = x * scales[:, :, None, None].to(x.dtype)
+        if self.upsample:
+            x = blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+        else:
+            x = F.conv2d(x, weight, padding=self.padding)
+        if self.demodulate:
+            energy = F.linear(scales.float().square(), weight.float().square().sum((2, 3)))
+            x = x * torch.rsqrt(energy + DEMODULATION_EPSILON)[:, :, None, None].to(x.dtype)
+        return x
+
+
+class Blur(nn.Module):
+    """Holds the released buffer; the arithmetic is `blur`, which uses the same fixed taps."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", blur_kernel())
+
+
+class NoiseInjection(nn.Module):
+    """The learned strength of a layer's noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+class Activation(nn.Module):
+    """Bias, leaky ReLU, gain sqrt(2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), LEAKY_SLOPE) * sqrt(2)
+
+
+class StyledConv(nn.Module):
+    """Modulated 3x3 convolution, noise, activation."""
+
+    def __init__(self, inputs: int, outputs: int, style_width: int, upsample: bool = False) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(inputs, outputs, 3, style_width, upsample=upsample)
+        self.noise = NoiseInjection()
+        self.activate = Activation(outputs)
+
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor) -> Tensor:
+        """x [N, inputs, H, W], style [N, style_width], noise [1 or N, 1, H', W'] -> [N, outputs, H', W']."""
+        x = self.conv(x, style)
+        return self.activate(x + (self.noise.weight * noise).to(x.dtype))
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to RGB without demodulation, added to the upsampled skip."""
+
+    def __init__(self, inputs: int, style_width: int, upsample: bool = True) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(inputs, 3, 1, style_width, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
+        if upsample:
+            self.upsample = Blur()
+
+    def forward(self, x: Tensor, style: Tensor, skip: Tensor | None = None) -> Tensor:
+        """x [N, inputs, H, W], style [N, style_width], skip [N, 3, H/2, W/2] -> [N, 3, H, W]."""
+        rgb = self.conv(x, style).float() + self.bias
+        return rgb if skip is None else rgb + upsample_rgb(skip)
+
+
+class ConstantInput(nn.Module):
+    """The learned 4 x 4 input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+
+class Noises(nn.Module):
+    """The fixed noise maps `noise_0` (4 x 4) to `noise_{L-2}` (R x R), two per size from 8 x 8 on."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        for layer in range(rows - 1):
+            size = 2 ** ((layer + 5) // 2)
+            self.register_buffer(f"noise_{layer}", torch.randn(1, 1, size, size))
+
+    def maps(self) -> list[Tensor]:
+        return list(self.buffers())
+
+
+class Generator(nn.Module):
+    """StyleGAN2 generator. Layer k is the k-th styled convolution and reads style row k; layer 7 is the first at 64 x 64.
+
+    The RGB layer of the block at size s reads the row behind the block's second convolution.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, channels = config.style_width, config.channels
+        self.style = nn.Sequential(PixelNorm(), *(EqualLinear(width, width, rate=0.01, activation=True) for _ in range(config.mapping_layers)))
+        self.input = ConstantInput(channels[4])
+        self.conv1 = StyledConv(channels[4], channels[4], width)
+        self.to_rgb1 = ToRGB(channels[4], width, upsample=False)
+        self.convs = nn.ModuleList()
+        self.to_rgbs = nn.ModuleList()
+        size, inputs = 8, channels[4]
+        while size <= config.resolution:
+            self.convs.append(StyledConv(inputs, channels[size], width, upsample=True))
+            self.convs.append(StyledConv(channels[size], channels[size], width))
+            self.to_rgbs.append(ToRGB(channels[size], width))
+            size, inputs = size * 2, channels[size]
+        self.noises = Noises(config.rows)
+
+    def mapping(self, z: Tensor) -> Tensor:
+        """z [N, C], standard normal -> w [N, C]."""
+        return self.style(z)
+
+    def head(self, latent: Tensor, noises: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """latent [N, L, C] -> layer-7 feature [N, K, 64, 64], RGB skip [N, 3, 32, 32]."""
+        noises = noises or self.noises.maps()
+        x = self.conv1(self.input.input.repeat(latent.shape[0], 1, 1, 1), latent[:, 0], noises[0])
+        rgb = self.to_rgb1(x, latent[:, 1])
+        for block in range(3):
+            x, rgb = self._block(block, x, rgb, latent, noises)
+        return self.convs[6](x, latent[:, 7], noises[7]), rgb
+
+    def tail(self, feature: Tensor, rgb: Tensor, latent: Tensor, residual: Tensor | None = None,
+             noises: Sequence[Tensor] | None = None) -> Tensor:
+        """feature and residual [N, K, 64, 64], rgb [N, 3, 32, 32], latent [N, L, C] -> picture [N, 3, R, R], unclamped.
+
+        The sum feature + residual is Eq. 5 in an inversion (F_R + P) and Eq. 6 in an edit (F_E + P).
+        """
+        noises = noises or self.noises.maps()
+        x = feature if residual is None else feature + residual
+        x = self.convs[7](x, latent[:, 8], noises[8])
+        rgb = self.to_rgbs[3](x, latent[:, 9], rgb)
+        for block in range(4, len(self.to_rgbs)):
+            x, rgb = self._block(block, x, rgb, latent, noises)
+        return rgb
+
+    def preview(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
+        """The picture clamped to [-1, 1] and brought to the working size as the release does; [N, 3, S, S]."""
+        return downsample(self.tail(feature, rgb, latent).clamp(-1, 1), self.config.working)
+
+    def forward(self, latent: Tensor, noises: Sequence[Tensor] | None = None) -> Tensor:
+        """latent [N, L, C] -> picture [N, 3, R, R], unclamped."""
+        feature, rgb = self.head(latent, noises)
+        return self.tail(feature, rgb, latent, noises=noises)
+
+    def random_noises(self, batch: int) -> list[Tensor]:
+        """New noise maps for training, one per layer and sample."""
+        return [torch.randn(batch, *noise.shape[1:], device=noise.device) for noise in self.noises.maps()]
+
+    def mean_latent(self, samples: int = 4096, seed: int = 0) -> Tensor:
+        """The mean of the mapping network over `samples` random z; [C]."""
+        device = self.input.input.device
+        z = torch.randn(samples, self.config.style_width, generator=torch.Generator().manual_seed(seed)).to(device)
+        with torch.no_grad():
+            return self.mapping(z).mean(0)
+
+    def _block(self, block: int, x: Tensor, rgb: Tensor, latent: Tensor, noises: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        first = 2 * block + 1
+        x = self.convs[2 * block](x, latent[:, first], noises[first])
+        x = self.convs[2 * block + 1](x, latent[:, first + 1], noises[first + 1])
+        return x, self.to_rgbs[block](x, latent[:, first + 2], rgb)
+
+
+def downsample(picture: Tensor, size: int) -> Tensor:
+    """[N, 3, R, R] -> [N, 3, size, size]: bilinear, align_corners=False, no antialias."""
+    if picture.shape[-1] == size:
+        return picture
+    return F.interpolate(picture, size=(size, size), mode="bilinear", align_corners=False)
+
+
+assert FEATURE_SIZE == 64  # `head` ends at layer 7, the first at 64 x 64
