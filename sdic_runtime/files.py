@@ -1,0 +1,56 @@
+"""Whole files or none: writing into place, hashing, and names that stay inside their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from sdic_runtime.errors import SdicError
+
+CHUNK = 1 << 20
+
+
+def reason(error: OSError) -> str:
+    """The operating system's words for `error`, in lower case: "permission denied"."""
+    return (error.strerror or str(error)).lower()
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not.
+
+    Raises SdicError where the folder is missing or cannot be written to.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise SdicError(f"cannot write {target}: it is a folder; name a file")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.touch(exist_ok=False)
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        raise SdicError(f"cannot write {target}: {reason(error)}; choose another place or make room") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def is_inside(name: str) -> bool:
+    """Whether `name` is a plain relative path with forward slashes that cannot leave the folder it is joined to."""
+    path = PurePosixPath(name)
+    foreign = {"\\", ":", "\0"} & set(name)
+    return bool(path.parts) and str(path) == name and not foreign and not path.is_absolute() and ".." not in path.parts
