@@ -1,0 +1,29 @@
+"""Progress bars for people: on standard error, only on a terminal, and only for what takes longer than a second."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+DELAY_SECONDS = 1.0  # work that ends sooner shows no bar
+
+
+def shown() -> bool:
+    """Whether standard error is a terminal, the only place where a bar is drawn."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "picture") -> Iterator[Item]:
+    """Yield `items` unchanged while a bar counts them.
+
+    `total` is needed for a percentage when `items` has no length. Closing the iterator early (an error, Ctrl-C) removes the bar.
+    """
+    if not shown():
+        yield from items
+        return
+    from tqdm import tqdm
+
+    with tqdm(items, desc=description, total=total, unit=unit, file=sys.stderr, delay=DELAY_SECONDS, leave=False) as bar:
+        yield from bar

@@ -1,0 +1,125 @@
+"""Pictures for people to look at: strips and sheets with captions, and animations over a range of strengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdic_runtime.errors import SdicError
+from sdic_runtime.files import replacing
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+BACKGROUND = (255, 255, 255)
+INK = (40, 40, 40)
+GAP = 8  # pixels between the cells of a sheet
+SMALLEST_FONT = 9  # points; below this the default font is unreadable
+CAPTION_SHARE = 18  # a caption's font height is the cell height divided by this
+PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
+SAVE_OPTIONS: dict[str, dict[str, object]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
+
+
+def strip(pictures: Sequence[Image.Image], captions: Sequence[str], height: int | None = None) -> Image.Image:
+    """One row of pictures with a caption below each: `sheet` with a single row."""
+    return sheet([pictures], captions, height)
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], height: int | None = None) -> Image.Image:
+    """A grid of pictures on white, one caption below each column.
+
+    rows      rows of equally many pictures, any size and mode; every one is drawn `height` pixels high and the widest
+              aspect ratio gives the width of all cells
+    captions  one text per column, shortened when it is wider than its column
+    height    of a cell in pixels; the tallest picture's when None
+    """
+    if not rows or not rows[0]:
+        raise SdicError("a sheet needs at least one picture")
+    wrong = next((row for row in rows if len(row) != len(captions)), None)
+    if wrong is not None:
+        raise SdicError(f"a sheet has {len(captions)} captions and a row of {len(wrong)} pictures; give one caption per column")
+    from PIL import Image, ImageDraw
+
+    cell_height = height or max(picture.height for row in rows for picture in row)
+    cell_width = max(round(cell_height * picture.width / picture.height) for row in rows for picture in row)
+    font = caption_font(cell_height)
+    caption_height = round(font.size * 1.6)
+    canvas = Image.new("RGB", (len(captions) * (cell_width + GAP) + GAP, len(rows) * (cell_height + GAP) + GAP + caption_height), BACKGROUND)
+    for row_index, row in enumerate(rows):
+        for column, picture in enumerate(row):
+            drawn = fitted(picture, cell_width, cell_height)
+            left = GAP + column * (cell_width + GAP) + (cell_width - drawn.width) // 2
+            canvas.paste(drawn, (left, GAP + row_index * (cell_height + GAP)))
+    draw = ImageDraw.Draw(canvas)
+    top = GAP + len(rows) * (cell_height + GAP) - GAP // 2
+    for column, caption in enumerate(captions):
+        text = shortened(draw, caption, font, cell_width)
+        left = GAP + column * (cell_width + GAP) + (cell_width - int(draw.textlength(text, font=font))) // 2
+        draw.text((left, top), text, fill=INK, font=font)
+    return canvas
+
+
+def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture as RGB, as large as fits into `width` x `height` at its own aspect ratio."""
+    from PIL import Image
+
+    scale = min(width / picture.width, height / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
+    return rgb if rgb.size == size else rgb.resize(size, Image.Resampling.LANCZOS)
+
+
+def caption_font(cell_height: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font at a size that suits cells of this height, so that no font file has to be found."""
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(size=max(SMALLEST_FONT, cell_height // CAPTION_SHARE))
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise SdicError("captions need Pillow with FreeType, which this build of Pillow lacks; install Pillow from its wheel")
+    return font
+
+
+def shortened(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, or as much of its beginning as fits into `width` pixels with three dots after it."""
+    if draw.textlength(text, font=font) <= width:
+        return text
+    kept = text
+    while kept and draw.textlength(f"{kept}...", font=font) > width:
+        kept = kept[:-1]
+    return f"{kept}..."
+
+
+def back_and_forth(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """The frames forwards and then backwards without repeating either end, so that a loop has no jump."""
+    return [*frames, *frames[-2:0:-1]]
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int = 120) -> Path:
+    """Write the frames as an endless animated GIF, each shown for `milliseconds`."""
+    if not frames:
+        raise SdicError("an animation needs at least one picture")
+    if path.suffix.lower() != ".gif":
+        raise SdicError(f'an animation is written as .gif, not as "{path.name}"')
+    # One palette per frame: skin tones band visibly under the common palette that Pillow would choose.
+    coloured = [frame.convert("RGB").quantize(256) for frame in frames]
+    with replacing(path) as temporary:
+        coloured[0].save(temporary, format="GIF", save_all=True, append_images=coloured[1:], duration=milliseconds, loop=0, disposal=1)
+    return path
+
+
+def save_picture(picture: Image.Image, path: Path) -> Path:
+    """Write the picture in the format of the path's ending, whole or not at all."""
+    kind = picture_format(path)
+    with replacing(path) as temporary:
+        picture.save(temporary, format=kind, **SAVE_OPTIONS.get(kind, {}))
+    return path
+
+
+def picture_format(path: Path) -> str:
+    """Pillow's name for the format that the path's ending asks for."""
+    kind = PICTURE_FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise SdicError(f'"{path.name}" names no picture format; end the name with one of {", ".join(PICTURE_FORMATS)}')
+    return kind
+
