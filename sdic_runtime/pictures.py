@@ -166,9 +166,14 @@ def _check_floats(array: np.ndarray, sizes: Sizes) -> np.ndarray:
 
 
 def to_bytes(pixels: np.ndarray, rows: tuple[int, int] | None = None) -> np.ndarray:
-    """uint8 [N, H, W, 3] from float32 [N, 3, H, W]: clamped to [-1, 1], (x + 1) * 127.5 rounded; only `rows` (first, end) when given."""
+    """uint8 [N, H, W, 3] from float32 [N, 3, H, W]: clamped to [-1, 1], (x + 1) * 127.5 rounded; only `rows` (first, end) when given.
+
+    Raises SdicError when a value is not finite, which a float16 overflow leaves behind.
+    """
     if rows is not None:
         pixels = pixels[:, :, slice(*rows)]
+    if not np.isfinite(pixels).all():
+        raise SdicError("the generated picture holds NaN or infinite values; run with precision fp32, or see: sdic-export verify DIR")
     scaled = (np.clip(pixels, -1, 1) + np.float32(1)) * np.float32(127.5)
     return np.ascontiguousarray(np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1))
 

@@ -1,0 +1,161 @@
+"""The ONNX Runtime backend: the CPU everywhere, CUDA where `onnxruntime-gpu` is installed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdic_runtime.bundle import Bundle
+from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.stages import STAGES, Stage
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+MEMORY_SIGNS = ("bad allocation", "bad_alloc", "failed to allocate memory", "out of memory", "bfcarena")
+QUIET = 3  # ONNX Runtime's log level for errors only
+FLOAT = "tensor(float)"
+
+
+def unavailable(bundle: Bundle | None = None) -> str | None:
+    """Why ONNX Runtime cannot be used here; None when it can."""
+    try:
+        import onnxruntime  # noqa: F401 - whether it loads is the question
+    except ImportError:
+        return 'it needs the package "onnxruntime"; install it with: pip install onnxruntime'
+    return None
+
+
+def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = None, device: str = "cpu", tf32: bool = False,
+         lazy: bool = False) -> OnnxRuntime:
+    """The stages of `bundle` as ONNX Runtime sessions.
+
+    `precision`: the bundle's default when None. `threads`: CPU threads per operation, all cores when None. `device`: "cpu", "cuda" or
+    "cuda:1". `tf32=True` lets CUDA round the inputs of float32 convolutions to TF32, which is faster and misses the float32 tolerances.
+    `lazy=True` loads each stage on its first use instead of now. Raises SdicError.
+    """
+    backend = OnnxRuntime(bundle, bundle.precision(precision), threads, device, tf32)
+    if not lazy:
+        bundle.check(bundle.manifest.stage_files(backend.precision))
+        for stage in STAGES:
+            backend.session(stage)
+    return backend
+
+
+class OnnxRuntime:
+    """One session per stage. On the CPU a tensor is a numpy array; on CUDA it is an OrtValue and stays on the device."""
+
+    name = "onnxruntime"
+
+    def __init__(self, bundle: Bundle, precision: str, threads: int | None, device: str, tf32: bool) -> None:
+        import onnxruntime
+
+        kind, _, index = device.partition(":")
+        if kind not in PROVIDERS or not (index.isdigit() or device == kind):
+            raise SdicError(f'the device is "{device}"; use cpu, cuda or cuda:N')
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise SdicError(f"threads is {threads!r}; give a whole number of at least 1, or None for all cores")
+        if PROVIDERS[kind] not in onnxruntime.get_available_providers():
+            raise MissingExtraError("onnxruntime-gpu", "gpu", f'the device "{device}"')
+        self.bundle, self.precision = bundle, precision
+        self._kind, self._index, self._threads, self._tf32 = kind, int(index or 0), threads, tf32
+        self._sessions: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def description(self) -> str:
+        import onnxruntime
+
+        return f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[self._kind]}, {self.precision}"
+
+    def session(self, stage: str) -> Any:
+        """The session of `stage`, made on first use."""
+        if stage in self._sessions:
+            return self._sessions[stage]
+        with self._lock:
+            if stage not in self._sessions:
+                self._sessions[stage] = self._create(STAGES[stage], self.bundle.stage_file(stage, self.precision))
+            return self._sessions[stage]
+
+    def _create(self, stage: Stage, path: Path) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = QUIET
+        # Six sessions share the cores: a thread pool that spins after its run would slow down the next stage.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        provider = PROVIDERS[self._kind]
+        settings = {"device_id": str(self._index), "use_tf32": str(int(self._tf32))} if self._kind == "cuda" else {}
+        providers = [(provider, settings), *([(PROVIDERS["cpu"], {})] if self._kind != "cpu" else [])]
+        with self._readable(f'the stage "{stage.name}" could not be loaded from {path}', f"see: sdic-export verify {self.bundle.path}"):
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        # ONNX Runtime goes on with the CPU when CUDA cannot start, and only logs it.
+        if provider not in session.get_providers():
+            raise SdicError(f'ONNX Runtime could not start on "{self._kind}:{self._index}"; check the NVIDIA driver and the CUDA and cuDNN '
+                            'libraries, or use device="cpu"')
+        _check_tensors(stage, session, path)
+        return session
+
+    def upload(self, array: np.ndarray) -> Any:
+        array = np.ascontiguousarray(array, np.float32)
+        if self._kind == "cpu":
+            return array
+        import onnxruntime
+
+        with self._readable("the tensor could not be brought to the GPU", "use a smaller batch"):
+            return onnxruntime.OrtValue.ortvalue_from_numpy(array, self._kind, self._index)
+
+    def download(self, tensor: Any) -> np.ndarray:
+        array: np.ndarray = tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
+        return array
+
+    def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        import onnxruntime
+
+        session = self.session(stage)
+        options = onnxruntime.RunOptions()
+        options.only_execute_path_to_fetches = True
+        with self._readable(f'the stage "{stage}" failed', "use a smaller batch or a machine with more memory"):
+            if self._kind == "cpu":
+                return dict(zip(outputs, session.run(list(outputs), dict(inputs), options), strict=True))
+            binding = session.io_binding()
+            for name, tensor in inputs.items():
+                binding.bind_ortvalue_input(name, tensor)
+            for name in outputs:
+                binding.bind_output(name, self._kind, self._index)
+            session.run_with_iobinding(binding, options)
+            return dict(zip(outputs, binding.get_outputs(), strict=True))
+
+    @contextmanager
+    def _readable(self, what: str, remedy: str) -> Iterator[None]:
+        """Turn what ONNX Runtime raises into one sentence; running out of memory is named as such."""
+        expected = (*_error_types(), MemoryError, ValueError)
+        try:
+            yield
+        except expected as error:
+            text = " ".join(str(error).split())
+            if isinstance(error, MemoryError) or any(sign in text.lower() for sign in MEMORY_SIGNS):
+                raise SdicError(f"{what}: not enough memory on {self._kind}; use a smaller batch") from error
+            raise SdicError(f"{what}: {text[:300]}; {remedy}") from error
+
+
+def _error_types() -> tuple[type[Exception], ...]:
+    """Every exception that ONNX Runtime defines; they share no base but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+
+
+def _check_tensors(stage: Stage, session: Any, path: Path) -> None:
+    """The graph's tensors are those of the stage table, in float32 at the borders."""
+    for role, names, infos in (("inputs", stage.inputs, session.get_inputs()), ("outputs", stage.outputs, session.get_outputs())):
+        found = {info.name: info.type for info in infos}
+        if set(found) != set(names) or set(found.values()) != {FLOAT}:
+            listed = ", ".join(f"{name} {kind}" for name, kind in found.items())
+            raise SdicError(f'{path} has the {role} {listed} where the stage "{stage.name}" has {", ".join(names)} in float32; '
+                            "build it again with: sdic-export build")
