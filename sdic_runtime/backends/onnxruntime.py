@@ -134,7 +134,7 @@ class OnnxRuntime:
     @contextmanager
     def _readable(self, what: str, remedy: str) -> Iterator[None]:
         """Turn what ONNX Runtime raises into one sentence; running out of memory is named as such."""
-        expected = (*_error_types(), MemoryError, ValueError)
+        expected: tuple[type[Exception], ...] = (*_error_types(), MemoryError, ValueError)
         try:
             yield
         except expected as error:

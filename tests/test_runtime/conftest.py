@@ -1,0 +1,186 @@
+"""A tiny bundle with the names and shapes of a real one, and the same arithmetic written again in numpy."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdic_runtime.bundle import Manifest, file_entries, write_manifest
+from sdic_runtime.edits import Direction, Pca, save_direction
+from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.stages import FEATURE_SIZE, HEAD_SIZE, STAGES, Sizes
+
+SIZES = Sizes(resolution=128, working=64, rows=12, style_width=8, feature_channels=4)
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+class Reference:
+    """The tiny model: weights, and every stage in numpy."""
+
+    sizes = SIZES
+    to_latent = draw(3, SIZES.rows * SIZES.style_width)
+    to_feature = draw(SIZES.style_width, SIZES.feature_channels)
+    feature_map = draw(1, SIZES.feature_channels, FEATURE_SIZE, FEATURE_SIZE)
+    to_rgb = draw(SIZES.style_width, 3)
+    rgb_map = draw(1, 3, HEAD_SIZE, HEAD_SIZE)
+    preview = draw(3, SIZES.feature_channels, seed=1)
+    enhance = draw(3, SIZES.style_width)
+    compensate = draw(SIZES.feature_channels, 3)
+    last = draw(3, SIZES.feature_channels, seed=2) * np.float32(0.1)
+
+    def e4e(self, image: np.ndarray) -> np.ndarray:
+        return np.tanh(image.mean((2, 3)) @ self.to_latent).reshape(len(image), SIZES.rows, SIZES.style_width)
+
+    def head(self, latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean = latent.mean(1)
+        return (np.sin(mean @ self.to_feature)[:, :, None, None] * self.feature_map, (mean @ self.to_rgb)[:, :, None, None] * self.rgb_map)
+
+    def mix(self, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return np.einsum("oi,nihw->nohw", weight, x)
+
+    def tail(self, feature: np.ndarray, residual: np.ndarray, rgb: np.ndarray, latent: np.ndarray) -> np.ndarray:
+        small = self.mix(self.last, np.tanh(feature + residual)) + rgb.repeat(2, 2).repeat(2, 3) * np.float32(0.1)
+        return (small + latent.mean((1, 2))[:, None, None, None]).repeat(2, 2).repeat(2, 3)
+
+    def invert(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        latent = self.e4e(image)
+        feature, rgb = self.head(latent)
+        reconstruction = np.clip(self.mix(self.preview, feature) + rgb.repeat(2, 2).repeat(2, 3), -1, 1)
+        discrepancy = (image - reconstruction) / 2
+        enhanced = latent + np.tanh(discrepancy.mean((2, 3)) @ self.enhance)[:, None]
+        residual = self.mix(self.compensate, discrepancy) / (1 + np.exp(-feature))
+        pixels = self.tail(feature, residual, self.head(enhanced)[1], enhanced)
+        return {"latent": latent, "feature": feature, "reconstruction": reconstruction, "discrepancy": discrepancy,
+                "latent_enhanced": enhanced, "residual": residual, "pixels": pixels}
+
+
+def stage_nodes(stage: str, model: Reference) -> tuple[list[Any], dict[str, np.ndarray]]:
+    """The nodes and the constants of one stage of the tiny model."""
+    from onnx import helper
+
+    def node(kind: str, inputs: str, outputs: str, **attributes: Any) -> Any:
+        return helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
+
+    axes = np.array([2, 3], np.int64)
+    double = np.array([1, 1, 2, 2], np.float32)
+    nearest = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+    unsqueeze = np.array([2, 3], np.int64)
+    table: dict[str, tuple[list[Any], dict[str, np.ndarray]]] = {
+        "e4e": ([node("ReduceMean", "image axes", "m", keepdims=0), node("MatMul", "m w", "l"), node("Tanh", "l", "t"),
+                 node("Reshape", "t shape", "latent")],
+                {"axes": axes, "w": model.to_latent, "shape": np.array([-1, SIZES.rows, SIZES.style_width], np.int64)}),
+        "generator_head": ([node("ReduceMean", "latent one", "m", keepdims=0), node("MatMul", "m wf", "f"), node("Sin", "f", "s"),
+                            node("Unsqueeze", "s u", "fu"), node("Mul", "fu fm", "feature"), node("MatMul", "m wr", "r"),
+                            node("Unsqueeze", "r u", "ru"), node("Mul", "ru rm", "rgb")],
+                           {"one": np.array([1], np.int64), "u": unsqueeze, "wf": model.to_feature, "fm": model.feature_map,
+                            "wr": model.to_rgb, "rm": model.rgb_map}),
+        "generator_preview": ([node("Conv", "feature w", "c"), node("Resize", "rgb  double", "r", **nearest), node("Add", "c r", "a"),
+                               node("ReduceMean", "latent all", "unused"), node("Clip", "a low high", "reconstruction")],
+                              {"w": model.preview[..., None, None], "double": double, "all": np.array([1, 2], np.int64),
+                               "low": np.array(-1, np.float32), "high": np.array(1, np.float32)}),
+        "dipn": ([node("Sub", "image reconstruction", "d"), node("Mul", "d half", "discrepancy")], {"half": np.array(0.5, np.float32)}),
+        "dicn": ([node("ReduceMean", "discrepancy axes", "m", keepdims=0), node("MatMul", "m we", "e"), node("Tanh", "e", "t"),
+                  node("Unsqueeze", "t one", "tu"), node("Add", "latent tu", "latent_enhanced"), node("Conv", "discrepancy wc", "c"),
+                  node("Sigmoid", "feature", "g"), node("Mul", "g c", "residual")],
+                 {"axes": axes, "one": np.array([1], np.int64), "we": model.enhance, "wc": model.compensate[..., None, None]}),
+        "generator_tail": ([node("Add", "feature residual", "fr"), node("Tanh", "fr", "t"), node("Conv", "t w", "c"),
+                            node("Resize", "rgb  double", "r", **nearest), node("Mul", "r tenth", "rt"), node("Add", "c rt", "small"),
+                            node("ReduceMean", "latent rows", "m", keepdims=0), node("Unsqueeze", "m u", "mu"),
+                            node("Add", "small mu", "sum"), node("Resize", "sum  double", "picture", **nearest)],
+                           {"w": model.last[..., None, None], "double": double, "tenth": np.array(0.1, np.float32),
+                            "rows": np.array([1, 2], np.int64), "u": np.array([1, 2, 3], np.int64)}),
+    }
+    nodes, constants = table[stage]
+    for item in nodes:  # "a  b" leaves an optional input out
+        if item.op_type == "Resize":
+            item.input.insert(1, "")
+    return nodes, constants
+
+
+def write_stage(path: Path, stage: str, nodes: list[Any], constants: dict[str, np.ndarray]) -> None:
+    """One stage as an ONNX file with the borders of the stage table."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def border(name: str) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *SIZES.shape(name, 1)[1:]])
+
+    graph = helper.make_graph(nodes, stage, [border(name) for name in STAGES[stage].inputs], [border(name) for name in STAGES[stage].outputs],
+                              [numpy_helper.from_array(array, name) for name, array in constants.items()])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def write_bundle(folder: Path, **changes: Any) -> Path:
+    """A whole tiny bundle in `folder`; `changes` are fields of its manifest."""
+    model = Reference()
+    (folder / "onnx/fp32").mkdir(parents=True)
+    (folder / "directions").mkdir()
+    stages = {stage: {"fp32": f"onnx/fp32/{stage}.onnx"} for stage in STAGES}
+    for stage in STAGES:
+        write_stage(folder / stages[stage]["fp32"], stage, *stage_nodes(stage, model))
+    directions = {"smile": Direction(draw(SIZES.style_width, seed=5), "smile", "drawn", (-3, 3)),
+                  "age": Direction(draw(SIZES.rows, SIZES.style_width, seed=6), "age", "drawn", rows=(2, 5)),
+                  "basis": Pca(draw(1, 8, seed=7), draw(6, 1, 8), np.arange(6, 0, -1), "basis", "drawn")}
+    files = {name: f"directions/{name}.safetensors" for name in directions}
+    for name, direction in directions.items():
+        save_direction(folder / files[name], direction)
+    entries = file_entries(folder, [*files.values(), *(choices["fp32"] for choices in stages.values())])
+    manifest = Manifest(name="tiny", domain="test", sizes=SIZES, visible_rows=(0, SIZES.resolution), stages=stages, default_precision="fp32",
+                        files=entries, directions=files, tolerances={"fp32": 1e-4}, licence="none")
+    write_manifest(folder, dataclasses.replace(manifest, **changes))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference() -> Reference:
+    return Reference()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle that no test may change; see `make_bundle` for one to break."""
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture
+def make_bundle(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the tiny bundle, or with changed manifest fields a new one."""
+    def make(name: str = "copy", **changes: Any) -> Path:
+        folder = tmp_path / name
+        return write_bundle(folder, **changes) if changes else Path(shutil.copytree(tiny_bundle, folder))
+
+    return make
+
+
+@pytest.fixture
+def replace_stage() -> Callable[..., None]:
+    """Put another graph in place of one stage of a bundle, hashes and all."""
+    from sdic_runtime.bundle import Bundle
+
+    def replace(folder: Path, stage: str, nodes: list[Any], constants: dict[str, np.ndarray]) -> None:
+        manifest = Bundle.open(folder).manifest
+        name = manifest.stages[stage]["fp32"]
+        write_stage(folder / name, stage, nodes, constants)
+        write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, [name])}))
+
+    return replace
+
+
+@pytest.fixture(scope="session")
+def pipeline(tiny_bundle: Path) -> Pipeline:
+    return Pipeline.load(tiny_bundle, backend="onnxruntime", threads=1)
+
+
+@pytest.fixture(scope="session")
+def image() -> np.ndarray:
+    """Three input pictures, float32 [3, 3, S, S] in [-1, 1]."""
+    return np.random.default_rng(3).uniform(-1, 1, (3, 3, SIZES.working, SIZES.working)).astype(np.float32) ** 3
