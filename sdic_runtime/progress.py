@@ -15,6 +15,17 @@ def shown() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
+def say(text: str, error: bool = False) -> None:
+    """Print a line on standard output (standard error with `error`) without tearing a bar that is being drawn."""
+    stream = sys.stderr if error else sys.stdout
+    if shown():
+        from tqdm import tqdm
+
+        tqdm.write(text, file=stream)
+    else:
+        stream.write(f"{text}\n")
+
+
 def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "picture") -> Iterator[Item]:
     """Yield `items` unchanged while a bar counts them.
 

@@ -1,6 +1,7 @@
 """Publicly known files that a user may hold, by size and SHA-256, for `sdic-run doctor`. Facts only, no addresses.
 
-Sizes and hashes come from public listings of mirrors. A file that is not in the table is a variant this table does not know, not a bad file.
+Sizes and hashes come from public listings of mirrors. A file that is not in the
+table is a variant that it does not know, not a bad file.
 """
 
 from __future__ import annotations
@@ -55,12 +56,16 @@ PUBLIC_FILES: tuple[PublicFile, ...] = (
     PublicFile(("shape_predictor_68_face_landmarks.dat.bz2",), "face landmarks for alignment, still compressed", 64_040_097,
                "7d6637b8f34ddb0c1363e09a4628acb34314019ec3566fd66b80c04dda6980f5", "iBUG 300-W data: non-commercial use"),
     PublicFile(("alex.pth",), "LPIPS linear layers for AlexNet, version 0.1", 6_009, None, "BSD 2-Clause"),
-    PublicFile(("age.pt",), "InterFaceGAN age direction, faces", None, "50074516b1629707d89b5e43d6b8abd1792212fa3b961a87a11323d6a5222ae0", DIRECTION),
+    PublicFile(("age.pt",), "InterFaceGAN age direction, faces", None,
+               "50074516b1629707d89b5e43d6b8abd1792212fa3b961a87a11323d6a5222ae0", DIRECTION),
     PublicFile(("smile.pt",), "InterFaceGAN smile direction, faces", None,
                "817a7e732b59dee9eba862bec8bd7e8373568443bc9f9731a21cf9b0356f0653", DIRECTION),
-    PublicFile(("pose.pt",), "InterFaceGAN pose direction, faces", None, "736e0eacc8488fa0b020a2e7bd256b957284c364191dfea693705e5d06d43e7d", DIRECTION),
-    PublicFile(("ffhq_pca.pt",), "GANSpace basis, faces", None, "4d7f9df1c96180d9026b9cb8d04753579fbf385f321a9d0e263641601c5e5d36", DIRECTION),
-    PublicFile(("cars_pca.pt",), "GANSpace basis, cars", None, "a5c3bae61ecd85de077fbbf103f5f30cf4b7676fe23a8508166eaf2ce73c8392", DIRECTION),
+    PublicFile(("pose.pt",), "InterFaceGAN pose direction, faces", None,
+               "736e0eacc8488fa0b020a2e7bd256b957284c364191dfea693705e5d06d43e7d", DIRECTION),
+    PublicFile(("ffhq_pca.pt",), "GANSpace basis, faces", None,
+               "4d7f9df1c96180d9026b9cb8d04753579fbf385f321a9d0e263641601c5e5d36", DIRECTION),
+    PublicFile(("cars_pca.pt",), "GANSpace basis, cars", None,
+               "a5c3bae61ecd85de077fbbf103f5f30cf4b7676fe23a8508166eaf2ce73c8392", DIRECTION),
 )
 
 

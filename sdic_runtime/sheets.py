@@ -45,7 +45,8 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], height
     cell_width = max(round(cell_height * picture.width / picture.height) for row in rows for picture in row)
     font = caption_font(cell_height)
     caption_height = round(font.size * 1.6)
-    canvas = Image.new("RGB", (len(captions) * (cell_width + GAP) + GAP, len(rows) * (cell_height + GAP) + GAP + caption_height), BACKGROUND)
+    width, height = len(captions) * (cell_width + GAP) + GAP, len(rows) * (cell_height + GAP) + GAP + caption_height
+    canvas = Image.new("RGB", (width, height), BACKGROUND)
     for row_index, row in enumerate(rows):
         for column, picture in enumerate(row):
             drawn = fitted(picture, cell_width, cell_height)

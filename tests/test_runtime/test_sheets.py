@@ -83,7 +83,7 @@ def test_an_animation_reads_back_with_every_frame(tmp_path: Path) -> None:
 
 
 def test_an_animation_under_another_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SdicError, match='an animation is written as .gif, not as "a.png"'):
+    with pytest.raises(SdicError, match=r'an animation is written as \.gif, not as "a\.png"'):
         sheets.save_animation([plain(RED)], tmp_path / "a.png")
     with pytest.raises(SdicError, match="an animation needs at least one picture"):
         sheets.save_animation([], tmp_path / "a.gif")
@@ -97,7 +97,7 @@ def test_a_lossless_picture_reads_back_equal(tmp_path: Path, ending: str) -> Non
 
 
 def test_an_unknown_ending_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(SdicError, match='"picture.txt" names no picture format; end the name with one of .png'):
+    with pytest.raises(SdicError, match=r'"picture\.txt" names no picture format; end the name with one of \.png'):
         sheets.save_picture(plain(RED), tmp_path / "picture.txt")
     assert list(tmp_path.iterdir()) == []
 

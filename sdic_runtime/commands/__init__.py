@@ -1,0 +1,1 @@
+"""The commands of `sdic-run`, one module each. Nothing heavy is imported before a command really starts."""
