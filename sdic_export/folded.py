@@ -69,6 +69,8 @@ class FoldedStyledConv(nn.Module):
     weight: Tensor
     noise: Tensor
     bias: Tensor
+    vertical: Tensor
+    horizontal: Tensor
 
     def __init__(self, layer: StyledConv, noise: Tensor) -> None:
         super().__init__()
@@ -100,6 +102,7 @@ class FoldedToRGB(nn.Module):
 
     weight: Tensor
     bias: Tensor
+    kernel: Tensor
 
     def __init__(self, layer: ToRGB) -> None:
         super().__init__()

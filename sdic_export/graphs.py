@@ -37,7 +37,7 @@ class FoldedBlock(nn.Module):
         self.first = 2 * block + 1  # the style row and the noise map of the upsampling convolution
         self.up = _styled(generator, self.first)
         self.conv = _styled(generator, self.first + 1)
-        self.to_rgb = FoldedToRGB(generator.to_rgbs[block])
+        self.to_rgb = FoldedToRGB(generator.rgb_layer(block))
 
     def forward(self, x: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         x = self.conv(self.up(x, latent[:, self.first]), latent[:, self.first + 1])
@@ -72,7 +72,7 @@ class TailGraph(nn.Module):
     def __init__(self, model: SDIC) -> None:
         super().__init__()
         self.conv = _styled(model.generator, 8)
-        self.to_rgb = FoldedToRGB(model.generator.to_rgbs[HEAD_BLOCKS])
+        self.to_rgb = FoldedToRGB(model.generator.rgb_layer(HEAD_BLOCKS))
         self.blocks = nn.ModuleList(FoldedBlock(model.generator, block) for block in range(HEAD_BLOCKS + 1, len(model.generator.to_rgbs)))
 
     def forward(self, feature: Tensor, residual: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
@@ -140,22 +140,24 @@ class PreviewGraph(nn.Module):
         self.size = model.config.working
         self.ratio = model.config.resolution // self.size
         self.conv = _styled(generator, 8)
-        self.to_rgb = FoldedToRGB(generator.to_rgbs[HEAD_BLOCKS])
+        self.to_rgb = FoldedToRGB(generator.rgb_layer(HEAD_BLOCKS))
         last = len(generator.to_rgbs) - 1
         sampled = self.ratio >= 4 and last > HEAD_BLOCKS
         self.blocks = nn.ModuleList(FoldedBlock(generator, block) for block in range(HEAD_BLOCKS + 1, last if sampled else last + 1))
-        self.up = self.sampled = None
+        self.up: FoldedStyledConv | None = None
+        self.sampled: SampledConv | None = None
         if sampled:
             self.row = 2 * last + 1
             self.up = _styled(generator, self.row)
-            self.sampled = SampledConv(generator.convs[self.row], generator.noises.maps()[self.row + 1], generator.to_rgbs[last], self.ratio)
+            noise = generator.noises.maps()[self.row + 1]
+            self.sampled = SampledConv(generator.styled(self.row + 1), noise, generator.rgb_layer(last), self.ratio)
 
     def forward(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         x = self.conv(feature, latent[:, 8])
         rgb = self.to_rgb(x, latent[:, 9], rgb)
         for block in self.blocks:
             x, rgb = block(x, rgb, latent)
-        if self.sampled is None:
+        if self.sampled is None or self.up is None:
             return downsample(rgb.clamp(-1, 1), self.size) if self.ratio != 2 else F.avg_pool2d(rgb.clamp(-1, 1), 2)
         return self.sampled(self.up(x, latent[:, self.row]), rgb, latent[:, self.row + 1], latent[:, self.row + 2])
 
@@ -179,4 +181,4 @@ def stage_modules(model: SDIC) -> dict[str, nn.Module]:
 
 
 def _styled(generator: Generator, layer: int) -> FoldedStyledConv:
-    return FoldedStyledConv(generator.conv1 if layer == 0 else generator.convs[layer - 1], generator.noises.maps()[layer])
+    return FoldedStyledConv(generator.styled(layer), generator.noises.maps()[layer])

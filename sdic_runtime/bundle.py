@@ -37,7 +37,8 @@ class Manifest:
 
     `visible_rows` (first, end) are the rows of `picture` that a user sees: all of them, or for letterboxed domains the part
     between the bars. `stages` maps stage -> precision -> file; `tolerances` maps precision -> the largest difference over
-    the expected tensor's standard deviation that the export allowed.
+    the expected tensor's standard deviation that the export allowed. `checkpoint` says where the PyTorch weights are ("path", relative
+    to the bundle when they are inside it; "sha256"; "domain"): only the PyTorch backend reads them.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Manifest:
     tolerances: Mapping[str, float] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
+    checkpoint: Mapping[str, str] = field(default_factory=dict)
     method: str = "sdic"
 
     @property
@@ -99,7 +101,7 @@ def manifest_from_dict(data: Any, origin: str = MANIFEST_NAME) -> Manifest:
         name=data["name"], method=data["method"], domain=data["domain"], sizes=sizes, visible_rows=visible_rows, stages=stages,
         default_precision=data["default_precision"], files=files, directions=_strings("directions", data.get("directions", {}), fail),
         golden=golden, tolerances=_tolerances(data.get("tolerances", {}), fail), tools=_strings("tools", data.get("tools", {}), fail),
-        licence=data.get("licence", ""))
+        licence=data.get("licence", ""), checkpoint=_strings("checkpoint", data.get("checkpoint", {}), fail))
     graphs = [name for choices in stages.values() for name in choices.values()]
     for name in [*graphs, *manifest.directions.values(), *([golden] if golden else [])]:
         if name not in files:
@@ -117,7 +119,7 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     data["visible_rows"] = list(manifest.visible_rows)
     data["files"] = {name: asdict(entry) for name, entry in sorted(manifest.files.items())}
     data["stages"] = {name: dict(choices) for name, choices in manifest.stages.items()}
-    for name in ("directions", "tolerances", "tools"):
+    for name in ("directions", "tolerances", "tools", "checkpoint"):
         data[name] = dict(data[name])
     return {"schema": SCHEMA, **data}
 
@@ -235,7 +237,7 @@ _KEYS: dict[str, tuple[type | tuple[type, ...], bool]] = {
     "schema": (int, True), "name": (str, True), "method": (str, True), "domain": (str, True), "sizes": (dict, True),
     "visible_rows": (list, True), "stages": (dict, True), "default_precision": (str, True), "files": (dict, True),
     "directions": (dict, False), "golden": ((str, type(None)), False), "tolerances": (dict, False), "tools": (dict, False),
-    "licence": (str, False),
+    "licence": (str, False), "checkpoint": (dict, False),
 }
 _JSON_NAMES = {int: "an integer", str: "a string", dict: "an object", list: "a list", type(None): "null"}
 

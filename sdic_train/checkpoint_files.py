@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sdic_runtime.errors import SdicError
 
+GIVE = "give an SDIC, e4e or rosinality StyleGAN2 checkpoint."
 ZIP_MAGIC, PICKLE_MAGIC = b"PK", b"\x80"
 
 
@@ -22,9 +23,9 @@ def load_container(path: Path) -> dict[str, Any]:
     """The dictionary that `torch.save` wrote, on the CPU; the tensors of current files stay mapped from disk."""
     start = _first_bytes(path)
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise SdicError(f'"{path}" is a web page, not a checkpoint: the download failed; download it again (large files ask for a confirmation first).')
+        raise SdicError(f'"{path}" is a web page and not a checkpoint, so the download failed; download it again.')
     if not start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
-        raise SdicError(f'"{path}" is not a PyTorch file (it starts with {start[:8]!r}); give a checkpoint written by torch.save.')
+        raise SdicError(f'"{path}" is no PyTorch file (it starts with {start[:8]!r}); give a checkpoint written by torch.save.')
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             container = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP_MAGIC) or None)
@@ -32,11 +33,11 @@ def load_container(path: Path) -> dict[str, Any]:
         wanted = re.search(r"(?:GLOBAL|global|class|function) `?([\w.]+)", str(error))
         what = f' "{wanted.group(1)}"' if wanted else ""
         raise SdicError(f'"{path}" is a pickle that asks to run code{what}, which is refused; '
-                        "give a file that holds weights alone (NVIDIA .pkl files need converting to the rosinality layout first).") from error
+                        "give a file of weights alone (convert NVIDIA .pkl files to the rosinality layout first).") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise SdicError(f'"{path}" ({path.stat().st_size} bytes) is truncated or damaged; download it again.') from error
     if not isinstance(container, dict):
-        raise SdicError(f'"{path}" holds a {type(container).__name__} and not a checkpoint; give an SDIC, e4e or rosinality StyleGAN2 checkpoint.')
+        raise SdicError(f'"{path}" holds a {type(container).__name__} and not a checkpoint; {GIVE}')
     return container
 
 

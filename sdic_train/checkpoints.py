@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sdic_runtime.errors import SdicError
-from sdic_train.checkpoint_files import load_container, read_safetensors, write_safetensors
+from sdic_train.checkpoint_files import GIVE, load_container, read_safetensors, write_safetensors
 from sdic_train.checkpoint_shapes import config_from_shapes
 from sdic_train.config import ModelConfig
 from sdic_train.networks.e4e import Encoder
@@ -28,7 +28,8 @@ KINDS = {  # kind -> the parts it holds
 }
 # Weights that stand in released files and that no forward pass reads.
 UNUSED = ("dipn.stem_2.", "dipn.stem_4.", "dipn.spx.", "dipn.spx_2.", "dipn.spx_4.", "dipn.semantic.", "dipn.agg.",
-          "dipn.hourglass_fusion.conv1_up.bn.", "dicn.aff1.", "dicn.conv1.", "dicn.aff2.", "dicn.aff1d.agg.", "lpips_loss.", "id_loss.", "moco_loss.")
+          "dipn.hourglass_fusion.conv1_up.bn.", "dicn.aff1.", "dicn.conv1.", "dicn.aff2.", "dicn.aff1d.agg.",
+          "lpips_loss.", "id_loss.", "moco_loss.")
 # Entries whose values follow from the architecture; a file without them is complete.
 DERIVED = (".num_batches_tracked", ".kernel")
 FORMAT = "sdic"
@@ -62,7 +63,6 @@ def read_checkpoint(path: str | Path, domain: str | None = None) -> Checkpoint:
         state, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT:
             raise SdicError(f'"{path}" is a safetensors file of another program; give one that sdic-train wrote.')
-        state = {name: tensor for name, tensor in state.items()}
         average = state.pop("latent_avg", None)
         return Checkpoint(path, _kind(path, state), state, ModelConfig.from_dict(json.loads(metadata["config"])), average)
     container = load_container(path)
@@ -76,7 +76,7 @@ def load_sdic(path: str | Path, domain: str | None = None) -> SDIC:
     """The whole model, in evaluation mode; raises SdicError if the file holds only a part of it."""
     checkpoint = read_checkpoint(path, domain)
     if checkpoint.kind != "SDIC":
-        raise SdicError(f'"{checkpoint.path}" is {_article(checkpoint.kind)} checkpoint without the DIPN and DICN weights; give an SDIC checkpoint.')
+        raise SdicError(f'"{checkpoint.path}" is {_article(checkpoint.kind)} checkpoint without DIPN and DICN; give an SDIC checkpoint.')
     with torch.device("meta"):
         model = SDIC(checkpoint.config)
     _load(model, checkpoint, "")
@@ -108,7 +108,8 @@ def load_encoder(path: str | Path) -> tuple[Encoder, Tensor]:
 def save_checkpoint(path: str | Path, config: ModelConfig, latent_avg: Tensor | None = None, metadata: dict[str, str] | None = None,
                     **parts: nn.Module) -> None:
     """Writes the parts named `encoder`, `generator`, `dipn`, `dicn` with their configuration to a safetensors file, in one move."""
-    state = {f"{part}.{name}": tensor.detach().cpu().contiguous() for part, module in parts.items() for name, tensor in module.state_dict().items()}
+    state = {f"{part}.{name}": tensor.detach().cpu().contiguous()
+             for part, module in parts.items() for name, tensor in module.state_dict().items()}
     if latent_avg is not None:
         state["latent_avg"] = latent_avg.detach().cpu().contiguous()
     write_safetensors(Path(path), state, {**(metadata or {}), "format": FORMAT, "config": json.dumps(config.as_dict())})
@@ -142,7 +143,7 @@ def _released_state(path: Path, container: dict[str, Any]) -> tuple[dict[str, Te
     state = container.get("state_dict", container)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise SdicError(f'"{path}" holds none of the known layouts (top-level entries: {_some(list(container))}); '
-                        "give an SDIC, e4e or rosinality StyleGAN2 checkpoint.")
+                        f"{GIVE}")
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if "conv1.conv.weight" in state and "input.input" in state:
         return {f"generator.{name}": tensor for name, tensor in state.items()}, options
@@ -159,7 +160,7 @@ def _kind(path: Path, state: dict[str, Tensor]) -> str:
         if parts == set(needed):
             return kind
     raise SdicError(f'"{path}" holds no complete set of known networks (first names: {_some(list(state))}); '
-                    "give an SDIC, e4e or rosinality StyleGAN2 checkpoint.")
+                    f"{GIVE}")
 
 
 def _latent_average(path: Path, container: dict[str, Any], config: ModelConfig) -> Tensor | None:
@@ -175,7 +176,8 @@ def _latent_average(path: Path, container: dict[str, Any], config: ModelConfig) 
 
 def _load(module: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
     """Fills a module built on the meta device with the file's own tensors; names and shapes must match exactly."""
-    state = {name.removeprefix(prefix): tensor for name, tensor in checkpoint.state.items() if name.startswith(prefix) and not name.startswith(UNUSED)}
+    state = {name.removeprefix(prefix): tensor for name, tensor in checkpoint.state.items()
+             if name.startswith(prefix) and not name.startswith(UNUSED)}
     wanted = {name: tensor for name, tensor in module.state_dict().items() if name != "latent_avg"}
     draw_noises = checkpoint.kind == "StyleGAN2" and not any(name.startswith("noises.") for name in state)  # the oldest layout has none
     for name, tensor in wanted.items():
@@ -188,7 +190,8 @@ def _load(module: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
     path = checkpoint.path
     _complain(path, "lacks", [prefix + name for name in wanted if name not in state], "it is not complete")
     _complain(path, "has unknown weights", [prefix + name for name in state if name not in wanted], "it is of another model or version")
-    wrong = [f"{prefix}{name} {list(state[name].shape)} instead of {list(tensor.shape)}" for name, tensor in wanted.items() if state[name].shape != tensor.shape]
+    wrong = [f"{prefix}{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
+             for name, tensor in wanted.items() if state[name].shape != tensor.shape]
     _complain(path, "has weights of the wrong shape", wrong, "it is of another model or version")
     if isinstance(module, SDIC):
         state["latent_avg"] = torch.zeros(module.config.rows, module.config.style_width)

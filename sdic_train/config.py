@@ -9,6 +9,8 @@ from typing import Any
 from sdic_runtime.errors import SdicError
 from sdic_runtime.stages import FEATURE_SIZE, Sizes
 
+RELEASED_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -81,16 +83,17 @@ class ModelConfig:
         """The inverse of `as_dict`, also after a trip through JSON."""
         values = dict(values)
         try:
-            encoder = {name: tuple(value) if isinstance(value, list) else value for name, value in values.pop("encoder").items()}
-            discrepancy = {name: tuple(value) if isinstance(value, list) else value
-                           for name, value in values.pop("discrepancy").items()}
+            encoder: dict[str, Any] = _with_tuples(values.pop("encoder"))
+            discrepancy: dict[str, Any] = _with_tuples(values.pop("discrepancy"))
             channels = {int(size): width for size, width in values.pop("channels").items()}
             return cls(encoder=EncoderConfig(**encoder), discrepancy=DiscrepancyConfig(**discrepancy), channels=channels, **values)
         except (KeyError, TypeError, AttributeError) as error:
             raise SdicError(f"The model configuration does not fit this version ({error}); save the checkpoint again with it.") from error
 
 
-RELEASED_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _released(resolution: int) -> dict[int, int]:

@@ -23,7 +23,8 @@ class CodeAffine(nn.Module):
 
     @staticmethod
     def _branch(rows: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv1d(rows, rows, 3, padding=1), nn.BatchNorm1d(rows), nn.LeakyReLU(), nn.Conv1d(rows, rows, 1, bias=False))
+        return nn.Sequential(nn.Conv1d(rows, rows, 3, padding=1), nn.BatchNorm1d(rows), nn.LeakyReLU(),
+                             nn.Conv1d(rows, rows, 1, bias=False))
 
     def forward(self, condition: Tensor, latent: Tensor) -> Tensor:
         """condition [N, inputs, C], latent [N, L, C] -> enhanced latent code [N, L, C]."""
@@ -37,7 +38,8 @@ class DICN(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         sizes, channels = config.discrepancy, config.sizes.feature_channels
-        self.conv_layer1 = nn.Sequential(nn.Conv2d(3, sizes.stem[0], 3, 1, 1, bias=False), nn.BatchNorm2d(sizes.stem[0]), nn.PReLU(sizes.stem[0]))
+        stem = sizes.stem[0]
+        self.conv_layer1 = nn.Sequential(nn.Conv2d(3, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), nn.PReLU(stem))
         self.semantic = nn.Sequential(*self._descent(config))
         self.att = nn.Sequential(BasicConv(channels, channels, 3, 1, 1), nn.Conv2d(channels, channels, 3, 1, 1, bias=False))
         rows = sizes.shift_rows
@@ -49,7 +51,8 @@ class DICN(nn.Module):
     def _descent(config: ModelConfig) -> list[nn.Module]:
         """Stride-2 steps from S to 64, each followed by a plain convolution; the last one widens to K channels."""
         steps = int(log2(config.working // FEATURE_SIZE))
-        inputs, layers = config.discrepancy.stem[0], []
+        inputs = config.discrepancy.stem[0]
+        layers: list[nn.Module] = []
         for step in range(max(steps, 1)):
             outputs = config.sizes.feature_channels if step >= steps - 1 else config.discrepancy.stem[1]
             layers.append(BasicConv(inputs, outputs, 3, 2 if steps else 1, 1))

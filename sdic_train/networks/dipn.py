@@ -82,13 +82,14 @@ class Hourglass3d(nn.Module):
     def __init__(self, config: DiscrepancyConfig) -> None:
         super().__init__()
         stem, *widths = config.volume
-        full, half, quarter, eighth = config.scales
+        _, half, quarter, eighth = config.scales
 
         def down(inputs: int, outputs: int) -> nn.Sequential:
             return nn.Sequential(BasicConv(inputs, outputs, 3, 2, 1, volume=True), BasicConv(outputs, outputs, 3, 1, 1, volume=True))
 
         def aggregate(width: int) -> nn.Sequential:
-            return nn.Sequential(BasicConv(2 * width, width, 1, volume=True), *(BasicConv(width, width, 3, 1, 1, volume=True) for _ in range(2)))
+            return nn.Sequential(BasicConv(2 * width, width, 1, volume=True),
+                                 *(BasicConv(width, width, 3, 1, 1, volume=True) for _ in range(2)))
 
         def up(inputs: int, outputs: int, norm: bool = True) -> BasicConv:
             return BasicConv(inputs, outputs, 4, 2, 1, volume=True, transposed=True, norm=norm)

@@ -24,7 +24,7 @@ class PixelNorm(nn.Module):
 
 
 def blur(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, C, H - 1, W - 1] after one pixel of padding: the blur of an upsampling convolution as two one-dimensional passes."""
+    """[N, C, H, W] -> [N, C, H - 1, W - 1] after one pixel of padding: the blur of an upsampling convolution, one axis at a time."""
     channels = x.shape[1]
     taps = torch.tensor(BLUR_TAPS, dtype=x.dtype, device=x.device) * (2 / sum(BLUR_TAPS))
     x = F.conv2d(x, taps.view(1, 1, 4, 1).repeat(channels, 1, 1, 1), padding=(1, 0), groups=channels)
@@ -161,7 +161,8 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         width, channels = config.style_width, config.channels
-        self.style = nn.Sequential(PixelNorm(), *(EqualLinear(width, width, rate=0.01, activation=True) for _ in range(config.mapping_layers)))
+        mapping = [EqualLinear(width, width, rate=0.01, activation=True) for _ in range(config.mapping_layers)]
+        self.style = nn.Sequential(PixelNorm(), *mapping)
         self.input = ConstantInput(channels[4])
         self.conv1 = StyledConv(channels[4], channels[4], width)
         self.to_rgb1 = ToRGB(channels[4], width, upsample=False)
@@ -210,6 +211,28 @@ class Generator(nn.Module):
         """latent [N, L, C] -> picture [N, 3, R, R], unclamped."""
         feature, rgb = self.head(latent, noises)
         return self.tail(feature, rgb, latent, noises=noises)
+
+    def picture_at(self, latent: Tensor, size: int, noises: Sequence[Tensor] | None = None) -> Tensor:
+        """latent [N, L, C] -> the RGB sum of the block at `size`, 8 to R: [N, 3, size, size]. Training grows the resolution with it."""
+        noises = noises or self.noises.maps()
+        x = self.conv1(self.input.input.repeat(latent.shape[0], 1, 1, 1), latent[:, 0], noises[0])
+        rgb, block = self.to_rgb1(x, latent[:, 1]), 0
+        while rgb.shape[-1] < size:
+            x, rgb = self._block(block, x, rgb, latent, noises)
+            block += 1
+        return rgb
+
+    def styled(self, layer: int) -> StyledConv:
+        """The styled convolution `layer`, 0 to L - 2; it reads the style row and the noise map of that number."""
+        module = self.conv1 if layer == 0 else self.convs[layer - 1]
+        assert isinstance(module, StyledConv)
+        return module
+
+    def rgb_layer(self, block: int) -> ToRGB:
+        """The RGB layer of the block at size 8 * 2^block."""
+        module = self.to_rgbs[block]
+        assert isinstance(module, ToRGB)
+        return module
 
     def random_noises(self, batch: int) -> list[Tensor]:
         """New noise maps for training, one per layer and sample."""
