@@ -37,8 +37,10 @@ class Manifest:
 
     `visible_rows` (first, end) are the rows of `picture` that a user sees: all of them, or for letterboxed domains the part
     between the bars. `stages` maps stage -> precision -> file; `tolerances` maps precision -> the largest difference over
-    the expected tensor's standard deviation that the export allowed. `checkpoint` says where the PyTorch weights are ("path", relative
-    to the bundle when they are inside it; "sha256"; "domain"): only the PyTorch backend reads them.
+    the expected tensor's standard deviation that the export allowed. `partials` maps "stage:output" -> precision -> file: the
+    graph of a stage cut down to what that one output needs, for engines that compute every output of a graph. `checkpoint` says
+    where the PyTorch weights are ("path", relative to the bundle when they are inside it; "sha256"; "domain"): only the PyTorch
+    backend reads them.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Manifest:
     tools: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
     checkpoint: Mapping[str, str] = field(default_factory=dict)
+    partials: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     method: str = "sdic"
 
     @property
@@ -101,8 +104,9 @@ def manifest_from_dict(data: Any, origin: str = MANIFEST_NAME) -> Manifest:
         name=data["name"], method=data["method"], domain=data["domain"], sizes=sizes, visible_rows=visible_rows, stages=stages,
         default_precision=data["default_precision"], files=files, directions=_strings("directions", data.get("directions", {}), fail),
         golden=golden, tolerances=_tolerances(data.get("tolerances", {}), fail), tools=_strings("tools", data.get("tools", {}), fail),
-        licence=data.get("licence", ""), checkpoint=_strings("checkpoint", data.get("checkpoint", {}), fail))
-    graphs = [name for choices in stages.values() for name in choices.values()]
+        licence=data.get("licence", ""), checkpoint=_strings("checkpoint", data.get("checkpoint", {}), fail),
+        partials=_partials(data.get("partials", {}), fail))
+    graphs = [name for choices in [*stages.values(), *manifest.partials.values()] for name in choices.values()]
     for name in [*graphs, *manifest.directions.values(), *([golden] if golden else [])]:
         if name not in files:
             raise fail(f'"{name}" is not listed under files')
@@ -118,7 +122,8 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     data["sizes"] = manifest.sizes.as_dict()
     data["visible_rows"] = list(manifest.visible_rows)
     data["files"] = {name: asdict(entry) for name, entry in sorted(manifest.files.items())}
-    data["stages"] = {name: dict(choices) for name, choices in manifest.stages.items()}
+    for name in ("stages", "partials"):
+        data[name] = {key: dict(choices) for key, choices in data[name].items()}
     for name in ("directions", "tolerances", "tools", "checkpoint"):
         data[name] = dict(data[name])
     return {"schema": SCHEMA, **data}
@@ -222,6 +227,15 @@ class Bundle:
         return self.file(graph)
 
 
+    def partial_file(self, stage: str, output: str, precision: str | None = None) -> Path | None:
+        """The proven ONNX file that computes only `output` of `stage`, where the bundle has one; it shares the stage's external weights."""
+        name = self.manifest.partials.get(f"{stage}:{output}", {}).get(self.precision(precision))
+        if name is None:
+            return None
+        self.stage_file(stage, precision)
+        return self.file(name)
+
+
 class _Fail:
     """Makes the error for one manifest: where, what, and the command that mends it."""
 
@@ -237,7 +251,7 @@ _KEYS: dict[str, tuple[type | tuple[type, ...], bool]] = {
     "schema": (int, True), "name": (str, True), "method": (str, True), "domain": (str, True), "sizes": (dict, True),
     "visible_rows": (list, True), "stages": (dict, True), "default_precision": (str, True), "files": (dict, True),
     "directions": (dict, False), "golden": ((str, type(None)), False), "tolerances": (dict, False), "tools": (dict, False),
-    "licence": (str, False), "checkpoint": (dict, False),
+    "licence": (str, False), "checkpoint": (dict, False), "partials": (dict, False),
 }
 _JSON_NAMES = {int: "an integer", str: "a string", dict: "an object", list: "a list", type(None): "null"}
 
@@ -304,6 +318,16 @@ def _stages(data: dict[str, Any], fail: _Fail) -> dict[str, dict[str, str]]:
         if not isinstance(choices, dict) or not choices:
             raise fail(f'stages["{stage}"] is {choices!r:.60}, expected precision -> file')
     return {stage: _strings(f'stages["{stage}"]', data[stage], fail) for stage in STAGES}
+
+
+def _partials(data: dict[str, Any], fail: _Fail) -> dict[str, dict[str, str]]:
+    for key, choices in data.items():
+        stage, _, output = key.partition(":")
+        if stage not in STAGES or output not in STAGES[stage].outputs:
+            raise fail(f'partials has "{key}", expected "stage:output" of the stage table')
+        if not isinstance(choices, dict):
+            raise fail(f'partials["{key}"] is {choices!r:.60}, expected precision -> file')
+    return {key: _strings(f'partials["{key}"]', choices, fail) for key, choices in data.items()}
 
 
 def _tolerances(data: dict[str, Any], fail: _Fail) -> dict[str, float]:

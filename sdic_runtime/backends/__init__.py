@@ -44,7 +44,8 @@ class Backend(Protocol):
         """A tensor of this backend as a float32 host array."""
 
     def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-        """Run one stage of the stage table; only the outputs asked for need be computed. Raises SdicError, for one when memory runs out."""
+        """Run one stage of the stage table for the `outputs` asked for; the others need not be computed. Raises SdicError, for one when
+        memory runs out."""
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,18 @@ def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = 
     backend = OnnxRuntime(bundle, bundle.precision(precision), threads, device, tf32)
     if not lazy:
         bundle.check(bundle.manifest.stage_files(backend.precision))
-        for stage in STAGES:
-            backend.session(stage)
+        for stage in STAGES.values():
+            backend.session(stage.name, stage.outputs)
+            for output in stage.outputs:
+                backend.session(stage.name, [output])
     return backend
 
 
 class OnnxRuntime:
-    """One session per stage. On the CPU a tensor is a numpy array; on CUDA it is an OrtValue and stays on the device."""
+    """One session per stage, and one per partial graph of the bundle: ONNX Runtime computes every output of a graph, asked for or not.
+
+    On the CPU a tensor is a numpy array; on CUDA it is an OrtValue and stays on the device.
+    """
 
     name = "onnxruntime"
 
@@ -62,7 +67,8 @@ class OnnxRuntime:
             raise MissingExtraError("onnxruntime-gpu", "gpu", f'the device "{device}"')
         self.bundle, self.precision = bundle, precision
         self._kind, self._index, self._threads, self._tf32 = kind, int(index or 0), threads, tf32
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[Path, Any] = {}
+        self._answers: dict[tuple[str, ...], Any] = {}  # (stage, outputs asked for) -> the session that computes them
         self._lock = threading.Lock()
 
     @property
@@ -71,16 +77,20 @@ class OnnxRuntime:
 
         return f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[self._kind]}, {self.precision}"
 
-    def session(self, stage: str) -> Any:
-        """The session of `stage`, made on first use."""
-        if stage in self._sessions:
-            return self._sessions[stage]
+    def session(self, stage: str, outputs: Sequence[str]) -> Any:
+        """The session that computes `outputs` of `stage` with the least work, made on first use."""
+        request = (stage, *outputs)
+        if request in self._answers:
+            return self._answers[request]
         with self._lock:
-            if stage not in self._sessions:
-                self._sessions[stage] = self._create(STAGES[stage], self.bundle.stage_file(stage, self.precision))
-            return self._sessions[stage]
+            partial = self.bundle.partial_file(stage, outputs[0], self.precision) if len(outputs) == 1 else None
+            path = partial or self.bundle.stage_file(stage, self.precision)
+            if path not in self._sessions:
+                self._sessions[path] = self._create(STAGES[stage], tuple(outputs) if partial else STAGES[stage].outputs, path)
+            self._answers[request] = self._sessions[path]
+            return self._answers[request]
 
-    def _create(self, stage: Stage, path: Path) -> Any:
+    def _create(self, stage: Stage, outputs: tuple[str, ...], path: Path) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -98,7 +108,7 @@ class OnnxRuntime:
         if provider not in session.get_providers():
             raise SdicError(f'ONNX Runtime could not start on "{self._kind}:{self._index}"; check the NVIDIA driver and the CUDA and cuDNN '
                             'libraries, or use device="cpu"')
-        _check_tensors(stage, session, path)
+        _check_tensors(stage, outputs, session, path)
         return session
 
     def upload(self, array: np.ndarray) -> Any:
@@ -115,20 +125,16 @@ class OnnxRuntime:
         return array
 
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        import onnxruntime
-
-        session = self.session(stage)
-        options = onnxruntime.RunOptions()
-        options.only_execute_path_to_fetches = True
+        session = self.session(stage, outputs)
         with self._readable(f'the stage "{stage}" failed', "use a smaller batch or a machine with more memory"):
             if self._kind == "cpu":
-                return dict(zip(outputs, session.run(list(outputs), dict(inputs), options), strict=True))
+                return dict(zip(outputs, session.run(list(outputs), dict(inputs)), strict=True))
             binding = session.io_binding()
             for name, tensor in inputs.items():
                 binding.bind_ortvalue_input(name, tensor)
             for name in outputs:
                 binding.bind_output(name, self._kind, self._index)
-            session.run_with_iobinding(binding, options)
+            session.run_with_iobinding(binding)
             return dict(zip(outputs, binding.get_outputs(), strict=True))
 
     @contextmanager
@@ -151,9 +157,9 @@ def _error_types() -> tuple[type[Exception], ...]:
     return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
 
 
-def _check_tensors(stage: Stage, session: Any, path: Path) -> None:
+def _check_tensors(stage: Stage, outputs: tuple[str, ...], session: Any, path: Path) -> None:
     """The graph's tensors are those of the stage table, in float32 at the borders."""
-    for role, names, infos in (("inputs", stage.inputs, session.get_inputs()), ("outputs", stage.outputs, session.get_outputs())):
+    for role, names, infos in (("inputs", stage.inputs, session.get_inputs()), ("outputs", outputs, session.get_outputs())):
         found = {info.name: info.type for info in infos}
         if set(found) != set(names) or set(found.values()) != {FLOAT}:
             listed = ", ".join(f"{name} {kind}" for name, kind in found.items())

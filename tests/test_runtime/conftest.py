@@ -114,8 +114,8 @@ def write_stage(path: Path, stage: str, nodes: list[Any], constants: dict[str, n
     def border(name: str) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *SIZES.shape(name, 1)[1:]])
 
-    graph = helper.make_graph(nodes, stage, [border(name) for name in STAGES[stage].inputs], [border(name) for name in STAGES[stage].outputs],
-                              [numpy_helper.from_array(array, name) for name, array in constants.items()])
+    inputs, outputs = ([border(name) for name in names] for names in (STAGES[stage].inputs, STAGES[stage].outputs))
+    graph = helper.make_graph(nodes, stage, inputs, outputs, [numpy_helper.from_array(array, name) for name, array in constants.items()])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
 
 
@@ -134,8 +134,8 @@ def write_bundle(folder: Path, **changes: Any) -> Path:
     for name, direction in directions.items():
         save_direction(folder / files[name], direction)
     entries = file_entries(folder, [*files.values(), *(choices["fp32"] for choices in stages.values())])
-    manifest = Manifest(name="tiny", domain="test", sizes=SIZES, visible_rows=(0, SIZES.resolution), stages=stages, default_precision="fp32",
-                        files=entries, directions=files, tolerances={"fp32": 1e-4}, licence="none")
+    manifest = Manifest(name="tiny", domain="test", sizes=SIZES, visible_rows=(0, SIZES.resolution), stages=stages, files=entries,
+                        default_precision="fp32", directions=files, tolerances={"fp32": 1e-4}, licence="none")
     write_manifest(folder, dataclasses.replace(manifest, **changes))
     return folder
 

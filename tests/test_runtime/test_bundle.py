@@ -74,6 +74,9 @@ def test_the_manifest_itself_names_the_bundle(tiny_bundle: Path) -> None:
     (["files", "onnx/fp32/dipn.onnx"], {"sha256": "0" * 64}, "expected sha256 and bytes"),
     (["tolerances", "fp32"], -1, "expected a positive number"),
     (["tools", "torch"], 2.13, "expected a string"),
+    (["partials"], {"generator_head:picture": {}}, 'partials has "generator_head:picture", expected "stage:output" of the stage table'),
+    (["partials"], {"generator_head:rgb": "file"}, "expected precision -> file"),
+    (["partials"], {"generator_head:rgb": {"fp32": "none.onnx"}}, '"none.onnx" is not listed under files'),
 ])
 def test_a_manifest_that_is_not_valid_is_one_sentence(data: dict[str, Any], path: list[str], value: Any, message: str) -> None:
     with pytest.raises(SdicError, match=message) as caught:

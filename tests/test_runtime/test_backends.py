@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdic_runtime import backends
+from sdic_runtime.backends import available_backends, choose_backend, load_backend
+from sdic_runtime.backends.onnxruntime import load
+from sdic_runtime.bundle import Bundle, file_entries, write_manifest
+from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.stages import STAGES
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Register backends: name -> (load, unavailable), as an installed package would."""
+    def install(**made: tuple[Callable[..., Any], Callable[..., str | None] | None]) -> None:
+        entries = []
+        for name, (loader, unavailable) in made.items():
+            module = types.ModuleType(f"made_{name}")
+            module.load = loader  # type: ignore[attr-defined]
+            if unavailable is not None:
+                module.unavailable = unavailable  # type: ignore[attr-defined]
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+            entries.append(types.SimpleNamespace(name=name.replace("_", "-"), value=f"{module.__name__}:load"))
+        monkeypatch.setattr(backends, "entry_points", lambda group: entries if group == "sdic.backends" else [])
+
+    return install
+
+
+def made(bundle: Bundle, *, precision: str | None = None, level: int = 1) -> Any:
+    return types.SimpleNamespace(name="made", precision=precision, level=level)
+
+
+def test_the_installed_backends_are_found() -> None:
+    entries = available_backends()
+    assert {"onnxruntime", "torch"} <= set(entries)
+    assert entries["onnxruntime"].unavailable() is None
+
+
+def test_onnxruntime_is_there_without_installation(register: Callable[..., None]) -> None:
+    register()
+    assert list(available_backends()) == ["onnxruntime"]
+
+
+def test_an_unknown_backend_lists_the_known(bundle: Bundle) -> None:
+    with pytest.raises(SdicError, match=r'^there is no backend "onnx"; installed are: .*onnxruntime.*, or use "auto"'):
+        load_backend("onnx", bundle)
+    with pytest.raises(SdicError, match='did you mean "onnxruntime"'):
+        load_backend("onnxruntme", bundle)
+
+
+def test_auto_takes_the_first_usable_and_says_why(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(tensorrt=(made, lambda bundle: "no NVIDIA GPU"), tensorrt_rtx=(made, lambda bundle: None))
+    name, reason = choose_backend(bundle)
+    assert name == "tensorrt-rtx"
+    assert reason == "tensorrt-rtx is the first of tensorrt, tensorrt-rtx, onnxruntime that can be used here (tensorrt: no NVIDIA GPU)"
+    assert load_backend("auto", bundle).name == "made"
+
+
+def test_a_named_backend_that_cannot_be_used_is_an_error_not_another_backend(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(tensorrt=(made, lambda bundle: "no NVIDIA GPU"))
+    with pytest.raises(SdicError, match='^the backend "tensorrt" cannot be used here: no NVIDIA GPU$'):
+        load_backend("tensorrt", bundle)
+
+
+def test_nothing_usable_is_one_sentence(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(onnxruntime=(made, lambda bundle: "broken"))
+    with pytest.raises(SdicError, match=r"^no backend can be used here \(tensorrt: not installed; .*; onnxruntime: broken\); install one"):
+        choose_backend(bundle)
+
+
+def test_a_backend_whose_package_is_missing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = types.SimpleNamespace(name="far", value="no_such_package.backend:load")
+    monkeypatch.setattr(backends, "entry_points", lambda group: [entry])
+    with pytest.raises(SdicError, match='^the backend "far" cannot be used here: it needs the package no_such_package$'):
+        load_backend("far", bundle)
+
+
+def test_options_reach_the_backend_and_unknown_ones_are_refused(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(made=(made, None))
+    loaded: Any = load_backend("made", bundle, precision="fp32", level=3, threads=None)
+    assert (loaded.precision, loaded.level) == ("fp32", 3)
+    with pytest.raises(SdicError, match='^the backend "made" has no option "threads"; it has: precision, level$'):
+        load_backend("made", bundle, threads=2)
+
+
+# ONNX Runtime ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"device": "gpu"}, '^the device is "gpu"; use cpu, cuda or cuda:N$'),
+    ({"device": "cuda:x"}, '^the device is "cuda:x"'),
+    ({"device": "cuda:"}, '^the device is "cuda:"'),
+    ({"threads": 0}, "^threads is 0; give a whole number of at least 1, or None for all cores$"),
+    ({"precision": "fp16"}, 'in precision "fp16"; it has: fp32'),
+    ({"colour": 1}, 'the backend "onnxruntime" has no option "colour"; it has: precision, threads, device, tf32, lazy'),
+])
+def test_wrong_options_are_one_sentence(bundle: Bundle, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SdicError, match=message):
+        load_backend("onnxruntime", bundle, **options)
+
+
+def test_cuda_without_its_package_names_the_extra(bundle: Bundle) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed")
+    with pytest.raises(MissingExtraError, match=r'^the device "cuda" needs the package "onnxruntime-gpu"; .* pip install "sdic\[gpu\]"$'):
+        load_backend("onnxruntime", bundle, device="cuda")
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    plain = onnxruntime.InferenceSession
+
+    def without_cuda(path: str, options: Any, providers: Any) -> Any:
+        assert [name for name, _ in providers] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return plain(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+    with pytest.raises(SdicError, match=r'^ONNX Runtime could not start on "cuda:1"; check the NVIDIA driver'):
+        load_backend("onnxruntime", bundle, device="cuda:1")
+
+
+def test_the_description_says_what_runs_where(bundle: Bundle) -> None:
+    import onnxruntime
+
+    description = load_backend("onnxruntime", bundle, threads=1).description
+    assert description == f"ONNX Runtime {onnxruntime.__version__}, CPUExecutionProvider, fp32"
+
+
+def test_lazy_loading_makes_a_session_at_first_use(bundle: Bundle) -> None:
+    eager, lazy = load(bundle, threads=1), load(bundle, threads=1, lazy=True)
+    assert {path.stem for path in eager._sessions} == set(STAGES) and lazy._sessions == {}
+    lazy.run("e4e", {"image": np.zeros((1, 3, 64, 64), np.float32)}, ["latent"])
+    assert {path.stem for path in lazy._sessions} == {"e4e"}
+
+
+def head_with_a_trap() -> tuple[list[Any], dict[str, np.ndarray]]:
+    """A head whose layer-7 feature, if it is computed at all, gathers beyond the end of a table."""
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("ReduceMean", ["latent", "rows"], ["m"], keepdims=0),
+        helper.make_node("MatMul", ["m", "w"], ["r"]),
+        helper.make_node("Unsqueeze", ["r", "u"], ["ru"]),
+        helper.make_node("Mul", ["ru", "rgb_map"], ["rgb"]),
+        helper.make_node("Cast", ["m"], ["index"], to=7),
+        helper.make_node("Gather", ["table", "index"], ["g"], axis=0),
+        helper.make_node("ReduceMean", ["g", "one"], ["gm"], keepdims=0),
+        helper.make_node("Unsqueeze", ["gm", "uuu"], ["gu"]),
+        helper.make_node("Mul", ["gu", "map"], ["feature"]),
+    ]
+    constants = {"rows": np.array([1], np.int64), "w": np.ones((8, 3), np.float32), "u": np.array([2, 3], np.int64),
+                 "rgb_map": np.ones((1, 3, 32, 32), np.float32), "table": np.ones(5, np.float32), "one": np.array([1], np.int64),
+                 "uuu": np.array([1, 2, 3], np.int64), "map": np.ones((1, 4, 64, 64), np.float32)}
+    return nodes, constants
+
+
+def test_a_partial_graph_leaves_the_other_outputs_uncomputed(make_bundle: Callable[..., Path], replace_stage: Callable[..., None]) -> None:
+    folder = make_bundle()
+    replace_stage(folder, "generator_head", *head_with_a_trap())
+    fine, fatal = np.ones((1, 12, 8), np.float32), np.full((1, 12, 8), 100, np.float32)
+    whole = load_backend("onnxruntime", Bundle.open(folder), threads=1)
+    want = whole.run("generator_head", {"latent": fine}, ["feature", "rgb"])
+    for outputs in (["feature", "rgb"], ["rgb"]):
+        with pytest.raises(SdicError, match=r'^the stage "generator_head" failed: .*out of'):
+            whole.run("generator_head", {"latent": fatal}, outputs)
+
+    add_partial(folder)
+    parted = load_backend("onnxruntime", Bundle.open(folder), threads=1)
+    assert parted.run("generator_head", {"latent": fatal}, ["rgb"])["rgb"].shape == (1, 3, 32, 32)
+    np.testing.assert_array_equal(parted.run("generator_head", {"latent": fine}, ["rgb"])["rgb"], want["rgb"])
+    np.testing.assert_array_equal(parted.run("generator_head", {"latent": fine}, ["feature"])["feature"], want["feature"])
+    assert Bundle.open(folder).manifest.identity == whole.bundle.manifest.identity  # type: ignore[attr-defined]
+
+
+def add_partial(folder: Path) -> None:
+    """The head cut down to `rgb`, as the export writes it."""
+    from onnx.utils import extract_model
+
+    head, partial = "onnx/fp32/generator_head.onnx", "onnx/fp32/generator_head.rgb.onnx"
+    extract_model(str(folder / head), str(folder / partial), ["latent"], ["rgb"])
+    manifest = Bundle.open(folder).manifest
+    write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, [partial])},
+                                               partials={"generator_head:rgb": {"fp32": partial}}))
+
+
+def test_running_out_of_memory_says_so(bundle: Bundle) -> None:
+    backend = load(bundle, lazy=True)
+    state = __import__("onnxruntime.capi.onnxruntime_pybind11_state", fromlist=["RuntimeException"])
+
+    class Full:
+        def run(self, *_: Any) -> Any:
+            raise state.RuntimeException("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer")
+
+    backend._answers["e4e", "latent"] = Full()
+    with pytest.raises(SdicError, match=r'^the stage "e4e" failed: not enough memory on cpu; use a smaller batch$'):
+        backend.run("e4e", {"image": np.zeros((1, 3, 64, 64), np.float32)}, ["latent"])
+
+
+def test_inputs_of_a_wrong_shape_are_one_sentence(pipeline: Pipeline) -> None:
+    with pytest.raises(SdicError, match=r'^the stage "e4e" failed: .*image') as caught:
+        pipeline.backend.run("e4e", {"image": np.zeros((1, 3, 65, 64), np.float32)}, ["latent"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_with_other_tensors_is_refused(make_bundle: Callable[..., Path]) -> None:
+    folder = make_bundle()
+    manifest = Bundle.open(folder).manifest
+    stages = {**manifest.stages, "dipn": manifest.stages["dicn"]}
+    write_manifest(folder, dataclasses.replace(manifest, stages=stages))
+    with pytest.raises(SdicError, match=r'dicn.onnx has the inputs .* where the stage "dipn" has image, reconstruction in float32; build'):
+        load_backend("onnxruntime", Bundle.open(folder), threads=1)
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_numbers_of_the_cpu_and_keeps_tensors_there(tiny_bundle: Path, pipeline: Pipeline, image: np.ndarray) -> None:
+    on_gpu = Pipeline.load(tiny_bundle, "onnxruntime", device="cuda")
+    inversion, want = on_gpu.invert(image), pipeline.invert(image)
+    assert not isinstance(inversion.tensors["residual"].on(on_gpu.backend), np.ndarray)
+    for name in want.tensors:
+        np.testing.assert_allclose(getattr(inversion, name), getattr(want, name), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(on_gpu.edit(inversion, "smile").pixels, pipeline.edit(want, "smile").pixels, rtol=0, atol=1e-4)
