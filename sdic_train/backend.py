@@ -15,7 +15,9 @@ from sdic_runtime.files import sha256
 if TYPE_CHECKING:
     import torch
 
+    from sdic_train.networks.reference import PlainGenerator
     from sdic_train.networks.sdic import SDIC
+    from sdic_train.networks.stylegan2 import Generator
 
 PURPOSE = "the PyTorch backend"
 
@@ -56,6 +58,14 @@ def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = 
     return TorchBackend(model.to(device), device, compile)
 
 
+def load_plain(bundle: Bundle, **options: Any) -> TorchBackend:
+    """`load`, with the generator written plainly (`networks.reference`): the arithmetic that the released code starts from."""
+    from sdic_train.networks.reference import PlainGenerator
+
+    backend = load(bundle, **options)
+    return TorchBackend(backend.model, backend.device, False, PlainGenerator(backend.model.generator))
+
+
 def recorded_checkpoint(bundle: Bundle) -> Path:
     """The checkpoint that `bundle` records, there and unchanged. Raises SdicError."""
     record = bundle.manifest.checkpoint
@@ -73,21 +83,24 @@ def recorded_checkpoint(bundle: Bundle) -> Path:
 class TorchBackend:
     """Every stage is a method of the networks. A tensor is a torch tensor on the backend's device."""
 
-    name = "torch"
-
-    def __init__(self, model: SDIC, device: str, compiled: bool) -> None:
-        self.model, self.device, self._compiled = model, device, compiled
-        self._stages = _stages(model)
+    def __init__(self, model: SDIC, device: str, compiled: bool, plain: PlainGenerator | None = None) -> None:
+        self.model, self.device, self._compiled, self._plain = model, device, compiled, plain
+        self._stages = _stages(model, plain or model.generator)
         if compiled:
             import torch
 
             self._stages = {name: torch.compile(function) for name, function in self._stages.items()}
 
     @property
+    def name(self) -> str:
+        return "torch-plain" if self._plain else "torch"
+
+    @property
     def description(self) -> str:
         import torch
 
-        return f"PyTorch {torch.__version__}, {self.device}, fp32{', torch.compile' if self._compiled else ''}"
+        form = ", plain generator" if self._plain else ", torch.compile" if self._compiled else ""
+        return f"PyTorch {torch.__version__}, {self.device}, fp32{form}"
 
     def upload(self, array: np.ndarray) -> torch.Tensor:
         import torch
@@ -113,9 +126,8 @@ class TorchBackend:
         return {name: computed[name] for name in outputs}
 
 
-def _stages(model: SDIC) -> dict[str, Callable[..., dict[str, Any]]]:
+def _stages(model: SDIC, generator: Generator | PlainGenerator) -> dict[str, Callable[..., dict[str, Any]]]:
     """Stage name -> function from the stage's inputs to its outputs, both by name."""
-    generator = model.generator
 
     def head(latent: torch.Tensor) -> dict[str, Any]:
         return dict(zip(("feature", "rgb"), generator.head(latent), strict=True))
