@@ -220,6 +220,7 @@ def test_files_that_are_no_directions_are_one_sentence(tmp_path: Path) -> None:
     for name, message in {
         "other.safetensors": 'it holds other, expected "direction", or "mean", "comp" and "std"',
         "nan.safetensors": "nan.safetensors: the direction \"nan\" holds NaN", "cut.safetensors": "is not a direction file",
+        "range.safetensors": "its metadata \"strength_range\" is 'wide', expected two numbers",
         "text.safetensors": "is not a direction file",
         "empty.npy": "is not a direction file", "smile.pt": "use .safetensors, .npy or .npz", "folder.npy": "cannot read the direction",
         "pickled.npy": "is not a direction file", "none.npy": "cannot read the direction .*none.npy: no such file",
