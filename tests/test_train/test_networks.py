@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -109,7 +110,8 @@ def test_every_stage_graph_equals_the_network(config: ModelConfig) -> None:
 
 
 def test_scaled_weights_change_nothing_where_demodulation_cancels_it() -> None:
-    model, scaled = model_of(TINY), model_of(TINY)
+    model = model_of(TINY)
+    scaled = deepcopy(model)
     for layer in [scaled.generator.conv1, *scaled.generator.convs]:
         assert isinstance(layer.conv, ModulatedConv2d)
         layer.conv.weight.data *= 8
