@@ -162,8 +162,13 @@ class Comparison:
         return max(self.differences, key=lambda item: item.ratio)
 
     @property
+    def excessive(self) -> tuple[Difference, ...]:
+        """The differences above the tolerance; the stages come first, in the order of the chain."""
+        return tuple(item for item in self.differences if not item.ratio <= self.tolerance)
+
+    @property
     def passed(self) -> bool:
-        return self.worst.ratio <= self.tolerance
+        return not self.excessive
 
     def as_dict(self) -> dict[str, Any]:
         return {"backend": self.backend, "against": self.against, "tolerance": self.tolerance, "passed": self.passed,

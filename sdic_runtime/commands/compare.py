@@ -56,9 +56,9 @@ def run(
     )
     report(comparison.as_dict(), json_file, lambda: show(comparison))
     if not comparison.passed:
-        worst = comparison.worst
-        where = f"{worst.where} {worst.tensor}"
-        notice(f"{where} differs by {worst.ratio:.1e} of its standard deviation, and {comparison.tolerance:.1e} is allowed")
+        first = comparison.excessive[0]
+        where = f"{len(comparison.excessive)} tensors are above the tolerance, first {first.where} {first.tensor}"
+        notice(f"{where}: it differs by {first.ratio:.1e} of its standard deviation, and {comparison.tolerance:.1e} is allowed")
         raise typer.Exit(1)
 
 

@@ -184,3 +184,32 @@ def pipeline(tiny_bundle: Path) -> Pipeline:
 def image() -> np.ndarray:
     """Three input pictures, float32 [3, 3, S, S] in [-1, 1]."""
     return np.random.default_rng(3).uniform(-1, 1, (3, 3, SIZES.working, SIZES.working)).astype(np.float32) ** 3
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[str], str]]:
+    """Run a command in the test's own folder: exit code, lines of standard output, standard error."""
+    from sdic_runtime import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, list[str], str]:
+        capsys.readouterr()
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out.splitlines(), captured.err
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with three pictures of different sizes and formats."""
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, name in enumerate(("a.png", "b.jpg", "c.webp")):
+        noise = np.random.default_rng(index).integers(0, 256, (70 + index, 90, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / name)
+    return folder
