@@ -33,8 +33,9 @@ class Plan:
     """What to measure on one backend."""
 
     bundle: str | None
-    backend: str  # a backend's name, with options after a colon: "torch:form=plain"
+    backend: str  # a backend's name, with options after a colon: "torch:compile=true"
     precision: str | None
+    checkpoint: str | None  # the weights for a backend that reads a checkpoint
     batches: tuple[int, ...]
     runs: int
     warm_up: int
@@ -130,13 +131,13 @@ def measure(plan: Plan) -> dict[str, Any]:
     """
     import numpy as np
 
-    from sdic_runtime.backend_options import parse_backend
+    from sdic_runtime.backend_options import chosen_backend
 
-    name, options = parse_backend(plan.backend)
+    name, options = chosen_backend(plan.backend, plan.precision, plan.checkpoint)
     start = time.perf_counter()
     from sdic_runtime.pipeline import Pipeline
 
-    pipeline = Pipeline.load(plan.bundle, backend=name, **{"precision": plan.precision, **options})
+    pipeline = Pipeline.load(plan.bundle, backend=name, **options)
     load_seconds = time.perf_counter() - start
     sizes = pipeline.bundle.sizes
     noise = np.random.default_rng(SEED)

@@ -176,10 +176,12 @@ class Comparison:
 
 
 def compare_backends(bundle_path: Path | None, picture: Path, backend: str, against: str, swap: str | None = None,
-                     precision: str | None = None, against_precision: str | None = None, tolerance: float | None = None) -> Comparison:
+                     precision: str | None = None, against_precision: str | None = None, checkpoint: Path | None = None,
+                     tolerance: float | None = None) -> Comparison:
     """Load both backends on one bundle and compare them on `picture`.
 
-    backend, against  names, with options after a colon ("torch:form=plain"); `against` is taken as right
+    backend, against  names, with options after a colon ("onnxruntime:threads=1"); `against` is taken as right
+    checkpoint        the weights for a backend that reads a checkpoint
     swap              a stage: the chain runs on `against` with only this stage on `backend`
     tolerance         largest difference over standard deviation that passes; the bundle's own when None
     Raises SdicError for whatever keeps either backend from running.
@@ -195,7 +197,9 @@ def compare_backends(bundle_path: Path | None, picture: Path, backend: str, agai
     if swap is not None and swap not in STAGES:
         raise SdicError(f'there is no stage "{swap}"; the stages are {", ".join(STAGES)}')
     image = prepare(picture, bundle.sizes, bundle.manifest.visible_rows)
-    examined, reference = (open_backend(name, bundle, wanted) for name, wanted in ((backend, precision), (against, against_precision)))
+    weights = str(checkpoint) if checkpoint is not None else None
+    examined = open_backend(backend, bundle, precision, weights)
+    reference = open_backend(against, bundle, against_precision, weights)
     whole = examined if swap is None else Swapped(reference, examined, swap)
     stages = tuple(STAGES) if swap is None else (swap,)
     differences = (*stage_differences(examined, reference, image, stages), *chain_differences(bundle, whole, reference, image))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdic_runtime.commands.options import DEMO_NOTICE, BundleOption, Debug, PrecisionOption, notice
+from sdic_runtime.commands.options import DEMO_NOTICE, BundleOption, CheckpointOption, Debug, PrecisionOption, notice
 
 NAME = "bench"
 MEBIBYTE = 1 << 20
@@ -18,12 +18,13 @@ def run(
     bundle: BundleOption = None,
     backends: Annotated[
         list[str] | None,
-        typer.Option("--backend", help="Backend to measure; repeat it to compare. Options follow a colon: torch:form=plain."),
+        typer.Option("--backend", help="Backend to measure; repeat it to compare. Options follow a colon: torch:compile=true."),
     ] = None,
     batches: Annotated[list[int] | None, typer.Option("--batch", help="Pictures per call; repeat it for several sizes.")] = None,
     runs: Annotated[int, typer.Option("--runs", help="Measured calls for each number.")] = 10,
     warm_up: Annotated[int, typer.Option("--warm-up", help="Calls before the measured ones.")] = 2,
     precision: PrecisionOption = None,
+    checkpoint: CheckpointOption = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help='Write the numbers as JSON; "-" prints them instead of the tables.')
     ] = None,
@@ -46,9 +47,8 @@ def run(
     check_report(json_file)
     if bundle is None:
         notice(DEMO_NOTICE)
-    plans = [
-        Plan(str(bundle) if bundle else None, backend, precision, tuple(batches or (1,)), runs, warm_up) for backend in backends or ["auto"]
-    ]
+    folder, weights = (str(path) if path is not None else None for path in (bundle, checkpoint))
+    plans = [Plan(folder, backend, precision, weights, tuple(batches or (1,)), runs, warm_up) for backend in backends or ["auto"]]
     measured: list[dict[str, Any]] = []
     failures = 0
     for plan in progress(plans, "backends", unit="backend"):

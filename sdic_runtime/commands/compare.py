@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdic_runtime.commands.options import DEMO_NOTICE, BundleOption, Debug, PrecisionOption, notice
+from sdic_runtime.commands.options import DEMO_NOTICE, BundleOption, CheckpointOption, Debug, PrecisionOption, notice
 
 if TYPE_CHECKING:
     from sdic_runtime.compare import Comparison
@@ -24,6 +24,7 @@ def run(
     ] = None,
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
+    checkpoint: CheckpointOption = None,
     against_precision: Annotated[
         str | None, typer.Option("--against-precision", help="Precision of --against; the bundle's default when left out.")
     ] = None,
@@ -52,7 +53,15 @@ def run(
     if bundle is None:
         notice(DEMO_NOTICE)
     comparison = compare_backends(
-        bundle, picture, backend, against, swap=swap, precision=precision, against_precision=against_precision, tolerance=tolerance
+        bundle,
+        picture,
+        backend,
+        against,
+        swap=swap,
+        precision=precision,
+        against_precision=against_precision,
+        checkpoint=checkpoint,
+        tolerance=tolerance,
     )
     report(comparison.as_dict(), json_file, lambda: show(comparison))
     if not comparison.passed:

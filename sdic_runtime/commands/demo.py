@@ -45,7 +45,7 @@ def run(
         raise SdicError(f"the demo pictures are missing at {folder}; install sdic again")
     pictures = pictures_in([folder])
     writable_folder(out)
-    pipeline = load_pipeline(None, backend, None)
+    pipeline = load_pipeline(None, backend)
     edits = demo_edits(pipeline)
     rows = [sheet_row(pipeline, picture, edits) for picture in progress(pictures, "pictures")]
     captions = ("input", "e4e", "SDIC", *(f"{name} {strength:+g}" for name, strength in edits))

@@ -10,6 +10,7 @@ import typer
 from sdic_runtime.commands.options import (
     BackendOption,
     BundleOption,
+    CheckpointOption,
     Debug,
     Eq6,
     Eq6Option,
@@ -48,6 +49,7 @@ def run(
     save: Annotated[bool, typer.Option("--save", help="Also write NAME.safetensors, the inversion, for fast further edits.")] = False,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Also write a picture of inversion and edit.")] = False,
     precision: PrecisionOption = None,
+    checkpoint: CheckpointOption = None,
     debug: Debug = False,
 ) -> None:
     """Edit a picture along directions.
@@ -67,7 +69,7 @@ def run(
     target = target_of(existing(source), out)
     if save and is_inversion(source):
         raise SdicError(f"--save writes the inversion of a picture, and {source} is a saved inversion already; leave --save out")
-    pipeline = load_pipeline(bundle, backend, precision)
+    pipeline = load_pipeline(bundle, backend, precision, checkpoint)
     chosen = chosen_edits(pipeline, directions or [], direction_files or [], ganspace or [], pca, strengths or [])
     inversion = inversion_of(pipeline, source)
     edited = pipeline.edit(inversion, combined(chosen), strength=1.0, eq6=eq6.value)

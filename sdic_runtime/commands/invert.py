@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdic_runtime.commands.options import BackendOption, BundleOption, Debug, OutOption, PrecisionOption, load_pipeline
+from sdic_runtime.commands.options import BackendOption, BundleOption, CheckpointOption, Debug, OutOption, PrecisionOption, load_pipeline
 
 if TYPE_CHECKING:
     from sdic_runtime.commands.outputs import Target
@@ -30,6 +30,7 @@ def run(
         int | None, typer.Option("--batch", min=1, help="Pictures computed at once; chosen by the model's size when left out.")
     ] = None,
     precision: PrecisionOption = None,
+    checkpoint: CheckpointOption = None,
     debug: Debug = False,
 ) -> None:
     """Invert pictures.
@@ -46,7 +47,7 @@ def run(
     from sdic_runtime.progress import progress, say
 
     goals = targets(pictures_in(sources), out)
-    pipeline = load_pipeline(bundle, backend, precision)
+    pipeline = load_pipeline(bundle, backend, precision, checkpoint)
     results = pipeline.invert_files([goal.source for goal in goals], batch, keep_going=True)
     failed = 0
     for goal, result in zip(goals, progress(results, "inversions", total=len(goals)), strict=True):

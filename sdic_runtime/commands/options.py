@@ -43,6 +43,9 @@ BackendOption = Annotated[str, typer.Option("--backend", help="auto, onnxruntime
 PrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="Precision of the graphs, such as fp32 or fp16; the bundle's default when left out.")
 ]
+CheckpointOption = Annotated[
+    Path | None, typer.Option("--checkpoint", metavar="FILE", help="Weights for the torch backend; those the bundle records when left out.")
+]
 OutOption = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="DIR|FILE", help="Folder, or file for a single result; the current folder when left out."),
@@ -61,7 +64,7 @@ def notice(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def load_pipeline(bundle: Path | None, backend: str, precision: str | None) -> Pipeline:
+def load_pipeline(bundle: Path | None, backend: str, precision: str | None = None, checkpoint: Path | None = None) -> Pipeline:
     """The pipeline of a bundle, saying on standard error when the demo bundle is used and which backend `auto` took."""
     from sdic_runtime.backend_options import parse_backend
     from sdic_runtime.pipeline import Pipeline
@@ -69,7 +72,7 @@ def load_pipeline(bundle: Path | None, backend: str, precision: str | None) -> P
     if bundle is None:
         notice(DEMO_NOTICE)
     name, options = parse_backend(backend)
-    pipeline = Pipeline.load(bundle, backend=name, **{"precision": precision, **options})
+    pipeline = Pipeline.load(bundle, backend=name, **{"precision": precision, "checkpoint": checkpoint, **options})
     if pipeline.reason:
         notice(f"backend: {pipeline.reason}")
     return pipeline

@@ -10,6 +10,7 @@ import typer
 from sdic_runtime.commands.options import (
     BackendOption,
     BundleOption,
+    CheckpointOption,
     Debug,
     Eq6,
     Eq6Option,
@@ -48,6 +49,7 @@ def run(
         int | None, typer.Option("--batch", min=1, help="Edits computed at once; chosen by the model's size when left out.")
     ] = None,
     precision: PrecisionOption = None,
+    checkpoint: CheckpointOption = None,
     debug: Debug = False,
 ) -> None:
     """Edit a picture at many strengths.
@@ -68,7 +70,7 @@ def run(
     target = target_of(existing(source), out)
     if target.named is not None:
         raise SdicError(f"--out names one file, {out}, and a sweep writes a strip and an animation; give a folder instead")
-    pipeline = load_pipeline(bundle, backend, precision)
+    pipeline = load_pipeline(bundle, backend, precision, checkpoint)
     name, edit = chosen_direction(pipeline, direction, direction_file)
     strengths = evenly_spaced(first, last, steps)
     inversion = inversion_of(pipeline, source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from sdic_runtime import bench
-from sdic_runtime.backend_options import parse_backend
+from sdic_runtime.backend_options import chosen_backend, parse_backend
 from sdic_runtime.bench import Plan, TimedBackend, Timing, measure_apart, peak_memory, stage_seconds
 from sdic_runtime.commands.bench import ratio
 from sdic_runtime.errors import SdicError
@@ -18,8 +20,8 @@ from sdic_runtime.stages import STAGES
 
 
 def plan(bundle: Path | None = None, **changes: Any) -> Plan:
-    return Plan(**{"bundle": str(bundle), "backend": "onnxruntime:threads=1", "precision": None, "batches": (1,), "runs": 2, "warm_up": 1,
-                   **changes})
+    return Plan(**{"bundle": str(bundle), "backend": "onnxruntime:threads=1", "precision": None, "checkpoint": None, "batches": (1,),
+                   "runs": 2, "warm_up": 1, **changes})
 
 
 def test_percentiles_and_throughput() -> None:
@@ -76,11 +78,30 @@ def test_ratio_says_how_many_times_as_fast_as_the_first() -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [
     ("torch", ("torch", {})),
-    ("torch:form=plain,threads=2,lazy=true", ("torch", {"form": "plain", "threads": 2, "lazy": True})),
+    ("torch:form=simple,threads=2,lazy=true", ("torch", {"form": "simple", "threads": 2, "lazy": True})),
     ("onnxruntime:device=cuda:1", ("onnxruntime", {"device": "cuda:1"})),
 ])
 def test_backends_with_options(text: str, expected: tuple[str, dict[str, Any]]) -> None:
     assert parse_backend(text) == expected
+
+
+def test_a_checkpoint_goes_only_to_backends_that_read_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(bundle: Any, checkpoint: str | None = None) -> None:
+        raise AssertionError
+
+    def load_any(bundle: Any, **options: Any) -> None:
+        raise AssertionError
+
+    module = types.ModuleType("reading_backend")
+    module.load, module.load_any = load, load_any  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "reading_backend", module)
+    for name, target in (("reads", "load"), ("takes-all", "load_any")):
+        monkeypatch.setitem(sys.modules["sdic_runtime.backends"].BUILT_IN, name, f"reading_backend:{target}")
+    for name in ("reads", "takes-all"):
+        assert chosen_backend(name, None, "w.pt") == (name, {"precision": None, "checkpoint": "w.pt"})
+    assert chosen_backend("reads:checkpoint=mine.pt", None, "w.pt")[1]["checkpoint"] == "mine.pt"
+    assert chosen_backend("onnxruntime:precision=fp16", "fp32", "w.pt") == ("onnxruntime", {"precision": "fp16"})
+    assert chosen_backend("nowhere", None, "w.pt") == ("nowhere", {"precision": None})
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [

@@ -114,6 +114,7 @@ def test_an_inversion_of_several_pictures_gives_numbered_files(run: Any, photos:
     (("--direction", "smile", "--strength", "1", "--backend", "onnxruntime:threads"),
      'the backend option "threads" in "onnxruntime:threads" is not'),
     (("--direction", "smile", "--strength", "1", "--backend", "onnxruntime:wings=2"), 'the backend "onnxruntime" has no option "wings"'),
+    (("--direction", "smile", "--strength", "1", "--checkpoint", "w.pt"), 'the backend "onnxruntime" has no option "checkpoint"'),
     (("--nonsense",), "No such option: --nonsense; see: sdic-run edit --help"),
 ])
 def test_bad_edits_are_one_sentence_and_no_file(run: Any, photos: Path, tiny_bundle: Path, tmp_path: Path, options: tuple[str, ...],
