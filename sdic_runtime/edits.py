@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from sdic_runtime.errors import SdicError
-from sdic_runtime.files import reason, replacing
+from sdic_runtime.files import reason, save_tensors
 from sdic_runtime.stages import Sizes
 
 EditLike: TypeAlias = Any  # what `as_edit` accepts: an Edit, a name, an array, or a list of (edit, strength)
@@ -247,8 +247,6 @@ def edited(latent: np.ndarray, edit: Edit, strength: float) -> np.ndarray:
 
 def save_direction(path: str | os.PathLike[str], direction: Direction | Pca) -> None:
     """Write a direction or a PCA basis as a bundle holds it: safetensors with string metadata. Whole or not at all."""
-    from safetensors.numpy import save_file
-
     metadata = {"kind": "pca" if isinstance(direction, Pca) else "direction", "name": direction.name, "method": direction.method}
     if isinstance(direction, Pca):
         tensors = {"mean": direction.mean, "comp": direction.comp, "std": direction.std}
@@ -257,8 +255,7 @@ def save_direction(path: str | os.PathLike[str], direction: Direction | Pca) -> 
         for key, pair in (("strength_range", direction.strength_range), ("rows", direction.rows)):
             if pair is not None:
                 metadata[key] = json.dumps(list(pair))
-    with replacing(path) as temporary:
-        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, temporary, metadata)
+    save_tensors(path, tensors, metadata)
 
 
 def load_direction(path: str | os.PathLike[str]) -> Direction | Pca:

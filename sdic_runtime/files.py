@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from sdic_runtime.errors import SdicError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CHUNK = 1 << 20
 
@@ -38,6 +42,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with string metadata, whole or not at all. Raises SdicError."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    # `save_file` would make the file readable for its owner alone, and hide a full disk behind an error of its own.
+    content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, dict(metadata))
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from sdic_runtime.backends import Backend, Tensor
 from sdic_runtime.bundle import Manifest
 from sdic_runtime.errors import SdicError
-from sdic_runtime.files import reason, replacing
+from sdic_runtime.files import reason, save_tensors
 from sdic_runtime.pictures import to_images
 from sdic_runtime.stages import Sizes
 
@@ -159,13 +159,10 @@ class Inversion(Pictures):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file, whole or not at all. Raises SdicError."""
-        from safetensors.numpy import save_file
-
         metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "model": self.model.identity, "bundle": self.model.name,
                     "sizes": json.dumps(self.model.sizes.as_dict()), "visible_rows": json.dumps(self.model.visible_rows),
                     "names": json.dumps(self.names)}
-        with replacing(path) as temporary:
-            save_file({name: np.ascontiguousarray(held.host()) for name, held in self.tensors.items()}, temporary, metadata)
+        save_tensors(path, {name: held.host() for name, held in self.tensors.items()}, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Inversion:

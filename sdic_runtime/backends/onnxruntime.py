@@ -126,7 +126,7 @@ class OnnxRuntime:
 
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         session = self.session(stage, outputs)
-        with self._readable(f'the stage "{stage}" failed', "use a smaller batch or a machine with more memory"):
+        with self._readable(f'the stage "{stage}" failed', f"see: sdic-export verify {self.bundle.path}"):
             if self._kind == "cpu":
                 return dict(zip(outputs, session.run(list(outputs), dict(inputs)), strict=True))
             binding = session.io_binding()

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from sdic_runtime.errors import SdicError
+from sdic_runtime.files import is_inside, replacing, save_tensors, sha256
+
+
+def test_a_new_file_appears_whole_and_with_usual_permissions(tmp_path: Path) -> None:
+    usual = tmp_path / "usual"
+    usual.touch()
+    target = tmp_path / "a.txt"
+    with replacing(target) as temporary:
+        temporary.write_text("new")
+        assert not target.exists() and temporary.parent == tmp_path
+    save_tensors(tmp_path / "a.safetensors", {"x": np.arange(3.0)}, {"key": "value"})
+    assert target.read_text() == "new"
+    assert load_file(tmp_path / "a.safetensors")["x"].tolist() == [0, 1, 2]
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {usual.stat().st_mode} and len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError])
+def test_whatever_interrupts_a_write_the_old_file_stays(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(SdicError if error is OSError else error), replacing(target) as temporary:
+        temporary.write_text("half")
+        raise error("stop")
+    assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes")
+def test_a_disk_that_fills_up_is_one_sentence(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys, numpy\n"
+        "from sdic_runtime.files import save_tensors\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n"
+        "    save_tensors(sys.argv[1], {'x': numpy.zeros(10000)}, {})\n"
+        "except ValueError as error:\n"
+        "    print(type(error).__name__, error)\n")
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "a"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"SdicError cannot write {tmp_path / 'a'}: file too large; choose another place or make room\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
+def test_a_folder_that_cannot_be_written_to() -> None:
+    with pytest.raises(SdicError, match=r"^cannot write /proc/self/a: .*; choose another place or make room$"), replacing("/proc/self/a"):
+        raise AssertionError("the block must not be entered")
+
+
+def test_sha256_is_that_of_hashlib(tmp_path: Path) -> None:
+    content = os.urandom(3 * (1 << 20) + 17)
+    (tmp_path / "a").write_bytes(content)
+    assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(("name", "inside"), [
+    ("a", True), ("a/b.onnx", True), ("a/.b", True), ("..a/b", True), ("", False), (".", False), ("..", False), ("../a", False),
+    ("a/../b", False), ("/a", False), ("//a", False), ("a//b", False), ("./a", False), ("a/", False), ("a\\b", False), ("C:a", False), ("a\0b", False),
+])
+def test_names_that_stay_inside_their_folder(name: str, inside: bool) -> None:
+    assert is_inside(name) is inside
