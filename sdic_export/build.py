@@ -1,0 +1,225 @@
+"""A checkpoint becomes a bundle: six stages exported and proven one at a time, golden tensors, directions, the manifest."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import sdic_runtime
+from sdic_export.directions import find_directions, read_direction, write_directions
+from sdic_export.exporter import OPSET, export_partial, export_stage, require_packages
+from sdic_export.golden import FILE as GOLDEN_FILE
+from sdic_export.golden import MADE_BY, Golden, example_direction, make_golden, run_chain, smooth_pictures, stage_inputs, write_golden
+from sdic_export.placement import check_place, placed_folder
+from sdic_export.proof import TOLERANCES, prove_stage
+from sdic_runtime.bundle import Manifest, file_entries, write_manifest
+from sdic_runtime.compare import Difference, difference
+from sdic_runtime.errors import SdicError
+from sdic_runtime.files import sha256
+from sdic_runtime.stages import STAGES, Sizes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sdic_runtime.backends import Backend
+    from sdic_train.networks.sdic import SDIC
+
+PRECISION = "fp32"
+WEIGHTS = ("float32", "float16")
+# Outputs that the chain asks for alone, and whose graph is much smaller than the stage's: engines compute whole graphs.
+PARTIALS = {"generator_head": ("rgb",)}
+UNKNOWN_LICENCE = "The weights are under the licence of their authors, which this bundle does not change."
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build from which checkpoint."""
+
+    checkpoint: Path
+    out: Path
+    name: str | None = None  # the folder's name when None
+    domain: str | None = None  # "faces" or "cars" in spite of what the checkpoint says of itself
+    directions: Sequence[Path] = ()  # files and folders
+    pictures: Sequence[Path] = ()  # for the golden tensors; synthetic ones when empty
+    licence: str = UNKNOWN_LICENCE
+    opset: int = OPSET
+    weights: str = "float32"  # how large weights are stored, see `export_stage`; one of WEIGHTS
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One stage, exported and proven."""
+
+    stage: str
+    precision: str
+    seconds: float
+    bytes: int
+    worst: Difference
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made."""
+
+    manifest: Manifest
+    stages: Sequence[StageReport]
+    rounding: Sequence[Difference] = ()  # how far rounding the weights to float16 moved each tensor, when that was asked for
+    seconds: float = 0.0
+
+
+@dataclass
+class Progress:
+    """What a build tells while it runs; each function may be replaced."""
+
+    begin: Callable[[str], None] = field(default=lambda what: None)
+    done: Callable[[StageReport], None] = field(default=lambda report: None)
+
+
+def build(options: BuildOptions, progress: Progress | None = None) -> BuildReport:
+    """Build the bundle `options.out`, whole or not at all. Raises SdicError, for one when a stage differs from PyTorch."""
+    require_packages("sdic-export build")
+    from sdic_train.checkpoints import load_sdic
+
+    progress, start = progress or Progress(), time.perf_counter()
+    _check(options)
+    progress.begin(f"loading {options.checkpoint}")
+    model = load_sdic(options.checkpoint, options.domain)
+    sizes, domain, visible_rows = model.config.sizes, model.config.domain, model.config.visible_rows
+    for path in find_directions(options.directions, domain).values():
+        read_direction(path, sizes)
+    image = _pictures(options, model)
+    with placed_folder(options.out, options.force) as folder:
+        progress.begin("computing the golden tensors with PyTorch")
+        direction = example_direction(sizes)
+        modules, reference = _modules(model, options.weights)
+        tensors = run_chain(reference, image, direction)
+        rounding = _rounding(model, tensors, image, direction) if options.weights == "float16" else []
+        golden = make_golden(tensors, image, direction)
+        del model, reference
+        reports, stages = [], {}
+        for name in STAGES:
+            progress.begin(f"exporting {name}")
+            stages[name] = f"onnx/{PRECISION}/{name}.onnx"
+            reports.append(_stage(folder / stages[name], modules.pop(name), name, sizes, {"image": image, **tensors}, options))
+            progress.done(reports[-1])
+        partials = {f"{name}:{output}": {PRECISION: partial_name(file, output)}
+                    for name, file in stages.items() for output in PARTIALS.get(name, ())}
+        progress.begin("writing the manifest")
+        manifest = Manifest(
+            name=options.name or Path(options.out).resolve().name, domain=domain, sizes=sizes, visible_rows=visible_rows,
+            stages={name: {PRECISION: file} for name, file in stages.items()}, default_precision=PRECISION, files={},
+            directions=write_directions(folder, options.directions, sizes, domain), golden=_write_golden(folder, golden),
+            tolerances={PRECISION: TOLERANCES[PRECISION]}, tools=tool_versions(), licence=options.licence,
+            checkpoint=_checkpoint_record(options), partials=partials)
+        manifest = finish(folder, manifest)
+    return BuildReport(manifest, reports, rounding, time.perf_counter() - start)
+
+
+def finish(folder: Path, manifest: Manifest) -> Manifest:
+    """Write `manifest` into `folder` with every file that lies there; the one written."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    manifest = replace(manifest, files=file_entries(folder, names))
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def tool_versions() -> dict[str, str]:
+    """The versions of everything that had a hand in the graphs."""
+    from importlib.metadata import version
+
+    packages = {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")}
+    return {"sdic": sdic_runtime.__version__, **packages}
+
+
+def stage_modules_for(model: SDIC, weights: str) -> dict[str, nn.Module]:
+    """The modules that are exported: constants folded, and rounded to float16 where `weights` says so."""
+    from sdic_export.fusion import fused, round_to_half
+    from sdic_export.graphs import stage_modules
+
+    modules = {name: fused(module) for name, module in stage_modules(model).items()}
+    if weights == "float16":
+        for module in modules.values():
+            round_to_half(module)
+    return modules
+
+
+def reference_for(model: SDIC, modules: dict[str, nn.Module], weights: str) -> Backend:
+    """What PyTorch computes: the networks themselves, or with rounded weights the modules that hold these."""
+    from sdic_export.reference import TorchStages
+    from sdic_train.backend import TorchBackend
+
+    return TorchStages(dict(modules)) if weights == "float16" else TorchBackend(model, "cpu", compiled=False)
+
+
+def _check(options: BuildOptions) -> None:
+    """What can be said before any work."""
+    check_place(Path(options.out), options.force)
+    if options.weights not in WEIGHTS:
+        raise SdicError(f'the weights are "{options.weights}"; use {" or ".join(WEIGHTS)}')
+
+
+def _pictures(options: BuildOptions, model: SDIC) -> np.ndarray:
+    """The golden pictures [N, 3, S, S]; at least two, so that a batch is proven."""
+    from sdic_runtime.pictures import prepare
+
+    sizes = model.config.sizes
+    if not options.pictures:
+        return smooth_pictures(sizes.working)
+    given = [prepare(path, sizes, model.config.visible_rows) for path in options.pictures]
+    return np.concatenate(given if len(given) > 1 else [*given, smooth_pictures(sizes.working, 1)])
+
+
+def _modules(model: SDIC, weights: str) -> tuple[dict[str, nn.Module], Backend]:
+    modules = stage_modules_for(model, weights)
+    return modules, reference_for(model, modules, weights)
+
+
+def _rounding(model: SDIC, rounded: dict[str, np.ndarray], image: np.ndarray, direction: np.ndarray) -> list[Difference]:
+    """How far the rounded weights move every tensor from what the weights of the checkpoint give."""
+    from sdic_train.backend import TorchBackend
+
+    exact = run_chain(TorchBackend(model, "cpu", compiled=False), image, direction)
+    return [difference(stage, name, rounded[name], exact[name]) for name, stage in MADE_BY.items()]
+
+
+def _stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: dict[str, np.ndarray], options: BuildOptions) -> StageReport:
+    """Export one stage and prove it."""
+    start, stage = time.perf_counter(), STAGES[name]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partials = PARTIALS.get(name, ())
+    export_stage(module, stage, sizes, path, options.opset, options.weights == "float16", share_weights=bool(partials))
+    del module
+    gc.collect()
+    inputs, tolerance = stage_inputs(name, tensors), TOLERANCES[PRECISION]
+    worst = prove_stage(path, stage, sizes, inputs, tensors, tolerance)
+    for output in partials:
+        partial = Path(partial_name(str(path), output))
+        export_partial(path, output, partial)
+        prove_stage(partial, replace(stage, outputs=(output,)), sizes, inputs, tensors, tolerance)
+    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
+    return StageReport(name, PRECISION, time.perf_counter() - start, size, worst)
+
+
+def partial_name(file: str, output: str) -> str:
+    """The file of the partial graph for `output`, beside the stage's own."""
+    return f"{file.removesuffix('.onnx')}.{output}.onnx"
+
+
+def _write_golden(folder: Path, golden: Golden) -> str:
+    (folder / GOLDEN_FILE).parent.mkdir()
+    write_golden(folder / GOLDEN_FILE, golden)
+    return GOLDEN_FILE
+
+
+def _checkpoint_record(options: BuildOptions) -> dict[str, str]:
+    """Where the weights came from, relative to the bundle's final place."""
+    path = os.path.relpath(Path(options.checkpoint).resolve(), Path(options.out).resolve())
+    return {"path": Path(path).as_posix(), "sha256": sha256(Path(options.checkpoint)), "weights": options.weights}

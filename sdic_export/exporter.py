@@ -1,0 +1,162 @@
+"""One stage as an ONNX file: exported, tidied, its large weights beside it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdic_export.fusion import HALF_FROM
+from sdic_runtime.errors import MissingExtraError
+from sdic_runtime.stages import Sizes, Stage
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import nn
+
+OPSET = 18
+BATCH_AXIS = "N"
+EXAMPLE_BATCH = 2  # torch.export takes a size of one for a constant
+EXTERNAL_FROM = 64 << 20  # bytes of weights from which a stage keeps them in a file of their own, which runtimes map
+EXTERNAL_TENSOR_FROM = 1024  # bytes of a tensor that goes there
+PRODUCER = "sdic"
+
+
+def require_packages(purpose: str) -> None:
+    """Raise MissingExtraError unless everything that writes ONNX files is installed."""
+    from importlib.util import find_spec
+
+    for package in ("torch", "onnx", "onnxscript"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "export", purpose)
+
+
+def export_stage(module: nn.Module, stage: Stage, sizes: Sizes, path: Path, opset: int = OPSET, half_storage: bool = False,
+                 share_weights: bool = False) -> None:
+    """Write `module` as the ONNX file `path`: tensors named as in `stage`, a dynamic batch axis and nothing else dynamic.
+
+    Weights go to `path`.data when they are large, or when `share_weights` says that partial graphs will share them. With `half_storage`
+    those weights that float16 holds exactly are stored so, and cast back to float32 at load; the arithmetic stays float32. The bytes
+    depend on the weights and the versions of the tools alone.
+    """
+    import onnx_ir as ir
+
+    with quiet():
+        model = _exported(module, stage, sizes, opset)
+    _tidy(model)
+    if half_storage:
+        _store_halves(model.graph)
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    external = f"{path.name}.data" if share_weights or weights > EXTERNAL_FROM else None
+    ir.save(model, path, external_data=external, size_threshold_bytes=EXTERNAL_TENSOR_FROM)
+
+
+def export_partial(source: Path, output: str, path: Path) -> None:
+    """Write the part of the graph `source` that computes `output` as `path`, in the same folder; external weights are shared."""
+    import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    model = ir.load(source)
+    for value in [value for value in model.graph.outputs if value.name != output]:
+        model.graph.outputs.remove(value)
+        value.shape, value.type = None, None
+    RemoveUnusedNodesPass()(model)
+    ir.save(model, path)
+
+
+def _exported(module: nn.Module, stage: Stage, sizes: Sizes, opset: int) -> ir.Model:
+    import torch
+
+    arguments = tuple(torch.zeros(sizes.shape(name, EXAMPLE_BATCH)) for name in stage.inputs)
+    batch = torch.export.Dim(BATCH_AXIS, min=1)
+    with torch.no_grad():
+        program = torch.export.export(module.eval(), arguments, dynamic_shapes=tuple({0: batch} for _ in arguments), strict=False)
+        exported = torch.onnx.export(program, dynamo=True, input_names=list(stage.inputs), output_names=list(stage.outputs),
+                                     opset_version=opset, optimize=True, verbose=False)
+    assert exported is not None
+    return exported.model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's own warnings from the user, who can do nothing about them."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _tidy(model: ir.Model) -> None:
+    """Constant scales instead of computed sizes, and nothing that tells where the graph was made."""
+    import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    for node in list(model.graph):
+        if node.op_type == "Resize":
+            _scale_by_constant(model.graph, node)
+    RemoveUnusedNodesPass()(model)
+    for value in (*model.graph.inputs, *model.graph.outputs):  # torch.export invents a name for the batch axis
+        value.shape = ir.Shape([BATCH_AXIS, *(value.shape or ())[1:]])
+    model.producer_name, model.producer_version = PRODUCER, None
+    for item in (model, model.graph, *model.graph, *_values(model.graph)):
+        item.metadata_props.clear()
+        item.doc_string = None
+    for node in model.graph:  # shapes of intermediate tensors follow from the graph
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape, value.type = None, None
+
+
+def _values(graph: ir.Graph) -> Iterator[Any]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def _scale_by_constant(graph: ir.Graph, node: ir.Node) -> None:
+    """A Resize whose sizes are computed from the batch becomes one by constant scales, where the pictures' sizes are constant."""
+    import numpy as np
+    import onnx_ir as ir
+
+    source, target = node.inputs[0], node.outputs[0]
+    if source is None or source.shape is None or target.shape is None or len(node.inputs) < 4 or node.inputs[3] is None:
+        return
+    sizes = [(before, after) for before, after in zip(source.shape[1:], target.shape[1:], strict=True)]
+    if not all(isinstance(size, int) for pair in sizes for size in pair):
+        return
+    scales = np.array([1.0, *(after / before for before, after in sizes)], np.float32)
+    value = ir.val(f"{target.name}_scales", const_value=ir.tensor(scales))
+    graph.register_initializer(value)
+    node.resize_inputs(3)
+    node.replace_input_with(2, value)
+
+
+def _store_halves(graph: ir.Graph) -> None:
+    """Large float32 weights that float16 holds exactly become float16 weights and a cast to float32."""
+    import numpy as np
+    import onnx_ir as ir
+
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < HALF_FROM or value.is_graph_output():
+            continue
+        array = tensor.numpy()
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), array):
+            continue
+        stored = ir.val(f"{name}_half", const_value=ir.tensor(half))
+        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
+        cast.outputs[0].name = f"{name}_single"
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        graph.insert_before(graph[0], cast)
+        graph.register_initializer(stored)
+        del graph.initializers[name]

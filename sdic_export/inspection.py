@@ -1,0 +1,109 @@
+"""What is in a bundle: per stage files, sizes, parameters, operations, arithmetic and hashes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdic_runtime.bundle import Bundle
+from sdic_runtime.errors import MissingExtraError, SdicError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class StageContents:
+    """One graph of a bundle."""
+
+    stage: str
+    precision: str
+    files: tuple[str, ...]  # the graph first, then its external weights
+    sha256: tuple[str, ...]  # of these files
+    bytes: int
+    opset: int
+    parameters: int
+    weights: dict[str, int]  # element type -> parameters stored so
+    operations: dict[str, int]  # kind -> nodes, the most frequent first
+    gmac: float | None  # multiply-accumulates of one picture in units of 10^9; None where shapes are not known
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect_bundle(path: Path) -> tuple[Bundle, list[StageContents]]:
+    """Open the bundle in the folder `path`, prove its graphs against their hashes, and look into them. Raises SdicError."""
+    bundle = Bundle.open(path)
+    contents = [inspect_stage(bundle, stage, precision)
+                for stage, choices in bundle.manifest.stages.items() for precision in choices]
+    return bundle, contents
+
+
+def inspect_stage(bundle: Bundle, stage: str, precision: str) -> StageContents:
+    """Look into one graph; its external weights are not loaded. Raises SdicError."""
+    onnx = _onnx()
+    graph_file = bundle.manifest.stages[stage][precision]
+    files = [graph_file, *(name for name in bundle.manifest.files if name.startswith(graph_file + "."))]
+    paths = [bundle.file(name) for name in files]
+    try:
+        model = onnx.load(str(paths[0]), load_external_data=False)
+    except Exception as error:  # protobuf raises what its version raises
+        raise SdicError(f"{paths[0]} is not an ONNX file ({error}); build the bundle again") from error
+    weights: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        weights[onnx.TensorProto.DataType.Name(tensor.data_type).lower()] += prod(tensor.dims)
+    operations = Counter(node.op_type for node in model.graph.node)
+    return StageContents(
+        stage, precision, tuple(files), tuple(bundle.manifest.files[name].sha256 for name in files),
+        sum(bundle.manifest.files[name].bytes for name in files), model.opset_import[0].version, sum(weights.values()),
+        dict(weights.most_common()), dict(operations.most_common()), _gmac(model))
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+    except ImportError:
+        raise MissingExtraError("onnx", "export", "sdic-export inspect") from None
+    return onnx
+
+
+def _gmac(model: onnx.ModelProto) -> float | None:
+    """Multiply-accumulates of convolutions and matrix products for one picture, in units of 10^9."""
+    onnx = _onnx()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    except Exception:  # shapes are an extra; a graph without them is still listed
+        return None
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        shapes[value.name] = tuple(item.dim_value for item in value.type.tensor_type.shape.dim)
+    total = 0
+    for count in _counts(graph, shapes):
+        if count is None:
+            return None
+        total += count
+    return total / 1e9
+
+
+def _counts(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> Iterator[int | None]:
+    """Per convolution and matrix product its multiply-accumulates; None where a shape is unknown."""
+    for node in graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            continue
+        known = [shapes.get(name, ()) for name in (node.input[0], node.input[1], node.output[0])]
+        if not all(shape and all(shape) for shape in known):
+            yield None
+            continue
+        first, second, result = known
+        if node.op_type == "Conv":
+            yield prod(result) * prod(second[1:])
+        elif node.op_type == "ConvTranspose":
+            yield prod(first) * prod(second[1:])
+        else:
+            yield prod(result) * first[-1]

@@ -1,0 +1,63 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sdic_runtime.bundle import MANIFEST_NAME
+from sdic_runtime.errors import SdicError
+from sdic_runtime.files import reason
+
+
+def check_place(path: Path, force: bool) -> None:
+    """Raise SdicError when no bundle may be written to `path`; cheap, so that it can be asked before hours of work."""
+    if path.exists() and not path.is_dir():
+        raise SdicError(f"{path} is a file; name a folder for the bundle")
+    if path.is_dir() and any(path.iterdir()):
+        if not (path / MANIFEST_NAME).is_file():
+            raise SdicError(f"{path} is a folder with other files in it, which are not overwritten; name a new folder")
+        if not force:
+            raise SdicError(f"there is already a bundle at {path}; replace it with --force or name another folder")
+
+
+@contextmanager
+def placed_folder(path: Path, force: bool = False) -> Iterator[Path]:
+    """A new folder beside `path` that becomes `path` when the block ends well and vanishes when it does not, Ctrl-C included.
+
+    An existing bundle is replaced with `force`; it stays untouched until the new one is complete. Raises SdicError.
+    """
+    path = Path(os.path.abspath(path))
+    check_place(path, force)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise SdicError(f"cannot write to {path.parent}: {reason(error)}; choose another place") from error
+    try:
+        yield temporary
+        check_place(path, force)  # someone else may have built meanwhile
+        _swap(temporary, path)
+    except OSError as error:
+        raise SdicError(f"cannot write {path}: {reason(error)}; choose another place or make room") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Move `new` to `path`; what was there is put back if that fails, and removed if it does not."""
+    if not path.exists():
+        os.rename(new, path)
+        return
+    old = path.with_name(f"{new.name}.old")
+    os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

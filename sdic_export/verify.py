@@ -1,0 +1,125 @@
+"""The proof of a bundle, repeated: schema, hashes, and the golden tensors on any backend, or PyTorch anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdic_export.golden import MADE_BY, Golden, make_golden, read_golden, run_chain
+from sdic_export.proof import TOLERANCES
+from sdic_runtime.bundle import Bundle
+from sdic_runtime.compare import Difference, difference
+from sdic_runtime.errors import SdicError
+
+if TYPE_CHECKING:
+    from sdic_runtime.backends import Backend
+
+GOLDEN, CHECKPOINT = "golden tensors", "checkpoint"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One tensor of the chain on one batch, held against what PyTorch gave."""
+
+    against: str  # GOLDEN or CHECKPOINT
+    batch: int
+    difference: Difference
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.difference.ratio <= self.tolerance  # False for NaN
+
+    def as_dict(self) -> dict[str, Any]:
+        measured = {**self.difference.as_dict(), "tolerance": self.tolerance, "passed": self.passed}
+        return {"against": self.against, "batch": self.batch, **measured}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Everything that was checked of a bundle."""
+
+    bundle: str
+    backend: str
+    files: int
+    checks: Sequence[Check]
+
+    @property
+    def failures(self) -> list[Check]:
+        return [check for check in self.checks if not check.passed]
+
+    @property
+    def worst(self) -> Check:
+        return max(self.checks, key=lambda check: check.difference.ratio / check.tolerance)
+
+
+def verify(path: Path, backend: str = "onnxruntime", precision: str | None = None, checkpoint: Path | None = None,
+           options: Mapping[str, Any] | None = None) -> Verification:
+    """Prove the bundle in the folder `path`: manifest, hashes of all files, and every tensor of an inversion and of an edit in both forms
+    of Eq. 6, for one picture and for a batch, against the golden tensors; with `checkpoint` also against what PyTorch computes now.
+
+    The chain runs through, so what a stage is given is what the stages before it made: the first stage that is off is the one to blame.
+    `options` go to the backend. Raises SdicError when the bundle is damaged or cannot be run; values that are off are in the result.
+    """
+    from sdic_runtime.backends import load_backend
+
+    bundle = Bundle.open(path)
+    bundle.check()
+    if bundle.manifest.golden is None:
+        raise SdicError(f"the bundle {path} holds no golden tensors to be checked against; build it again with: sdic-export build")
+    golden = read_golden(bundle.file(bundle.manifest.golden))
+    runner = load_backend(backend, bundle, precision=precision, **(options or {}))
+    tolerance = _tolerance(bundle, runner, precision)
+    results = run_all(runner, golden)
+    expected = {GOLDEN: golden}
+    if checkpoint is not None:
+        expected[CHECKPOINT] = _from_checkpoint(bundle, checkpoint, golden)
+    checks = [Check(against, len(tensors["latent"]), found, tolerance)
+              for against, truth in expected.items() for part, tensors in results for found in compare_with(truth, tensors, part)]
+    return Verification(str(path), runner.description, len(bundle.manifest.files), checks)
+
+
+def run_all(backend: Backend, golden: Golden) -> list[tuple[slice, dict[str, np.ndarray]]]:
+    """The chain on the last golden picture alone and on all of them: which pictures, and their tensors thinned as the golden ones are."""
+    results = []
+    for part in _parts(golden):
+        tensors = run_chain(backend, golden.tensors["image"][part], golden.tensors["direction"], golden.strength)
+        results.append((part, {name: golden.thinned(name, array) for name, array in tensors.items()}))
+    return results
+
+
+def compare_with(golden: Golden, tensors: Mapping[str, np.ndarray], part: slice) -> list[Difference]:
+    """Every tensor of the chain on the pictures `part`, held against the golden one, in the order in which they are made."""
+    return [difference(stage, name, tensors[name], golden.tensors[name][part]) for name, stage in MADE_BY.items()]
+
+
+def _parts(golden: Golden) -> list[slice]:
+    count = len(golden.tensors["image"])
+    return [slice(count - 1, count)] + ([slice(0, count)] if count > 1 else [])
+
+
+def _tolerance(bundle: Bundle, backend: Backend, precision: str | None) -> float:
+    used = getattr(backend, "precision", None) or bundle.precision(precision)
+    return bundle.manifest.tolerances.get(used, TOLERANCES["fp32"])
+
+
+def _from_checkpoint(bundle: Bundle, checkpoint: Path, golden: Golden) -> Golden:
+    """The golden tensors as PyTorch computes them now from `checkpoint`, with weights rounded as in the bundle."""
+    from sdic_export.build import reference_for, stage_modules_for
+    from sdic_export.exporter import require_packages
+
+    require_packages("sdic-export verify --checkpoint")
+    from sdic_train.checkpoints import load_sdic
+
+    model = load_sdic(checkpoint, bundle.manifest.domain)
+    if model.config.sizes != bundle.sizes:
+        raise SdicError(f"{checkpoint} is of another model: its sizes are {model.config.sizes.as_dict()}, the bundle's are "
+                        f"{bundle.sizes.as_dict()}")
+    weights = bundle.manifest.checkpoint.get("weights", "float32")
+    reference = reference_for(model, stage_modules_for(model, weights), weights)
+    tensors = run_chain(reference, golden.tensors["image"], golden.tensors["direction"], golden.strength)
+    return make_golden(tensors, golden.tensors["image"], golden.tensors["direction"])
