@@ -76,7 +76,7 @@ def run(
     inversion = inversion_of(pipeline, source)
     for one, single in zip(each(target, len(inversion)), inversion, strict=True):
         frames = edited_frames(pipeline, single, edit, strengths, eq6.value, batch)
-        captions = [f"{strength:+.3g}" for strength in strengths]
+        captions = [f"{strength:+.3g}" if strength else "0" for strength in strengths]
         typer.echo(save_picture(strip(frames, captions), one.path(f".{name}.strip.png")))
         typer.echo(save_animation(back_and_forth(frames), one.path(f".{name}.gif")))
 
