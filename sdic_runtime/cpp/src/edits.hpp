@@ -1,0 +1,64 @@
+// Edits of latent codes: the same arithmetic, in the same order, as sdic_runtime/edits.py.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bundle.hpp"
+#include "tensor.hpp"
+#include "sdic/sdic.h"
+
+namespace sdic_internal {
+
+using RowRange = std::pair<std::int64_t, std::int64_t>;  // style rows first .. end - 1
+
+// One edit, checked against the model's sizes: `offset` is what strength 1 adds to one latent code [L, C].
+class Edit {
+public:
+    virtual ~Edit() = default;
+    virtual void add_offset(float weight, const float *code, float *total) const = 0;
+};
+
+// What a direction file of a bundle holds: a direction [1 or L, C], or a PCA basis.
+struct DirectionFile {
+    std::string name;
+    Tensor vector{Shape{0, 0}};        // [rows, C]; empty for a basis
+    std::optional<RowRange> rows;      // the direction is for these style rows only
+    std::vector<float> mean, std;      // [C], [k]
+    Tensor components{Shape{0, 0}};    // [k, C]; empty for a direction
+    bool is_basis() const { return !std.empty(); }
+};
+
+// The directions of a bundle, read (and proven against their hashes) on first use.
+class Directions {
+public:
+    explicit Directions(Bundle &bundle) : bundle_(bundle) {}
+    std::shared_ptr<const DirectionFile> get(const std::string &name);
+
+private:
+    Bundle &bundle_;
+    std::mutex lock_;
+    std::map<std::string, std::shared_ptr<const DirectionFile>> loaded_;
+};
+
+// Several edits combined: sum of weight * offset, all read off the unedited code.
+class CombinedEdit {
+public:
+    CombinedEdit(const sdic_edit_part *parts, std::size_t count, Directions &directions, const Sizes &sizes);
+
+    // code + strength * offset(code) for every code of [N, L, C] and every strength, all strengths of the first code first.
+    TensorPtr apply(const Tensor &codes, const std::vector<float> &strengths) const;
+
+private:
+    std::vector<std::pair<float, std::unique_ptr<Edit>>> parts_;
+};
+
+// `value` where it is finite; else Error, naming it by `what`.
+float finite(float value, const std::string &what);
+
+}  // namespace sdic_internal

@@ -1,0 +1,63 @@
+// Runs the stages of one bundle on ONNX Runtime's C interface. The shared library is loaded when the first bundle is opened, so that one
+// build of libsdic serves every build of ONNX Runtime.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bundle.hpp"
+#include "tensor.hpp"
+#include "sdic/sdic.h"
+
+namespace sdic_internal {
+
+// What the caller asked for when a bundle was opened, copied.
+struct RunOptions {
+    std::string precision, provider = "cpu", library;
+    int device = 0, threads = 0;
+    sdic_log_callback log = nullptr;
+    sdic_progress_callback progress = nullptr;
+    void *user_data = nullptr;
+
+    void write_log(sdic_log_level level, const std::string &message) const {
+        if (log != nullptr) log(level, message.c_str(), user_data);
+    }
+};
+
+// Counts stage runs for the progress callback; throws Error(SDIC_ERROR_CANCELLED) when that asks to stop.
+class Progress {
+public:
+    Progress(const RunOptions &options, std::size_t total) : options_(options), total_(total) {}
+    void before(const std::string &stage);
+
+private:
+    const RunOptions &options_;
+    std::size_t total_, done_ = 0;
+};
+
+class OnnxRuntime {
+public:
+    // Loads all stages. `options` must outlive this object.
+    OnnxRuntime(Bundle &bundle, const RunOptions &options);
+    ~OnnxRuntime();
+
+    // "ONNX Runtime 1.31.1, CPUExecutionProvider, fp32"
+    const std::string &description() const { return description_; }
+
+    // Runs one stage of the stage table on inputs by name and computes only `outputs`. Safe to call from several threads.
+    Tensors run(const std::string &stage, const Tensors &inputs, const std::vector<std::string> &outputs) const;
+
+private:
+    struct Session;
+    std::unique_ptr<Session> create(const Stage &stage, const std::string &path, const std::vector<std::string> &outputs) const;
+    Session &session(const std::string &stage, const std::vector<std::string> &outputs) const;
+
+    const RunOptions &options_;
+    Sizes sizes_;
+    std::string bundle_path_, precision_, description_;
+    std::map<std::string, std::unique_ptr<Session>> sessions_;  // by stage, and "generator_head rgb" for the pruned head
+};
+
+}  // namespace sdic_internal

@@ -1,0 +1,128 @@
+#include "pictures.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "errors.hpp"
+#include "python_text.hpp"
+
+namespace sdic_internal {
+
+namespace {
+
+constexpr std::int64_t kPixelLimit = 100'000'000;  // width * height
+constexpr float kRangeSlack = 1e-3f;               // how far beyond [-1, 1] a float picture may be, for rounding
+
+std::string megapixels(double pixels) {
+    char text[40];
+    std::snprintf(text, sizeof text, "%.0f", pixels / 1e6);
+    return text;
+}
+
+void check(const sdic_image &image) {
+    const bool channels = image.channels == 1 || image.channels == 3 || image.channels == 4;
+    if (!channels || image.width < 1 || image.height < 1) {
+        throw Error(SDIC_ERROR_PICTURE, say("the uint8 picture has shape ", python_list({image.height, image.width, image.channels}), "; expected [H, W, 3]"));
+    }
+    const std::int64_t pixels = std::int64_t{image.width} * image.height;
+    if (pixels > kPixelLimit) {
+        throw Error(SDIC_ERROR_PICTURE, say("the picture has ", megapixels(static_cast<double>(pixels)), " megapixels, and the limit is ",
+                                            megapixels(static_cast<double>(kPixelLimit)), "; make the picture smaller"));
+    }
+    if (image.pixels == nullptr) throw Error(SDIC_ERROR_ARGUMENT, "the picture's pixels are NULL; give its bytes");
+    const auto row = static_cast<std::size_t>(image.width) * static_cast<std::size_t>(image.channels);
+    if (image.stride != 0 && image.stride < row) {
+        throw Error(SDIC_ERROR_ARGUMENT, say("the picture's stride is ", image.stride, " bytes, and one row has ", row, "; give 0 or at least that"));
+    }
+}
+
+// One byte of a colour over white: round(colour * alpha / 255 + 255 - alpha).
+std::uint8_t over_white(std::uint8_t colour, std::uint8_t alpha) {
+    const std::uint32_t sum = colour * std::uint32_t{alpha} + 255u * (255u - alpha);
+    return static_cast<std::uint8_t>((sum + 127) / 255);
+}
+
+std::size_t position(std::size_t channel, std::int64_t row, std::int64_t side) {
+    return (channel * static_cast<std::size_t>(side) + static_cast<std::size_t>(row)) * static_cast<std::size_t>(side);
+}
+
+// `picture`, S wide, into the rows `first` and on of the plane-wise [3, S, S] at `out`.
+void spread(const RgbPicture &picture, std::int64_t first, std::int64_t side, float *out) {
+    const std::uint8_t *pixel = picture.pixels.data();
+    for (std::int64_t y = 0; y < picture.height; ++y) {
+        float *planes[3];
+        for (std::size_t channel = 0; channel < 3; ++channel) planes[channel] = out + position(channel, first + y, side);
+        for (std::int64_t x = 0; x < side; ++x) {
+            for (auto &plane : planes) *plane++ = static_cast<float>(*pixel++) / 127.5f - 1.0f;
+        }
+    }
+}
+
+}  // namespace
+
+RgbPicture to_rgb(const sdic_image &image) {
+    check(image);
+    RgbPicture picture{image.width, image.height, {}};
+    picture.pixels.resize(static_cast<std::size_t>(picture.width * picture.height) * 3);
+    const auto channels = static_cast<std::size_t>(image.channels), width = static_cast<std::size_t>(image.width);
+    const std::size_t stride = image.stride != 0 ? image.stride : width * channels;
+    std::uint8_t *out = picture.pixels.data();
+    for (std::size_t y = 0; y < static_cast<std::size_t>(image.height); ++y) {
+        const std::uint8_t *row = image.pixels + y * stride;
+        if (channels == 3) {
+            out = std::copy(row, row + width * 3, out);
+            continue;
+        }
+        for (std::size_t x = 0; x < width; ++x, row += channels) {
+            for (std::size_t channel = 0; channel < 3; ++channel) *out++ = channels == 1 ? *row : over_white(row[channel], row[3]);
+        }
+    }
+    return picture;
+}
+
+TensorPtr prepared(const sdic_image *images, std::size_t count, const Sizes &sizes, const Rows &visible) {
+    const std::int64_t side = sizes.working;
+    const Rows rows{visible.first * side / sizes.resolution, visible.second * side / sizes.resolution};
+    auto tensor = std::make_shared<Tensor>(sizes.shape("image", static_cast<std::int64_t>(count)));
+    std::fill(tensor->data.begin(), tensor->data.end(), -1.0f);
+    for (std::size_t i = 0; i < count; ++i) {
+        spread(resized(to_rgb(images[i]), side, rows.second - rows.first), rows.first, side, tensor->data.data() + i * tensor->stride());
+    }
+    return tensor;
+}
+
+TensorPtr prepared(const float *images, std::size_t count, const Sizes &sizes) {
+    const Shape shape = sizes.shape("image", static_cast<std::int64_t>(count));
+    auto tensor = std::make_shared<Tensor>(shape, std::vector<float>(images, images + element_count(shape)));
+    float low = tensor->data.front(), high = low;
+    bool numbers = true;
+    for (const float value : tensor->data) {
+        numbers = numbers && !std::isnan(value);
+        low = std::min(low, value);
+        high = std::max(high, value);
+    }
+    if (!numbers || low < -1 - kRangeSlack || high > 1 + kRangeSlack) {
+        const auto shown = [&](float value) { return numbers ? python_general(value) : std::string("nan"); };
+        throw Error(SDIC_ERROR_PICTURE, say("the float32 picture has values from ", shown(low), " to ", shown(high), "; expected [-1, 1] without NaN"));
+    }
+    return tensor;
+}
+
+void to_bytes(const Tensor &pixels, std::size_t index, const Rows &rows, std::uint8_t *out) {
+    const std::int64_t side = pixels.shape.at(3);
+    const float *picture = pixels.data.data() + index * pixels.stride();
+    for (std::int64_t y = rows.first; y < rows.second; ++y) {
+        const float *planes[3];
+        for (std::size_t channel = 0; channel < 3; ++channel) planes[channel] = picture + position(channel, y, side);
+        for (std::int64_t x = 0; x < side; ++x) {
+            for (const float *&plane : planes) {
+                const float value = *plane++;
+                const float scaled = (std::clamp(value, -1.0f, 1.0f) + 1.0f) * 127.5f;
+                *out++ = scaled >= 0 ? static_cast<std::uint8_t>(std::nearbyint(scaled)) : 0;  // NaN is black
+            }
+        }
+    }
+}
+
+}  // namespace sdic_internal
