@@ -27,7 +27,7 @@ def config_from_shapes(path: Path, state: dict[str, Tensor], options: dict[str, 
             style_width=state["generator.style.1.weight"].shape[0],
             channels=channels,
             mapping_layers=_count(state, r"generator\.style\.\d+\.weight"),
-            encoder=_encoder(state, domain),
+            encoder=_encoder(path, state, domain),
             discrepancy=_discrepancy(state),
             domain=domain,
         )
@@ -54,13 +54,16 @@ def _channels(state: dict[str, Tensor]) -> dict[int, int]:
     return channels
 
 
-def _encoder(state: dict[str, Tensor], domain: str) -> EncoderConfig:
+def _encoder(path: Path, state: dict[str, Tensor], domain: str) -> EncoderConfig:
     units = _count(state, r"encoder\.body\.\d+\.res_layer\.1\.weight")
     crop = CARS.encoder.crop if domain == CARS.domain else None
     if units == 0:  # a generator alone
         return EncoderConfig(crop=crop)
     widths = [state[f"encoder.body.{unit}.res_layer.1.weight"].shape[0] for unit in range(units)]
     groups = [(width, len(list(members))) for width, members in groupby(widths)]
+    if len(groups) != 4:
+        raise SdicError(f'"{path}" has an encoder whose body has the widths {[width for width, _ in groups]}, not four groups; '
+                        "give an e4e or SDIC checkpoint.")
     return EncoderConfig(widths=tuple(width for width, _ in groups), units=tuple(count for _, count in groups), crop=crop)
 
 

@@ -103,14 +103,14 @@ def _released(resolution: int) -> dict[int, int]:
 FACES = ModelConfig()
 CARS = ModelConfig(resolution=512, channels=_released(512), encoder=EncoderConfig(crop=(32, 224)), domain="cars")
 DEMO = ModelConfig(
-    resolution=256,
+    resolution=128,
     working=128,
     style_width=128,
-    channels={4: 128, 8: 128, 16: 128, 32: 128, 64: 96, 128: 48, 256: 24},
+    channels={4: 128, 8: 128, 16: 128, 32: 128, 64: 64, 128: 32},
     mapping_layers=4,
-    encoder=EncoderConfig(widths=(32, 48, 96, 128), units=(2, 2, 3, 2), style_block=64),
-    discrepancy=DiscrepancyConfig(scales=(16, 24, 48, 64), up=(48, 24, 16), middle=24, descriptor=12, volume=(4, 8, 16, 24),
-                                  stem=(32, 64), shift_rows=14),
+    encoder=EncoderConfig(widths=(16, 32, 64, 96), units=(1, 2, 2, 1), style_block=64),
+    discrepancy=DiscrepancyConfig(scales=(8, 16, 32, 48), up=(32, 16, 8), middle=16, descriptor=8, volume=(2, 4, 8, 12), stem=(16, 32),
+                                  shift_rows=12),
     domain="portraits",
 )
 TINY = replace(
