@@ -1,0 +1,34 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`. Both make and use .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# The graphs and networks of the tests are tiny: more threads than one per test process only wait for each other.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: demo test full lint clean
+
+demo: .venv/runtime  ## invert and edit the example portraits with the embedded bundle (no PyTorch, no GPU)
+	$(BIN)/sdic-run demo --out demo
+
+test: .venv/dev  ## the fast tests
+	$(TEST) -n 2
+
+full: .venv/dev  ## the full-size tests: the released sizes, checked against the official numbers
+	$(TEST) -m full
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/runtime: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/dev: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@ .venv/runtime
+
+clean:
+	rm -rf .venv build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache
