@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,9 @@ from sdic_export.directions import find_directions, read_direction, write_direct
 from sdic_export.exporter import OPSET, export_partial, export_stage, require_packages
 from sdic_export.golden import FILE as GOLDEN_FILE
 from sdic_export.golden import MADE_BY, Golden, example_direction, make_golden, run_chain, smooth_pictures, stage_inputs, write_golden
+from sdic_export.half_stages import HalfProgress, HalfStages, add_half
 from sdic_export.placement import check_place, placed_folder
+from sdic_export.precision import Policy, load_policy
 from sdic_export.proof import TOLERANCES, prove_stage
 from sdic_runtime.bundle import Manifest, file_entries, write_manifest
 from sdic_runtime.compare import Difference, difference
@@ -51,6 +53,7 @@ class BuildOptions:
     licence: str = UNKNOWN_LICENCE
     opset: int = OPSET
     weights: str = "float32"  # how large weights are stored, see `export_stage`; one of WEIGHTS
+    policy: str | Path | Policy | None = None  # a second precision: "fp16", "bf16" or the file of a policy
     force: bool = False
 
 
@@ -72,6 +75,7 @@ class BuildReport:
     manifest: Manifest
     stages: Sequence[StageReport]
     rounding: Sequence[Difference] = ()  # how far rounding the weights to float16 moved each tensor, when that was asked for
+    half: HalfStages | None = None
     seconds: float = 0.0
 
 
@@ -81,6 +85,7 @@ class Progress:
 
     begin: Callable[[str], None] = field(default=lambda what: None)
     done: Callable[[StageReport], None] = field(default=lambda report: None)
+    half: HalfProgress = field(default_factory=HalfProgress)
 
 
 def build(options: BuildOptions, progress: Progress | None = None) -> BuildReport:
@@ -110,17 +115,26 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
             stages[name] = f"onnx/{PRECISION}/{name}.onnx"
             reports.append(_stage(folder / stages[name], modules.pop(name), name, sizes, {"image": image, **tensors}, options))
             progress.done(reports[-1])
-        partials = {f"{name}:{output}": {PRECISION: partial_name(file, output)}
-                    for name, file in stages.items() for output in PARTIALS.get(name, ())}
+        partials = {f"{name}:{output}": partial_name(file, output) for name, file in stages.items() for output in PARTIALS.get(name, ())}
+        half = None
+        if options.policy is not None:
+            half = add_half(folder, stages, partials, {"image": image, **tensors}, direction, options.policy, progress.half)
         progress.begin("writing the manifest")
         manifest = Manifest(
             name=options.name or Path(options.out).resolve().name, domain=domain, sizes=sizes, visible_rows=visible_rows,
-            stages={name: {PRECISION: file} for name, file in stages.items()}, default_precision=PRECISION, files={},
+            stages=_by_precision(stages, half.stages if half else {}, half), default_precision=PRECISION, files={},
             directions=write_directions(folder, options.directions, sizes, domain), golden=_write_golden(folder, golden),
-            tolerances={PRECISION: TOLERANCES[PRECISION]}, tools=tool_versions(), licence=options.licence,
-            checkpoint=_checkpoint_record(options), partials=partials)
+            tolerances={PRECISION: TOLERANCES[PRECISION], **({half.precision: half.tolerance} if half else {})},
+            tools=tool_versions(), licence=options.licence,
+            checkpoint=_checkpoint_record(options),
+            partials=_by_precision(partials, half.partials if half else {}, half))
         manifest = finish(folder, manifest)
-    return BuildReport(manifest, reports, rounding, time.perf_counter() - start)
+    return BuildReport(manifest, reports, rounding, half, time.perf_counter() - start)
+
+
+def _by_precision(single: Mapping[str, str], second: Mapping[str, str], made: HalfStages | None) -> dict[str, dict[str, str]]:
+    """Name -> precision -> file, from one table per precision."""
+    return {name: {PRECISION: file, **({made.precision: second[name]} if made else {})} for name, file in single.items()}
 
 
 def finish(folder: Path, manifest: Manifest) -> Manifest:
@@ -164,6 +178,8 @@ def _check(options: BuildOptions) -> None:
     check_place(Path(options.out), options.force)
     if options.weights not in WEIGHTS:
         raise SdicError(f'the weights are "{options.weights}"; use {" or ".join(WEIGHTS)}')
+    if options.policy is not None:
+        load_policy(options.policy)
 
 
 def _pictures(options: BuildOptions, model: SDIC) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 POLICY_FOLDER = Path(__file__).with_name("policies")
 EVERY = "every"
+SEE = f"see {POLICY_FOLDER / 'fp16.toml'} for one that works"
 EXTERNAL_FROM = 64 << 20  # bytes of weights from which they go to a file of their own
 EXTERNAL_TENSOR_FROM = 1024
 
@@ -101,7 +102,7 @@ def load_policy(policy: str | os.PathLike[str] | Policy = "fp16") -> Policy:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise SdicError(f"cannot read the precision policy {path} ({error}); see {POLICY_FOLDER / 'fp16.toml'} for one that works") from error
+        raise SdicError(f"cannot read the precision policy {path} ({error}); {SEE}") from error
     return _policy(path, data)
 
 
@@ -122,14 +123,18 @@ def to_half(model: onnx.ModelProto, stage: str, policy: str | os.PathLike[str] |
 
 
 def write_half(source: Path, target: Path, stage: str, policy: str | os.PathLike[str] | Policy = "fp16") -> None:
-    """`to_half` from file to file; large weights go to `target`.data. Raises SdicError."""
+    """`to_half` from file to file; large weights go to `target`.data, and so do those that `source` keeps apart. Raises SdicError."""
     import onnx
+    import onnx_ir as ir
 
-    model = to_half(onnx.load(source), stage, policy)
+    single = onnx.load(source, load_external_data=False)
+    external = any(tensor.external_data for tensor in single.graph.initializer)
+    onnx.load_external_data_for_model(single, str(source.parent))
+    model = to_half(single, stage, policy)
+    del single
     target.parent.mkdir(parents=True, exist_ok=True)
-    external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_FROM
-    (target.parent / f"{target.name}.data").unlink(missing_ok=True)  # onnx appends to a file that is there
-    onnx.save_model(model, target, save_as_external_data=external, location=f"{target.name}.data", size_threshold=EXTERNAL_TENSOR_FROM)
+    external = external or sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_FROM
+    ir.save(ir.from_proto(model), target, external_data=f"{target.name}.data" if external else None, size_threshold_bytes=EXTERNAL_TENSOR_FROM)
 
 
 def _channels(shape: tuple[int | None, ...]) -> int:
@@ -139,7 +144,7 @@ def _channels(shape: tuple[int | None, ...]) -> int:
 
 def _policy(path: Path, data: Mapping[str, Any]) -> Policy:
     def fail(what: str) -> SdicError:
-        return SdicError(f"the precision policy {path} is not valid: {what}; see {POLICY_FOLDER / 'fp16.toml'} for one that works")
+        return SdicError(f"the precision policy {path} is not valid: {what}; {SEE}")
 
     data = dict(data)
     kind, limits = data.pop("type", None), data.pop("proof", None)

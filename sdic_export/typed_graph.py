@@ -173,9 +173,9 @@ class _Retyping:
         array = numpy_helper.to_array(tensor)
         rounded = rounded_to(array, kind)
         if not _finite(rounded):
-            users = sorted({self.layers[node.output[0]] for node in self.model.graph.node if name in node.input or new in node.input})
-            raise SdicError(f'the weight "{name}" of the stage "{self.stage}" reaches {abs(array).max():.3g}, beyond {NAMES[kind]}; keep the layer '
-                            f'"{users[0] if users else name}" in float32 in the precision policy')
+            users = [self.layers.get(node.output[0], name) for node in self.model.graph.node if new in node.input]
+            raise SdicError(f'the weight "{name}" of the stage "{self.stage}" reaches {abs(array).max():.3g}, beyond {NAMES[kind]}; keep '
+                            f'the layer "{users[0]}" in float32 in the precision policy')
         return helper.make_tensor(new, kind, tensor.dims, rounded.tobytes(), raw=True)
 
 
