@@ -118,4 +118,11 @@ std::string Bundle::stage_file(const std::string &stage, const std::string &prec
     return file(graph);
 }
 
+std::string Bundle::partial_file(const std::string &stage, const std::string &output, const std::string &precision) {
+    const auto choices = manifest_.partials.find(stage + ":" + output);
+    if (choices == manifest_.partials.end() || choices->second.count(precision) == 0) return "";
+    stage_file(stage, precision);
+    return file(choices->second.at(precision));
+}
+
 }  // namespace sdic_internal

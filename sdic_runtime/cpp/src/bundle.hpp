@@ -26,6 +26,8 @@ public:
     std::string precision(const std::string &wanted) const;
     // The proven ONNX file of `stage`, its external weights proven too.
     std::string stage_file(const std::string &stage, const std::string &precision);
+    // The proven ONNX file that computes only `output` of `stage`; "" where the bundle has none. It shares the stage's external weights.
+    std::string partial_file(const std::string &stage, const std::string &output, const std::string &precision);
 
 private:
     std::string path_;

@@ -145,6 +145,7 @@ sdic_status sdic_open(const char *bundle, const sdic_open_params *params, sdic_p
         options.library = text_or(given.onnxruntime_library, "");
         options.device = given.device;
         options.threads = given.threads;
+        options.tf32 = given.tf32 != 0;
         options.log = given.log;
         options.progress = given.progress;
         options.user_data = given.user_data;

@@ -38,6 +38,7 @@ const std::vector<Key> &keys() {
         {"sizes", object, true}, {"visible_rows", list, true}, {"stages", object, true}, {"default_precision", string, true},
         {"files", object, true}, {"directions", object, false}, {"golden", {Type::string, Type::null}, false},
         {"tolerances", object, false}, {"tools", object, false}, {"licence", string, false},
+        {"checkpoint", object, false}, {"partials", object, false},
     };
     return table;
 }
@@ -143,6 +144,19 @@ std::map<std::string, std::map<std::string, std::string>> read_stages(const Json
     return found;
 }
 
+std::map<std::string, std::map<std::string, std::string>> read_partials(const Json &data, const Fail &fail) {
+    std::map<std::string, std::map<std::string, std::string>> found;
+    for (const auto &[key, choices] : data.items()) {
+        const bool known = std::any_of(stages().begin(), stages().end(), [&name = key](const Stage &item) {
+            return std::any_of(item.outputs.begin(), item.outputs.end(), [&](const std::string &output) { return name == item.name + ":" + output; });
+        });
+        if (!known) throw fail("partials has \"", key, "\", expected \"stage:output\" of the stage table");
+        if (!choices.is_object()) throw fail("partials[\"", key, "\"] is ", python_repr(choices, 60), ", expected precision -> file");
+    }
+    for (const auto &[key, choices] : data.items()) found[key] = read_strings("partials[\"" + key + "\"]", choices, fail);
+    return found;
+}
+
 void check_tolerances(const Json &data, const Fail &fail) {
     for (const auto &[name, value] : data.items()) {
         if (!value.is_number() || !(value.get<double>() > 0) || std::isinf(value.get<double>())) {
@@ -157,6 +171,9 @@ void check_listing(const Manifest &manifest, const std::string &golden, const Fa
     };
     for (const auto &item : stages()) {
         for (const auto &[precision, name] : manifest.stages.at(item.name)) check(name);
+    }
+    for (const auto &[key, choices] : manifest.partials) {
+        for (const auto &[precision, name] : choices) check(name);
     }
     for (const auto &[direction, name] : manifest.directions) check(name);
     if (!golden.empty()) check(golden);
@@ -196,6 +213,8 @@ Manifest manifest_from_json(const Json &data, const std::string &origin) {
     manifest.directions = read_strings("directions", object("directions"), fail);
     check_tolerances(object("tolerances"), fail);
     read_strings("tools", object("tools"), fail);
+    read_strings("checkpoint", object("checkpoint"), fail);
+    manifest.partials = read_partials(object("partials"), fail);
     check_listing(manifest, text("golden"), fail);
     const auto complete = manifest.precisions();
     if (std::find(complete.begin(), complete.end(), manifest.default_precision) == complete.end()) {

@@ -25,6 +25,8 @@ struct Manifest {
     Sizes sizes;
     std::pair<std::int64_t, std::int64_t> visible_rows;  // first, end: the rows of `picture` that a user sees
     std::map<std::string, std::map<std::string, std::string>> stages;  // stage -> precision -> file
+    // "stage:output" -> precision -> file: the graph cut down to what that one output needs
+    std::map<std::string, std::map<std::string, std::string>> partials;
     std::map<std::string, FileEntry> files;
     std::map<std::string, std::string> directions;
 

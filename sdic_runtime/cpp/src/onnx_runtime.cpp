@@ -1,12 +1,8 @@
 #include "onnx_runtime.hpp"
 
 #include <algorithm>
-#include <filesystem>
-#include <set>
 
 #include "errors.hpp"
-#include "files.hpp"
-#include "graph_pruning.hpp"
 #include "onnx_library.hpp"
 #include "python_text.hpp"
 
@@ -21,14 +17,6 @@ const std::map<std::string, std::string> &providers() {
                                                              {"tensorrt-rtx", "NvTensorRTRTXExecutionProvider"}};
     return table;
 }
-
-// Stages that the chain runs for one of their outputs alone, where leaving the others out saves a convolution.
-const std::map<std::string, std::vector<std::string>> &partial_runs() {
-    static const std::map<std::string, std::vector<std::string>> table = {{"generator_head", {"rgb"}}};
-    return table;
-}
-
-std::string partial_name(const std::string &stage) { return stage + " alone"; }
 
 // Owns an object of ONNX Runtime.
 template <typename Object>
@@ -95,7 +83,9 @@ private:
         OrtCUDAProviderOptionsV2 *settings = nullptr;
         checked(api.CreateCUDAProviderOptions(&settings));
         const auto keep = owned(settings, api.ReleaseCUDAProviderOptions);
-        checked(api.UpdateCUDAProviderOptions(settings, keys, values, 1));
+        const char *cuda_keys[] = {"device_id", "use_tf32"};
+        const char *cuda_values[] = {device.c_str(), options_.tf32 ? "1" : "0"};
+        checked(api.UpdateCUDAProviderOptions(settings, cuda_keys, cuda_values, 2));
         checked(api.SessionOptionsAppendExecutionProvider_CUDA_V2(handle_, settings));
     }
 
@@ -183,8 +173,10 @@ OnnxRuntime::OnnxRuntime(Bundle &bundle, const RunOptions &options)
         progress.before(stage.name);
         const std::string path = bundle.stage_file(stage.name, precision_);
         sessions_[stage.name] = create(stage, path, stage.outputs);
-        const auto partial = partial_runs().find(stage.name);
-        if (partial != partial_runs().end()) sessions_[partial_name(stage.name)] = create(stage, path, partial->second);
+        for (const auto &output : stage.outputs) {
+            const std::string partial = bundle.partial_file(stage.name, output, precision_);
+            if (!partial.empty()) sessions_[stage.name + ":" + output] = create(stage, partial, {output});
+        }
         options.write_log(SDIC_LOG_INFO, say("loaded the stage \"", stage.name, "\" from ", path));
     }
 }
@@ -197,33 +189,22 @@ std::unique_ptr<OnnxRuntime::Session> OnnxRuntime::create(const Stage &stage, co
     SessionOptions settings(library, options_);
     const std::string what = say("the stage \"", stage.name, "\" could not be loaded from ", path);
     const auto need = [&](OrtStatus *status) { check(library, status, what, "see: sdic-export verify " + bundle_path_, options_.provider); };
-    if (outputs == stage.outputs) {
-        need(library.api->CreateSession(library.environment, path.c_str(), settings.get(), &session->handle));
-    } else {
-        int number = 0;
-        const std::string model = pruned_model(read_file(path, number), {outputs.begin(), outputs.end()});
-        if (number != 0) throw Error(SDIC_ERROR_BUNDLE, say("cannot read ", path, ": ", reason(number)));
-        settings.entry("session.model_external_initializers_file_folder_path", std::filesystem::path(path).parent_path().string());
-        need(library.api->CreateSessionFromArray(library.environment, model.data(), model.size(), settings.get(), &session->handle));
-    }
+    need(library.api->CreateSession(library.environment, path.c_str(), settings.get(), &session->handle));
     check_borders(session->borders(true, what), stage.inputs, "inputs", stage, path);
-    const auto found = session->borders(false, what);
-    if (found.size() != outputs.size()) check_borders(found, stage.outputs, "outputs", stage, path);
-    else check_borders(found, outputs, "outputs", stage, path);
+    check_borders(session->borders(false, what), outputs, "outputs", stage, path);
     return session;
 }
 
 OnnxRuntime::Session &OnnxRuntime::session(const std::string &stage, const std::vector<std::string> &outputs) const {
-    const auto partial = partial_runs().find(stage);
-    const bool alone = partial != partial_runs().end() && partial->second == outputs;
-    return *sessions_.at(alone ? partial_name(stage) : stage);
+    const auto partial = outputs.size() == 1 ? sessions_.find(stage + ":" + outputs.front()) : sessions_.end();
+    return partial != sessions_.end() ? *partial->second : *sessions_.at(stage);
 }
 
 Tensors OnnxRuntime::run(const std::string &stage, const Tensors &inputs, const std::vector<std::string> &outputs) const {
     Session &session = this->session(stage, outputs);
     const OrtApi &api = *session.library.api;
     const auto need = [&](OrtStatus *status) {
-        check(session.library, status, say("the stage \"", stage, "\" failed"), "use a smaller batch or a machine with more memory", options_.provider);
+        check(session.library, status, say("the stage \"", stage, "\" failed"), "see: sdic-export verify " + bundle_path_, options_.provider);
     };
     OrtMemoryInfo *memory = nullptr;
     need(api.CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory));

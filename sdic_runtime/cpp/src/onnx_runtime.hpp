@@ -17,6 +17,7 @@ namespace sdic_internal {
 struct RunOptions {
     std::string precision, provider = "cpu", library;
     int device = 0, threads = 0;
+    bool tf32 = false;
     sdic_log_callback log = nullptr;
     sdic_progress_callback progress = nullptr;
     void *user_data = nullptr;
@@ -46,7 +47,7 @@ public:
     // "ONNX Runtime 1.31.1, CPUExecutionProvider, fp32"
     const std::string &description() const { return description_; }
 
-    // Runs one stage of the stage table on inputs by name and computes only `outputs`. Safe to call from several threads.
+    // Runs one stage of the stage table on inputs by name for the `outputs` asked for. Safe to call from several threads.
     Tensors run(const std::string &stage, const Tensors &inputs, const std::vector<std::string> &outputs) const;
 
 private:
@@ -57,7 +58,8 @@ private:
     const RunOptions &options_;
     Sizes sizes_;
     std::string bundle_path_, precision_, description_;
-    std::map<std::string, std::unique_ptr<Session>> sessions_;  // by stage, and "generator_head rgb" for the pruned head
+    // By stage, and by "stage:output" where the bundle has a graph for that output alone: ONNX Runtime computes every output of a graph.
+    std::map<std::string, std::unique_ptr<Session>> sessions_;
 };
 
 }  // namespace sdic_internal

@@ -59,6 +59,10 @@ void spread(const RgbPicture &picture, std::int64_t first, std::int64_t side, fl
     }
 }
 
+[[noreturn]] void fail_on_infinite() {
+    throw Error(SDIC_ERROR_RUN, "the generated picture holds NaN or infinite values; run with precision fp32, or see: sdic-export verify DIR");
+}
+
 }  // namespace
 
 RgbPicture to_rgb(const sdic_image &image) {
@@ -118,8 +122,9 @@ void to_bytes(const Tensor &pixels, std::size_t index, const Rows &rows, std::ui
         for (std::int64_t x = 0; x < side; ++x) {
             for (const float *&plane : planes) {
                 const float value = *plane++;
+                if (!std::isfinite(value)) fail_on_infinite();
                 const float scaled = (std::clamp(value, -1.0f, 1.0f) + 1.0f) * 127.5f;
-                *out++ = scaled >= 0 ? static_cast<std::uint8_t>(std::nearbyint(scaled)) : 0;  // NaN is black
+                *out++ = static_cast<std::uint8_t>(std::lrint(scaled));
             }
         }
     }

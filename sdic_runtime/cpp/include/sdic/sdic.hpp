@@ -182,6 +182,7 @@ struct Options {
     std::string precision = {};
     std::string provider = "cpu";
     std::int32_t device = 0, threads = 0;
+    bool tf32 = false;
     bool verify = true;
     std::string onnxruntime_library = {};
     std::function<void(sdic_log_level level, const char *message)> log = {};
@@ -198,6 +199,7 @@ public:
         params.provider = options_->provider.c_str();
         params.device = options_->device;
         params.threads = options_->threads;
+        params.tf32 = options_->tf32 ? 1 : 0;
         params.verify = options_->verify ? 1 : 0;
         params.onnxruntime_library = options_->onnxruntime_library.empty() ? nullptr : options_->onnxruntime_library.c_str();
         params.log = options_->log ? forward_log : nullptr;

@@ -1,0 +1,336 @@
+"""libsdic, built once per run, and its C functions in Python's hands through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from sdic_runtime import Pipeline
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "sdic_runtime/cpp"
+OK, ARGUMENT, BUNDLE, PICTURE, FILE, PROVIDER, RUN, MEMORY, CANCELLED, INTERNAL = range(10)
+
+LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+PROGRESS = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p)
+
+
+class OpenParams(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("precision", ctypes.c_char_p), ("provider", ctypes.c_char_p), ("device", ctypes.c_int32),
+                ("threads", ctypes.c_int32), ("tf32", ctypes.c_int32), ("verify", ctypes.c_int32), ("onnxruntime_library", ctypes.c_char_p), ("log", LOG),
+                ("progress", PROGRESS), ("user_data", ctypes.c_void_p)]
+
+
+class Info(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t), *((name, ctypes.c_char_p) for name in ("name", "domain", "licence", "description")),
+                *((name, ctypes.c_int32) for name in ("resolution", "working", "rows", "style_width", "feature_channels", "picture_width",
+                                                      "picture_height"))]
+
+
+class Image(ctypes.Structure):
+    _fields_ = [("pixels", ctypes.c_void_p), ("width", ctypes.c_int32), ("height", ctypes.c_int32), ("channels", ctypes.c_int32),
+                ("stride", ctypes.c_size_t), ("name", ctypes.c_char_p)]
+
+
+class EditPart(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("kind", ctypes.c_int), ("direction", ctypes.c_char_p), ("vector", ctypes.c_void_p),
+                ("rows", ctypes.c_int64), ("width", ctypes.c_int64), ("weight", ctypes.c_float), ("component", ctypes.c_int32),
+                ("first_row", ctypes.c_int32), ("end_row", ctypes.c_int32), ("sigma", ctypes.c_float)]
+
+
+class EditParams(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("parts", ctypes.POINTER(EditPart)), ("part_count", ctypes.c_size_t),
+                ("strengths", ctypes.POINTER(ctypes.c_float)), ("strength_count", ctypes.c_size_t), ("eq6", ctypes.c_int),
+                ("batch", ctypes.c_size_t)]
+
+
+class View(ctypes.Structure):
+    _fields_ = [("data", ctypes.POINTER(ctypes.c_float)), ("shape", ctypes.c_int64 * 4), ("rank", ctypes.c_int32)]
+
+
+class NativeError(Exception):
+    """A status other than SDIC_OK, and the sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Library:
+    """The functions of libsdic; a failed status raises NativeError."""
+
+    def __init__(self, path: Path) -> None:
+        self.raw = ctypes.CDLL(str(path))
+        for name in ("sdic_version", "sdic_last_error", "sdic_inversion_name", "sdic_direction_name"):
+            getattr(self.raw, name).restype = ctypes.c_char_p
+        for name in ("sdic_inversion_count", "sdic_edited_count", "sdic_direction_count"):
+            getattr(self.raw, name).restype = ctypes.c_size_t
+        for name in ("sdic_close", "sdic_inversion_free", "sdic_edited_free"):
+            getattr(self.raw, name).restype = None
+
+    def last_error(self) -> str:
+        return str(self.raw.sdic_last_error().decode())
+
+    def call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self.raw, name)(*arguments)
+        sentence = self.last_error()
+        if status != OK:
+            assert sentence and "\n" not in sentence
+            raise NativeError(status, sentence)
+        assert sentence == ""
+
+    def open(self, bundle: Path | str, **options: Any) -> NativePipeline:
+        params = OpenParams()
+        self.raw.sdic_open_params_default(ctypes.byref(params))
+        params.threads = 1
+        for name, value in options.items():
+            setattr(params, name, value.encode() if isinstance(value, str) else value)
+        handle = ctypes.c_void_p()
+        self.call("sdic_open", os.fsencode(bundle), ctypes.byref(params), ctypes.byref(handle))
+        return NativePipeline(self, handle, params)
+
+    def load(self, path: Path | str) -> NativePictures:
+        handle = ctypes.c_void_p()
+        self.call("sdic_inversion_load", os.fsencode(path), ctypes.byref(handle))
+        return NativePictures(self, handle, "inversion")
+
+
+class NativePictures:
+    """An inversion or edited pictures; freed with the object."""
+
+    def __init__(self, library: Library, handle: ctypes.c_void_p, kind: str) -> None:
+        self.library, self.handle, self.kind = library, handle, kind
+
+    def __del__(self) -> None:
+        getattr(self.library.raw, f"sdic_{self.kind}_free")(self.handle)
+
+    def __len__(self) -> int:
+        return int(getattr(self.library.raw, f"sdic_{self.kind}_count")(self.handle))
+
+    def tensor(self, name: str) -> np.ndarray:
+        view = View()
+        self.library.call(f"sdic_{self.kind}_tensor", self.handle, name.encode(), ctypes.byref(view))
+        return np.ctypeslib.as_array(view.data, tuple(view.shape[:view.rank])).copy()
+
+    def pictures(self) -> np.ndarray:
+        """uint8 [N, H, W, 3]."""
+        width, height = ctypes.c_int32(), ctypes.c_int32()
+        self.library.call(f"sdic_{self.kind}_size", self.handle, ctypes.byref(width), ctypes.byref(height))
+        out = np.empty((len(self), height.value, width.value, 3), np.uint8)
+        for index, picture in enumerate(out):
+            self.library.call(f"sdic_{self.kind}_picture", self.handle, ctypes.c_size_t(index), picture.ctypes.data_as(ctypes.c_void_p),
+                              ctypes.c_size_t(picture.nbytes))
+        return out
+
+    def name(self, index: int) -> str | None:
+        text = self.library.raw.sdic_inversion_name(self.handle, ctypes.c_size_t(index))
+        return None if text is None else text.decode()
+
+    def save(self, path: Path | str) -> None:
+        self.library.call("sdic_inversion_save", self.handle, os.fsencode(path))
+
+
+class NativePipeline:
+    """A pipeline; closed with the object."""
+
+    def __init__(self, library: Library, handle: ctypes.c_void_p, params: OpenParams) -> None:
+        self.library, self.handle = library, handle
+        self.params = params  # keeps the callbacks alive
+
+    def __del__(self) -> None:
+        self.library.raw.sdic_close(self.handle)
+
+    def info(self) -> Info:
+        info = Info()
+        self.library.raw.sdic_info_default(ctypes.byref(info))
+        self.library.call("sdic_pipeline_info", self.handle, ctypes.byref(info))
+        return info
+
+    def directions(self) -> list[str]:
+        names = [self.library.raw.sdic_direction_name(self.handle, ctypes.c_size_t(index))
+                 for index in range(self.library.raw.sdic_direction_count(self.handle))]
+        return [name.decode() for name in names]
+
+    def invert(self, *pictures: np.ndarray, batch: int = 0, names: Sequence[str] = ()) -> NativePictures:
+        """uint8 [H, W], [H, W, 3] or [H, W, 4]; rows may lie apart, pixels may not."""
+        images = (Image * max(1, len(pictures)))()
+        for index, picture in enumerate(pictures):
+            channels = picture.shape[2] if picture.ndim == 3 else 1
+            images[index] = Image(picture.ctypes.data, picture.shape[1], picture.shape[0], channels, picture.strides[0],
+                                  names[index].encode() if names else None)
+        return self._inversion("sdic_invert", images, len(pictures), batch)
+
+    def invert_tensor(self, images: np.ndarray, batch: int = 0) -> NativePictures:
+        return self._inversion("sdic_invert_tensor", images.ctypes.data_as(ctypes.c_void_p), len(images), batch)
+
+    def _inversion(self, function: str, images: Any, count: int, batch: int) -> NativePictures:
+        handle = ctypes.c_void_p()
+        self.library.call(function, self.handle, images, ctypes.c_size_t(count), ctypes.c_size_t(batch), ctypes.byref(handle))
+        return NativePictures(self.library, handle, "inversion")
+
+    def part(self, edit: str | np.ndarray | None = None, **fields: Any) -> EditPart:
+        part = EditPart()
+        self.library.raw.sdic_edit_part_default(ctypes.byref(part))
+        if isinstance(edit, str):
+            part.direction = edit.encode()
+        elif edit is not None:
+            part.vector, (part.rows, part.width) = edit.ctypes.data, edit.shape
+        for name, value in fields.items():
+            setattr(part, name, value)
+        return part
+
+    def edit(self, inversion: NativePictures, parts: Any, strengths: Sequence[float] | None = None, eq6: int = 0,
+             batch: int = 0) -> NativePictures:
+        """`parts`: a name, an array [rows, C], an EditPart, or a list of EditParts."""
+        if not isinstance(parts, list):
+            parts = [parts if isinstance(parts, EditPart) else self.part(parts)]
+        params = EditParams()
+        self.library.raw.sdic_edit_params_default(ctypes.byref(params))
+        params.parts, params.part_count = (EditPart * max(1, len(parts)))(*parts), len(parts)
+        if strengths is not None:
+            params.strengths, params.strength_count = (ctypes.c_float * max(1, len(strengths)))(*strengths), len(strengths)
+        params.eq6, params.batch = eq6, batch
+        handle = ctypes.c_void_p()
+        self.library.call("sdic_edit", self.handle, inversion.handle, ctypes.byref(params), ctypes.byref(handle))
+        return NativePictures(self.library, handle, "edited")
+
+    def baseline(self, inversion: NativePictures, batch: int = 0) -> NativePictures:
+        handle = ctypes.c_void_p()
+        self.library.call("sdic_baseline", self.handle, inversion.handle, ctypes.c_size_t(batch), ctypes.byref(handle))
+        return NativePictures(self.library, handle, "edited")
+
+
+def run(*command: str | Path, timeout: int = 1800, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout, **options)
+
+
+@pytest.fixture(scope="session")
+def execute() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a program: see subprocess.run."""
+    return run
+
+
+def onnxruntime_library() -> Path:
+    """The shared library inside Python's package."""
+    import onnxruntime
+
+    return next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))
+
+
+@pytest.fixture(scope="session")
+def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all workers of this run. Name one in SDIC_CPP_BUILD to keep it from run to run."""
+    base = tmp_path_factory.getbasetemp()
+    kept = os.environ.get("SDIC_CPP_BUILD")
+    folder = Path(kept) if kept else (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "libsdic"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build(build_folder: Path) -> Callable[..., Path]:
+    """Configure and build libsdic: `build(name, *cmake options)` gives its build folder. Skips where the tools are missing."""
+    for program in ("cmake", "c++"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+
+    def build_one(name: str, *options: str) -> Path:
+        folder = build_folder / name
+        with FileLock(build_folder / "lock"):
+            unity = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=100")
+            configure = ("cmake", "-S", SOURCE, "-B", folder, "-DSDIC_BUILD_TESTS=ON", f"-DONNXRUNTIME_LIBRARY={onnxruntime_library()}", *unity,
+                         *headers(build_folder / "headers"), *options)
+            done = run(*configure)
+            for missing in ("OpenSSL is missing", "nlohmann_json is missing"):
+                if missing in done.stderr:
+                    pytest.skip(missing)
+            assert done.returncode == 0, done.stderr
+            made = run("cmake", "--build", folder)
+            assert made.returncode == 0, made.stdout + made.stderr
+        return folder
+
+    return build_one
+
+
+def headers(folder: Path) -> tuple[str, ...]:
+    """The option that names ONNX Runtime's headers: none where CMake finds them itself, else fetched ones."""
+    named = os.environ.get("ONNXRUNTIME_INCLUDE_DIR")
+    if named:
+        return (f"-DONNXRUNTIME_INCLUDE_DIR={named}",)
+    places = [Path(base) / "onnxruntime" for base in ("/usr/include", "/usr/local/include")]
+    if any(found for place in places for found in place.rglob("onnxruntime_c_api.h")):
+        return ()
+    fetched = next(folder.rglob("onnxruntime_c_api.h"), None)
+    if fetched is None:
+        done = run(SOURCE / "fetch_onnxruntime_headers.sh", folder)
+        if done.returncode != 0:
+            pytest.skip(f"ONNX Runtime's headers cannot be had: {done.stderr.strip()}")
+        fetched = Path(done.stdout.strip().splitlines()[-1]) / "onnxruntime_c_api.h"
+    return (f"-DONNXRUNTIME_INCLUDE_DIR={fetched.parent}",)
+
+
+@pytest.fixture(scope="session")
+def release_build(build: Callable[..., Path]) -> Path:
+    return build("release")
+
+
+@pytest.fixture(scope="session")
+def library(release_build: Path) -> Library:
+    return Library(release_build / "libsdic.so")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """How the tests of the Python runtime make their tiny bundle: `write_bundle`, `SIZES`, ..."""
+    spec = importlib.util.spec_from_file_location("tiny_bundle_maker", ROOT / "tests/test_runtime/conftest.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(tiny.write_bundle(tmp_path_factory.mktemp("bundle") / "tiny"))
+
+
+@pytest.fixture
+def make_bundle(tiny: ModuleType, tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the tiny bundle to break, or with changed manifest fields a new one."""
+    def make(name: str = "copy", **changes: Any) -> Path:
+        folder = tmp_path / name
+        return Path(tiny.write_bundle(folder, **changes) if changes else shutil.copytree(tiny_bundle, folder))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def python(tiny_bundle: Path) -> Pipeline:
+    return Pipeline.load(tiny_bundle, backend="onnxruntime", threads=1)
+
+
+@pytest.fixture(scope="session")
+def native(library: Library, tiny_bundle: Path) -> NativePipeline:
+    return library.open(tiny_bundle)
+
+
+@pytest.fixture
+def refusal() -> Callable[..., tuple[int, str]]:
+    """The status and the sentence of a call that must fail."""
+    def refused(work: Callable[[], Any]) -> tuple[int, str]:
+        with pytest.raises(NativeError) as caught:
+            work()
+        return caught.value.status, str(caught.value)
+
+    return refused

@@ -1,0 +1,291 @@
+"""libsdic against Python on the same bundle: the same tensors, the same pictures, the same files."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdic_runtime import CombinedEdit, Direction, GanSpaceEdit, Inversion, Pipeline, __version__
+from sdic_runtime.inversion import NAMES
+from sdic_runtime.pictures import to_bytes
+
+CLOSE = {"rtol": 0, "atol": 2e-5}
+EQ6 = {"paper": 0, "released": 1}
+
+
+def draw(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, height, width, channels]).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def assert_same_pictures(native: Any, python: Any) -> None:
+    """Largest difference 1 in 8 bits, and close before the rounding."""
+    expected = np.stack([np.asarray(image) for image in python.images])
+    got = native.pictures()
+    assert got.shape == expected.shape
+    assert np.abs(got.astype(int) - expected).max() <= 1
+    np.testing.assert_allclose(native.tensor("pixels"), python.pixels, **CLOSE)
+
+
+def prepared(native: Any, *pictures: np.ndarray) -> np.ndarray:
+    """The network's 8-bit input, which the tiny model gives away: discrepancy = (image - reconstruction) / 2."""
+    inversion = native.invert(*pictures)
+    return to_bytes(2 * inversion.tensor("discrepancy") + inversion.tensor("reconstruction"))
+
+
+def pillow(picture: np.ndarray) -> np.ndarray:
+    """Horizontally first: the order of all Pillow releases before 13, and of Python's `fit`."""
+    narrowed = Image.fromarray(picture).resize((64, len(picture)), Image.Resampling.BILINEAR)
+    return np.asarray(narrowed.resize((64, 64), Image.Resampling.BILINEAR))
+
+
+def test_version_and_info(library: Any, native: Any, python: Pipeline) -> None:
+    assert library.raw.sdic_version().decode() == __version__
+    info = native.info()
+    assert (info.name, info.domain, info.licence) == (b"tiny", b"test", b"none")
+    assert info.description.decode() == python.backend.description
+    sizes = python.sizes.as_dict()
+    assert {name: getattr(info, name) for name in sizes} == sizes
+    assert (info.picture_width, info.picture_height) == (128, 128)
+    assert native.directions() == list(python.directions)
+
+
+def test_an_inversion_has_the_tensors_and_pictures_of_python(native: Any, python: Pipeline) -> None:
+    pictures = [draw(70, 90), draw(200, 33), draw(64, 64)]
+    expected, got = python.invert(pictures), native.invert(*pictures)
+    assert len(got) == 3
+    for name in NAMES.values():
+        np.testing.assert_allclose(got.tensor(name), getattr(expected, name), **CLOSE, err_msg=name)
+    assert_same_pictures(got, expected)
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 300), (257, 2), (64, 64), (64, 500), (63, 65), (128, 128), (731, 64), (1000, 1413), (17, 5)])
+def test_any_size_is_resized_to_the_pixels_of_pillow(native: Any, python: Pipeline, height: int, width: int) -> None:
+    checkered = (np.indices((height, width)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2)
+    for picture in (draw(height, width, seed=1), np.full((height, width, 3), 255, np.uint8), checkered):
+        got = prepared(native, picture)[0]
+        np.testing.assert_array_equal(got, pillow(picture))
+        np.testing.assert_array_equal(got, to_bytes(python.prepare(picture))[0])
+
+
+def test_many_random_sizes_are_resized_to_the_pixels_of_pillow(native: Any) -> None:
+    random = np.random.default_rng(11)
+    pictures = [draw(*random.integers(1, 400, 2), seed=2) for _ in range(60)]
+    np.testing.assert_array_equal(prepared(native, *pictures), np.stack([pillow(picture) for picture in pictures]))
+
+
+def test_gray_and_transparent_pictures_are_taken_as_python_takes_them(native: Any, python: Pipeline) -> None:
+    every_pair = np.stack(np.meshgrid(np.arange(256), np.arange(256)), -1).reshape(16, 64, 64, 2).astype(np.uint8)
+    transparent = [np.concatenate([pair[..., :1], 255 - pair[..., :1], pair[..., :1] // 2, pair[..., 1:]], -1) for pair in every_pair]
+    gray = draw(50, 70, 1)[..., 0]
+    for picture in (*transparent, draw(90, 31, 4), gray):
+        np.testing.assert_array_equal(prepared(native, picture)[0], to_bytes(python.prepare(picture))[0])
+
+
+def test_rows_may_lie_apart(native: Any) -> None:
+    wide = draw(80, 100)
+    np.testing.assert_array_equal(prepared(native, wide[:, :60]), prepared(native, np.ascontiguousarray(wide[:, :60])))
+
+
+def test_hidden_rows_are_letterboxed_and_cut_off(library: Any, make_bundle: Callable[..., Path]) -> None:
+    folder = make_bundle("letterbox", visible_rows=(16, 112))
+    native, python = library.open(folder), Pipeline.load(folder, backend="onnxruntime", threads=1)
+    picture = draw(300, 400)
+    assert (native.info().picture_width, native.info().picture_height) == (128, 96)
+    np.testing.assert_array_equal(prepared(native, picture), to_bytes(python.prepare(picture)))
+    inversion = native.invert(picture)
+    assert inversion.pictures().shape == (1, 96, 128, 3)
+    assert_same_pictures(inversion, python.invert(picture))
+
+
+def test_prepared_tensors_and_batches_give_the_same(native: Any, python: Pipeline) -> None:
+    pictures = [draw(70, 90, seed=seed) for seed in range(5)]
+    image = np.concatenate([python.prepare(picture) for picture in pictures])
+    whole = native.invert(*pictures)
+    for other in (native.invert(*pictures, batch=2), native.invert_tensor(image), native.invert_tensor(image, batch=1)):
+        for name in NAMES.values():
+            np.testing.assert_allclose(other.tensor(name), whole.tensor(name), **CLOSE, err_msg=name)
+
+
+def ganspace(native: Any, kind: int, **fields: Any) -> Any:
+    return native.part("basis", kind=kind, **{"component": 2, "first_row": 3, "end_row": 7, "sigma": 1.5, **fields})
+
+
+@pytest.mark.parametrize("eq6", ["paper", "released"])
+def test_edits_equal_those_of_python(native: Any, python: Pipeline, eq6: str) -> None:
+    pictures = [draw(70, 90), draw(30, 40)]
+    theirs, ours = python.invert(pictures), native.invert(*pictures)
+    vector = np.random.default_rng(4).standard_normal((12, 8)).astype(np.float32)
+    basis = python.directions["basis"]
+    both = CombinedEdit([("smile", 0.5), (Direction(vector), -1.5), (GanSpaceEdit(basis, 2, 3, 7, 1.5, "add"), 2.0)])
+    parts = [native.part("smile", weight=0.5), native.part(vector, weight=-1.5), ganspace(native, 2, weight=2.0)]
+    cases: list[tuple[Any, Any]] = [
+        ("smile", "smile"), ("age", "age"), (vector, vector), (vector[:1], vector[:1]),
+        (GanSpaceEdit(basis, 2, 3, 7, 1.5), ganspace(native, 1)), (GanSpaceEdit(basis, 0, 0, 12, -2, "add"), ganspace(native, 2, component=0,
+                                                                                                                 first_row=0, end_row=12, sigma=-2)),
+        (both, parts)]
+    for edit, native_edit in cases:
+        expected = python.edit(theirs, edit, [-2, 0, 1.25], eq6)
+        got = native.edit(ours, native_edit, [-2, 0, 1.25], EQ6[eq6])
+        np.testing.assert_allclose(got.tensor("latent"), expected.latent, **CLOSE)
+        assert_same_pictures(got, expected)
+        np.testing.assert_allclose(native.edit(ours, native_edit, [-2, 0, 1.25], EQ6[eq6], batch=4).tensor("pixels"), expected.pixels, **CLOSE)
+
+
+def test_strength_zero_is_the_inversion_and_one_is_the_default(native: Any, python: Pipeline) -> None:
+    picture = draw(50, 50)
+    inversion = native.invert(picture)
+    np.testing.assert_allclose(native.edit(inversion, "smile", [0]).tensor("pixels"), inversion.tensor("pixels"), rtol=0, atol=1e-6)
+    assert_same_pictures(native.edit(inversion, "smile"), python.edit(python.invert(picture), "smile"))
+
+
+def test_the_baseline_equals_that_of_python(native: Any, python: Pipeline) -> None:
+    pictures = [draw(70, 90), draw(30, 40), draw(5, 5)]
+    expected = python.baseline(python.invert(pictures))
+    for batch in (0, 2):
+        assert_same_pictures(native.baseline(native.invert(*pictures), batch), expected)
+
+
+def test_inversions_travel_both_ways(native: Any, library: Any, python: Pipeline, tmp_path: Path) -> None:
+    pictures = [draw(70, 90), draw(30, 40)]
+    names = ['a "quoted" näme.png', ""]
+    ours, theirs = native.invert(*pictures, names=names), python.invert(pictures)
+    ours.save(tmp_path / "native.safetensors")
+    theirs.save(tmp_path / "python.safetensors")
+    read = Inversion.load(tmp_path / "native.safetensors")
+    assert read.names == tuple(names) and read.model == theirs.model
+    for name in NAMES.values():
+        np.testing.assert_array_equal(getattr(read, name), ours.tensor(name))
+    assert_same_pictures(ours, read)
+    assert_same_pictures(native.edit(ours, "age", [2]), python.edit(read, "age", 2))
+    back = library.load(tmp_path / "python.safetensors")
+    assert [back.name(index) for index in range(3)] == ["", "", None]
+    for name in NAMES.values():
+        np.testing.assert_array_equal(back.tensor(name), getattr(theirs, name))
+    assert_same_pictures(native.edit(back, "age", [2]), python.edit(theirs, "age", 2))
+    back.save(tmp_path / "python.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["native.safetensors", "python.safetensors"]
+
+
+def test_half_precision_weights_beside_full_ones_are_found_by_name(library: Any, make_bundle: Callable[..., Path]) -> None:
+    folder = make_bundle("again")
+    assert library.open(folder, precision="fp32").info().description.decode().endswith(", fp32")
+
+
+def test_progress_is_told_before_every_stage_and_may_stop(library: Any, tiny_bundle: Path, native: Any, refusal: Any) -> None:
+    from_python: list[tuple[str, int, int]] = []
+    stop_at = [10**9]
+
+    def progress(stage: bytes, done: int, total: int, _: Any) -> int:
+        from_python.append((stage.decode(), done, total))
+        return int(len(from_python) > stop_at[0])
+
+    kind = dict(type(native.params)._fields_)["progress"]
+    pipeline = library.open(tiny_bundle, progress=kind(progress))
+    assert [stage for stage, _, _ in from_python] == ["e4e", "generator_head", "generator_preview", "dipn", "dicn", "generator_tail"]
+    assert [(done, total) for _, done, total in from_python] == [(done, 6) for done in range(6)]
+    from_python.clear()
+    inversion = pipeline.invert(draw(9, 9), draw(9, 9), batch=1)
+    assert [(done, total) for _, done, total in from_python] == [(done, 14) for done in range(14)]
+    assert [stage for stage, _, _ in from_python[:7]] == ["e4e", "generator_head", "generator_preview", "dipn", "dicn", "generator_head", "generator_tail"]
+    from_python.clear()
+    stop_at[0] = 2
+    status, sentence = refusal(lambda: pipeline.edit(inversion, "smile"))
+    assert (status, sentence) == (8, "stopped before stage run 3 of 3 (generator_tail) because the progress callback asked for it")
+
+
+def test_the_log_tells_what_was_loaded(library: Any, tiny_bundle: Path, native: Any) -> None:
+    lines: list[tuple[int, str]] = []
+    kind = dict(type(native.params)._fields_)["log"]
+    library.open(tiny_bundle, log=kind(lambda level, message, _: lines.append((level, message.decode()))))
+    assert (1, f'loaded the stage "dicn" from {tiny_bundle}/onnx/fp32/dicn.onnx') in lines
+    assert all(level == 1 for level, _ in lines), lines
+
+
+def test_stages_with_weights_in_files_of_their_own(library: Any, make_bundle: Callable[..., Path], tiny: Any) -> None:
+    import dataclasses
+
+    import onnx
+
+    from sdic_runtime.bundle import Bundle, file_entries, write_manifest
+
+    folder = make_bundle()
+    manifest = Bundle.open(folder).manifest
+    added = {}
+    for stage, choices in manifest.stages.items():
+        path = folder / choices["fp32"]
+        onnx.save(onnx.load(path), path, save_as_external_data=True, location=f"{stage}.onnx.data", size_threshold=64)
+        names = [choices["fp32"], choices["fp32"] + ".data"]
+        added.update(file_entries(folder, [name for name in names if (folder / name).exists()]))
+    assert any(name.endswith(".data") for name in added)
+    write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **added}))
+    picture = draw(40, 40)
+    assert_same_pictures(library.open(folder).invert(picture), Pipeline.load(folder, backend="onnxruntime", threads=1).invert(picture))
+    assert library.open(folder).info().name == b"tiny"
+
+
+def test_several_threads_may_use_one_pipeline(native: Any) -> None:
+    pictures = [draw(60, 80, seed=seed) for seed in range(4)]
+    expected = [native.invert(picture).pictures() for picture in pictures]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(5):
+            inversion = native.invert(pictures[index])
+            if not (np.array_equal(inversion.pictures(), expected[index]) and len(native.edit(inversion, "smile", [1, 2])) == 2):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_the_last_error_belongs_to_its_thread(library: Any, refusal: Any) -> None:
+    refusal(lambda: library.open("/nowhere"))
+    seen: list[str] = []
+    thread = threading.Thread(target=lambda: seen.append(library.last_error()))
+    thread.start()
+    thread.join()
+    assert seen == [""] and library.last_error().startswith("there is no bundle at /nowhere")
+
+
+def test_nothing_is_freed_twice_and_null_is_no_handle(library: Any) -> None:
+    for name in ("sdic_close", "sdic_inversion_free", "sdic_edited_free"):
+        getattr(library.raw, name)(None)
+    assert library.raw.sdic_inversion_count(None) == library.raw.sdic_edited_count(None) == library.raw.sdic_direction_count(None) == 0
+    assert library.raw.sdic_inversion_name(None, ctypes.c_size_t(0)) is None
+
+
+def test_an_older_program_with_a_shorter_structure_is_served(library: Any, tiny_bundle: Path, native: Any) -> None:
+    params = type(native.params)()
+    library.raw.sdic_open_params_default(ctypes.byref(params))
+    params.struct_size = type(native.params).onnxruntime_library.offset
+    params.onnxruntime_library = b"/beyond/the/end/of/the/older/structure"
+    handle = ctypes.c_void_p()
+    library.call("sdic_open", str(tiny_bundle).encode(), ctypes.byref(params), ctypes.byref(handle))
+    library.raw.sdic_close(handle)
+
+
+def test_the_two_stage_tables_agree() -> None:
+    from sdic_runtime.stages import STAGES, TENSORS
+
+    text = (Path(__file__).parents[2] / "sdic_runtime/cpp/src/stages.cpp").read_text()
+
+    def braced(items: Any) -> str:
+        return "{" + ", ".join(f'"{item}"' for item in items) + "}"
+
+    for name, axes in TENSORS.items():
+        assert f'{{"{name}", {braced(axes)}}}' in text
+    for stage in STAGES.values():
+        assert f'{{"{stage.name}", {braced(stage.inputs)}, {braced(stage.outputs)}}}' in text
+    assert all(first != second for first, second in itertools.pairwise(STAGES))
