@@ -132,7 +132,9 @@ def fit(image: Image, sizes: Sizes, visible_rows: tuple[int, int]) -> np.ndarray
 
     side = sizes.working
     first, end = working_rows(sizes, visible_rows)
-    resized = np.asarray(image.resize((side, end - first), Image.Resampling.BILINEAR), np.float32)
+    # In two steps: Pillow 13 resizes tall pictures vertically first, older releases (and the SDIC release with them) always horizontally.
+    narrowed = image.resize((side, image.height), Image.Resampling.BILINEAR)
+    resized = np.asarray(narrowed.resize((side, end - first), Image.Resampling.BILINEAR), np.float32)
     square = np.full((side, side, 3), -1, np.float32)
     square[first:end] = resized / np.float32(127.5) - 1
     return np.ascontiguousarray(square.transpose(2, 0, 1))[None]
