@@ -18,8 +18,8 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Standard error becomes a terminal; not a fixture, because pytest puts its own stream back before the test starts."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     return stream
@@ -31,18 +31,20 @@ def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str], 
     assert capsys.readouterr() == ("", "")
 
 
-def test_on_a_terminal_the_bar_counts_up_to_the_total(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_the_bar_counts_up_to_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow_letters() -> Iterator[str]:
         for letter in "abc":
             time.sleep(0.15)  # longer than tqdm waits between two drawings
             yield letter
 
     monkeypatch.setattr(module, "DELAY_SECONDS", 0.01)
+    terminal = on_terminal(monkeypatch)
     assert list(progress(slow_letters(), "letters", total=3, unit="letter")) == ["a", "b", "c"]
     assert "letters:" in terminal.getvalue() and "/3 [" in terminal.getvalue()
 
 
-def test_what_is_done_in_a_moment_shows_no_bar(terminal: Terminal) -> None:
+def test_what_is_done_in_a_moment_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
     assert list(progress(range(3), "things")) == [0, 1, 2]
     assert "things" not in terminal.getvalue()
 
