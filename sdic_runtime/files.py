@@ -30,7 +30,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises SdicError where the folder is missing or cannot be written to.
     """
     target = Path(path)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise SdicError(f"cannot write {target}: it is a folder; name a file")
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -40,7 +40,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise SdicError(f"cannot write {target}: {reason(error)}; choose another place or make room") from error
     finally:
-        if temporary.exists():
+        if os.path.exists(temporary):
             temporary.unlink()
 
 
