@@ -28,8 +28,8 @@ PROGRESS = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctyp
 
 class OpenParams(ctypes.Structure):
     _fields_ = [("struct_size", ctypes.c_size_t), ("precision", ctypes.c_char_p), ("provider", ctypes.c_char_p), ("device", ctypes.c_int32),
-                ("threads", ctypes.c_int32), ("tf32", ctypes.c_int32), ("verify", ctypes.c_int32), ("onnxruntime_library", ctypes.c_char_p), ("log", LOG),
-                ("progress", PROGRESS), ("user_data", ctypes.c_void_p)]
+                ("threads", ctypes.c_int32), ("tf32", ctypes.c_int32), ("verify", ctypes.c_int32), ("onnxruntime_library", ctypes.c_char_p),
+                ("log", LOG), ("progress", PROGRESS), ("user_data", ctypes.c_void_p)]
 
 
 class Info(ctypes.Structure):
@@ -249,9 +249,8 @@ def build(build_folder: Path) -> Callable[..., Path]:
         folder = build_folder / name
         with FileLock(build_folder / "lock"):
             unity = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=100")
-            configure = ("cmake", "-S", SOURCE, "-B", folder, "-DSDIC_BUILD_TESTS=ON", f"-DONNXRUNTIME_LIBRARY={onnxruntime_library()}", *unity,
-                         *headers(build_folder / "headers"), *options)
-            done = run(*configure)
+            found = (f"-DONNXRUNTIME_LIBRARY={onnxruntime_library()}", *headers(build_folder / "headers"))
+            done = run("cmake", "-S", SOURCE, "-B", folder, "-DSDIC_BUILD_TESTS=ON", *unity, *found, *options)
             for missing in ("OpenSSL is missing", "nlohmann_json is missing"):
                 if missing in done.stderr:
                     pytest.skip(missing)
