@@ -97,39 +97,48 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     _check(options)
     progress.begin(f"loading {options.checkpoint}")
     model = load_sdic(options.checkpoint, options.domain)
-    sizes, domain, visible_rows = model.config.sizes, model.config.domain, model.config.visible_rows
-    for path in find_directions(options.directions, domain).values():
-        read_direction(path, sizes)
-    image = _pictures(options, model)
+    config = model.config
+    for path in find_directions(options.directions, config.domain).values():
+        read_direction(path, config.sizes)
+    image, direction = _pictures(options, model), example_direction(config.sizes)
     with placed_folder(options.out, options.force) as folder:
         progress.begin("computing the golden tensors with PyTorch")
-        direction = example_direction(sizes)
-        modules, reference = _modules(model, options.weights)
-        tensors = run_chain(reference, image, direction)
-        rounding = _rounding(model, tensors, image, direction) if options.weights == "float16" else []
-        golden = make_golden(tensors, image, direction)
-        del model, reference
-        reports, stages = [], {}
-        for name in STAGES:
-            progress.begin(f"exporting {name}")
-            stages[name] = f"onnx/{PRECISION}/{name}.onnx"
-            reports.append(_stage(folder / stages[name], modules.pop(name), name, sizes, {"image": image, **tensors}, options))
-            progress.done(reports[-1])
+        modules = stage_modules_for(model, options.weights)
+        tensors = {"image": image, **run_chain(reference_for(model, modules, options.weights), image, direction)}
+        rounding = _rounding(model, tensors, direction) if options.weights == "float16" else []
+        del model
+        golden = _write_golden(folder, make_golden(tensors, image, direction))
+        reports = _stages(folder, modules, config.sizes, tensors, options, progress)
+        stages = {report.stage: stage_file(report.stage) for report in reports}
         partials = {f"{name}:{output}": partial_name(file, output) for name, file in stages.items() for output in PARTIALS.get(name, ())}
         half = None
         if options.policy is not None:
-            half = add_half(folder, stages, partials, {"image": image, **tensors}, direction, options.policy, progress.half)
+            half = add_half(folder, stages, partials, tensors, direction, options.policy, progress.half)
         progress.begin("writing the manifest")
-        manifest = Manifest(
-            name=options.name or Path(options.out).resolve().name, domain=domain, sizes=sizes, visible_rows=visible_rows,
-            stages=_by_precision(stages, half.stages if half else {}, half), default_precision=PRECISION, files={},
-            directions=write_directions(folder, options.directions, sizes, domain), golden=_write_golden(folder, golden),
+        manifest = finish(folder, Manifest(
+            name=options.name or Path(options.out).resolve().name, domain=config.domain, sizes=config.sizes,
+            visible_rows=config.visible_rows, stages=_by_precision(stages, half.stages if half else {}, half),
+            partials=_by_precision(partials, half.partials if half else {}, half), default_precision=PRECISION, files={},
+            directions=write_directions(folder, options.directions, config.sizes, config.domain), golden=golden,
             tolerances={PRECISION: TOLERANCES[PRECISION], **({half.precision: half.tolerance} if half else {})},
-            tools=tool_versions(), licence=options.licence,
-            checkpoint=_checkpoint_record(options),
-            partials=_by_precision(partials, half.partials if half else {}, half))
-        manifest = finish(folder, manifest)
+            tools=tool_versions(), licence=options.licence, checkpoint=_checkpoint_record(options)))
     return BuildReport(manifest, reports, rounding, half, time.perf_counter() - start)
+
+
+def stage_file(stage: str) -> str:
+    """Where a bundle keeps the float32 graph of `stage`."""
+    return f"onnx/{PRECISION}/{stage}.onnx"
+
+
+def _stages(folder: Path, modules: dict[str, nn.Module], sizes: Sizes, tensors: Mapping[str, np.ndarray], options: BuildOptions,
+            progress: Progress) -> list[StageReport]:
+    """Export and prove one stage after the other; each leaves `modules`, so that its weights are freed before the next."""
+    reports = []
+    for name in STAGES:
+        progress.begin(f"exporting {name}")
+        reports.append(_stage(folder / stage_file(name), modules.pop(name), name, sizes, tensors, options))
+        progress.done(reports[-1])
+    return reports
 
 
 def _by_precision(single: Mapping[str, str], second: Mapping[str, str], made: HalfStages | None) -> dict[str, dict[str, str]]:
@@ -180,6 +189,8 @@ def _check(options: BuildOptions) -> None:
         raise SdicError(f'the weights are "{options.weights}"; use {" or ".join(WEIGHTS)}')
     if options.policy is not None:
         load_policy(options.policy)
+    if options.policy is not None:
+        load_policy(options.policy)
 
 
 def _pictures(options: BuildOptions, model: SDIC) -> np.ndarray:
@@ -193,20 +204,15 @@ def _pictures(options: BuildOptions, model: SDIC) -> np.ndarray:
     return np.concatenate(given if len(given) > 1 else [*given, smooth_pictures(sizes.working, 1)])
 
 
-def _modules(model: SDIC, weights: str) -> tuple[dict[str, nn.Module], Backend]:
-    modules = stage_modules_for(model, weights)
-    return modules, reference_for(model, modules, weights)
-
-
-def _rounding(model: SDIC, rounded: dict[str, np.ndarray], image: np.ndarray, direction: np.ndarray) -> list[Difference]:
+def _rounding(model: SDIC, rounded: Mapping[str, np.ndarray], direction: np.ndarray) -> list[Difference]:
     """How far the rounded weights move every tensor from what the weights of the checkpoint give."""
     from sdic_train.backend import TorchBackend
 
-    exact = run_chain(TorchBackend(model, "cpu", compiled=False), image, direction)
+    exact = run_chain(TorchBackend(model, "cpu", compiled=False), rounded["image"], direction)
     return [difference(stage, name, rounded[name], exact[name]) for name, stage in MADE_BY.items()]
 
 
-def _stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: dict[str, np.ndarray], options: BuildOptions) -> StageReport:
+def _stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: Mapping[str, np.ndarray], options: BuildOptions) -> StageReport:
     """Export one stage and prove it."""
     start, stage = time.perf_counter(), STAGES[name]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from sdic_export import report
 from sdic_runtime.cli import BAD_INPUT, INTERRUPTED, explained, print_version
 from sdic_runtime.commands.options import Debug, PrecisionOption, Settings
 
+FP16 = "fp16"  # the policy of --fp16
 FAILED = 1  # a check was made and did not pass
 OLDEST_OPSET, NEWEST_OPSET = 18, 22
 
@@ -85,6 +86,11 @@ def build_bundle(
     opset: Annotated[
         int, typer.Option("--opset", min=OLDEST_OPSET, max=NEWEST_OPSET, help="Version of the ONNX operators.")
     ] = OLDEST_OPSET,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Also write the stages in half precision, proven layer by layer.")] = False,
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", metavar="NAME|FILE", help="Another half precision than that of --fp16: bf16, or the file of a policy."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is at DIR.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -93,9 +99,11 @@ def build_bundle(
     \b
     Examples:
       sdic-export build SDIC_ffhq.pt --out engines/ffhq1024 --directions editings/interfacegan_directions
+      sdic-export build SDIC_ffhq.pt --out engines/ffhq1024 --fp16
       sdic-export build runs/portraits.safetensors --out engines/portraits --weights float16
     """
     from sdic_export.build import UNKNOWN_LICENCE, BuildOptions, Progress, build
+    from sdic_export.half_stages import HalfProgress
 
     options = BuildOptions(
         checkpoint,
@@ -107,9 +115,10 @@ def build_bundle(
         licence=licence or UNKNOWN_LICENCE,
         opset=opset,
         weights=weights.value,
+        policy=policy or (FP16 if fp16 else None),
         force=force,
     )
-    result = build(options, Progress(report.show_step, report.show_stage))
+    result = build(options, Progress(report.show_step, report.show_stage, HalfProgress(report.show_step, report.show_half_stage)))
     report.show_build(result)
     typer.echo(str(out))
 

@@ -96,6 +96,8 @@ def _load(path: Path) -> Any:
         if start.startswith((b"<!doctype", b"<html")):
             raise SdicError(f"{path} is a web page, not a direction: the download failed; download it again")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except SdicError:
+        raise
     except pickle.UnpicklingError as error:
         raise SdicError(f"{path} is not a file of tensors alone, and nothing else is read; get the direction again") from error
     except OSError as error:

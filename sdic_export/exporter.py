@@ -38,15 +38,22 @@ def export_stage(module: nn.Module, stage: Stage, sizes: Sizes, path: Path, opse
                  share_weights: bool = False) -> None:
     """Write `module` as the ONNX file `path`: tensors named as in `stage`, a dynamic batch axis and nothing else dynamic.
 
-    Weights go to `path`.data when they are large, or when `share_weights` says that partial graphs will share them. With `half_storage`
-    those weights that float16 holds exactly are stored so, and cast back to float32 at load; the arithmetic stays float32. The bytes
-    depend on the weights and the versions of the tools alone.
+    See `save_graph` for how weights are stored. The bytes depend on the weights and the versions of the tools alone.
     """
-    import onnx_ir as ir
-
     with quiet():
         model = _exported(module, stage, sizes, opset)
     _tidy(model)
+    save_graph(model, path, half_storage, share_weights)
+
+
+def save_graph(model: ir.Model, path: Path, half_storage: bool = False, share_weights: bool = False) -> None:
+    """Write a graph; its weights go to `path`.data when they are large, or when `share_weights` says that partial graphs will share them.
+
+    With `half_storage` those weights that float16 holds exactly are stored so, and cast back to float32 at load; the arithmetic stays
+    float32.
+    """
+    import onnx_ir as ir
+
     if half_storage:
         _store_halves(model.graph)
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)

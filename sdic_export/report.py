@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sdic_export.build import BuildReport, StageReport
     from sdic_export.inspection import StageContents
+    from sdic_export.precision_proof import StageProof
     from sdic_export.verify import Verification
     from sdic_runtime.bundle import Bundle
 
@@ -37,6 +38,17 @@ def show_stage(stage: StageReport) -> None:
     )
 
 
+def show_half_stage(proof: StageProof, seconds: float, size: int) -> None:
+    """One stage is written and proven in half precision."""
+    clear = CLEAR_LINE if sys.stderr.isatty() else ""
+    largest = proof.largest
+    typer.echo(
+        f"{clear}{proof.stage:18} {proof.precision}  {seconds:6.1f} s  {size / MEGA:8.1f} MB  PSNR {proof.psnr:.1f} dB against fp32, "
+        f"largest activation {largest.largest:.0f} ({largest.layer})",
+        err=True,
+    )
+
+
 def show_build(result: BuildReport) -> None:
     """What a build made, in a few lines on standard error."""
     clear = CLEAR_LINE if sys.stderr.isatty() else ""
@@ -46,6 +58,9 @@ def show_build(result: BuildReport) -> None:
                 f"{clear}rounding the weights to float16 moves the inverted picture by {item.largest:.1e} at most, PSNR {item.psnr:.1f} dB",
                 err=True,
             )
+    if result.half is not None:
+        picture = result.half.picture
+        typer.echo(f"{clear}{result.half.precision} end to end: PSNR {picture.psnr:.1f} dB against fp32 ({picture.tensor})", err=True)
     total = sum(entry.bytes for entry in result.manifest.files.values())
     directions = ", ".join(result.manifest.directions) or "none"
     typer.echo(

@@ -1,0 +1,169 @@
+"""A checkpoint becomes a bundle that the runtime runs with PyTorch's numbers, or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from sdic_export import build as building
+from sdic_export.build import BuildOptions, Progress, StageReport, build
+from sdic_export.golden import read_golden, smooth_pictures
+from sdic_runtime.bundle import Bundle
+from sdic_runtime.errors import SdicError
+from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.stages import STAGES, Stage
+from sdic_train.networks.sdic import SDIC
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch, built: Any) -> Callable[[str], None]:
+    """Exporting a stage copies the file of an earlier build, so that what surrounds it is tested fast; a stage named may be damaged."""
+    damaged: list[str] = []
+
+    def export(module: Any, stage: Stage, sizes: Any, path: Path, *options: Any, **named: Any) -> None:
+        for file in (built.folder / "onnx/fp32").glob(f"{stage.name}.onnx*"):
+            shutil.copy(file, path.parent)
+        if stage.name in damaged:
+            damage(path)
+
+    monkeypatch.setattr(building, "export_stage", export)
+    return damaged.append
+
+
+def damage(path: Path) -> None:
+    """Change one bias of the graph at `path`."""
+    model = onnx.load(str(path))
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("bias") and tensor.data_type == onnx.TensorProto.FLOAT:
+            array = onnx.numpy_helper.to_array(tensor) + np.float32(0.5)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+            break
+    onnx.save(model, str(path))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_bundle_is_complete_and_sound(built: Any, checkpoint: Path) -> None:
+    bundle = Bundle.open(built.folder)
+    bundle.check()
+    manifest = bundle.manifest
+    assert manifest.name == "tiny" and manifest.domain == "portraits" and manifest.default_precision == "fp32"
+    assert set(manifest.stages) == set(STAGES) and manifest.tolerances == {"fp32": 2e-4}
+    on_disk = {path.relative_to(built.folder).as_posix() for path in built.folder.rglob("*") if path.is_file()}
+    assert on_disk == {"bundle.json", *manifest.files}
+    assert manifest.partials == {"generator_head:rgb": {"fp32": "onnx/fp32/generator_head.rgb.onnx"}}
+    assert {"torch", "onnx", "onnxruntime", "sdic"} <= set(manifest.tools)
+    assert (built.folder / manifest.checkpoint["path"]).samefile(checkpoint) and manifest.checkpoint["weights"] == "float32"
+
+
+def test_every_stage_is_reported_with_its_proof(built: Any) -> None:
+    assert [report.stage for report in built.report.stages] == list(STAGES)
+    for report in built.report.stages:
+        assert 0 < report.worst.ratio < 1e-4 and report.worst.tensor in STAGES[report.stage].outputs
+        assert report.seconds > 0
+    sizes = {name: entry.bytes for name, entry in built.report.manifest.files.items()}
+    head = next(report for report in built.report.stages if report.stage == "generator_head")
+    assert head.bytes == sum(size for name, size in sizes.items() if "generator_head" in name)
+
+
+def test_the_runtime_gives_the_numbers_of_pytorch(built: Any, model: SDIC) -> None:
+    pipeline = Pipeline.load(built.folder, backend="onnxruntime", threads=1)
+    image = smooth_pictures(64, 3)
+    delta = np.random.default_rng(1).standard_normal((1, 12, 16)).astype(np.float32) * np.float32(0.3)
+    inversion = pipeline.invert(image)
+    with torch.no_grad():
+        want = model.invert(torch.from_numpy(image))
+        edits = {form: model.edit(want, torch.from_numpy(2 * delta), form) for form in ("paper", "released")}
+    got = {"latent": inversion.latent, "feature": inversion.feature, "reconstruction": inversion.reconstruction,
+           "discrepancy": inversion.discrepancy, "latent_enhanced": inversion.latent_enhanced, "residual": inversion.residual,
+           "picture": inversion.pixels}
+    pairs = [(name, value, getattr(want, name)) for name, value in got.items()]
+    pairs += [(form, pipeline.edit(inversion, delta, 2.0, eq6=form).pixels, picture) for form, picture in edits.items()]
+    for name, value, reference in pairs:
+        assert float(np.abs(value - reference.numpy()).max()) <= 2e-4 * float(reference.std()), name
+    zero = pipeline.edit(inversion, delta, 0.0, eq6="paper")
+    assert float(np.abs(zero.pixels - inversion.pixels).max()) < 1e-5
+
+
+def test_options_end_up_in_the_bundle(copies: Any, checkpoint: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "smile.npy", np.ones(16, np.float32))
+    Image.new("RGB", (90, 50), (200, 30, 60)).save(tmp_path / "red.png")
+    out = tmp_path / "place" / "bundle"
+    said: list[str] = []
+    done: list[StageReport] = []
+    options = BuildOptions(checkpoint, out, name="mine", directions=[tmp_path / "smile.npy"], pictures=[tmp_path / "red.png"], licence="Mine.")
+    build(options, Progress(said.append, done.append))
+    manifest = Bundle.open(out).manifest
+    assert manifest.name == "mine" and manifest.licence == "Mine." and dict(manifest.directions) == {"smile": "directions/smile.safetensors"}
+    golden = read_golden(Bundle.open(out).file(str(manifest.golden)))
+    assert golden.tensors["image"].shape == (2, 3, 64, 64)
+    np.testing.assert_allclose(golden.tensors["image"][0, :, 5, 5], np.array([200, 30, 60]) / 127.5 - 1, atol=1e-6)
+    assert [report.stage for report in done] == list(STAGES)
+    assert [step for step in said if step.startswith("exporting")] == [f"exporting {name}" for name in STAGES]
+
+
+def test_a_stage_that_differs_from_pytorch_fails_the_build(copies: Callable[[str], None], checkpoint: Path, tmp_path: Path) -> None:
+    copies("dicn")
+    sentence = r"of dicn is off by \S+ of its standard deviation \(largest difference \S+\), and 2\.0e-04 is allowed$"
+    with pytest.raises(SdicError, match=r'^"(residual|latent_enhanced)" ' + sentence):
+        build(BuildOptions(checkpoint, tmp_path / "bundle"))
+    assert names(tmp_path) == []
+
+
+def test_an_interrupted_build_leaves_nothing(copies: Any, checkpoint: Path, tmp_path: Path) -> None:
+    def interrupt(report: StageReport) -> None:
+        if report.stage == "dipn":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(BuildOptions(checkpoint, tmp_path / "bundle"), Progress(done=interrupt))
+    assert names(tmp_path) == []
+
+
+def test_a_bundle_is_replaced_only_with_force(copies: Any, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    out.mkdir()
+    (out / "bundle.json").write_text("{}")
+    options = BuildOptions(checkpoint, out)
+    with pytest.raises(SdicError, match="there is already a bundle at"):
+        build(options)
+    assert (out / "bundle.json").read_text() == "{}"
+    build(dataclasses.replace(options, force=True))
+    assert json.loads((out / "bundle.json").read_text())["name"] == "bundle" and names(tmp_path) == ["bundle"]
+
+
+def test_bad_input_is_refused_before_any_work(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "run_chain", lambda *_: pytest.fail("work was begun"))
+    np.save(tmp_path / "wide.npy", np.ones(512, np.float32))
+    (tmp_path / "notes.png").write_text("text")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"checkpoint": tmp_path / "none.pt"}, 'There is no file ".*none.pt"'),
+        ({"weights": "int8"}, 'the weights are "int8"; use float32 or float16'),
+        ({"directions": [tmp_path / "wide.npy"]}, r"wide\.npy does not fit this model"),
+        ({"pictures": [tmp_path / "notes.png"]}, r"notes\.png is not a picture"),
+    ]
+    for changes, sentence in cases:
+        with pytest.raises(SdicError, match=sentence):
+            build(dataclasses.replace(BuildOptions(checkpoint, tmp_path / "bundle"), **changes))
+        assert not (tmp_path / "bundle").exists()
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "onnxscript" else find(name, *rest))
+    with pytest.raises(SdicError, match=r'sdic-export build needs the package "onnxscript"; install it with: pip install "sdic\[export\]"'):
+        build(BuildOptions(checkpoint, tmp_path / "bundle"))

@@ -1,0 +1,62 @@
+"""What a bundle's graphs are made of."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from sdic_export.fusion import fused
+from sdic_export.graphs import stage_modules
+from sdic_export.inspection import inspect_bundle
+from sdic_runtime.errors import SdicError
+from sdic_runtime.files import sha256
+from sdic_runtime.stages import STAGES
+from sdic_train.networks.sdic import SDIC
+
+
+@pytest.fixture(scope="module")
+def contents(built: Any) -> dict[str, Any]:
+    return {item.stage: item for item in inspect_bundle(built.folder)[1]}
+
+
+def test_every_stage_is_listed_with_its_files_and_hashes(built: Any, contents: dict[str, Any]) -> None:
+    assert list(contents) == list(STAGES)
+    for item in contents.values():
+        assert item.precision == "fp32" and item.opset == 18 and set(item.weights) <= {"float", "int64"}
+        assert item.sha256 == tuple(sha256(built.folder / name) for name in item.files)
+        assert item.bytes == sum((built.folder / name).stat().st_size for name in item.files)
+    assert contents["generator_head"].files == ("onnx/fp32/generator_head.onnx", "onnx/fp32/generator_head.onnx.data")
+
+
+def test_parameters_are_those_of_the_module(contents: dict[str, Any], model: SDIC) -> None:
+    module = fused(stage_modules(model)["dicn"])
+    convolutions = sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Conv1d | nn.Conv2d))
+    assert convolutions < contents["dicn"].parameters < 1.02 * convolutions
+
+
+def test_operations_and_arithmetic_are_counted(contents: dict[str, Any], model: SDIC) -> None:
+    counted = contents["dicn"]
+    layers = [part for part in fused(stage_modules(model)["dicn"]).modules() if isinstance(part, nn.Conv1d | nn.Conv2d)]
+    assert counted.operations["Conv"] == len(layers) == 13
+    assert sum(counted.operations.values()) < 40
+    positions = {nn.Conv2d: 64 * 64, nn.Conv1d: 16}  # every map of DICN has 64 x 64 pixels at this size, every sequence the style width
+    by_hand = sum(layer.weight.numel() * positions[type(layer)] for layer in layers)
+    assert counted.gmac == pytest.approx(by_hand / 1e9, rel=1e-6)
+
+
+def test_transposed_convolutions_and_products_count_too(contents: dict[str, Any]) -> None:
+    assert contents["generator_tail"].operations["ConvTranspose"] == 3
+    # Convolutions at 64 (8 -> 8), upsampling from 64 (8 -> 8), at 128 (8 -> 8), without blur, RGB and styles.
+    least = (64**2 * 64 * 9 + 64**2 * 64 * 9 + 128**2 * 64 * 9) / 1e9
+    assert least < contents["generator_tail"].gmac < 1.4 * least
+
+
+def test_what_is_damaged_is_not_listed(built: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(built.folder, tmp_path / "bundle")
+    (folder / "onnx/fp32/e4e.onnx").write_bytes(b"no graph")
+    with pytest.raises(SdicError, match=r"e4e\.onnx is damaged: it has 8 bytes instead of"):
+        inspect_bundle(folder)

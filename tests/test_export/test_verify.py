@@ -1,0 +1,95 @@
+"""The proof of a bundle, repeated, and the damage it finds."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from sdic_export.build import finish
+from sdic_export.golden import MADE_BY
+from sdic_export.verify import CHECKPOINT, GOLDEN, verify
+from sdic_runtime.bundle import Bundle
+from sdic_runtime.errors import SdicError
+from sdic_train.checkpoints import load_sdic
+from sdic_train.config import TINY
+from sdic_train.networks.sdic import SDIC
+
+
+@pytest.fixture
+def copy(built: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built.folder, tmp_path / "bundle"))
+
+
+def rehash(folder: Path, **changes: Any) -> None:
+    """Write the manifest again, with the hashes that the files have now."""
+    manifest = dataclasses.replace(Bundle.open(folder).manifest, **changes)
+    (folder / "bundle.json").unlink()
+    finish(folder, manifest)
+
+
+def test_a_sound_bundle_passes_in_every_tensor_at_both_batch_sizes(built: Any) -> None:
+    result = verify(built.folder, options={"threads": 1})
+    assert not result.failures and result.files == len(Bundle.open(built.folder).manifest.files)
+    assert [(check.batch, check.difference.tensor) for check in result.checks] == [(count, name) for count in (1, 2) for name in MADE_BY]
+    assert {check.against for check in result.checks} == {GOLDEN} and result.backend.startswith("ONNX Runtime")
+    assert 0 < result.worst.difference.ratio < 1e-4
+
+
+def test_the_checkpoint_is_proven_anew(built: Any, checkpoint: Path) -> None:
+    result = verify(built.folder, checkpoint=checkpoint, options={"threads": 1})
+    assert not result.failures
+    assert [check.against for check in result.checks] == [GOLDEN] * 2 * len(MADE_BY) + [CHECKPOINT] * 2 * len(MADE_BY)
+
+
+def test_another_checkpoint_is_told_apart(built: Any, checkpoint: Path, save_model: Any, tmp_path: Path) -> None:
+    other = load_sdic(checkpoint)
+    other.latent_avg = other.latent_avg + 0.01
+    path = save_model(tmp_path / "other.safetensors", other)
+    failures = verify(built.folder, checkpoint=path, options={"threads": 1}).failures
+    assert {check.against for check in failures} == {CHECKPOINT} and failures[0].difference.tensor == "latent"
+
+
+def test_a_checkpoint_of_other_sizes_is_refused(built: Any, save_model: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    wide = SDIC(dataclasses.replace(TINY, style_width=32)).eval()
+    path = save_model(tmp_path / "wide.safetensors", wide)
+    with pytest.raises(SdicError, match=r"wide\.safetensors is of another model: its sizes are .*, the bundle's are"):
+        verify(built.folder, checkpoint=path, options={"threads": 1})
+
+
+def test_pytorch_is_a_backend_like_any_other(built: Any, checkpoint: Path) -> None:
+    result = verify(built.folder, "torch", options={"checkpoint": checkpoint})
+    assert not result.failures and result.backend.startswith("PyTorch")
+
+
+def test_one_flipped_byte_is_found(copy: Path) -> None:
+    path = copy / "onnx/fp32/dipn.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SdicError, match=r"dipn\.onnx is damaged: its SHA-256 is not the one in bundle\.json"):
+        verify(copy)
+
+
+def test_a_changed_weight_under_a_new_hash_is_found_in_the_stage_that_has_it(copy: Path) -> None:
+    path = copy / "onnx/fp32/dipn.onnx"
+    model = onnx.load(str(path))
+    weight = next(tensor for tensor in reversed(model.graph.initializer) if len(tensor.dims) == 4)
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.05), weight.name))
+    onnx.save(model, str(path))
+    rehash(copy)
+    result = verify(copy, options={"threads": 1})
+    assert result.failures and result.failures[0].difference.where == "dipn" and result.failures[0].difference.tensor == "discrepancy"
+
+
+def test_a_bundle_without_golden_tensors_cannot_be_verified(copy: Path) -> None:
+    rehash(copy, golden=None)
+    with pytest.raises(SdicError, match=r"holds no golden tensors to be checked against; build it again with: sdic-export build"):
+        verify(copy)
