@@ -7,7 +7,7 @@ import re
 import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -34,37 +34,44 @@ def load_picture(path: str | os.PathLike[str]) -> Image:
     byte in the decoder); of an animation the first frame is taken; colour profiles are ignored, as in the release. Raises SdicError for
     what is missing, unreadable, damaged, not a picture, or larger than PIXEL_LIMIT.
     """
-    from PIL import Image
-
     path = Path(path)
     try:
         with path.open("rb") as stream:
-            if not stream.read(1):
-                raise SdicError(f"{path} is empty (0 bytes); get the picture again")
-            stream.seek(0)
-            with _open(stream, path) as image:
-                _check_size(image.width * image.height, str(path))
-                image.load()
-                return to_rgb(image, str(path))
-    except SdicError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        pixels = re.search(r"\d+", str(error))
-        _check_size(int(pixels.group()) if pixels else PIXEL_LIMIT + 1, str(path))
-        raise SdicError(f"{path} is too large: {error}") from error
+            return decode_picture(stream, str(path))
     except FileNotFoundError:
         raise SdicError(f"there is no picture at {path}") from None
     except IsADirectoryError:
         raise SdicError(f"{path} is a folder; name a picture file") from None
-    except PermissionError as error:
+    except OSError as error:
         raise SdicError(f"cannot read {path}: {reason(error)}") from error
+
+
+def decode_picture(stream: BinaryIO, name: str = "the picture", limit: int = PIXEL_LIMIT) -> Image:
+    """Decode an open file, or bytes in an io.BytesIO, as `load_picture` does; `name` is what errors call it. Raises SdicError for more
+    than `limit` pixels, before anything is decoded."""
+    from PIL import Image
+
+    try:
+        if not stream.read(1):
+            raise SdicError(f"{name} is empty (0 bytes); get the picture again")
+        stream.seek(0)
+        with _open(stream, name) as image:
+            _check_size(image.width * image.height, name, limit)
+            image.load()
+            return to_rgb(image, name)
+    except SdicError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.search(r"\d+", str(error))
+        _check_size(int(pixels.group()) if pixels else limit + 1, name, limit)
+        raise SdicError(f"{name} is too large: {error}") from error
     except MemoryError as error:
-        raise SdicError(f"not enough memory to decode {path}; make the picture smaller") from error
+        raise SdicError(f"not enough memory to decode {name}; make the picture smaller") from error
     except Exception as error:  # a damaged file fails in as many ways as there are decoders
-        raise SdicError(f"{path} is damaged: {str(error) or type(error).__name__}; get the picture again") from error
+        raise SdicError(f"{name} is damaged: {str(error) or type(error).__name__}; get the picture again") from error
 
 
-def _open(stream: Any, path: Path) -> Image:
+def _open(stream: BinaryIO, name: str) -> Image:
     """The file's header, with the warning about large pictures off: `_check_size` decides."""
     from PIL import Image, UnidentifiedImageError
 
@@ -72,14 +79,14 @@ def _open(stream: Any, path: Path) -> Image:
     try:
         with _warnings_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
+            return Image.open(stream, formats=[kind for kind in FORMATS if kind in Image.OPEN])
     except UnidentifiedImageError:
-        raise SdicError(f"{path} is not a picture this program can read; use {', '.join(FORMATS)}") from None
+        raise SdicError(f"{name} is not a picture this program can read; use {', '.join(FORMATS)}") from None
 
 
-def _check_size(pixels: int, name: str) -> None:
-    if pixels > PIXEL_LIMIT:
-        raise SdicError(f"{name} has {pixels / 1e6:.0f} megapixels, and the limit is {PIXEL_LIMIT / 1e6:.0f}; make the picture smaller")
+def _check_size(pixels: int, name: str, limit: int = PIXEL_LIMIT) -> None:
+    if pixels > limit:
+        raise SdicError(f"{name} has {pixels / 1e6:.0f} megapixels, and the limit is {limit / 1e6:.0f}; make the picture smaller")
 
 
 def to_rgb(image: Image, name: str = "the picture") -> Image:

@@ -75,7 +75,7 @@ def test_the_example_says_what_is_wrong(example: Path, execute: Execute, tiny_bu
     cases: list[tuple[list[Any], str]] = [
         ([], "error: too few arguments; usage: invert_and_edit BUNDLE photo.png FOLDER DIRECTION..."),
         ([tmp_path, good, out, "smile"], f"error: {tmp_path} is not a bundle, it has no bundle.json"),
-        ([tiny_bundle, good, out, "smiel"], 'error: there is no direction "smiel"; the bundle "tiny" has: age, basis, smile; did you mean '),
+        ([tiny_bundle, good, out, "smiel"], 'error: there is no direction "smiel"; the bundle "tiny" has: age, basis, smile; did you '),
         ([tiny_bundle, good, good / "below", "smile"], "error: "),
         ([tiny_bundle, tmp_path / "vast.png", out, "smile"], f"error: {tmp_path}/vast.png has more than 100 megapixels; make the"),
         *(([tiny_bundle, tmp_path / f"{name}.png", out, "smile"], f"error: {tmp_path}/{name}.png ")
