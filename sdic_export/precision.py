@@ -134,7 +134,8 @@ def write_half(source: Path, target: Path, stage: str, policy: str | os.PathLike
     del single
     target.parent.mkdir(parents=True, exist_ok=True)
     external = external or sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_FROM
-    ir.save(ir.from_proto(model), target, external_data=f"{target.name}.data" if external else None, size_threshold_bytes=EXTERNAL_TENSOR_FROM)
+    place = f"{target.name}.data" if external else None
+    ir.save(ir.from_proto(model), target, external_data=place, size_threshold_bytes=EXTERNAL_TENSOR_FROM)
 
 
 def _channels(shape: tuple[int | None, ...]) -> int:

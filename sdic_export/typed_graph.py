@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 FLOAT = 1  # onnx.TensorProto.FLOAT
 HALVES = {"float16": 10, "bfloat16": 16}  # onnx.TensorProto's numbers
 NAMES = {FLOAT: "float32", **{number: name for name, number in HALVES.items()}}
+SMALL = 64  # elements up to which a float weight may be what a shape is computed from: the scales of a resize
 BFLOAT_OPSET = 22  # the first in which convolutions take bfloat16
 NO_LAYER = "input"
 NORM_EPSILON = 1e-5  # ONNX's default
@@ -63,11 +65,15 @@ def infer_shapes(model: onnx.ModelProto) -> Shapes:
     graph.output.extend(model.graph.output)
     graph.node.extend(model.graph.node)
     for tensor in model.graph.initializer:
-        if tensor.data_type == FLOAT:
+        if tensor.data_type == FLOAT and math.prod(tensor.dims) > SMALL:
             graph.initializer.add(name=tensor.name, data_type=FLOAT, dims=tensor.dims)
         else:
             graph.initializer.append(tensor)
     inferred = onnx.shape_inference.infer_shapes(skeleton).graph
+    known = {value.name for value in (*inferred.output, *inferred.value_info)}
+    unknown = [name for node in model.graph.node for name in node.output if name and name not in known]
+    if unknown:
+        raise SdicError(f'the shape of "{unknown[0]}" cannot be inferred, so its type cannot be chosen; export the graph again')
     shapes = Shapes()
     for tensor in model.graph.initializer:
         if tensor.data_type == FLOAT:
