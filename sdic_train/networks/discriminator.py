@@ -91,7 +91,9 @@ class Discriminator(nn.Module):
         super().__init__()
         sizes = [2**power for power in range(int(log2(resolution)), 1, -1)]
         if missing := [size for size in sizes if size not in channels]:
-            raise SdicError(f"The discriminator has no number of channels for size {missing[0]}; give one for every size from 4 to {resolution}.")
+            raise SdicError(
+                f"The discriminator has no number of channels for size {missing[0]}; give one for every size from 4 to {resolution}."
+            )
         self.resolution = resolution
         blocks = [ResidualBlock(channels[size], channels[size // 2]) for size in sizes[:-1]]
         self.convs = nn.Sequential(conv_layer(3, channels[resolution], 1), *blocks)

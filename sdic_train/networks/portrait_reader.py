@@ -9,8 +9,22 @@ from torch import Tensor, nn
 from sdic_train.portraits import PARAMETERS
 
 READING_SIZE = 128
-IDENTITY = ("hair_length", "baldness", "fringe", "skin_tone", "hair_colour", "parting", "face_width", "jaw", "eye_size", "eye_colour",
-            "brow_height", "brow_tilt", "nose_size")  # what stays when a person smiles, ages, turns or changes clothes
+READER_FORMAT = "sdic-portrait-reader"
+IDENTITY = (
+    "hair_length",
+    "baldness",
+    "fringe",
+    "skin_tone",
+    "hair_colour",
+    "parting",
+    "face_width",
+    "jaw",
+    "eye_size",
+    "eye_colour",
+    "brow_height",
+    "brow_tilt",
+    "nose_size",
+)  # what stays when a person smiles, ages, turns or changes clothes
 
 
 class PortraitReader(nn.Module):
@@ -23,9 +37,13 @@ class PortraitReader(nn.Module):
         super().__init__()
         pairs = zip((3, *widths), widths, strict=False)
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(inputs, outputs, 5 if index == 0 else 3, 2, 2 if index == 0 else 1, bias=False),
-                          nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1))
-            for index, (inputs, outputs) in enumerate(pairs))
+            nn.Sequential(
+                nn.Conv2d(inputs, outputs, 5 if index == 0 else 3, 2, 2 if index == 0 else 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.LeakyReLU(0.1),
+            )
+            for index, (inputs, outputs) in enumerate(pairs)
+        )
         self.hidden = nn.Linear(widths[-1] * (READING_SIZE // 2 ** len(widths)) ** 2, 192)
         self.output = nn.Linear(192, len(PARAMETERS))
         self.register_buffer("low", torch.tensor([entry.low for entry in PARAMETERS], dtype=torch.float32))
@@ -42,7 +60,11 @@ class PortraitReader(nn.Module):
 
     def normalised(self, picture: Tensor) -> Tensor:
         """The parameters brought to -1..1 by their ranges; [N, parameters]."""
-        return self.output(F.leaky_relu(self.hidden(self.features(picture)[-1].flatten(1)), 0.1))
+        return self.read(self.features(picture)[-1])
+
+    def read(self, last: Tensor) -> Tensor:
+        """The last of `features` -> `normalised`."""
+        return self.output(F.leaky_relu(self.hidden(last.flatten(1)), 0.1))
 
     def forward(self, picture: Tensor) -> Tensor:
         """[N, 3, H, W] in [-1, 1] -> the parameters in their own units, [N, parameters]."""

@@ -1,0 +1,186 @@
+"""The paper's Table 1 for any model or bundle: e4e beside SDIC, and edits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdic_runtime.edits import Direction
+from sdic_train.losses.pixels import l2, psnr, ssim
+from sdic_train.networks.portrait_reader import PortraitReader
+from sdic_train.networks.sdic import SDIC
+from sdic_train.networks.stylegan2 import downsample
+from sdic_train.portraits import PARAMETERS
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+class Inverter(Protocol):
+    """What is evaluated: all pictures [n, 3, S, S] float32 in [-1, 1]."""
+
+    def e4e(self, image: Tensor) -> Tensor:
+        """The reconstruction from the encoder's code alone."""
+
+    def sdic(self, image: Tensor) -> Tensor:
+        """The inversion."""
+
+    def edited(self, image: Tensor, direction: Direction, strength: float) -> Tensor:
+        """The inversion, edited."""
+
+
+@dataclass
+class ModelInverter:
+    """A PyTorch model; pictures are brought to the working size as the release does."""
+
+    model: SDIC
+
+    @torch.no_grad()
+    def e4e(self, image: Tensor) -> Tensor:
+        return self._small(self.model.generator(self.model.encode(image)))
+
+    @torch.no_grad()
+    def sdic(self, image: Tensor) -> Tensor:
+        return self._small(self.model(image))
+
+    @torch.no_grad()
+    def edited(self, image: Tensor, direction: Direction, strength: float) -> Tensor:
+        found = self.model.invert(image)
+        delta = torch.from_numpy(strength * direction.offset(found.latent.cpu().numpy())).to(image.device)
+        return self._small(self.model.edit(found, delta.expand_as(found.latent)))
+
+    def _small(self, picture: Tensor) -> Tensor:
+        return downsample(picture.clamp(-1, 1), self.model.config.working)
+
+
+@dataclass
+class PipelineInverter:
+    """A bundle on any backend."""
+
+    pipeline: object  # sdic_runtime.pipeline.Pipeline
+    working: int
+
+    def e4e(self, image: Tensor) -> Tensor:
+        return self._small(self.pipeline.invert(image.numpy()).reconstruction)  # type: ignore[attr-defined]
+
+    def sdic(self, image: Tensor) -> Tensor:
+        return self._small(self.pipeline.invert(image.numpy()).pixels)  # type: ignore[attr-defined]
+
+    def edited(self, image: Tensor, direction: Direction, strength: float) -> Tensor:
+        inversion = self.pipeline.invert(image.numpy())  # type: ignore[attr-defined]
+        return self._small(self.pipeline.edit(inversion, direction, strength=strength).pixels)  # type: ignore[attr-defined]
+
+    def _small(self, pixels: NDArray[np.float32]) -> Tensor:
+        return downsample(torch.from_numpy(np.asarray(pixels)).clamp(-1, 1), self.working)
+
+
+def table(
+    inverter: Inverter, images: Tensor, identity: Distance | None, perceptual: Distance | None, batch: int = 8
+) -> dict[str, dict[str, float]]:
+    """Method -> metric -> mean over the pictures. Metrics: ID (cosine similarity), SSIM, PSNR (dB), LPIPS, L2 (on [-1, 1]), seconds per
+    picture (encoder included, after one call that is not counted)."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, method in (("e4e", inverter.e4e), ("SDIC", inverter.sdic)):
+        method(images[:1])
+        parts: dict[str, list[Tensor]] = {}
+        seconds = 0.0
+        for image in images.split(batch):
+            start = _now(image)
+            picture = method(image)
+            seconds += _now(image) - start
+            for metric, values in _metrics(picture, image, identity, perceptual).items():
+                parts.setdefault(metric, []).append(values.cpu())
+        rows[name] = {metric: float(torch.cat(values).mean()) for metric, values in parts.items()} | {"seconds": seconds / len(images)}
+    return rows
+
+
+def edit_table(
+    inverter: Inverter,
+    images: Tensor,
+    directions: Mapping[str, Direction],
+    strengths: Mapping[str, float],
+    reader: PortraitReader,
+    batch: int = 8,
+) -> dict[str, dict[str, float]]:
+    """Attribute -> what its edit does to portraits that lack it, or have it (then the strength is negative).
+
+    `moved`     the change of the attribute as a share of the distance between its two sides' means
+    `others`    the mean absolute change of the other attributes, on the same scale
+    `identity`  cosine similarity with the unedited inversion
+    """
+    places = {entry.name: index for index, entry in enumerate(PARAMETERS)}
+    attributes = [entry for entry in PARAMETERS if entry.threshold is not None]
+    spans = torch.tensor([_between_sides(entry.kind) * (entry.high - entry.low) for entry in attributes])
+    columns = torch.tensor([places[entry.name] for entry in attributes])
+    rows = {}
+    for name, direction in directions.items():
+        if name not in places:
+            continue
+        moved, others, likeness = [], [], []
+        for image in images.split(batch):
+            with torch.no_grad():
+                before = inverter.sdic(image)
+                values = reader(before)
+                rising = (values[:, places[name]] <= (PARAMETERS[places[name]].threshold or 0.0)).float()
+                after = torch.where(
+                    rising[:, None, None, None] > 0,
+                    inverter.edited(image, direction, strengths[name]),
+                    inverter.edited(image, direction, -strengths[name]),
+                )
+                change = (reader(after) - values)[:, columns] / spans
+                own = [entry.name for entry in attributes].index(name)
+                moved.append(change[:, own] * (2 * rising - 1))
+                others.append(change[:, [index for index in range(len(attributes)) if index != own]].abs().mean(1))
+                likeness.append((reader.identity(before) * reader.identity(after)).sum(1))
+        rows[name] = {
+            "strength": strengths[name],
+            "moved": float(torch.cat(moved).mean()),
+            "others": float(torch.cat(others).mean()),
+            "identity": float(torch.cat(likeness).mean()),
+        }
+    return rows
+
+
+def markdown(rows: Mapping[str, Mapping[str, float]], first: str) -> str:
+    """A Markdown table with one row per entry."""
+    columns = list(next(iter(rows.values())))
+    lines = [f"| {first} | {' | '.join(columns)} |", f"|{' --- |' * (len(columns) + 1)}"]
+    lines += [f"| {name} | {' | '.join(f'{values[column]:.4g}' for column in columns)} |" for name, values in rows.items()]
+    return "\n".join(lines)
+
+
+def _metrics(picture: Tensor, image: Tensor, identity: Distance | None, perceptual: Distance | None) -> dict[str, Tensor]:
+    found = {"SSIM": ssim(picture, image), "PSNR": psnr(picture, image), "L2": l2(picture, image)}
+    with torch.no_grad():
+        if identity is not None:
+            found = {"ID": 1 - identity(picture, image)} | found
+        if perceptual is not None:
+            found["LPIPS"] = perceptual(picture, image)
+    return found
+
+
+def _between_sides(kind: str) -> float:
+    """The distance between the means of a parameter's two sides, as a share of its range."""
+    return {"uniform": 0.5, "bell": 0.375, "sides": 0.7, "switch": 1.0, "rare": 0.9}[kind]
+
+
+def _now(image: Tensor) -> float:
+    if image.is_cuda:
+        torch.cuda.synchronize(image.device)
+    return time.perf_counter()
+
+
+def default_strengths(directions: Mapping[str, Direction]) -> dict[str, float]:
+    """Two thirds of each suggested range: the distance between the two sides' means."""
+    return {name: (direction.strength_range[1] / 1.5 if direction.strength_range else 3.0) for name, direction in directions.items()}
+
+
+def only_directions(edits: Mapping[str, object], names: Sequence[str] | None = None) -> dict[str, Direction]:
+    """The constant directions among `edits`, all or those in `names`."""
+    return {name: edit for name, edit in edits.items() if isinstance(edit, Direction) and (names is None or name in names)}

@@ -1,0 +1,1 @@
+"""Distances between pictures: pixels, perceptual distance, identity."""

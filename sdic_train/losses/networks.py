@@ -1,0 +1,48 @@
+"""Opens the networks that judge pictures from the files a user names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from sdic_runtime.errors import SdicError
+from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
+
+
+def perceptual_network(path: Path | None) -> nn.Module | None:
+    """LPIPS from "alexnet.pth,lpips.pth", the portraits' own distance from a reader's .safetensors, or None."""
+    if path is None:
+        return None
+    if path.suffix == ".safetensors":
+        from sdic_train.losses.portrait import PortraitPerceptual
+
+        return PortraitPerceptual(open_reader(path))
+    from sdic_train.losses.lpips import load_lpips
+
+    return load_lpips(path)
+
+
+def identity_network(path: Path | None) -> nn.Module | None:
+    """The identity loss of an IR-SE-50, IR-101 or MoCo checkpoint, the portraits' own from a reader's .safetensors, or None."""
+    if path is None:
+        return None
+    if path.suffix == ".safetensors":
+        from sdic_train.losses.portrait import PortraitIdentity
+
+        return PortraitIdentity(open_reader(path))
+    from sdic_train.losses.identity import load_identity
+
+    return load_identity(path)
+
+
+def open_reader(path: Path) -> PortraitReader:
+    """The portrait reader that `sdic-train reader` saved."""
+    from sdic_train.checkpoint_files import read_safetensors
+
+    state, metadata = read_safetensors(path)
+    if metadata.get("format") != READER_FORMAT:
+        raise SdicError(f"{path} is not a portrait reader; make one with `sdic-train reader`")
+    reader = PortraitReader()
+    reader.load_state_dict(dict(state))
+    return reader.eval()
