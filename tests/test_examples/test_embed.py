@@ -1,0 +1,237 @@
+"""The web service under good, malformed, oversized, slow and cut-off requests on loopback."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdic_runtime import Pipeline
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+ROOT = Path(__file__).parents[2]
+LAUNCHER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import embed, uvicorn
+embed.UPLOAD_BYTES, embed.UPLOAD_SECONDS, embed.PIXELS = 200_000, 1.0, 1_000_000
+uvicorn.run(embed.create_app(sys.argv[2], threads=1), port=int(sys.argv[3]), log_level="warning")
+"""
+
+
+def png(width: int = 90, height: int = 70, seed: int = 0, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)).save(stream, kind)
+    return stream.getvalue()
+
+
+class Server:
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process, self.port = process, port
+        self.url = f"http://127.0.0.1:{port}"
+
+    def post(self, path: str, content: Any) -> Any:
+        return httpx.post(self.url + path, content=content, timeout=60)
+
+    def raw(self, *pieces: bytes, pause: float = 0, answer: bool = True) -> bytes:
+        """What comes back on a connection of its own, on which `pieces` are sent with pauses between them."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(pause)
+            received = b""
+            while answer and (piece := connection.recv(65536)):
+                received += piece
+                if b"\r\n\r\n" in received and received.endswith(b"}"):
+                    break
+            return received
+
+    def memory(self) -> int:
+        """Resident bytes of the process."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS"))
+
+
+def start(bundle: Path, log: Path) -> Server:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with log.open("wb") as stream:
+        process = subprocess.Popen([sys.executable, "-c", LAUNCHER, ROOT / "examples", bundle, str(port)], stdout=stream, stderr=stream)
+    server = Server(process, port)
+    for _ in range(600):
+        try:
+            if httpx.get(server.url + "/health", timeout=5).status_code == 200:
+                return server
+        except httpx.HTTPError:
+            time.sleep(0.1)
+        assert process.poll() is None, log.read_text()
+    raise AssertionError("the server does not answer")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server") / "log"
+
+
+@pytest.fixture(scope="module")
+def server(tiny_bundle: Path, log: Path) -> Iterator[Server]:
+    running = start(tiny_bundle, log)
+    while httpx.get(running.url + "/ready").status_code != 200:
+        time.sleep(0.05)
+    yield running
+    running.process.terminate()
+    running.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_bundle: Path) -> dict[str, np.ndarray]:
+    """What the good requests must give, by their path."""
+    pipeline = Pipeline.load(tiny_bundle, "onnxruntime", threads=1)
+    inversion = pipeline.invert(np.asarray(Image.open(io.BytesIO(png()))))
+    pictures = {"/invert": inversion, "/edit?direction=smile": pipeline.edit(inversion, "smile"),
+                "/edit?direction=age&strength=-2&eq6=released": pipeline.edit(inversion, "age", -2, "released")}
+    return {path: np.asarray(picture.images[0], int) for path, picture in pictures.items()}
+
+
+def check_good(server: Server, expected: dict[str, np.ndarray], path: str) -> str:
+    answer = server.post(path, png())
+    assert answer.status_code == 200 and answer.headers["content-type"] == "image/png", answer.text
+    assert np.abs(np.asarray(Image.open(io.BytesIO(answer.content)), int) - expected[path]).max() <= 1
+    return "good"
+
+
+def check_bad(status: int, sentence: str, answer_status: int, body: bytes) -> None:
+    said = json.loads(body)
+    assert list(said) == ["error"] and answer_status == status
+    assert sentence in said["error"] and "\n" not in said["error"] and "Traceback" not in said["error"]
+
+
+BAD: dict[str, tuple[str, bytes, int, str]] = {
+    "text": ("/invert", b"no picture at all", 400, "the picture is not a picture this program can read; use JPEG"),
+    "empty": ("/invert", b"", 400, "the picture is empty (0 bytes); get the picture again"),
+    "cut": ("/invert", png()[:4000], 400, "the picture is damaged: "),
+    "oversized": ("/invert", bytes(300_000), 413, "the upload is larger than 200000 bytes; send a smaller file"),
+    "pixels": ("/invert", b"", 400, "the picture has 4 megapixels, and the limit is 1; make the picture smaller"),
+    "direction": ("/edit?direction=smiel", png(), 400,
+                  'there is no direction "smiel"; the bundle "tiny" has: age, basis, smile; did you mean "smile"?'),
+    "basis": ("/edit?direction=basis", png(), 400, "a PCA basis is not an edit by itself"),
+    "nan": ("/edit?direction=smile&strength=nan", png(), 400, "the strength is nan; give a finite number"),
+    "strength": ("/edit?direction=smile&strength=much", png(), 400, "the parameter strength is not right: "),
+    "eq6": ("/edit?direction=smile&eq6=other", png(), 400, 'eq6 is "other"; use "paper" or "released"'),
+    "no direction": ("/edit", png(), 400, "the parameter direction is not right: "),
+    "path": ("/nowhere", png(), 404, "Not Found"),
+}
+
+
+def check_refused(server: Server, name: str) -> str:
+    path, content, status, sentence = BAD[name]
+    if name == "pixels":
+        stream = io.BytesIO()
+        Image.new("L", (2000, 2000)).save(stream, "PNG")
+        content = stream.getvalue()
+    answer = server.post(path, content)
+    check_bad(status, sentence, answer.status_code, answer.content)
+    return name
+
+
+def head(length: int) -> bytes:
+    return f"POST /invert HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode()
+
+
+def check_slow(server: Server) -> str:
+    status, _, body = server.raw(head(5000), b"x", pause=0.1).partition(b"\r\n\r\n")
+    check_bad(408, "the upload took longer than 1 seconds; send a smaller file", int(status.split()[1]), body)
+    return "slow"
+
+
+def check_cut_off(server: Server) -> str:
+    server.raw(head(5000), png()[:2000], answer=False)
+    return "cut off"
+
+
+def check_garbage(server: Server) -> str:
+    assert server.raw(b"\x16\x03\x01 no HTTP at all\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    return "garbage"
+
+
+def test_it_is_ready_when_the_bundle_is_loaded(server: Server) -> None:
+    answer = httpx.get(server.url + "/ready").json()
+    assert answer["status"] == "ready" and answer["directions"] == ["age", "basis", "smile"]
+    assert answer["backend"].startswith("ONNX Runtime ")
+
+
+def test_a_bundle_that_cannot_be_loaded_is_alive_and_not_ready(tmp_path: Path) -> None:
+    server = start(tmp_path / "nowhere", tmp_path / "log")
+    try:
+        while "still loading" in (answer := httpx.get(server.url + "/ready")).text:
+            time.sleep(0.05)
+        assert answer.status_code == 503 and answer.json()["error"].startswith(f"there is no bundle at {tmp_path}/nowhere")
+        assert server.post("/invert", png()).status_code == 503
+        assert httpx.get(server.url + "/health").status_code == 200
+    finally:
+        server.process.terminate()
+        server.process.wait(30)
+
+
+def test_good_requests_give_the_pictures_of_python(server: Server, expected: dict[str, np.ndarray]) -> None:
+    for path in expected:
+        check_good(server, expected, path)
+    for kind in ("JPEG", "WEBP", "BMP"):
+        assert server.post("/invert", png(kind=kind)).status_code == 200
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_requests_are_refused_in_one_sentence(server: Server, name: str) -> None:
+    check_refused(server, name)
+
+
+def test_slow_and_cut_off_requests_and_garbage(server: Server, expected: dict[str, np.ndarray]) -> None:
+    for check in (check_slow, check_cut_off, check_garbage):
+        check(server)
+        check_good(server, expected, "/invert")
+
+
+def storm(server: Server, expected: dict[str, np.ndarray], count: int) -> Counter[str]:
+    """`count` requests from 8 clients: two in three are good, the others bad in every way in turn."""
+    bad = [lambda name=name: check_refused(server, name) for name in BAD]
+    bad += [lambda check=check: check(server) for check in (check_slow, check_cut_off, check_garbage)]
+    good = [lambda path=path: check_good(server, expected, path) for path in expected]
+    work = [bad[index // 3 % len(bad)] if index % 3 == 0 else good[index % len(good)] for index in range(count)]
+    with ThreadPoolExecutor(8) as clients:
+        return Counter(result.result() for result in [clients.submit(item) for item in work])
+
+
+def test_a_small_storm(server: Server, expected: dict[str, np.ndarray], log: Path) -> None:
+    seen = storm(server, expected, 48)
+    assert seen["good"] == 32 and len(seen) == 16
+    assert httpx.get(server.url + "/ready").status_code == 200
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.full
+def test_storms_of_200_requests_leave_the_memory_flat(server: Server, expected: dict[str, np.ndarray], log: Path) -> None:
+    storm(server, expected, 200)  # allocators and thread pools reach their size
+    before = server.memory()
+    for _ in range(3):
+        assert storm(server, expected, 200)["good"] == 133
+    grown = server.memory() - before
+    print(f"memory grew by {grown / 1e6:.1f} MB over 600 requests, from {before / 1e6:.0f} MB")
+    assert grown < 20e6
+    assert httpx.get(server.url + "/ready").status_code == 200
+    assert "Traceback" not in log.read_text()
