@@ -204,7 +204,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _log(trt: Any) -> Any:
     """A logger that keeps what the library says and prints nothing."""
 
-    class Log(trt.ILogger):  # type: ignore[misc]
+    class Log(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -224,7 +224,7 @@ def _log(trt: Any) -> Any:
 def _monitor(trt: Any, step: Step) -> Any:
     """Progress out of nested phases: a phase takes the share of one step of its parent."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.stopped = False

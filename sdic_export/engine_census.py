@@ -114,7 +114,7 @@ def check_precision(graph: str, precision: str, engine: Census, asked: Census) -
         raise SdicError(f'the engine of "{graph}" does not say in which types it computes, so that it is {precision} cannot be proven; '
                         "build it on a machine with a GPU, where the inspector says it")
     found, wanted = engine.weight_share(kind), KEPT * asked.weight_share(kind)
-    if engine.share(kind) == 0 or (sum(engine.weight_bytes.values()) and found < wanted):
+    if engine.share(kind) == 0 or (any(engine.weight_bytes.values()) and found < wanted):
         raise SdicError(f'the engine of "{graph}" was asked for in {precision} and is not: {engine.share(kind):.0%} of its tensors and '
                         f"{found:.0%} of its weights are {kind}, and at least {wanted:.0%} of the weights are expected")
 

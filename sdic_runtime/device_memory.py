@@ -95,7 +95,7 @@ def open_gpu(index: int = 0) -> Cuda:
     count = driver.count()
     if count == 0:
         raise SdicError('there is no NVIDIA GPU here, or its driver does not work (see nvidia-smi); use backend="onnxruntime" for the CPU')
-    if not 0 <= index < count:
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
         raise SdicError(f"the GPU is {index}, and there {'is' if count == 1 else 'are'} {count}; use 0 to {count - 1}")
     return driver(index)
 
