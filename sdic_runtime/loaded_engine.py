@@ -84,7 +84,7 @@ class LoadedEngine:
 
 
 def load_engine(trt: Any, runtime: Any, log: Any, target: Target, path: Path, onnx: Path | None, mend: str) -> Any:
-    """The deserialized engine at `path`; with `onnx` put back the weights that were stripped. `mend` is the command that builds it again."""
+    """The deserialized engine at `path`; `onnx` gives stripped weights back. `mend` is the command that builds it again."""
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise SdicError(f"{target.title} cannot load {path}: {log.said() or 'it does not say why'}; build it again with: {mend}")

@@ -48,6 +48,15 @@ class Backend(Protocol):
         memory runs out."""
 
 
+def run_whole(backend: Backend, function: Callable[..., Any], tensors: Mapping[str, Tensor], **settings: Any) -> Any:
+    """`function(backend, **tensors, **settings)`, a chain of stages that gives a tensor or tensors by name.
+
+    A backend may have a method `whole(function, tensors, settings)` that does the same in another way: as one recorded CUDA graph.
+    """
+    whole = getattr(backend, "whole", None)
+    return whole(function, tensors, settings) if whole is not None else function(backend, **tensors, **settings)
+
+
 @dataclass(frozen=True)
 class BackendEntry:
     """A registered backend that is not loaded yet.
