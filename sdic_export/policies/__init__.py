@@ -1,0 +1,1 @@
+"""Precision policies, one TOML file each."""
