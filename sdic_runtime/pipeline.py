@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sdic_runtime import chain
-from sdic_runtime.backends import Backend, choose_backend, load_backend
+from sdic_runtime.backends import Backend, choose_backend, load_backend, run_whole
 from sdic_runtime.bundle import Bundle
 from sdic_runtime.edits import Direction, EditLike, Pca, as_edit, check_number, edited, load_direction
 from sdic_runtime.errors import SdicError
@@ -21,7 +21,7 @@ from sdic_runtime.inversion import NAMES, Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
 from sdic_runtime.stages import Sizes
 
-BATCH_PIXELS = 2 * 1024 * 1024  # generated pixels that run at once when no batch is given: about 1.5 GB of activations at 1024x1024
+BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
 LARGEST_DEFAULT_BATCH = 16
 
 
@@ -159,7 +159,8 @@ class Pipeline:
 
         def run(part: slice) -> Any:
             residual = self._residual(inversion, sources[part])
-            return chain.edit(self.backend, self.backend.upload(codes[part]), self.backend.upload(enhanced[part]), residual, eq6)
+            moved = {"latent": self.backend.upload(codes[part]), "latent_enhanced": self.backend.upload(enhanced[part])}
+            return run_whole(self.backend, chain.edit, {**moved, "residual": residual}, eq6=eq6)
 
         return Edited(self.model, enhanced, self._in_batches(run, len(sources), self._batch(batch)))
 
@@ -170,14 +171,14 @@ class Pipeline:
 
         def run(part: slice) -> Any:
             zero = self.backend.upload(np.zeros(self.sizes.shape("residual", len(latent[part])), np.float32))
-            return chain.baseline(self.backend, self.backend.upload(latent[part]), zero)
+            return run_whole(self.backend, chain.baseline, {"latent": self.backend.upload(latent[part]), "zero": zero})
 
         return Edited(self.model, latent, self._in_batches(run, len(latent), self._batch(batch)))
 
     def _invert(self, image: np.ndarray, names: Sequence[str], batch: int) -> Inversion:
         parts = []
         for start in range(0, len(image), batch):
-            tensors = chain.invert(self.backend, self.backend.upload(image[start:start + batch]))
+            tensors = run_whole(self.backend, chain.invert, {"image": self.backend.upload(image[start:start + batch])})
             held = {NAMES[name]: Held(device=tensor, backend=self.backend) for name, tensor in tensors.items()}
             if len(image) > batch:  # leave the device free for the next part
                 held = {name: Held(tensor.host()) for name, tensor in held.items()}

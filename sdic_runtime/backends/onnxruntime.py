@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MEMORY_SIGNS = ("bad allocation", "bad_alloc", "failed to allocate memory", "out of memory", "bfcarena")
 QUIET = 3  # ONNX Runtime's log level for errors only
 FLOAT = "tensor(float)"
+SAME_AS_REQUESTED = 1  # ONNX Runtime's number for the arena that does not double
 
 
 def unavailable(bundle: Bundle | None = None) -> str | None:
@@ -97,6 +99,11 @@ class OnnxRuntime:
         options.log_severity_level = QUIET
         # Six sessions share the cores: a thread pool that spins after its run would slow down the next stage.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Stages run one after the other, so they share one arena; without it the process keeps the sum of their peaks, and with memory
+        # patterns each new batch size would add a block of its own.
+        _register_shared_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.enable_mem_pattern = False
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         provider = PROVIDERS[self._kind]
@@ -148,6 +155,19 @@ class OnnxRuntime:
             if isinstance(error, MemoryError) or any(sign in text.lower() for sign in MEMORY_SIGNS):
                 raise SdicError(f"{what}: not enough memory on {self._kind}; use a smaller batch") from error
             raise SdicError(f"{what}: {text[:300]}; {remedy}") from error
+
+
+@cache
+def _register_shared_arena() -> None:
+    """One CPU arena for all sessions of the process, growing by what is asked for instead of doubling.
+
+    A program that has registered its own allocator keeps it.
+    """
+    import onnxruntime
+
+    place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+    with suppress(*_error_types()):
+        onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"arena_extend_strategy": SAME_AS_REQUESTED}))
 
 
 def _error_types() -> tuple[type[Exception], ...]:

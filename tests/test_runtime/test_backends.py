@@ -238,3 +238,12 @@ def test_cuda_gives_the_numbers_of_the_cpu_and_keeps_tensors_there(tiny_bundle: 
     for name in want.tensors:
         np.testing.assert_allclose(getattr(inversion, name), getattr(want, name), rtol=0, atol=1e-4)
     np.testing.assert_allclose(on_gpu.edit(inversion, "smile").pixels, pipeline.edit(want, "smile").pixels, rtol=0, atol=1e-4)
+
+
+def test_a_program_with_an_allocator_of_its_own_keeps_it(bundle: Bundle) -> None:
+    from sdic_runtime.backends.onnxruntime import _register_shared_arena
+
+    for _ in range(2):  # the second registration is one too many for ONNX Runtime, as it is when the program came first
+        _register_shared_arena.__wrapped__()
+    latent = load(bundle, threads=1).run("e4e", {"image": np.zeros((1, 3, 64, 64), np.float32)}, ["latent"])["latent"]
+    assert latent.shape == (1, 12, 8)
