@@ -1,0 +1,498 @@
+"""The TensorRT backend on a pretended GPU: host memory for device memory, ONNX Runtime for engines, a list of calls for a CUDA graph."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdic_runtime import chain
+from sdic_runtime.backends import available_backends, choose_backend, load_backend
+from sdic_runtime.backends import tensorrt as backend_module
+from sdic_runtime.backends.onnxruntime import OnnxRuntime
+from sdic_runtime.backends.tensorrt import TensorRt
+from sdic_runtime.bundle import Bundle
+from sdic_runtime.device_tensors import DeviceTensor
+from sdic_runtime.dlpack import CPU
+from sdic_runtime.engine_files import (
+    TARGETS,
+    EngineEntry,
+    EngineSettings,
+    GpuAttributes,
+    Place,
+    Profile,
+    Sidecar,
+    engine_folder,
+    engine_name,
+    onnx_hash,
+    write_sidecar,
+)
+from sdic_runtime.errors import SdicError
+from sdic_runtime.files import sha256
+from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.stages import STAGES
+
+GPU = GpuAttributes("8.9", 128, 384, 72 << 20, 100 << 10, 24 << 30, False, "Pretended GPU")
+PLACE = Place(TARGETS["tensorrt"], "11.4.0.106", GPU)
+DEVICE = (CPU, 0)
+
+
+class PretendedCuda:
+    """A GPU in host memory. While a capture is open, work is put down and done at each launch; an allocation then is an error."""
+
+    name = "pretended 1.0"
+
+    def __init__(self, total: int = 1 << 30, obstacle: str | None = None) -> None:
+        self.buffers: dict[int, np.ndarray] = {}
+        self.total, self.obstacle = total, obstacle
+        self.capturing: list[Callable[[], None]] | None = None
+        self.launches = self.allocations = self.depth = 0
+        self.break_captures = False
+        self.users: set[int] = set()
+
+    def attributes(self) -> GpuAttributes:
+        return GPU
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        self.depth += 1
+        self.users.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self.depth -= 1
+
+    def allocate(self, size: int) -> int:
+        assert self.capturing is None, "an allocation inside a capture"
+        if sum(item.nbytes for item in self.buffers.values()) + size > self.total:
+            from sdic_runtime.device_memory import out_of_memory
+
+            raise out_of_memory(size, self)
+        self.allocations += 1
+        buffer = np.full(size, 0xAB, np.uint8)
+        self.buffers[buffer.ctypes.data] = buffer
+        return buffer.ctypes.data
+
+    def free(self, address: int) -> None:
+        del self.buffers[address]
+
+    def memory(self) -> tuple[int, int]:
+        return self.total - sum(item.nbytes for item in self.buffers.values()), self.total
+
+    def new_stream(self) -> int:
+        return 7
+
+    def synchronize(self, stream: int) -> None:
+        assert self.capturing is None, "a wait inside a capture"
+
+    def work(self, task: Callable[[], None]) -> None:
+        assert self.depth, "work outside of the context"
+        if self.capturing is None:
+            task()
+        else:
+            self.capturing.append(task)
+
+    def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
+        self.work(lambda: ctypes.memmove(address, array.ctypes.data, array.nbytes) and None)
+
+    def to_host(self, array: np.ndarray, address: int, stream: int) -> None:
+        self.work(lambda: ctypes.memmove(array.ctypes.data, address, array.nbytes) and None)
+
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        self.work(lambda: ctypes.memmove(target, source, size) and None)
+
+    def obstacle_to_graphs(self) -> str | None:
+        return self.obstacle
+
+    def begin_capture(self, stream: int) -> None:
+        self.capturing = []
+
+    def end_capture(self, stream: int) -> Any:
+        graph, self.capturing = self.capturing, None
+        return None if self.break_captures else graph
+
+    def launch(self, graph: Any, stream: int) -> None:
+        self.launches += 1
+        for task in graph:
+            task()
+
+    def destroy_graph(self, graph: Any) -> None:
+        graph.clear()
+
+
+class PretendedLibrary:
+    """The part of TensorRT's Python interface that the backend uses; an engine's plan is the name of its graph."""
+
+    TensorIOMode = types.SimpleNamespace(INPUT="input", OUTPUT="output")
+    ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user")
+
+    class ILogger:
+        Severity = types.SimpleNamespace(ERROR=1)
+
+        def __init__(self) -> None:
+            pass
+
+    def __init__(self, stages: OnnxRuntime, cuda: PretendedCuda, largest: int = 4) -> None:
+        self.stages, self.cuda, self.largest = stages, cuda, largest
+        self.fail = ""  # the stage whose work is refused
+        self.capturable = True
+        self.workspaces: set[tuple[int, int]] = set()
+        self.contexts = 0
+        self.enqueued: list[str] = []
+        self.Runtime = lambda log: PretendedRuntime(self, log)
+
+
+class PretendedRuntime:
+    def __init__(self, library: PretendedLibrary, log: Any) -> None:
+        self.library, self.log = library, log
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Any:
+        if plan == b"foreign":
+            self.log.log(1, "Platform specific tag\n mismatch")
+            return None
+        return PretendedEngine(self.library, plan.decode(), self.log)
+
+
+class PretendedEngine:
+    device_memory_size_v2 = 4096
+
+    def __init__(self, library: PretendedLibrary, graph: str, log: Any) -> None:
+        self.library, self.graph, self.log = library, graph, log
+        self.names = [*STAGES[graph].inputs, *STAGES[graph].outputs]
+        self.num_io_tensors = len(self.names)
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.names[::-1][index]  # not in the order of the stage table: tensors are bound by name
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "input" if name in STAGES[self.graph].inputs else "output"
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return [(1, 3), (1, 3), (self.library.largest, 3)]
+
+    def create_execution_context(self, strategy: str) -> Any:
+        assert strategy == "user"
+        self.library.contexts += 1
+        return PretendedContext(self)
+
+
+class PretendedContext:
+    def __init__(self, engine: PretendedEngine) -> None:
+        self.engine, self.addresses, self.shapes = engine, dict[str, int](), dict[str, tuple[int, ...]]()
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self.engine.library.workspaces.add((address, size))
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = shape
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self.engine.library.capturable
+
+    def execute_async_v3(self, stream: int) -> bool:
+        engine, library = self.engine, self.engine.library
+        if library.fail == engine.graph:
+            engine.log.log(1, "Cuda Runtime (an illegal address)")
+            return False
+        addresses, stage = dict(self.addresses), STAGES[engine.graph]
+        batch = self.shapes[stage.inputs[0]][0]
+
+        def view(name: str) -> np.ndarray:
+            shape = library.stages.bundle.sizes.shape(name, batch)
+            count = int(np.prod(shape))
+            return np.ctypeslib.as_array(ctypes.cast(addresses[name], ctypes.POINTER(ctypes.c_float)), (count,)).reshape(shape)
+
+        def task() -> None:
+            library.enqueued.append(engine.graph)
+            results = library.stages.run(engine.graph, {name: view(name).copy() for name in stage.inputs}, stage.outputs)
+            for name, array in results.items():
+                view(name)[...] = array
+
+        library.cuda.work(task)
+        return True
+
+
+@pytest.fixture
+def bundle(make_bundle: Callable[..., Path]) -> Bundle:
+    """A tiny bundle with pretended engines for the pretended GPU."""
+    bundle = Bundle.open(make_bundle())
+    settings = EngineSettings(precision="fp32", profile=Profile(1, 1, 4))
+    folder = engine_folder(bundle, PLACE, settings)
+    folder.mkdir(parents=True)
+    stages = {}
+    for graph in STAGES:
+        path = folder / engine_name(graph)
+        path.write_bytes(graph.encode())
+        stages[graph] = EngineEntry(path.name, sha256(path), path.stat().st_size, onnx_hash(bundle, graph, "fp32"), 0.1, {})
+    write_sidecar(folder, Sidecar("tensorrt", PLACE.version, settings, GPU, stages))
+    return bundle
+
+
+@pytest.fixture
+def host(bundle: Bundle) -> OnnxRuntime:
+    return OnnxRuntime(bundle, "fp32", 1, "cpu", False)
+
+
+@pytest.fixture
+def cuda() -> PretendedCuda:
+    return PretendedCuda()
+
+
+@pytest.fixture
+def library(host: OnnxRuntime, cuda: PretendedCuda) -> PretendedLibrary:
+    return PretendedLibrary(host, cuda)
+
+
+def opened(bundle: Bundle, library: PretendedLibrary, graphs: bool = True) -> TensorRt:
+    from sdic_runtime.engine_files import find_engines
+
+    folder, sidecar = find_engines(bundle, PLACE)
+    return TensorRt(bundle, PLACE, library, library.cuda, folder, sidecar, DEVICE, graphs)
+
+
+@pytest.fixture
+def gpu_backend(bundle: Bundle, library: PretendedLibrary) -> TensorRt:
+    return opened(bundle, library)
+
+
+def arrays(backend: Any, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: backend.download(tensor) for name, tensor in tensors.items()}
+
+
+def same(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_the_chain_runs_on_the_device_and_gives_what_the_host_gives(gpu_backend: TensorRt, host: OnnxRuntime, image: np.ndarray) -> None:
+    found = chain.invert(gpu_backend, gpu_backend.upload(image))
+    assert all(isinstance(tensor, DeviceTensor) for tensor in found.values())
+    same(arrays(gpu_backend, found), arrays(host, chain.invert(host, image)))
+
+
+def test_a_chain_is_captured_once_and_replayed(gpu_backend: TensorRt, host: OnnxRuntime, library: PretendedLibrary,
+                                               image: np.ndarray) -> None:
+    expected = arrays(host, chain.invert(host, image[:1]))
+    first = gpu_backend.whole(chain.invert, {"image": gpu_backend.upload(image[:1])}, {})
+    assert library.cuda.launches == 1
+    other = gpu_backend.whole(chain.invert, {"image": gpu_backend.upload(image[1:2])}, {})
+    assert library.cuda.launches == 2
+    same(arrays(gpu_backend, first), expected)  # the second run left the results of the first alone
+    same(arrays(gpu_backend, other), arrays(host, chain.invert(host, image[1:2])))
+    assert gpu_backend.graph_obstacle is None
+    assert "CUDA graphs" in gpu_backend.description
+
+
+def test_replays_allocate_nothing_new(gpu_backend: TensorRt, library: PretendedLibrary, image: np.ndarray) -> None:
+    def once() -> None:
+        gpu_backend.download(gpu_backend.whole(chain.invert, {"image": gpu_backend.upload(image[:1])}, {})["picture"])
+
+    once()
+    once()
+    before = library.cuda.allocations
+    for _ in range(5):
+        once()
+    assert library.cuda.allocations == before
+
+
+def test_each_batch_has_a_graph_and_contexts_of_its_own(gpu_backend: TensorRt, host: OnnxRuntime, library: PretendedLibrary,
+                                                        image: np.ndarray) -> None:
+    for batch in (1, 3, 1, 3):
+        found = gpu_backend.whole(chain.invert, {"image": gpu_backend.upload(image[:batch])}, {})
+        same(arrays(gpu_backend, found), arrays(host, chain.invert(host, image[:batch])))
+    assert library.contexts == 2 * len(STAGES)
+    assert len(library.workspaces) == 1  # one for all engines
+
+
+def test_edits_are_captured_per_form(gpu_backend: TensorRt, host: OnnxRuntime, library: PretendedLibrary, image: np.ndarray) -> None:
+    inverted = chain.invert(gpu_backend, gpu_backend.upload(image[:1]))
+    codes = {name: inverted[name] for name in ("latent", "latent_enhanced", "residual")}
+    on_host = arrays(gpu_backend, codes)
+    for form in ("paper", "released", "paper"):
+        found = gpu_backend.whole(chain.edit, codes, {"eq6": form})
+        np.testing.assert_array_equal(gpu_backend.download(found), chain.edit(host, **on_host, eq6=form))
+    assert library.cuda.launches == 3
+    assert len(gpu_backend._captured) == 2
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [
+    (lambda library: setattr(library, "capturable", False), 'TensorRT cannot capture the stage "e4e"'),
+    (lambda library: setattr(library.cuda, "break_captures", True), "the capture broke: the driver refused it"),
+    (lambda library: setattr(library.cuda, "obstacle", "pycuda has no stream capture"), "pycuda has no stream capture"),
+])
+def test_without_capture_the_reason_is_named_and_the_numbers_are_the_same(
+        bundle: Bundle, library: PretendedLibrary, host: OnnxRuntime, image: np.ndarray, spoil: Callable[[Any], None], reason: str) -> None:
+    spoil(library)
+    backend = opened(bundle, library)
+    found = backend.whole(chain.invert, {"image": backend.upload(image)}, {})
+    same(arrays(backend, found), arrays(host, chain.invert(host, image)))
+    assert backend.graph_obstacle == reason
+    assert f"no CUDA graphs: {reason}" in backend.description
+    assert library.cuda.launches == 0
+
+
+def test_the_pipeline_uses_whole_graphs(bundle: Bundle, gpu_backend: TensorRt, library: PretendedLibrary, image: np.ndarray,
+                                        pipeline: Pipeline) -> None:
+    on_gpu = Pipeline(bundle, gpu_backend)
+    inversion, expected = on_gpu.invert(image[:1]), pipeline.invert(image[:1])
+    np.testing.assert_array_equal(inversion.pixels, expected.pixels)
+    edited = on_gpu.edit(inversion, "smile", [0.0, 2.0])
+    np.testing.assert_array_equal(edited.pixels, pipeline.edit(expected, "smile", [0.0, 2.0]).pixels)
+    assert library.cuda.launches == 2
+    assert library.enqueued.count("e4e") == 2  # once to warm up, once by the graph, and not for the edit
+
+
+def test_a_stage_that_is_refused_is_one_sentence(gpu_backend: TensorRt, library: PretendedLibrary, image: np.ndarray) -> None:
+    library.fail = "dipn"
+    with pytest.raises(SdicError, match=r'^TensorRT failed in the stage "dipn": Cuda Runtime \(an illegal address\); use a smaller batch, or build '
+                                        r"the engines again with: sdic-export engines .* --target tensorrt --precision fp32$"):
+        chain.invert(gpu_backend, gpu_backend.upload(image))
+
+
+def test_a_batch_beyond_the_profile(bundle: Bundle, host: OnnxRuntime, cuda: PretendedCuda, image: np.ndarray) -> None:
+    backend = opened(bundle, PretendedLibrary(host, cuda, largest=2))
+    with pytest.raises(SdicError, match="^the batch has 3 pictures and the engines take 1 to 2; use a batch in that range, or build them with "
+                                        "--batch 1,1,3$"):
+        chain.invert(backend, backend.upload(image))
+
+
+def test_out_of_memory_says_how_much(bundle: Bundle, host: OnnxRuntime, image: np.ndarray) -> None:
+    backend = opened(bundle, PretendedLibrary(host, PretendedCuda(total=3 << 20)))
+    with pytest.raises(SdicError, match=r"^not enough GPU memory: \d+ MB are needed and \d+ of 3 MB are free; use a smaller batch"):
+        tensors = [backend.upload(image) for _ in range(100)]
+        assert len(tensors) == 100
+
+
+def test_an_engine_that_cannot_be_loaded_gives_the_command(bundle: Bundle, library: PretendedLibrary) -> None:
+    path = next(bundle.path.glob("engines/*/dicn.engine"))
+    path.write_bytes(b"foreign"[:4] + b"foreign"[4:])
+    with pytest.raises(SdicError, match="dicn.engine has 7 bytes instead of 4; build them again with"):
+        opened(bundle, library)
+
+
+def test_a_foreign_plan_of_the_right_size(bundle: Bundle, library: PretendedLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PretendedRuntime, "deserialize_cuda_engine", lambda self, plan: self.log.log(1, "Platform specific\n tag mismatch"))
+    with pytest.raises(SdicError, match="^TensorRT cannot load .*e4e.engine: Platform specific tag mismatch; build it again with: sdic-export"):
+        opened(bundle, library)
+
+
+def test_four_threads_share_it(gpu_backend: TensorRt, host: OnnxRuntime, image: np.ndarray) -> None:
+    expected = [host.download(chain.invert(host, image[index:index + 1])["picture"]) for index in range(3)]
+    failures: list[str] = []
+
+    def work(index: int) -> None:
+        for _ in range(4):
+            found = gpu_backend.whole(chain.invert, {"image": gpu_backend.upload(image[index:index + 1])}, {})
+            if not np.array_equal(gpu_backend.download(found["picture"]), expected[index]):
+                failures.append(str(index))
+
+    threads = [threading.Thread(target=work, args=(index % 3,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_closing_gives_all_memory_back(gpu_backend: TensorRt, library: PretendedLibrary, image: np.ndarray) -> None:
+    gpu_backend.warm_up(1)
+    assert library.cuda.buffers
+    gpu_backend.close()
+    assert not library.cuda.buffers
+
+
+def test_warm_up_captures_an_inversion_and_an_edit(gpu_backend: TensorRt, library: PretendedLibrary) -> None:
+    gpu_backend.warm_up(2)
+    assert {key[0] for key in gpu_backend._captured} == {chain.invert, chain.edit}
+
+
+def test_tensors_leave_and_come_by_dlpack_without_a_copy(gpu_backend: TensorRt) -> None:
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    tensor = gpu_backend.upload(array)
+    seen = np.from_dlpack(tensor)
+    np.testing.assert_array_equal(seen, array)
+    assert seen.ctypes.data == tensor.address
+
+
+def test_a_borrowed_tensor_is_used_where_it_lies(gpu_backend: TensorRt, host: OnnxRuntime, image: np.ndarray) -> None:
+    class Foreign:
+        """A tensor of another library."""
+
+        def __init__(self, array: np.ndarray) -> None:
+            self.array = array
+
+        def __dlpack__(self, **options: Any) -> Any:
+            return self.array.__dlpack__()
+
+        def __dlpack_device__(self) -> Any:
+            return self.array.__dlpack_device__()
+
+    source = image.copy()
+    tensor = gpu_backend.upload(Foreign(source))
+    assert tensor.address == source.ctypes.data
+    found = gpu_backend.run("e4e", {"image": tensor}, ["latent"])["latent"]
+    np.testing.assert_array_equal(gpu_backend.download(found), host.run("e4e", {"image": image}, ["latent"])["latent"])
+    with pytest.raises(SdicError, match="^the tensor is float64; give float32$"):
+        gpu_backend.upload(Foreign(source.astype(np.float64)))
+
+
+def test_why_it_is_unavailable(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "find_spec", lambda name: None)
+    assert backend_module.unavailable() == 'it needs the package "tensorrt"; install it with: pip install "sdic[tensorrt]"'
+    monkeypatch.setattr(backend_module, "find_spec", lambda name: object())
+    monkeypatch.setattr(backend_module, "missing_driver", lambda: None)
+    monkeypatch.setattr(backend_module, "gpu_count", lambda: 0)
+    assert backend_module.unavailable() == "there is no NVIDIA GPU here"
+    monkeypatch.setattr(backend_module, "gpu_count", lambda: 1)
+    monkeypatch.setattr(backend_module, "open_gpu", lambda index: PretendedCuda())
+    monkeypatch.setattr(backend_module.importlib, "import_module", lambda name: types.SimpleNamespace(__version__="11.4.0.106"))
+    bundle = Bundle.open(tiny_bundle)
+    assert backend_module.unavailable(bundle) == f"{tiny_bundle} has no TensorRT engines; build them with: sdic-export engines {tiny_bundle} --target tensorrt"
+
+
+def test_both_are_registered_and_auto_says_why_it_passed_them(tiny_bundle: Path) -> None:
+    assert {"tensorrt", "tensorrt-rtx"} <= set(available_backends())
+    bundle = Bundle.open(tiny_bundle)
+    if backend_module.gpu_count():
+        pytest.skip("there is a GPU")
+    name, reason = choose_backend(bundle)
+    assert name == "onnxruntime"
+    assert "tensorrt: " in reason
+    assert "tensorrt-rtx: " in reason
+    with pytest.raises(SdicError, match='^the backend "tensorrt-rtx" cannot be used here: '):
+        load_backend("tensorrt-rtx", bundle)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("graphs", [True, False])
+def test_on_a_real_gpu(name: str, graphs: bool, tiny_bundle: Path, tmp_path: Path, image: np.ndarray, pipeline: Pipeline) -> None:
+    """Builds engines of the tiny bundle and holds inversion and edit against ONNX Runtime; run with: pytest -m gpu."""
+    import shutil
+
+    pytest.importorskip(TARGETS[name].module)
+    build_engines = pytest.importorskip("sdic_export.engines").build_engines
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    build_engines(folder, name, "fp32")
+    on_gpu = Pipeline.load(folder, name, batch=2, graphs=graphs)
+    backend: Any = on_gpu.backend
+    inversion, expected = on_gpu.invert(image[:2]), pipeline.invert(image[:2])
+    np.testing.assert_allclose(inversion.pixels, expected.pixels, atol=2e-3)
+    again = on_gpu.invert(image[:2])
+    np.testing.assert_array_equal(again.pixels, inversion.pixels)
+    edited = on_gpu.edit(inversion, "smile", 1.5)
+    np.testing.assert_allclose(edited.pixels, pipeline.edit(expected, "smile", 1.5).pixels, atol=2e-3)
+    assert (backend.graph_obstacle is None) == graphs
+    backend.close()
