@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from PIL import Image
 
 from sdic_export import build as building
 from sdic_export.build import BuildOptions, Progress, StageReport, build
+from sdic_export.exporter import save_graph
+from sdic_export.fusion import HALF_FROM
 from sdic_export.golden import read_golden, smooth_pictures
+from sdic_export.verify import verify
 from sdic_runtime.bundle import Bundle
 from sdic_runtime.errors import SdicError
 from sdic_runtime.pipeline import Pipeline
@@ -103,15 +107,38 @@ def test_options_end_up_in_the_bundle(copies: Any, checkpoint: Path, tmp_path: P
     out = tmp_path / "place" / "bundle"
     said: list[str] = []
     done: list[StageReport] = []
-    options = BuildOptions(checkpoint, out, name="mine", directions=[tmp_path / "smile.npy"], pictures=[tmp_path / "red.png"], licence="Mine.")
+    options = BuildOptions(checkpoint, out, "mine", None, [tmp_path / "smile.npy"], [tmp_path / "red.png"], "Mine.")
     build(options, Progress(said.append, done.append))
     manifest = Bundle.open(out).manifest
-    assert manifest.name == "mine" and manifest.licence == "Mine." and dict(manifest.directions) == {"smile": "directions/smile.safetensors"}
+    assert (manifest.name, manifest.licence) == ("mine", "Mine.")
+    assert dict(manifest.directions) == {"smile": "directions/smile.safetensors"}
     golden = read_golden(Bundle.open(out).file(str(manifest.golden)))
     assert golden.tensors["image"].shape == (2, 3, 64, 64)
     np.testing.assert_allclose(golden.tensors["image"][0, :, 5, 5], np.array([200, 30, 60]) / 127.5 - 1, atol=1e-6)
     assert [report.stage for report in done] == list(STAGES)
     assert [step for step in said if step.startswith("exporting")] == [f"exporting {name}" for name in STAGES]
+
+
+def test_float16_weights_are_proven_against_pytorch_with_the_same_weights(built: Any, checkpoint: Path, tmp_path: Path,
+                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(module: Any, stage: Stage, sizes: Any, path: Path, opset: int, half: bool, share_weights: bool) -> None:
+        """The graph of an earlier build with the weights that `module` must have: rounded where they are large."""
+        graph = ir.load(built.folder / f"onnx/fp32/{stage.name}.onnx")
+        for value in graph.graph.initializers.values():
+            array = value.const_value.numpy()
+            if array.dtype == np.float32 and array.size >= HALF_FROM:
+                value.const_value = ir.tensor(array.astype(np.float16).astype(np.float32), name=value.name)
+        save_graph(graph, path, half, share_weights)
+
+    monkeypatch.setattr(building, "export_stage", export)
+    report = build(BuildOptions(checkpoint, tmp_path / "bundle", weights="float16"))
+    assert max(item.worst.ratio for item in report.stages) < 1e-4
+    assert 1e-4 < max(item.ratio for item in report.rounding if item.tensor == "picture") < 0.1
+    small, large = (sum(path.stat().st_size for path in (folder / "onnx").rglob("*")) for folder in (tmp_path / "bundle", built.folder))
+    assert small < 0.75 * large
+    assert Bundle.open(tmp_path / "bundle").manifest.checkpoint["weights"] == "float16"
+    result = verify(tmp_path / "bundle", checkpoint=checkpoint, options={"threads": 1})
+    assert not result.failures
 
 
 def test_a_stage_that_differs_from_pytorch_fails_the_build(copies: Callable[[str], None], checkpoint: Path, tmp_path: Path) -> None:
