@@ -247,9 +247,10 @@ def build(build_folder: Path) -> Callable[..., Path]:
 
     def build_one(name: str, *options: str) -> Path:
         folder = build_folder / name
-        with FileLock(build_folder / "lock"):
-            unity = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=100")
+        with FileLock(build_folder / "headers.lock"):
             found = (f"-DONNXRUNTIME_LIBRARY={onnxruntime_library()}", *headers(build_folder / "headers"))
+        with FileLock(build_folder / f"{name}.lock"):
+            unity = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=100")
             done = run("cmake", "-S", SOURCE, "-B", folder, "-DSDIC_BUILD_TESTS=ON", *unity, *found, *options)
             for missing in ("OpenSSL is missing", "nlohmann_json is missing"):
                 if missing in done.stderr:

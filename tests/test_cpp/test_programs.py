@@ -16,6 +16,7 @@ from PIL import Image
 from sdic_runtime import Inversion, Pipeline
 
 ROOT = Path(__file__).parents[2]
+QUICK = ("-DCMAKE_BUILD_TYPE=Checked", "-DCMAKE_CXX_FLAGS_CHECKED=-O1 -g1")  # line numbers, and a compiler that comes back
 Execute = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -102,7 +103,7 @@ def test_ctest_runs_what_was_built(build: Callable[..., Path], execute: Execute,
 
 @pytest.mark.full
 def test_no_leak_and_no_invalid_access_over_200_inversions(build: Callable[..., Path], execute: Execute, tiny_bundle: Path) -> None:
-    program = build("sanitized", "-DSDIC_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo") / "tests/soak"
+    program = build("sanitized", "-DSDIC_SANITIZE=ON", *QUICK) / "tests/soak"
     done = execute(program, tiny_bundle, "200", "1", env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1"})
     assert done.returncode == 0 and "201 rounds" in done.stdout, done.stderr[-4000:]
     assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr
@@ -119,7 +120,7 @@ def test_valgrind_finds_no_error_and_nothing_lost(release_build: Path, execute: 
 
 @pytest.mark.full
 def test_no_race_with_one_handle_in_four_threads(build: Callable[..., Path], execute: Execute, tiny_bundle: Path) -> None:
-    program = build("threads", "-DCMAKE_CXX_FLAGS=-fsanitize=thread -g -O1") / "tests/soak"
+    program = build("threads", "-DCMAKE_CXX_FLAGS=-fsanitize=thread", *QUICK) / "tests/soak"
     done = execute(program, tiny_bundle, "5", "4", "shared", env={**os.environ, "TSAN_OPTIONS": "exitcode=66"})
     assert done.returncode == 0, done.stderr[-4000:]
 
