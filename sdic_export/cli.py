@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from sdic_export import report
+from sdic_export.engine_command import build_with_progress, engines
 from sdic_runtime.cli import BAD_INPUT, INTERRUPTED, explained, print_version
 from sdic_runtime.commands.options import Debug, PrecisionOption, Settings
 
@@ -35,6 +36,14 @@ class Domain(str, Enum):
 
     faces = "faces"
     cars = "cars"
+
+
+class BuildTarget(str, Enum):
+    """What a build makes: graphs alone, or engines of them too."""
+
+    onnx = "onnx"
+    tensorrt = "tensorrt"
+    tensorrt_rtx = "tensorrt-rtx"
 
 
 class Weights(str, Enum):
@@ -91,6 +100,9 @@ def build_bundle(
         str | None,
         typer.Option("--policy", metavar="NAME|FILE", help="Another half precision than that of --fp16: bf16, or the file of a policy."),
     ] = None,
+    target: Annotated[
+        BuildTarget, typer.Option("--target", help="Also build engines; more options for them: sdic-export engines --help.")
+    ] = BuildTarget.onnx,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is at DIR.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -99,11 +111,13 @@ def build_bundle(
     \b
     Examples:
       sdic-export build SDIC_ffhq.pt --out engines/ffhq1024 --directions editings/interfacegan_directions
-      sdic-export build SDIC_ffhq.pt --out engines/ffhq1024 --fp16
+      sdic-export build SDIC_ffhq.pt --out engines/ffhq1024 --fp16 --target tensorrt-rtx
       sdic-export build runs/portraits.safetensors --out engines/portraits --weights float16
     """
     from sdic_export.build import UNKNOWN_LICENCE, BuildOptions, Progress, build
+    from sdic_export.engines import require_builder
     from sdic_export.half_stages import HalfProgress
+    from sdic_runtime.engine_files import EngineSettings
 
     options = BuildOptions(
         checkpoint,
@@ -118,9 +132,16 @@ def build_bundle(
         policy=policy or (FP16 if fp16 else None),
         force=force,
     )
+    if target is not BuildTarget.onnx:
+        require_builder(target.value)
     result = build(options, Progress(report.show_step, report.show_stage, HalfProgress(report.show_step, report.show_half_stage)))
     report.show_build(result)
+    if target is not BuildTarget.onnx:
+        build_with_progress(out, target.value, EngineSettings(precision=result.half.precision if result.half else "fp32"))
     typer.echo(str(out))
+
+
+app.command("engines")(engines)
 
 
 @app.command("verify")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sdic_export.engine_builder import build_engine, check_settings, load_library, target_named
 from sdic_export.engine_census import check_precision, graph_census
@@ -87,10 +88,7 @@ def plan_engines(bundle_path: str | os.PathLike[str], target: str, settings: Eng
     if settings.precision not in bundle.manifest.precisions:
         hint = "add it with: sdic-export build --fp16" if settings.precision == "fp16" else "choose one of them with --precision"
         raise SdicError(f"{bundle.path} has no graphs in {settings.precision}, only in {', '.join(bundle.manifest.precisions)}; {hint}")
-    library = load_library(chosen)
-    if chosen.needs_gpu and gpu_count() == 0:
-        raise SdicError(f"{chosen.title} builds for the GPU of this machine, and there is none; run the command where the GPU is, or build "
-                        "for RTX cards here with --target tensorrt-rtx")
+    library = require_builder(target)
     gpu = open_gpu().attributes() if chosen.needs_gpu else None
     place = Place(chosen, library.__version__, gpu)
     folder = engine_folder(bundle, place, settings)
@@ -129,6 +127,16 @@ def build_engines(bundle_path: str | os.PathLike[str], target: str, precision: s
     except Timeout as error:
         raise SdicError(f"another process is building in {plan.folder}; wait for it to end") from error
     return EngineReport(plan, sidecar)
+
+
+def require_builder(target: str) -> Any:
+    """The library that builds engines for `target`. Raises SdicError when it, or the GPU it needs, is not there."""
+    chosen = target_named(target)
+    library = load_library(chosen)
+    if chosen.needs_gpu and gpu_count() == 0:
+        raise SdicError(f"{chosen.title} builds for the GPU of this machine, and there is none; run the command where the GPU is, or build "
+                        "for RTX cards here with --target tensorrt-rtx")
+    return library
 
 
 def _planned(bundle: Bundle, folder: Path, graph: str, settings: EngineSettings, force: bool) -> Planned:
