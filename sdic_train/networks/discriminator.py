@@ -79,9 +79,9 @@ def deviation_channel(x: Tensor, group: int = DEVIATION_GROUP) -> Tensor:
     group = min(batch, group)
     while batch % group:
         group -= 1
-    parts = x.float().view(group, -1, channels, height, width)
-    deviation = torch.sqrt(parts.var(0, unbiased=False) + 1e-8).mean((1, 2, 3))
-    return deviation.view(-1, 1, 1, 1).repeat(group, 1, height, width).to(x.dtype)
+    parts = x.float().view(-1, group, channels, height, width)  # neighbours, so that a share of a batch has whole groups
+    deviation = torch.sqrt(parts.var(1, unbiased=False) + 1e-8).mean((1, 2, 3))
+    return deviation.repeat_interleave(group).view(-1, 1, 1, 1).expand(batch, 1, height, width).to(x.dtype)
 
 
 class Discriminator(nn.Module):

@@ -327,9 +327,9 @@ def edge_difference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def feature_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """Mean over the levels of the mean absolute difference, each divided by the mean magnitude of `wanted`."""
-    pairs = [(a.float(), b.float()) for a, b in zip(found, wanted, strict=True)]
-    return torch.stack([(a - b).abs().mean() / (b.abs().mean() + 1e-8) for a, b in pairs]).mean()
+    """Mean over levels and samples of the mean absolute difference, each sample's divided by the mean magnitude of its `wanted`."""
+    pairs = [(a.float().flatten(1), b.float().flatten(1)) for a, b in zip(found, wanted, strict=True)]
+    return torch.stack([((a - b).abs().mean(1) / (b.abs().mean(1) + 1e-8)).mean() for a, b in pairs]).mean()
 
 
 def len_of_blocks(state: dict[str, Tensor]) -> int:
