@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sdic_runtime.commands import bench, compare, demo, doctor, edit, invert, sweep
+from sdic_runtime.commands import batch, bench, compare, demo, doctor, edit, invert, sweep
 from sdic_runtime.commands.options import Debug, Settings
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import reason
@@ -27,7 +27,7 @@ app = typer.Typer(
     help="Invert pictures into a generator's latent space and edit them: SDIC bundles on ONNX Runtime, TensorRT or PyTorch.",
     epilog="Example: sdic-run edit portrait.png --direction smile --strength 2",
 )
-for module in (invert, edit, sweep, compare, bench, doctor, demo):
+for module in (invert, edit, sweep, batch, compare, bench, doctor, demo):
     app.command(module.NAME)(module.run)
 
 
