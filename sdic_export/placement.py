@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,13 +26,14 @@ def check_place(path: Path, force: bool) -> None:
 
 
 @contextmanager
-def placed_folder(path: Path, force: bool = False) -> Iterator[Path]:
+def placed_folder(path: Path, force: bool = False, check: Callable[[Path, bool], None] = check_place) -> Iterator[Path]:
     """A new folder beside `path` that becomes `path` when the block ends well and vanishes when it does not, Ctrl-C included.
 
-    An existing bundle is replaced with `force`; it stays untouched until the new one is complete. Raises SdicError.
+    `check` refuses places that may not be written to, by default for a bundle. What is there is replaced with `force`; it stays untouched
+    until the new folder is complete. Raises SdicError.
     """
     path = Path(os.path.abspath(path))
-    check_place(path, force)
+    check(path, force)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -40,7 +41,7 @@ def placed_folder(path: Path, force: bool = False) -> Iterator[Path]:
         raise SdicError(f"cannot write to {path.parent}: {reason(error)}; choose another place") from error
     try:
         yield temporary
-        check_place(path, force)  # someone else may have built meanwhile
+        check(path, force)  # someone else may have built meanwhile
         _swap(temporary, path)
     except OSError as error:
         raise SdicError(f"cannot write {path}: {reason(error)}; choose another place or make room") from error
