@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -52,7 +53,17 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]
     # `save_file` would make the file readable for its owner alone, and hide a full disk behind an error of its own.
     content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, dict(metadata))
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(_in_order(content))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same safetensors file with sorted metadata: safetensors writes it in a random order, and equal contents should hash equally."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted((header.get("__metadata__") or {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def sha256(path: Path) -> str:

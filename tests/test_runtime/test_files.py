@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from sdic_runtime.errors import SdicError
@@ -56,6 +57,22 @@ def test_a_disk_that_fills_up_is_one_sentence(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_to() -> None:
     with pytest.raises(SdicError, match=r"^cannot write /proc/self/a: .*; choose another place or make room$"), replacing("/proc/self/a"):
         raise AssertionError("the block must not be entered")
+
+
+def test_equal_contents_are_equal_files_whatever_the_order_of_their_metadata(tmp_path: Path) -> None:
+    metadata = {f"key {number}": "\u00e9\"" * number for number in range(9)}
+    tensors = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "y": np.array([1], np.int64)}
+    contents = set()
+    for order in (list(metadata), sorted(metadata, reverse=True), sorted(metadata)):
+        save_tensors(tmp_path / "a", tensors, {key: metadata[key] for key in order})
+        contents.add((tmp_path / "a").read_bytes())
+    assert len(contents) == 1
+    with safe_open(tmp_path / "a", framework="numpy") as stream:
+        assert stream.metadata() == metadata
+    for name, array in load_file(tmp_path / "a").items():
+        np.testing.assert_array_equal(array, tensors[name])
+    save_tensors(tmp_path / "b", tensors, {})
+    assert set(load_file(tmp_path / "b")) == {"x", "y"}
 
 
 def test_sha256_is_that_of_hashlib(tmp_path: Path) -> None:
