@@ -52,7 +52,7 @@ def run(
     from sdic_train.training.start import with_new_compensation
 
     chosen = shared.changed(shared.named(SDIC, recipe, "recipe"), changes)
-    network = with_new_compensation(model, chosen.seed)
+    network = with_new_compensation(model, chosen.seed, chosen.silent_start)
     pictures = shared.pictures(data, data_size or network.config.working, photos, data_seed)
     engine = shared.engine(batch, device, precision, accumulate, threads)
     trainer = SdicTrainer(network, chosen, pictures, engine, steps, perceptual_network(perceptual), identity_network(identity))

@@ -42,6 +42,7 @@ class SdicRecipe:
     encoder_norm: bool = False  # let the frozen encoder's batch norm drift, as the released code does
     random_noise: bool = False  # new generator noise in every step, as the released code does
     mirror: bool = True
+    silent_start: bool = False  # let DICN start from zero, so that the first inversions are the encoder's
     seed: int = 0
 
 
