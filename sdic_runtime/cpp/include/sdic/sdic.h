@@ -16,7 +16,7 @@
  *     params.strengths = strengths, params.strength_count = 3;
  *
  *     if (sdic_open("engines/ffhq1024", NULL, &pipeline) != SDIC_OK ||
- *         sdic_invert(pipeline, &photo, 1, NULL, &inversion) != SDIC_OK ||
+ *         sdic_invert(pipeline, &photo, 1, 0, &inversion) != SDIC_OK ||
  *         sdic_edit(pipeline, inversion, &params, &edited) != SDIC_OK)
  *         fprintf(stderr, "error: %s\n", sdic_last_error());
  *     else
