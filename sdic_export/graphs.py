@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import chain
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_export.folded import GAIN, FoldedModulation, FoldedStyledConv, FoldedToRGB, constant
 from sdic_runtime.stages import STAGES
+from sdic_train.config import ModelConfig
+from sdic_train.networks.e4e import StyleBlock
 from sdic_train.networks.layers import LEAKY_SLOPE
 from sdic_train.networks.sdic import SDIC
 from sdic_train.networks.stylegan2 import Generator, StyledConv, ToRGB, downsample
@@ -16,13 +21,21 @@ HEAD_BLOCKS = 3  # blocks of 8, 16 and 32; layer 7 opens the block of 64
 
 
 class EncoderGraph(nn.Module):
-    """image -> latent, the mean latent code added."""
+    """image -> latent, the mean latent code added.
+
+    The last convolution of a style block goes from 2 x 2 to one pixel with a padding of one: five of its nine taps only ever read the
+    padding and are left out (94 MB in the released face model).
+    """
 
     latent_avg: Tensor
 
     def __init__(self, model: SDIC) -> None:
         super().__init__()
-        self.encoder = model.encoder
+        tensors = chain(model.encoder.parameters(), model.encoder.buffers())
+        self.encoder = copy.deepcopy(model.encoder, {id(tensor): tensor for tensor in tensors})
+        for block in self.encoder.styles:
+            assert isinstance(block, StyleBlock)
+            _leave_out_padding(block, self.encoder.config)
         constant(self, "latent_avg", model.latent_avg[None])
 
     def forward(self, image: Tensor) -> Tensor:
@@ -178,6 +191,21 @@ def stage_modules(model: SDIC) -> dict[str, nn.Module]:
     modules = {"e4e": EncoderGraph(model), "generator_head": HeadGraph(model), "generator_preview": PreviewGraph(model),
                "dipn": model.dipn, "dicn": DICNGraph(model), "generator_tail": TailGraph(model)}
     return {name: modules[name].eval() for name in STAGES}
+
+
+def _leave_out_padding(block: StyleBlock, config: ModelConfig) -> None:
+    steps = len(block.convs) // 2
+    first, last = config.encoder.crop or (0, config.working)
+    height = (last - first) * 2**steps // config.working  # of the block's input, which is 2^steps wide
+    for _ in range(steps - 1):
+        height = (height + 1) // 2
+    conv = block.convs[2 * (steps - 1)]
+    assert isinstance(conv, nn.Conv2d)
+    if height != 2:
+        return
+    trimmed = nn.Conv2d(conv.in_channels, conv.out_channels, 2, stride=2, device="meta")
+    trimmed.weight, trimmed.bias = nn.Parameter(conv.weight[:, :, 1:, 1:].detach().contiguous()), conv.bias
+    block.convs[2 * (steps - 1)] = trimmed
 
 
 def _styled(generator: Generator, layer: int) -> FoldedStyledConv:

@@ -109,6 +109,19 @@ def test_every_stage_graph_equals_the_network(config: ModelConfig) -> None:
                 assert ratio(value, want[key]) < 5e-5, (name, key)
 
 
+@pytest.mark.parametrize("crop", [None, (16, 112), (0, 16)], ids=str)
+def test_encoder_graph_leaves_out_only_taps_that_read_padding(crop: tuple[int, int] | None) -> None:
+    config = replace(TINY, working=128, encoder=replace(TINY.encoder, crop=crop))
+    model = model_of(config)
+    graph = stage_modules(model)["e4e"]
+    with torch.no_grad():
+        image = torch.rand(config.sizes.shape("image", 2)) * 2 - 1
+        assert ratio(graph(image), model.encode(image)) < 1e-5
+    kernels = {block.convs[-2].weight.shape[-1] for block in graph.encoder.styles}  # type: ignore[union-attr]
+    assert kernels == ({3} if crop == (0, 16) else {2})
+    assert all(block.convs[-2].weight.shape[-1] == 3 for block in model.encoder.styles)  # the model itself is as it was
+
+
 def test_scaled_weights_change_nothing_where_demodulation_cancels_it() -> None:
     model = model_of(TINY)
     scaled = deepcopy(model)
