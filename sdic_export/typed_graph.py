@@ -120,7 +120,8 @@ class _Retyping:
         self.outputs = {value.name for value in model.graph.output}
         self.made: dict[str, dict[int, str]] = {value.name: {FLOAT: value.name} for value in model.graph.input}
         self.wanted: dict[tuple[str, int], str] = {}  # weights by name and type -> name in the new graph
-        self.layers = layer_names(model)
+        layers = layer_names(model)
+        self.layers = [layers[node.output[0]] for node in model.graph.node]
 
     def fill(self, result: onnx.ModelProto) -> None:
         from onnx import helper
@@ -179,7 +180,7 @@ class _Retyping:
         array = numpy_helper.to_array(tensor)
         rounded = rounded_to(array, kind)
         if not _finite(rounded):
-            users = [self.layers.get(node.output[0], name) for node in self.model.graph.node if new in node.input]
+            users = [layer for node, layer in zip(self.model.graph.node, self.layers, strict=True) if new in node.input]
             raise SdicError(f'the weight "{name}" of the stage "{self.stage}" reaches {abs(array).max():.3g}, beyond {NAMES[kind]}; keep '
                             f'the layer "{users[0]}" in float32 in the precision policy')
         return helper.make_tensor(new, kind, tensor.dims, rounded.tobytes(), raw=True)
