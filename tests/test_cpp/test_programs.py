@@ -120,10 +120,12 @@ def test_valgrind_finds_no_error_and_nothing_lost(release_build: Path, execute: 
 
 
 @pytest.mark.full
-def test_no_race_with_one_handle_in_four_threads(build: Callable[..., Path], execute: Execute, tiny_bundle: Path) -> None:
+@pytest.mark.parametrize("sharing", [[], ["shared"]])
+def test_no_race_in_four_threads(build: Callable[..., Path], execute: Execute, tiny_bundle: Path, sharing: list[str]) -> None:
     program = build("threads", "-DCMAKE_CXX_FLAGS=-fsanitize=thread", *QUICK) / "tests/soak"
-    done = execute(program, tiny_bundle, "5", "4", "shared", env={**os.environ, "TSAN_OPTIONS": "exitcode=66"})
-    assert done.returncode == 0, done.stderr[-4000:]
+    options = f"exitcode=66 suppressions={ROOT / 'sdic_runtime/cpp/tests/threads.supp'}"
+    done = execute(program, tiny_bundle, "3", "4", *sharing, env={**os.environ, "TSAN_OPTIONS": options})
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr[-4000:]
 
 
 @pytest.mark.full
