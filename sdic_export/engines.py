@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sdic_export.bytes_graph import write_bytes_graph
 from sdic_export.engine_builder import build_engine, check_settings, load_library, target_named
 from sdic_export.engine_census import check_precision, graph_census
 from sdic_runtime.bundle import Bundle
@@ -15,6 +16,7 @@ from sdic_runtime.device_memory import gpu_count, open_gpu
 from sdic_runtime.engine_files import (
     FOLDER,
     SIDECAR,
+    TO_BYTES,
     EngineEntry,
     EngineSettings,
     Place,
@@ -161,12 +163,14 @@ def _kept(plan: EnginePlan) -> Sidecar:
 
 def _build(plan: EnginePlan, graph: str, progress: EngineProgress, timing_cache: Path | None) -> EngineEntry:
     path = graph_file(plan.bundle, graph, plan.settings.precision)
+    if graph == TO_BYTES:
+        write_bytes_graph(path, plan.bundle.sizes, plan.bundle.manifest.visible_rows)
 
     def step(phase: str, done: float) -> None:
         progress.step(graph, phase, done)
 
     built = build_engine(path, plan.place.target, plan.settings, step, timing_cache or _timing_file(plan))
-    if plan.settings.weights == "included":
+    if plan.settings.weights == "included" and graph != TO_BYTES:  # it has no weights, and rounds to bytes from float32
         check_precision(graph, plan.settings.precision, built.census, graph_census(path))
     name = engine_name(graph)
     with replacing(plan.folder / name) as temporary:

@@ -25,6 +25,8 @@ SIDECAR = "engine.json"
 FOLDER = "engines"
 ENGINE_SUFFIX = ".engine"
 HASH_DIGITS = 8
+TO_BYTES = "to_bytes"  # no stage: the graph that turns `picture` into bytes, made with the engines
+TO_BYTES_VERSION = 1
 RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0")  # what a TensorRT-RTX engine is built for when nothing is said; it also runs on later ones
 HARDWARE = ("exact", "same-capability", "ampere-plus")
 WEIGHTS = ("included", "stripped")
@@ -169,12 +171,14 @@ class Sidecar:
 
 
 def graph_names(bundle: Bundle, precision: str) -> list[str]:
-    """The graphs of a bundle that become engines: its stages and its partial graphs."""
-    return [*STAGES, *(name for name, choices in bundle.manifest.partials.items() if precision in choices)]
+    """The graphs of a bundle that become engines: its stages, its partial graphs, and the one that makes bytes."""
+    return [*STAGES, *(name for name, choices in bundle.manifest.partials.items() if precision in choices), TO_BYTES]
 
 
 def graph_file(bundle: Bundle, graph: str, precision: str) -> Path:
-    """The proven ONNX file of the stage or "stage:output" `graph`. Raises SdicError."""
+    """The proven ONNX file of the stage or "stage:output" `graph`; that of TO_BYTES is written when engines are built. Raises SdicError."""
+    if graph == TO_BYTES:
+        return bundle.path / FOLDER / f"{TO_BYTES}.onnx"
     stage, _, output = graph.partition(":")
     path = bundle.partial_file(stage, output, precision) if output else bundle.stage_file(stage, precision)
     if path is None:
@@ -184,6 +188,9 @@ def graph_file(bundle: Bundle, graph: str, precision: str) -> Path:
 
 def onnx_hash(bundle: Bundle, graph: str, precision: str) -> str:
     """One hash over the files of a graph, weights included, as the manifest lists them."""
+    if graph == TO_BYTES:
+        content: list[Any] = [TO_BYTES_VERSION, bundle.sizes.resolution, list(bundle.manifest.visible_rows)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
     stage, _, output = graph.partition(":")
     own = bundle.manifest.partials[graph][precision] if output else bundle.manifest.stages[stage][precision]
     main = bundle.manifest.stages[stage][precision]

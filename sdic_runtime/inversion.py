@@ -15,7 +15,7 @@ from sdic_runtime.backends import Backend, Tensor
 from sdic_runtime.bundle import Manifest
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import reason, save_tensors
-from sdic_runtime.pictures import to_images
+from sdic_runtime.pictures import to_bytes
 from sdic_runtime.stages import Sizes
 
 if TYPE_CHECKING:
@@ -54,6 +54,11 @@ class Held:
             self._host = self._backend.download(self._device)
         return self._host
 
+    def bytes(self, rows: tuple[int, int]) -> np.ndarray:
+        """The visible `rows` of a picture as uint8 [N, H, W, 3]; made on the device where the backend can (`to_bytes`)."""
+        on_device = getattr(self._backend, "to_bytes", None) if self._host is None else None
+        return on_device(self._device) if on_device is not None else to_bytes(self.host(), rows)
+
     def on(self, backend: Backend) -> Tensor:
         if self._backend is not backend:
             self._device, self._backend = backend.upload(self.host()), backend
@@ -79,8 +84,9 @@ class Pictures:
     @property
     def images(self) -> list[Image]:
         """8-bit RGB pictures, clamped; only the visible rows."""
-        rows = self.model.visible_rows
-        return to_images(self.pixels, None if rows == (0, self.model.sizes.resolution) else rows)
+        from PIL import Image
+
+        return [Image.fromarray(picture) for picture in self._pixels.bytes(self.model.visible_rows)]
 
 
 class Edited(Pictures):

@@ -16,10 +16,11 @@ from sdic_runtime.bundle import Bundle
 from sdic_runtime.device_memory import Cuda, gpu_count, missing_driver, open_gpu
 from sdic_runtime.device_tensors import BufferPool, DeviceTensor
 from sdic_runtime.dlpack import CUDA, CUDA_MANAGED, Borrowed
-from sdic_runtime.engine_files import TARGETS, Place, Sidecar, Target, build_command, find_engines, graph_file, graph_names
+from sdic_runtime.engine_files import TARGETS, TO_BYTES, Place, Sidecar, Target, build_command, find_engines, graph_file, graph_names
 from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.files import replacing
 from sdic_runtime.loaded_engine import LoadedEngine, load_engine
+from sdic_runtime.pictures import to_bytes
 from sdic_runtime.stages import STAGES
 
 TARGET = TARGETS["tensorrt"]
@@ -142,13 +143,20 @@ class TensorRt:
         engine = self._engine(stage, outputs)
         batch = inputs[STAGES[stage].inputs[0]].shape[0]
         with self._lock, self.gpu.active():
-            context = engine.context(batch, (self._workspace.address, self._workspace.bytes))
             results = {name: self.pool.tensor(self.bundle.sizes.shape(name, batch)) for name in engine.outputs}
-            tensors = {**{name: inputs[name] for name in engine.inputs}, **results}
-            if not engine.enqueue(context, {name: tensor.address for name, tensor in tensors.items()}, self.stream):
-                raise SdicError(f'{self.place.target.title} failed in the stage "{stage}": {self._log.said() or "it does not say why"}; '
-                                f"use a smaller batch, or build the engines again with: {self._mend()}")
+            self._enqueue(engine, batch, {**{name: inputs[name] for name in engine.inputs}, **results})
         return {name: results[name] for name in outputs}
+
+    def to_bytes(self, picture: DeviceTensor) -> np.ndarray:
+        """uint8 [N, H, W, 3] of `picture` [N, 3, R, R], converted on the GPU: what `pictures.to_bytes` makes of its visible rows."""
+        batch, (first, end) = picture.shape[0], self.bundle.manifest.visible_rows
+        with self._lock, self.gpu.active():
+            made = self.pool.tensor((batch, end - first, self.bundle.sizes.resolution, 3), np.uint8)
+            total = self.pool.tensor((batch,))
+            self._enqueue(self.engines[TO_BYTES], batch, {"picture": picture, "bytes": made, "total": total})
+            if not np.isfinite(self.download(total)).all():
+                return to_bytes(self.download(picture), (first, end))  # raises, with the sentence
+            return self.download(made)
 
     def whole(self, function: Callable[..., Any], tensors: Mapping[str, DeviceTensor], settings: Mapping[str, Any]) -> Any:
         """`function(self, **tensors, **settings)`, a chain of stages, replayed as one CUDA graph from its second call on.
@@ -190,9 +198,16 @@ class TensorRt:
 
     def _load(self, library: Any, graph: str) -> LoadedEngine:
         path = self.folder / self.sidecar.stages[graph].file
-        onnx = graph_file(self.bundle, graph, self.precision) if self.sidecar.settings.weights == "stripped" else None
+        stripped = self.sidecar.settings.weights == "stripped" and graph != TO_BYTES
+        onnx = graph_file(self.bundle, graph, self.precision) if stripped else None
         engine = load_engine(library, self._runtime, self._log, self.place.target, path, onnx, self._mend())
         return LoadedEngine(library, self.place.target, graph, engine, self.bundle.sizes, path)
+
+    def _enqueue(self, engine: LoadedEngine, batch: int, tensors: Mapping[str, DeviceTensor]) -> None:
+        context = engine.context(batch, (self._workspace.address, self._workspace.bytes))
+        if not engine.enqueue(context, {name: tensor.address for name, tensor in tensors.items()}, self.stream):
+            raise SdicError(f'{self.place.target.title} failed in "{engine.graph}": {self._log.said() or "it does not say why"}; '
+                            f"use a smaller batch, or build the engines again with: {self._mend()}")
 
     def _mend(self) -> str:
         return build_command(self.bundle, self.place.target.name, self.sidecar.settings)

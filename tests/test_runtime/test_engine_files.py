@@ -86,7 +86,8 @@ def test_the_key_changes_with_everything_that_matters_and_with_nothing_else() ->
     base = key(place(), SETTINGS)
     assert base.startswith("tensorrt-11.4.0-sm89-fp32-b1-1-4-")
     others = [
-        key(place(version="11.5.0"), SETTINGS), key(place(gpu=HOPPER), SETTINGS), key(place(gpu=replace(ADA, multiprocessors=76)), SETTINGS),
+        key(place(version="11.5.0"), SETTINGS), key(place(gpu=HOPPER), SETTINGS),
+        key(place(gpu=replace(ADA, multiprocessors=76)), SETTINGS),
         key(place(gpu=replace(ADA, error_correction=True)), SETTINGS), key(place(), replace(SETTINGS, profile=Profile(1, 1, 8))),
         key(place(), replace(SETTINGS, workspace_bytes=1 << 30)), key(place(), replace(SETTINGS, precision="fp16")),
         key(place(), replace(SETTINGS, version_compatible=True)), key(place("tensorrt-rtx"), SETTINGS)]
@@ -154,7 +155,8 @@ def test_no_engines_gives_the_command(bundle: Bundle) -> None:
 @pytest.mark.parametrize(("built", "here", "why"), [
     (place(version="11.3.0"), place(), "they were built by TensorRT 11.3.0, and 11.4.0 is installed"),
     (place(gpu=HOPPER), place(), "they were built for Hopper card with compute capability 9.0, and this is Ada card with 8.9"),
-    (place(gpu=replace(ADA, multiprocessors=76)), place(), "they were built for Ada card with multiprocessors 76, and this is Ada card with 128"),
+    (place(gpu=replace(ADA, multiprocessors=76)), place(),
+     "they were built for Ada card with multiprocessors 76, and this is Ada card with 128"),
     (place(), place(gpu=replace(ADA, error_correction=True)),
      "they were built for Ada card with error correction False, and this is Ada card with True"),
     (place(), place(system="windows"), "they were built for linux, and this is windows"),
@@ -231,7 +233,7 @@ def test_a_changed_onnx_file_makes_its_engine_stale_and_no_other(bundle: Bundle)
     write_manifest(bundle.path, replace(bundle.manifest, files={**bundle.manifest.files, **file_entries(bundle.path, [name])}))
     changed, sidecar = Bundle.open(bundle.path), read_sidecar(folder)
     assert [graph for graph in sidecar.stages if stale(sidecar, folder, changed, graph)] == ["dicn"]
-    with pytest.raises(SdicError, match='cannot be used: of "dicn", the ONNX file changed since; build them again with: sdic-export engines'):
+    with pytest.raises(SdicError, match='cannot be used: of "dicn", the ONNX file changed since; build them again with: sdic-export eng'):
         find_engines(changed, place())
 
 
@@ -239,7 +241,7 @@ def test_the_wrong_precision_or_batch_is_named_with_the_command_that_mends_it(bu
     put(bundle, place())
     with pytest.raises(SdicError, match="they are in fp32, and fp16 is asked for; build them again with: .*--target tensorrt$"):
         find_engines(bundle, place(), "fp16")
-    with pytest.raises(SdicError, match="they take batches of 1 to 4 pictures, and 9 are asked for; build .* --precision fp32 --batch 1,1,9$"):
+    with pytest.raises(SdicError, match="they take batches of 1 to 4 pictures, and 9 are asked for; .* --precision fp32 --batch 1,1,9$"):
         find_engines(bundle, place(), batch=9)
 
 
@@ -260,7 +262,8 @@ def test_a_command_repeats_every_setting(bundle: Bundle) -> None:
 
 
 def test_the_graphs_of_a_bundle(bundle: Bundle) -> None:
-    assert graph_names(bundle, "fp32") == list(bundle.manifest.stages)
+    assert graph_names(bundle, "fp32") == [*bundle.manifest.stages, "to_bytes"]
+    assert graph_file(bundle, "to_bytes", "fp32") == bundle.path / "engines/to_bytes.onnx"
     assert graph_file(bundle, "dipn", "fp32") == bundle.path / "onnx/fp32/dipn.onnx"
     with pytest.raises(SdicError, match='has no partial graph "dicn:residual" in fp32'):
         graph_file(bundle, "dicn:residual", "fp32")

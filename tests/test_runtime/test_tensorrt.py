@@ -37,11 +37,13 @@ from sdic_runtime.engine_files import (
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import sha256
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.stages import STAGES
+from sdic_runtime.pictures import to_bytes
+from sdic_runtime.stages import STAGES, Stage
 
 GPU = GpuAttributes("8.9", 128, 384, 72 << 20, 100 << 10, 24 << 30, False, "Pretended GPU")
 PLACE = Place(TARGETS["tensorrt"], "11.4.0.106", GPU)
 DEVICE = (CPU, 0)
+GRAPHS = {**STAGES, "to_bytes": Stage("to_bytes", ("picture",), ("bytes", "total"))}
 
 
 class PretendedCuda:
@@ -165,14 +167,14 @@ class PretendedEngine:
 
     def __init__(self, library: PretendedLibrary, graph: str, log: Any) -> None:
         self.library, self.graph, self.log = library, graph, log
-        self.names = [*STAGES[graph].inputs, *STAGES[graph].outputs]
+        self.names = [*GRAPHS[graph].inputs, *GRAPHS[graph].outputs]
         self.num_io_tensors = len(self.names)
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[::-1][index]  # not in the order of the stage table: tensors are bound by name
 
     def get_tensor_mode(self, name: str) -> str:
-        return "input" if name in STAGES[self.graph].inputs else "output"
+        return "input" if name in GRAPHS[self.graph].inputs else "output"
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(1, 3), (1, 3), (self.library.largest, 3)]
@@ -205,17 +207,23 @@ class PretendedContext:
         if library.fail == engine.graph:
             engine.log.log(1, "Cuda Runtime (an illegal address)")
             return False
-        addresses, stage = dict(self.addresses), STAGES[engine.graph]
+        addresses, stage = dict(self.addresses), GRAPHS[engine.graph]
         batch = self.shapes[stage.inputs[0]][0]
 
         def view(name: str) -> np.ndarray:
-            shape = library.stages.bundle.sizes.shape(name, batch)
-            count = int(np.prod(shape))
-            return np.ctypeslib.as_array(ctypes.cast(addresses[name], ctypes.POINTER(ctypes.c_float)), (count,)).reshape(shape)
+            sizes = library.stages.bundle.sizes
+            special = {"bytes": (batch, sizes.resolution, sizes.resolution, 3), "total": (batch,)}
+            shape = special[name] if name in special else sizes.shape(name, batch)
+            kind = ctypes.c_uint8 if name == "bytes" else ctypes.c_float
+            return np.ctypeslib.as_array(ctypes.cast(addresses[name], ctypes.POINTER(kind)), (int(np.prod(shape)),)).reshape(shape)
 
         def task() -> None:
             library.enqueued.append(engine.graph)
-            results = library.stages.run(engine.graph, {name: view(name).copy() for name in stage.inputs}, stage.outputs)
+            if engine.graph == "to_bytes":
+                picture = view("picture")
+                results = {"bytes": to_bytes(np.nan_to_num(picture)), "total": np.abs(picture).sum((1, 2, 3))}
+            else:
+                results = library.stages.run(engine.graph, {name: view(name).copy() for name in stage.inputs}, stage.outputs)
             for name, array in results.items():
                 view(name)[...] = array
 
@@ -231,7 +239,7 @@ def bundle(make_bundle: Callable[..., Path]) -> Bundle:
     folder = engine_folder(bundle, PLACE, settings)
     folder.mkdir(parents=True)
     stages = {}
-    for graph in STAGES:
+    for graph in GRAPHS:
         path = folder / engine_name(graph)
         path.write_bytes(graph.encode())
         stages[graph] = EngineEntry(path.name, sha256(path), path.stat().st_size, onnx_hash(bundle, graph, "fp32"), 0.1, {})
@@ -312,7 +320,7 @@ def test_each_batch_has_a_graph_and_contexts_of_its_own(gpu_backend: TensorRt, h
     for batch in (1, 3, 1, 3):
         found = gpu_backend.whole(chain.invert, {"image": gpu_backend.upload(image[:batch])}, {})
         same(arrays(gpu_backend, found), arrays(host, chain.invert(host, image[:batch])))
-    assert library.contexts == 2 * len(STAGES)
+    assert library.contexts == 2 * len(GRAPHS)
     assert len(library.workspaces) == 1  # one for all engines
 
 
@@ -354,17 +362,37 @@ def test_the_pipeline_uses_whole_graphs(bundle: Bundle, gpu_backend: TensorRt, l
     assert library.enqueued.count("e4e") == 2  # once to warm up, once by the graph, and not for the edit
 
 
+def test_pictures_become_bytes_on_the_device(bundle: Bundle, gpu_backend: TensorRt, library: PretendedLibrary, image: np.ndarray,
+                                             pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    inversion, expected = Pipeline(bundle, gpu_backend).invert(image[:2]), pipeline.invert(image[:2])
+    downloads: list[tuple[int, ...]] = []
+    download = gpu_backend.download
+    monkeypatch.setattr(gpu_backend, "download", lambda tensor: downloads.append(tensor.shape) or download(tensor))
+    for ours, theirs in zip(inversion.images, expected.images, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    side = bundle.sizes.resolution
+    assert downloads == [(2,), (2, side, side, 3)]  # no floats of the picture
+    assert library.enqueued[-1] == "to_bytes"
+
+
+def test_a_picture_with_nan_is_refused_as_on_the_host(gpu_backend: TensorRt) -> None:
+    picture = np.zeros(gpu_backend.bundle.sizes.shape("picture", 1), np.float32)
+    picture[0, 1, 5, 7] = np.nan
+    with pytest.raises(SdicError, match="^the generated picture holds NaN or infinite values"):
+        gpu_backend.to_bytes(gpu_backend.upload(picture))
+
+
 def test_a_stage_that_is_refused_is_one_sentence(gpu_backend: TensorRt, library: PretendedLibrary, image: np.ndarray) -> None:
     library.fail = "dipn"
-    with pytest.raises(SdicError, match=r'^TensorRT failed in the stage "dipn": Cuda Runtime \(an illegal address\); use a smaller batch, or build '
-                                        r"the engines again with: sdic-export engines .* --target tensorrt --precision fp32$"):
+    with pytest.raises(SdicError, match=r'^TensorRT failed in "dipn": Cuda Runtime \(an illegal address\); use a smaller batch, or build the '
+                                        r"engines again with: sdic-export engines .* --target tensorrt --precision fp32$"):
         chain.invert(gpu_backend, gpu_backend.upload(image))
 
 
 def test_a_batch_beyond_the_profile(bundle: Bundle, host: OnnxRuntime, cuda: PretendedCuda, image: np.ndarray) -> None:
     backend = opened(bundle, PretendedLibrary(host, cuda, largest=2))
-    with pytest.raises(SdicError, match="^the batch has 3 pictures and the engines take 1 to 2; use a batch in that range, or build them with "
-                                        "--batch 1,1,3$"):
+    with pytest.raises(SdicError, match="^the batch has 3 pictures and the engines take 1 to 2; use a batch in that range, or build them "
+                                        "with --batch 1,1,3$"):
         chain.invert(backend, backend.upload(image))
 
 
@@ -384,7 +412,7 @@ def test_an_engine_that_cannot_be_loaded_gives_the_command(bundle: Bundle, libra
 
 def test_a_foreign_plan_of_the_right_size(bundle: Bundle, library: PretendedLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PretendedRuntime, "deserialize_cuda_engine", lambda self, plan: self.log.log(1, "Platform specific\n tag mismatch"))
-    with pytest.raises(SdicError, match="^TensorRT cannot load .*e4e.engine: Platform specific tag mismatch; build it again with: sdic-export"):
+    with pytest.raises(SdicError, match="^TensorRT cannot load .*e4e.engine: Platform specific tag mismatch; build it again with: sdic"):
         opened(bundle, library)
 
 
@@ -459,7 +487,8 @@ def test_why_it_is_unavailable(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(backend_module, "open_gpu", lambda index: PretendedCuda())
     monkeypatch.setattr(backend_module.importlib, "import_module", lambda name: types.SimpleNamespace(__version__="11.4.0.106"))
     bundle = Bundle.open(tiny_bundle)
-    assert backend_module.unavailable(bundle) == f"{tiny_bundle} has no TensorRT engines; build them with: sdic-export engines {tiny_bundle} --target tensorrt"
+    command = f"sdic-export engines {tiny_bundle} --target tensorrt"
+    assert backend_module.unavailable(bundle) == f"{tiny_bundle} has no TensorRT engines; build them with: {command}"
 
 
 def test_both_are_registered_and_auto_says_why_it_passed_them(tiny_bundle: Path) -> None:
