@@ -37,9 +37,13 @@ class Inverter(Protocol):
 
 @dataclass
 class ModelInverter:
-    """A PyTorch model; pictures are brought to the working size as the release does."""
+    """A PyTorch model; pictures are brought to the working size as the release does.
+
+    `edit_first` edits the encoder's code and then compensates, the paper's ablation, instead of compensating and then editing.
+    """
 
     model: SDIC
+    edit_first: bool = False
 
     @torch.no_grad()
     def e4e(self, image: Tensor) -> Tensor:
@@ -53,7 +57,17 @@ class ModelInverter:
     def edited(self, image: Tensor, direction: Direction, strength: float) -> Tensor:
         found = self.model.invert(image)
         delta = torch.from_numpy(strength * direction.offset(found.latent.cpu().numpy())).to(image.device)
+        if self.edit_first:
+            return self._small(self._compensated(image, found.latent + delta))
         return self._small(self.model.edit(found, delta.expand_as(found.latent)))
+
+    def _compensated(self, image: Tensor, latent: Tensor) -> Tensor:
+        """The picture of an edited code with the discrepancy between the unedited input and the edited reconstruction put back."""
+        generator = self.model.generator
+        feature, rgb = generator.head(latent)
+        discrepancy = self.model.dipn(image, generator.preview(feature, rgb, latent))
+        enhanced, residual = self.model.dicn(discrepancy, feature, latent)
+        return generator.tail(feature, generator.head(enhanced)[1], enhanced, residual)
 
     def _small(self, picture: Tensor) -> Tensor:
         return downsample(picture.clamp(-1, 1), self.model.config.working)

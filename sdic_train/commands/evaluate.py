@@ -28,6 +28,7 @@ def run(
         Path | None, typer.Option("--reader", metavar="FILE", help="Portrait reader that measures edits; train it apart from the losses'.")
     ] = None,
     strength: Annotated[float, typer.Option("--strength", help="Of the edits, times the distance between an attribute's two sides.")] = 1.0,
+    edit_first: Annotated[bool, typer.Option("--edit-first", help="Edit, then compensate: the paper's ablation; for checkpoints.")] = False,
     backend: Annotated[str, typer.Option("--backend", help="Backend for a bundle.")] = "auto",
     batch: shared.BatchOption = 8,
     threads: shared.ThreadsOption = 0,
@@ -56,7 +57,7 @@ def run(
         torch.set_num_threads(threads)
     if directions is not None and reader is None:
         raise SdicError("edits are measured with a portrait reader; name one with --reader")
-    inverter, working = _inverter(model, backend)
+    inverter, working = _inverter(model, backend, edit_first)
     pictures = shared.pictures(data, working, shared.Photos.photo, data_seed)
     images = scaled(pictures, np.arange(min(count, len(pictures))), working)
     rows = evaluation.table(inverter, images, identity_network(identity), perceptual_network(perceptual), batch)
@@ -75,10 +76,13 @@ def run(
                 temporary.write_text(content)
 
 
-def _inverter(model: Path, backend: str) -> tuple[Any, int]:
+def _inverter(model: Path, backend: str, edit_first: bool) -> tuple[Any, int]:
     """The model behind a file or a folder, and its working size."""
+    from sdic_runtime.errors import SdicError
     from sdic_train.evaluation import ModelInverter, PipelineInverter
 
+    if model.is_dir() and edit_first:
+        raise SdicError("--edit-first needs a checkpoint: a bundle compensates first")
     if model.is_dir():
         from sdic_runtime.pipeline import Pipeline
 
@@ -88,7 +92,7 @@ def _inverter(model: Path, backend: str) -> tuple[Any, int]:
     from sdic_train.checkpoints import load_sdic
 
     network = load_sdic(model)
-    return ModelInverter(network), network.config.working
+    return ModelInverter(network, edit_first), network.config.working
 
 
 def _directions(folder: Path) -> dict:

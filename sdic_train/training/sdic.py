@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sdic_runtime.errors import SdicError
 from sdic_train.checkpoints import save_checkpoint
 from sdic_train.datasets import PictureSet
+from sdic_train.networks.dipn import ContextFusion
 from sdic_train.networks.sdic import SDIC
 from sdic_train.networks.stylegan2 import downsample
 from sdic_train.training.engine import Engine, Losses
@@ -42,6 +43,7 @@ class SdicRecipe:
     encoder_norm: bool = False  # let the frozen encoder's batch norm drift, as the released code does
     random_noise: bool = False  # new generator noise in every step, as the released code does
     mirror: bool = True
+    context: bool = True  # the spatial-contextual branches of Eq. 1 and 2; false is the paper's ablation
     silent_start: bool = False  # let DICN start from zero, so that the first inversions are the encoder's
     seed: int = 0
 
@@ -78,6 +80,8 @@ class SdicTrainer:
         self.trained = nn.ModuleList([model.dipn, model.dicn])
         model.requires_grad_(False)
         self.trained.requires_grad_(True)
+        if not recipe.context:
+            _silence_context(model)
         self.step = 0
         self.optimizer = _optimizer(recipe, self.trained)
 
@@ -174,6 +178,14 @@ class SdicTrainer:
             dipn=model.dipn,
             dicn=model.dicn,
         )
+
+
+def _silence_context(model: SDIC) -> None:
+    """Sets what the context adds to the volume to zero and keeps it there: Eq. 1 and 2 without the 2D branches."""
+    for module in model.dipn.modules():
+        if isinstance(module, ContextFusion):
+            for weight in module.semantic[-1].parameters():
+                nn.init.zeros_(weight).requires_grad_(False)
 
 
 def _weight(recipe: SdicRecipe, name: str) -> float:

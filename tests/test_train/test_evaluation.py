@@ -90,3 +90,12 @@ def test_a_model_inverter_gives_pictures_of_the_working_size(encoder_file: Path,
     assert inverter.e4e(image).shape == inverter.sdic(image).shape == image.shape
     assert torch.allclose(inverter.edited(image, direction, 0.0), inverter.sdic(image), atol=1e-5)
     assert not torch.allclose(inverter.edited(image, direction, 1.0), inverter.sdic(image), atol=1e-3)
+
+
+def test_edit_first_compensates_towards_the_unedited_picture(encoder_file: Path) -> None:
+    model = with_new_compensation(encoder_file, 0).eval()
+    image = torch.rand(1, 3, TINY.working, TINY.working) * 2 - 1
+    direction = Direction(np.ones(TINY.style_width, np.float32), "any")
+    usual, ablation = ModelInverter(model), ModelInverter(model, edit_first=True)
+    assert torch.allclose(usual.edited(image, direction, 0.0), ablation.edited(image, direction, 0.0), atol=1e-5)
+    assert not torch.allclose(usual.edited(image, direction, 1.0), ablation.edited(image, direction, 1.0), atol=1e-3)

@@ -254,3 +254,15 @@ def test_missing_labels_networks_and_wrong_batches_are_one_sentence(
         with pytest.raises(SdicError) as caught:
             make()
         assert str(caught.value) == sentence
+
+
+def test_without_context_the_volume_is_all_that_counts(
+    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any]
+) -> None:
+    distances = PortraitPerceptual(reader), PortraitIdentity(reader)
+    trainer = SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(context=False), portraits, make_engine(2), 9, *distances)
+    trainer.advance()
+    fusion = trainer.model.dipn.hourglass_fusion.CGF_16.eval()
+    volume, context = torch.randn(1, 4, 4, 8, 8), torch.randn(1, 16, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(fusion(volume, context), fusion.agg(volume), atol=1e-6)
