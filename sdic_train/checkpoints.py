@@ -34,6 +34,7 @@ UNUSED = ("dipn.stem_2.", "dipn.stem_4.", "dipn.spx.", "dipn.spx_2.", "dipn.spx_
 DERIVED = (".num_batches_tracked", ".kernel")
 FORMAT = "sdic"
 MEAN_SAMPLES = 4096
+HALF_FROM = 256  # elements from which a tensor is worth rounding to float16
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def read_checkpoint(path: str | Path, domain: str | None = None) -> Checkpoint:
         if metadata.get("format") != FORMAT:
             raise SdicError(f'"{path}" is a safetensors file of another program; give one that sdic-train wrote.')
         average = state.pop("latent_avg", None)
-        return Checkpoint(path, _kind(path, state), state, ModelConfig.from_dict(json.loads(metadata["config"])), average)
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        return Checkpoint(path, _kind(path, state), state, config, None if average is None else average.float())
     container = load_container(path)
     state, options = _released_state(path, container)
     kind = _kind(path, state)
@@ -106,12 +108,18 @@ def load_encoder(path: str | Path) -> tuple[Encoder, Tensor]:
 
 
 def save_checkpoint(path: str | Path, config: ModelConfig, latent_avg: Tensor | None = None, metadata: dict[str, str] | None = None,
-                    **parts: nn.Module) -> None:
-    """Writes the parts named `encoder`, `generator`, `dipn`, `dicn` with their configuration to a safetensors file, in one move."""
-    state = {f"{part}.{name}": tensor.detach().cpu().contiguous()
-             for part, module in parts.items() for name, tensor in module.state_dict().items()}
+                    half: bool = False, **parts: nn.Module) -> None:
+    """Writes the parts named `encoder`, `generator`, `dipn`, `dicn` with their configuration to a safetensors file, in one move.
+
+    With `half` large tensors are rounded to float16, which halves the file; they are float32 again when they are read.
+    """
+    tensors = {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
     if latent_avg is not None:
-        state["latent_avg"] = latent_avg.detach().cpu().contiguous()
+        tensors["latent_avg"] = latent_avg
+    state = {}
+    for name, tensor in tensors.items():
+        rounded = half and tensor.is_floating_point() and tensor.numel() >= HALF_FROM
+        state[name] = tensor.detach().cpu().to(torch.float16 if rounded else tensor.dtype).contiguous()
     write_safetensors(Path(path), state, {**(metadata or {}), "format": FORMAT, "config": json.dumps(config.as_dict())})
 
 

@@ -131,6 +131,18 @@ def test_own_format_round_trip(model: SDIC, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_half_storage_rounds_large_tensors_once(model: SDIC, tmp_path: Path) -> None:
+    parts = {"encoder": model.encoder, "generator": model.generator, "dipn": model.dipn, "dicn": model.dicn}
+    save_checkpoint(tmp_path / "whole.safetensors", SMALL, model.latent_avg, **parts)
+    save_checkpoint(tmp_path / "half.safetensors", SMALL, model.latent_avg, half=True, **parts)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "whole.safetensors").stat().st_size
+    loaded = load_sdic(tmp_path / "half.safetensors")
+    for name, tensor in model.state_dict().items():
+        want = tensor.half().float() if tensor.is_floating_point() and tensor.numel() >= 256 else tensor
+        assert torch.equal(loaded.state_dict()[name], want), name
+    assert loaded.latent_avg.dtype == torch.float32
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's list of mapped files")
 def test_loading_does_not_copy_the_weights(model: SDIC, tmp_path: Path) -> None:
     path = saved(tmp_path / "sdic.pt", container(model))
