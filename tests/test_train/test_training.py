@@ -73,21 +73,21 @@ def test_losses_fall(kind: str, steps: int, column: str, makers: dict[str, Make]
 
 @pytest.mark.parametrize("kind", ["stylegan2", "fit", "encoder", "sdic", "released", "reader"])
 def test_a_killed_run_goes_on_as_if_nothing_had_been(kind: str, makers: dict[str, Make], tmp_path: Path) -> None:
-    train(makers[kind](), RunOptions(tmp_path / "whole", 6))
+    train(makers[kind](), RunOptions(tmp_path / "whole", 4))
 
     interrupted = makers[kind]()
     advance = interrupted.advance
 
-    def fail_at_five() -> dict[str, float]:
-        if interrupted.step == 5:
+    def fail_at_three() -> dict[str, float]:
+        if interrupted.step == 3:
             raise KeyboardInterrupt
         return advance()
 
-    interrupted.advance = fail_at_five  # type: ignore[method-assign]
+    interrupted.advance = fail_at_three  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        train(interrupted, RunOptions(tmp_path / "killed", 6, save_steps=3))
+        train(interrupted, RunOptions(tmp_path / "killed", 4, save_steps=2))
     again = makers[kind]()
-    train(again, RunOptions(tmp_path / "killed", 6, save_steps=3))
+    train(again, RunOptions(tmp_path / "killed", 4, save_steps=2))
     assert _losses(tmp_path / "killed") == _losses(tmp_path / "whole")
 
 
