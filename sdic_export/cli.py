@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sdic_export import report
-from sdic_export.engine_command import build_with_progress, engines
+from sdic_export.engine_command import build_with_progress, engines, half
 from sdic_export.triton_command import triton
 from sdic_runtime.cli import BAD_INPUT, INTERRUPTED, explained, print_version
 from sdic_runtime.commands.options import Debug, PrecisionOption, Settings
@@ -142,6 +142,7 @@ def build_bundle(
     typer.echo(str(out))
 
 
+app.command("half")(half)
 app.command("engines")(engines)
 app.command("triton")(triton)
 

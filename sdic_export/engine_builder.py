@@ -24,6 +24,8 @@ from sdic_runtime.files import replacing
 OLDEST = {"tensorrt": (10, 12), "tensorrt-rtx": (1, 2)}
 CAPABILITY_PREFIX = "SM"
 LOCK_SECONDS = 600.0
+LEAST_WORKSPACE = 1 << 20
+HIGHEST_OPTIMIZATION = 5
 # Setting -> the targets whose builder has it.
 SUPPORTED = {"compute_capabilities": ("tensorrt-rtx",), "hardware": ("tensorrt",), "version_compatible": ("tensorrt",),
              "platform": ("tensorrt",), "weights": ("tensorrt", "tensorrt-rtx")}
@@ -65,6 +67,10 @@ def check_settings(target: Target, settings: EngineSettings) -> None:
             raise SdicError(f"{target.title} has no setting {name.replace('_', ' ')}; leave it out or use --target {targets[0]}")
     if settings.hardware != default.hardware and settings.hardware not in HARDWARE_LEVELS:
         raise SdicError(f'the hardware compatibility is "{settings.hardware}"; use exact, {" or ".join(HARDWARE_LEVELS)}')
+    if settings.workspace_bytes is not None and settings.workspace_bytes < LEAST_WORKSPACE:
+        raise SdicError(f"the workspace is {settings.workspace_bytes} bytes; give at least {LEAST_WORKSPACE >> 20} MB")
+    if settings.optimization is not None and not 0 <= settings.optimization <= HIGHEST_OPTIMIZATION:
+        raise SdicError(f"the optimization is {settings.optimization}; use 0 to {HIGHEST_OPTIMIZATION}")
 
 
 def build_engine(onnx: Path, target: Target, settings: EngineSettings, step: Step | None = None,
@@ -80,6 +86,8 @@ def build_engine(onnx: Path, target: Target, settings: EngineSettings, step: Ste
         if not parser.parse_from_file(str(onnx)):
             errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
             raise SdicError(f"{target.title} {trt.__version__} cannot parse {onnx}: {errors[:300]}")
+        if network.num_outputs == 0:
+            raise SdicError(f"{onnx} holds no graph; build it again with: sdic-export build")
         config = _config(trt, builder, network, target, settings)
         monitor = _monitor(trt, step or (lambda phase, done: None))
         config.progress_monitor = monitor

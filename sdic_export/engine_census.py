@@ -107,7 +107,7 @@ def check_precision(graph: str, precision: str, engine: Census, asked: Census) -
     kind = PRECISION_TYPES.get(precision)
     if kind is None:
         return
-    again = f"build the graphs again with: sdic-export build --{precision}" if precision == "fp16" else "build the graphs again"
+    again = f"write the graphs anew with: sdic-export half DIR --policy {precision}"
     if asked.weight_share(kind) == 0:
         raise SdicError(f'the ONNX graph of "{graph}" has no {kind} weights, so its engine cannot be {precision}; {again}')
     if engine.source == NOTHING:

@@ -11,6 +11,7 @@ from typing import Any
 from sdic_export.bytes_graph import write_bytes_graph
 from sdic_export.engine_builder import build_engine, check_settings, load_library, target_named
 from sdic_export.engine_census import check_precision, graph_census
+from sdic_export.precision import policy_names
 from sdic_runtime.bundle import Bundle
 from sdic_runtime.device_memory import gpu_count, open_gpu
 from sdic_runtime.engine_files import (
@@ -88,7 +89,9 @@ def plan_engines(bundle_path: str | os.PathLike[str], target: str, settings: Eng
     check_settings(chosen, settings)
     bundle = Bundle.open(bundle_path)
     if settings.precision not in bundle.manifest.precisions:
-        hint = "add it with: sdic-export build --fp16" if settings.precision == "fp16" else "choose one of them with --precision"
+        policies = policy_names()
+        hint = f"add them with: sdic-export half {bundle.path} --policy {settings.precision}" if settings.precision in policies else (
+            "choose one of them with --precision")
         raise SdicError(f"{bundle.path} has no graphs in {settings.precision}, only in {', '.join(bundle.manifest.precisions)}; {hint}")
     library = require_builder(target)
     gpu = open_gpu().attributes() if chosen.needs_gpu else None

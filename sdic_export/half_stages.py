@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdic_export.exporter import export_partial
-from sdic_export.golden import MADE_BY, run_chain, stage_inputs
+from sdic_export.golden import MADE_BY, example_direction, read_golden, run_chain, smooth_pictures, stage_inputs
 from sdic_export.precision import Policy, load_policy, write_half
 from sdic_export.precision_proof import StageProof, as_rounding_graph, judge_chain, judge_stage, measure_stage, session
+from sdic_runtime.backends.onnxruntime import OnnxRuntime
+from sdic_runtime.bundle import Bundle, file_entries, write_manifest
 from sdic_runtime.compare import Difference, difference
+from sdic_runtime.errors import SdicError
 from sdic_runtime.stages import STAGES
 
 if TYPE_CHECKING:
     import numpy as np
 
+SINGLE = "fp32"
 ROOM = 2.0  # a backend that sums in another order may be this much further off than the proof measured
 
 
@@ -119,3 +124,46 @@ def _tolerance(chain: Sequence[Difference]) -> float:
     worst = ROOM * max(max(item.ratio for item in chain), 1e-6)
     digit = 10.0 ** (math.floor(math.log10(worst)) - 1)
     return round(math.ceil(worst / digit) * digit, 12)
+
+
+def add_precision(folder: Path, policy: str | os.PathLike[str] | Policy = "fp16", progress: HalfProgress | None = None) -> HalfStages:
+    """Add the precision of `policy` to the bundle in `folder`, from its float32 graphs and golden pictures alone: no checkpoint is needed.
+
+    The manifest is written last; when a proof fails the bundle is as it was. Raises SdicError.
+    """
+    policy = load_policy(policy)
+    bundle = Bundle.open(folder)
+    manifest = bundle.manifest
+    bundle.check(manifest.stage_files(bundle.precision(SINGLE)))
+    target = folder / Path(_moved(manifest.stages["e4e"][SINGLE], policy.name)).parent
+    if policy.name in manifest.precisions or target.exists():
+        raise SdicError(f"{folder} already has {policy.name} graphs in {target}; build the bundle again to replace them")
+    image, direction = _calibration(bundle)
+    runner = OnnxRuntime(bundle, SINGLE, None, "cpu", False)
+    tensors = {"image": image, **run_chain(runner, image, direction)}
+    del runner
+    stages, partials = ({name: choices[SINGLE] for name, choices in table.items()} for table in (manifest.stages, manifest.partials))
+    try:
+        made = add_half(folder, stages, partials, tensors, direction, policy, progress)
+        names = [path.relative_to(folder).as_posix() for path in target.iterdir()]
+        write_manifest(folder, replace(
+            manifest, stages=_with(manifest.stages, made.stages, policy.name),
+            partials=_with(manifest.partials, made.partials, policy.name),
+            tolerances={**manifest.tolerances, policy.name: made.tolerance},
+            files={**manifest.files, **file_entries(folder, names)}))
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return made
+
+
+def _calibration(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
+    """The golden pictures and direction of the bundle, or synthetic ones."""
+    if bundle.manifest.golden is None:
+        return smooth_pictures(bundle.sizes.working), example_direction(bundle.sizes)
+    tensors = read_golden(bundle.file(bundle.manifest.golden)).tensors
+    return tensors["image"], tensors["direction"]
+
+
+def _with(table: Mapping[str, Mapping[str, str]], files: Mapping[str, str], precision: str) -> dict[str, dict[str, str]]:
+    return {name: {**choices, precision: files[name]} for name, choices in table.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from sdic_export.exporter import export_stage
 from sdic_export.fusion import fused
 from sdic_export.golden import example_direction, run_chain, smooth_pictures, stage_inputs
 from sdic_export.graphs import stage_modules
-from sdic_export.half_stages import RoundedStages, add_half
+from sdic_export.half_stages import RoundedStages, add_precision
 from sdic_export.precision import Limits, Policy, Rules, load_policy, policy_names, to_half, write_half
 from sdic_export.precision_proof import (
     LayerRange,
@@ -370,19 +371,28 @@ def test_the_chain_has_a_limit_of_its_own() -> None:
 # the bundle ---------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_gets_its_second_precision(built: Any, tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
-    import shutil
-
+def test_a_bundle_gets_its_second_precision_without_a_checkpoint(built: Any, tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(built.folder, tmp_path / "bundle"))
+    made = add_precision(folder, "fp16")
     bundle = Bundle.open(folder)
-    stages = {name: choices["fp32"] for name, choices in bundle.manifest.stages.items()}
-    partials = {name: choices["fp32"] for name, choices in bundle.manifest.partials.items()}
-    made = add_half(folder, stages, partials, tensors, example_direction(bundle.sizes))
-    assert made.stages["dipn"] == "onnx/fp16/dipn.onnx"
-    assert all((folder / file).is_file() for file in (*made.stages.values(), *made.partials.values()))
+    bundle.check()
+    assert bundle.manifest.precisions == ["fp16", "fp32"]
+    assert bundle.manifest.identity == Bundle.open(built.folder).manifest.identity
+    assert bundle.stage_file("dipn", "fp16") == folder / "onnx/fp16/dipn.onnx"
     assert made.picture.psnr > 55
-    assert 2 * max(item.ratio for item in made.chain) <= made.tolerance < 2.3 * max(item.ratio for item in made.chain)
-    partial = onnxruntime.InferenceSession(str(folder / made.partials["generator_head:rgb"]), providers=["CPUExecutionProvider"])
-    assert [output.name for output in partial.get_outputs()] == ["rgb"]
-    close = partial.run(None, {"latent": tensors["latent"]})[0]
+    worst = max(item.ratio for item in made.chain)
+    assert 2 * worst <= bundle.manifest.tolerances["fp16"] < 2.3 * worst
+    backend = OnnxRuntime(bundle, "fp16", 1, "cpu", False)
+    close = backend.run("generator_head", {"latent": tensors["latent"]}, ["rgb"])["rgb"]  # by the partial graph
     np.testing.assert_allclose(close, tensors["rgb"], atol=0.02 * tensors["rgb"].std())
+    with pytest.raises(SdicError, match=f"^{folder} already has fp16 graphs in .*; build the bundle again to replace them$"):
+        add_precision(folder, "fp16")
+
+
+def test_a_failed_proof_leaves_the_bundle_as_it_was(built: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built.folder, tmp_path / "bundle"))
+    before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    strict = replace(load_policy(), limits=Limits(200, 200, 0.25))
+    with pytest.raises(SdicError, match='^"latent" of the stage "e4e" has .* dB in fp16, and 200 dB is asked for; most noise comes from'):
+        add_precision(folder, strict)
+    assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -36,8 +36,8 @@ from sdic_runtime.engine_files import (
 )
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import sha256
-from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.pictures import to_bytes
+from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.stages import STAGES, Stage
 
 GPU = GpuAttributes("8.9", 128, 384, 72 << 20, 100 << 10, 24 << 30, False, "Pretended GPU")
@@ -384,8 +384,8 @@ def test_a_picture_with_nan_is_refused_as_on_the_host(gpu_backend: TensorRt) -> 
 
 def test_a_stage_that_is_refused_is_one_sentence(gpu_backend: TensorRt, library: PretendedLibrary, image: np.ndarray) -> None:
     library.fail = "dipn"
-    with pytest.raises(SdicError, match=r'^TensorRT failed in "dipn": Cuda Runtime \(an illegal address\); use a smaller batch, or build the '
-                                        r"engines again with: sdic-export engines .* --target tensorrt --precision fp32$"):
+    with pytest.raises(SdicError, match=r'^TensorRT failed in "dipn": Cuda Runtime \(an illegal address\); use a smaller batch, or build '
+                                        r"the engines again with: sdic-export engines .* --target tensorrt --precision fp32$"):
         chain.invert(gpu_backend, gpu_backend.upload(image))
 
 

@@ -1,0 +1,79 @@
+"""Half precision and engines at full size: the released face model's shapes, and the embedded demo bundle. Minutes, about 8 GB of disk."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import official_checkpoint as official
+
+from sdic_export.build import BuildOptions, BuildReport, build
+from sdic_export.engines import build_engines, plan_engines
+from sdic_export.verify import verify
+from sdic_runtime.bundle import DEMO_FOLDER, MANIFEST_NAME, Bundle
+from sdic_runtime.stages import STAGES
+
+pytestmark = pytest.mark.full
+needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+
+LEAST_PSNR = 50.0  # decibels, pictures clamped to [-1, 1]
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BuildReport]:
+    """The full-size face model with drawn weights, in both precisions."""
+    folder = tmp_path_factory.mktemp("faces")
+    checkpoint = official.write_checkpoint(folder / "official.pt", official.face_shapes())
+    report = build(BuildOptions(checkpoint, folder / "bundle", policy="fp16"))
+    checkpoint.unlink()
+    return folder / "bundle", report
+
+
+def test_half_precision_at_1024(faces: tuple[Path, BuildReport]) -> None:
+    report = faces[1].half
+    assert report is not None
+    pictures = {item.tensor: item.psnr for item in report.chain if item.tensor.endswith("picture")}
+    assert len(pictures) == 3
+    assert min(pictures.values()) >= LEAST_PSNR, pictures
+    assert max(proof.largest.largest for proof in report.proofs) < 65504 / 4
+
+
+def test_half_precision_halves_the_bundle_and_runs(faces: tuple[Path, BuildReport]) -> None:
+    folder = faces[0]
+    sizes = {precision: sum(path.stat().st_size for path in (folder / "onnx" / precision).iterdir()) for precision in ("fp32", "fp16")}
+    assert sizes["fp16"] < 0.55 * sizes["fp32"]
+    assert not verify(folder, precision="fp16").failures
+
+
+@needs_rtx
+def test_rtx_engines_at_1024(faces: tuple[Path, BuildReport]) -> None:
+    report = build_engines(faces[0], "tensorrt-rtx", "fp16")
+    check(report.sidecar.stages)
+    assert not plan_engines(faces[0], "tensorrt-rtx").to_build
+
+
+@needs_rtx
+def test_rtx_engines_of_the_demo_bundle(tmp_path: Path) -> None:
+    if not (DEMO_FOLDER / MANIFEST_NAME).is_file():
+        pytest.skip("this checkout has no demo bundle")
+    folder = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "demo"))
+    if "fp16" not in Bundle.open(folder).manifest.precisions:
+        from sdic_export.half_stages import add_precision
+
+        add_precision(folder, "fp16")
+    check(build_engines(folder, "tensorrt-rtx", "fp16").sidecar.stages)
+
+
+def check(stages: Any) -> None:
+    """Every stage has an engine, and most of its weights are half."""
+    assert set(STAGES) <= set(stages)
+    for name in STAGES:
+        weights = stages[name].census["weight_bytes"]
+        assert weights["float16"] > 0.5 * sum(weights.values()), name
