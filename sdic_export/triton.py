@@ -9,14 +9,17 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdic_export.triton_config import BACKENDS, BYTE, Model, Serving, Step, Tensor
+from sdic_export.triton_graphs import RESULT, write_edit_codes, write_results
 from sdic_runtime import chain
 from sdic_runtime.bundle import Bundle
-from sdic_runtime.engine_files import Sidecar, graph_file, graph_names, read_sidecar, stale
+from sdic_runtime.engine_files import Sidecar, graph_file, read_sidecar, stale
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import reason
 from sdic_runtime.stages import STAGES, TENSORS, Sizes
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 VERSION = "1"  # the folder of the only version of each model
 CONFIG = "config.pbtxt"
-INVERT, EDIT, EDIT_CODES, PICTURE_BYTES = "invert", "edit", "edit_codes", "picture_bytes"
+INVERT, EDIT, EDIT_CODES, RESULTS = "invert", "edit", "edit_codes", "_results"
+INSIDE = "chain_"  # what names of tensors within an ensemble begin with
 ENGINE_TARGET = "tensorrt"  # Triton's TensorRT backend does not run TensorRT-RTX engines
 PLACEMENTS: dict[str, Callable[[Path, Path], object]] = {"copy": shutil.copyfile, "hard": os.link, "symbolic": os.symlink}
 
@@ -57,7 +61,7 @@ class Placed:
 
 @dataclass
 class Notes:
-    """A backend that runs nothing and notes what is asked of it: tensors are names. A name that is taken gets a number."""
+    """A backend that runs nothing and notes what is asked of it: tensors are names."""
 
     steps: list[tuple[str, dict[str, str], dict[str, str]]] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
@@ -71,8 +75,8 @@ class Notes:
         raise AssertionError("a chain that downloads cannot be an ensemble")
 
     def new(self, name: str) -> str:
-        """`name`, or with the first free number behind it."""
-        free = next(candidate for candidate in (name, *(f"{name}_{index}" for index in range(2, 100))) if candidate not in self.taken)
+        """A name inside the ensemble, with a number where an earlier tensor has it already."""
+        free = next(text for text in (INSIDE + name, *(f"{INSIDE}{name}_{index}" for index in count(2))) if text not in self.taken)
         self.taken.add(free)
         return free
 
@@ -102,8 +106,14 @@ def write_repository(options: TritonOptions, progress: Callable[[str], None] = l
     with placed_folder(options.repository, options.force, check_repository) as folder:
         stages = {item.graph: item.model for item in placed}
         models = [_write_stage(folder, item, serving, warm, options, progress) for item in placed]
-        models += [_write_helper(folder, model, serving, bundle, options.backend) for model in helpers(bundle, prefix, options.backend)]
-        for model in ensembles(bundle, prefix, stages):
+        runner = "onnxruntime" if options.backend == ENGINE_TARGET else options.backend
+        small = replace(serving, device=options.serving.device)
+        sizes, rows = bundle.sizes, bundle.manifest.visible_rows
+        mover = edit_codes_model(bundle, prefix, runner)
+        models.append(_write_helper(folder, mover, small, lambda path: write_edit_codes(path, sizes)))
+        for model, last in ensembles(bundle, prefix, stages, runner):
+            shapes = {tensor.name: tensor.dims for tensor in last.inputs}
+            models.append(_write_helper(folder, last, small, partial(write_results, tensors=shapes, sizes=sizes, rows=rows)))
             (folder / model.name / VERSION).mkdir(parents=True)
             _write_config(folder, model, serving)
             models.append(model)
@@ -131,10 +141,15 @@ def model_prefix(bundle: Bundle) -> str:
     return re.sub(r"\W", "_", bundle.manifest.name) + "_"
 
 
+def graphs_of(bundle: Bundle, precision: str) -> list[str]:
+    """The stages of the bundle, and its partial graphs as "stage:output"."""
+    return [*STAGES, *(name for name, choices in bundle.manifest.partials.items() if precision in choices)]
+
+
 def graph_stages(bundle: Bundle, precision: str, backend: str, prefix: str) -> list[Placed]:
     """Every stage and partial graph of the bundle as a model with its ONNX file, external weights beside it."""
     placed = []
-    for graph in graph_names(bundle, precision):
+    for graph in graphs_of(bundle, precision):
         path = graph_file(bundle, graph, precision)
         stage = graph.partition(":")[0]
         weights = [bundle.file(name) for name in bundle.manifest.stage_files(precision)
@@ -146,8 +161,6 @@ def graph_stages(bundle: Bundle, precision: str, backend: str, prefix: str) -> l
 
 def engine_stages(bundle: Bundle, options: TritonOptions, prefix: str) -> tuple[list[Placed], Serving]:
     """The engines of a folder as models, and the largest batch limited to what they take. Raises SdicError for engines that do not fit."""
-    from dataclasses import replace
-
     if options.engines is None:
         raise SdicError("--backend tensorrt needs the engines to be served; name their folder in the bundle with --engines DIR")
     sidecar = read_sidecar(options.engines)
@@ -158,7 +171,7 @@ def engine_stages(bundle: Bundle, options: TritonOptions, prefix: str) -> tuple[
         raise SdicError(f"the engines in {options.engines} are without their weights, which Triton cannot add; build others without "
                         "--strip-weights")
     placed = []
-    for graph in graph_names(bundle, sidecar.settings.precision):
+    for graph in graphs_of(bundle, sidecar.settings.precision):
         why = stale(sidecar, options.engines, bundle, graph, deep=True)
         if why is not None:
             raise SdicError(f'the engine of "{graph}" in {options.engines} cannot be used: {why}; build the engines again with: '
@@ -184,49 +197,60 @@ def tensors(names: Sequence[str], sizes: Sizes) -> tuple[Tensor, ...]:
     return tuple(Tensor(name, sizes.shape(name, 1)[1:]) for name in names)
 
 
-def helpers(bundle: Bundle, prefix: str, backend: str) -> list[Model]:
-    """The models around the stages: codes moved along a direction, and pictures as bytes."""
-    sizes, (first, end) = bundle.sizes, bundle.manifest.visible_rows
+def edit_codes_model(bundle: Bundle, prefix: str, runner: str) -> Model:
+    """Both latent codes moved along a direction."""
+    sizes = bundle.sizes
     code = (sizes.rows, sizes.style_width)
-    runner = "onnxruntime" if backend == ENGINE_TARGET else backend
-    return [
-        Model(prefix + EDIT_CODES, (*tensors(("latent", "latent_enhanced"), sizes), Tensor("direction", code), Tensor("strength", (1,))),
-              (Tensor("latent_edited", code), Tensor("latent_enhanced_edited", code)), runner),
-        Model(prefix + PICTURE_BYTES, tensors(("picture",), sizes), (Tensor("bytes", (end - first, sizes.resolution, 3), BYTE),), runner),
-    ]
+    inputs = (*tensors(("latent", "latent_enhanced"), sizes), Tensor("direction", code), Tensor("strength", (1,)))
+    return Model(prefix + EDIT_CODES, inputs, (Tensor("latent_edited", code), Tensor("latent_enhanced_edited", code)), runner)
 
 
-def ensembles(bundle: Bundle, prefix: str, stages: Mapping[str, Model]) -> list[Model]:
-    """The inversion, and the edit in both forms of Eq. 6, as the chain runs them."""
-    code_maker, byte_maker = helpers(bundle, prefix, "onnxruntime")
-    notes = Notes(taken={"image"})
+def results_model(bundle: Bundle, name: str, given: Sequence[Tensor], runner: str) -> Model:
+    """The last step of an ensemble, which hands out all of its results, `picture` also as bytes.
+
+    One step makes them all because Triton leaves out a step when none of its outputs is among those that a request asks for, even
+    where other steps read them (triton-inference-server/server, issue 7482).
+    """
+    first, end = bundle.manifest.visible_rows
+    outputs = [Tensor(tensor.name + RESULT, tensor.dims) for tensor in given]
+    outputs.append(Tensor("bytes", (end - first, bundle.sizes.resolution, 3), BYTE))
+    return Model(name + RESULTS, tuple(given), tuple(outputs), runner)
+
+
+def ensembles(bundle: Bundle, prefix: str, stages: Mapping[str, Model], runner: str) -> list[tuple[Model, Model]]:
+    """The inversion, and the edit in both forms of Eq. 6, as the chain runs them: each with the model of its last step."""
+    sizes, notes = bundle.sizes, Notes()
     found = chain.invert(notes, "image")
-    made = [invert_model(bundle, prefix, stages, notes, found, byte_maker)]
+    made = [_ensemble(bundle, prefix + INVERT, tensors(("image",), sizes), _steps(notes, stages),
+                      {tensor: found[tensor.name] for tensor in tensors([name for name in TENSORS if name in found], sizes)}, runner)]
+    mover = edit_codes_model(bundle, prefix, runner)
+    latent, enhanced = mover.outputs
+    inside = {tensor.name: INSIDE + tensor.name for tensor in mover.outputs}
     for form in chain.EQ6_FORMS:
-        notes = Notes(taken={tensor.name for tensor in (*code_maker.inputs, *code_maker.outputs)} | {"residual"})
-        picture = chain.edit(notes, "latent_edited", "latent_enhanced_edited", "residual", form)
+        notes = Notes()
+        picture = chain.edit(notes, inside[latent.name], inside[enhanced.name], "residual", form)
+        first = Step(mover.name, {tensor.name: tensor.name for tensor in mover.inputs}, inside)
+        results = {tensors(("picture",), sizes)[0]: picture, enhanced: inside[enhanced.name]}
         name = prefix + (EDIT if form == chain.EQ6_FORMS[0] else f"{EDIT}_{form}")
-        moved = (as_they_are(code_maker.inputs), as_they_are(code_maker.outputs))
-        steps = (Step(code_maker.name, *moved), *_steps(notes, stages), _byte_step(byte_maker, picture))
-        outputs = (*tensors(("picture",), bundle.sizes), byte_maker.outputs[0], code_maker.outputs[1])
-        made.append(Model(name, (*code_maker.inputs, *tensors(("residual",), bundle.sizes)), outputs, steps=steps))
+        inputs = (*mover.inputs, *tensors(("residual",), sizes))
+        made.append(_ensemble(bundle, name, inputs, [first, *_steps(notes, stages)], results, runner))
     return made
 
 
-def as_they_are(tensors: Sequence[Tensor]) -> dict[str, str]:
-    """A map of an ensemble in which every tensor keeps its name."""
-    return {tensor.name: tensor.name for tensor in tensors}
+def _ensemble(bundle: Bundle, name: str, inputs: Sequence[Tensor], steps: Sequence[Step], results: Mapping[Tensor, str],
+              runner: str) -> tuple[Model, Model]:
+    """An ensemble whose outputs are `results` (-> where they are inside) and the picture's bytes, and the model of its last step."""
+    last = results_model(bundle, name, list(results), runner)
+    names = {tensor.name: tensor.name.removesuffix(RESULT) for tensor in last.outputs}
+    step = Step(last.name, {tensor.name: inside for tensor, inside in results.items()}, names)
+    outputs = tuple(Tensor(names[tensor.name], tensor.dims, tensor.kind) for tensor in last.outputs)
+    return Model(name, tuple(inputs), outputs, steps=without_unused([*steps, step], outputs)), last
 
 
-def invert_model(bundle: Bundle, prefix: str, stages: Mapping[str, Model], notes: Notes, found: Mapping[str, str],
-                 byte_maker: Model) -> Model:
-    """The inversion: `image` in, every tensor of the inversion and the picture as bytes out."""
-    renamed = [name for name, tensor in found.items() if name != tensor]
-    if renamed:
-        raise AssertionError(f"the chain gives {renamed} under other names")
-    outputs = (*tensors([name for name in TENSORS if name in found], bundle.sizes), byte_maker.outputs[0])
-    return Model(prefix + INVERT, tensors(("image",), bundle.sizes), outputs,
-                 steps=(*_steps(notes, stages), _byte_step(byte_maker, found["picture"])))
+def without_unused(steps: Sequence[Step], outputs: Sequence[Tensor]) -> tuple[Step, ...]:
+    """The steps without outputs that nobody reads, which Triton refuses: the released form of an edit has no use for the edited latent."""
+    read = {tensor for step in steps for tensor in step.inputs.values()} | {tensor.name for tensor in outputs}
+    return tuple(Step(step.model, step.inputs, {name: tensor for name, tensor in step.outputs.items() if tensor in read}) for step in steps)
 
 
 def _steps(notes: Notes, stages: Mapping[str, Model]) -> list[Step]:
@@ -236,10 +260,6 @@ def _steps(notes: Notes, stages: Mapping[str, Model]) -> list[Step]:
         alone = f"{stage}:{next(iter(outputs))}" if len(outputs) == 1 else ""
         steps.append(Step(stages[alone if alone in stages else stage].name, inputs, outputs))
     return steps
-
-
-def _byte_step(byte_maker: Model, picture: str) -> Step:
-    return Step(byte_maker.name, {"picture": picture}, {"bytes": "bytes"})
 
 
 def warm_up_arrays(bundle: Bundle, precision: str, progress: Callable[[str], None]) -> dict[str, dict[str, np.ndarray]]:
@@ -260,8 +280,6 @@ def warm_up_arrays(bundle: Bundle, precision: str, progress: Callable[[str], Non
 def _write_stage(folder: Path, item: Placed, serving: Serving, warm: Mapping[str, Mapping[str, np.ndarray]], options: TritonOptions,
                  progress: Callable[[str], None]) -> Model:
     """Write the folder of one stage; the model as it was written."""
-    from dataclasses import replace
-
     import numpy as np
 
     progress(f"writing {item.model.name}")
@@ -280,21 +298,14 @@ def _write_stage(folder: Path, item: Placed, serving: Serving, warm: Mapping[str
     return model
 
 
-def _write_helper(folder: Path, model: Model, serving: Serving, bundle: Bundle, backend: str) -> Model:
-    """Write the folder of one small model."""
-    from dataclasses import replace
-
-    from sdic_export.triton_graphs import write_edit_codes, write_picture_bytes
-
+def _write_helper(folder: Path, model: Model, serving: Serving, write: Callable[[Path], None]) -> Model:
+    """Write the folder of one small model; `write` makes its graph."""
     place = folder / model.name / VERSION
     place.mkdir(parents=True)
-    if model.name.endswith(EDIT_CODES):
-        write_edit_codes(place / "model.onnx", bundle.sizes)
-    else:
-        write_picture_bytes(place / "model.onnx", bundle.sizes, bundle.manifest.visible_rows)
+    write(place / "model.onnx")
     if model.backend == "python":
         _write_runner(place)
-    _write_config(folder, model, replace(serving, device="auto") if backend == ENGINE_TARGET else serving)
+    _write_config(folder, model, serving)
     return model
 
 
