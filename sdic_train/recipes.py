@@ -57,7 +57,9 @@ ENCODER: dict[str, EncoderRecipe] = {
 SDIC: dict[str, SdicRecipe] = {
     "paper": SdicRecipe(),
     "released": SdicRecipe(identity=0.1, edit_norm="l2", edit_feature=0.8, edit_code=0.2, encoder_norm=True, random_noise=True),
-    "demo": SdicRecipe(rate=2e-3, optimizer="adam", warm_up=50, decay=0.4, l2=8.0, edit=0.05, mirror=False, silent_start=True),
+    "demo": SdicRecipe(
+        rate=2e-3, optimizer="adam", warm_up=50, decay=0.4, l2=8.0, edit=0.05, mirror=False, settle_norm=500, silent_start=True
+    ),
 }
 
 # Discriminators may be narrower than the generator: domain -> channels by picture size.

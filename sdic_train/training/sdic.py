@@ -21,6 +21,7 @@ from sdic_train.training.engine import Engine, Losses
 from sdic_train.training.layout import widen
 from sdic_train.training.pictures import batch_pictures, scaled, sheet_of
 
+SETTLING = 48  # batches over which the batch norms' statistics are averaged
 NORMS = {"l1": F.l1_loss, "l2": F.mse_loss}
 OPTIMIZERS = ("ranger", "adam")
 
@@ -44,6 +45,7 @@ class SdicRecipe:
     random_noise: bool = False  # new generator noise in every step, as the released code does
     mirror: bool = True
     context: bool = True  # the spatial-contextual branches of Eq. 1 and 2; false is the paper's ablation
+    settle_norm: int = 0  # from this step on DIPN's and DICN's batch norm keeps its statistics, averaged over many batches; 0: never
     silent_start: bool = False  # let DICN start from zero, so that the first inversions are the encoder's
     seed: int = 0
 
@@ -96,6 +98,8 @@ class SdicTrainer:
         if recipe.random_noise:
             noises = [torch.randn(noise.shape, generator=random).to(engine.device) for noise in self.model.generator.noises.maps()]
         self._set_modes()
+        if recipe.settle_norm and self.step == recipe.settle_norm:
+            self._settle_norm()
         self.optimizer.zero_grad(set_to_none=True)
         losses = Losses(engine)
         for (image,) in engine.parts(images):
@@ -111,9 +115,28 @@ class SdicTrainer:
     def _set_modes(self) -> None:
         """Only DIPN and DICN train. The frozen encoder's batch norm keeps its statistics, unless the recipe asks otherwise."""
         self.model.eval()
-        self.trained.train()
+        self.trained.train(not self.recipe.settle_norm or self.step < self.recipe.settle_norm)
         if self.recipe.encoder_norm:
             self.model.encoder.train()
+
+    @torch.no_grad()
+    def _settle_norm(self) -> None:
+        """Replaces the batch norms' moving statistics by means over `SETTLING` batches: small batches make them jump, and a network that
+        trains on its batches' statistics is another one when it is used."""
+        norms = [module for module in self.trained.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        self.trained.train()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over all batches
+        for batch in range(SETTLING):
+            random = torch.Generator().manual_seed((self.recipe.seed << 32) + (1 << 30) + batch)
+            images, _ = batch_pictures(self.pictures, max(4, self.engine.options.batch), self.config.working, random, self.recipe.mirror)
+            with self.engine.autocast():
+                self.model(images.to(self.engine.device).contiguous(memory_format=torch.channels_last))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self._set_modes()
 
     def _terms(self, image: Tensor, noises: list[Tensor] | None) -> dict[str, Tensor]:
         recipe, model = self.recipe, self.model

@@ -266,3 +266,20 @@ def test_without_context_the_volume_is_all_that_counts(
     volume, context = torch.randn(1, 4, 4, 8, 8), torch.randn(1, 16, 8, 8)
     with torch.no_grad():
         assert torch.allclose(fusion(volume, context), fusion.agg(volume), atol=1e-6)
+
+
+def test_settled_batch_norm_is_the_one_that_is_used_later(
+    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdic_train.training.sdic.SETTLING", 3)
+    distances = PortraitPerceptual(reader), PortraitIdentity(reader)
+    trainer = SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(settle_norm=1), portraits, make_engine(2), 9, *distances)
+    norm = trainer.model.dipn.corr_stem.bn
+    trainer.advance()
+    moving = norm.running_var.clone()
+    trainer.advance()
+    settled = norm.running_var.clone()
+    trainer.advance()
+    assert not torch.allclose(moving, settled)
+    assert torch.equal(norm.running_var, settled)
+    assert norm.momentum == 0.1
