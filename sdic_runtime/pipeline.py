@@ -96,7 +96,8 @@ class Pipeline:
     @property
     def default_batch(self) -> int:
         """How many pictures run at once when no batch is given."""
-        return max(1, min(LARGEST_DEFAULT_BATCH, BATCH_PIXELS // self.sizes.resolution**2))
+        largest = getattr(self.backend, "largest_batch", LARGEST_DEFAULT_BATCH)  # engines are built for batches up to some size
+        return max(1, min(LARGEST_DEFAULT_BATCH, largest, BATCH_PIXELS // self.sizes.resolution**2))
 
     def prepare(self, picture: PictureLike) -> np.ndarray:
         """The network's input for one picture, float32 [1, 3, S, S]; see `pictures.prepare`."""

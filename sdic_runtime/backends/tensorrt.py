@@ -114,6 +114,11 @@ class TensorRt:
         gpu = self.place.gpu.name if self.place.gpu else "no GPU"
         return f"{self.place.target.title} {self.place.version}, {gpu}, {self.precision}, {graphs}, {self.gpu.name}"
 
+    @property
+    def largest_batch(self) -> int:
+        """The largest batch that the engines take."""
+        return self.sidecar.settings.profile.largest
+
     def upload(self, array: Any) -> DeviceTensor:
         """A host array, or without a copy a float32 tensor of torch or cupy that is on this GPU."""
         if isinstance(array, DeviceTensor):

@@ -362,6 +362,12 @@ def test_the_pipeline_uses_whole_graphs(bundle: Bundle, gpu_backend: TensorRt, l
     assert library.enqueued.count("e4e") == 2  # once to warm up, once by the graph, and not for the edit
 
 
+def test_without_a_batch_size_the_pipeline_keeps_within_the_profile(bundle: Bundle, gpu_backend: TensorRt, image: np.ndarray) -> None:
+    on_gpu = Pipeline(bundle, gpu_backend)
+    assert on_gpu.default_batch == 4
+    assert len(on_gpu.invert(np.repeat(image, 2, 0))) == 6  # in a batch of 4 and one of 2
+
+
 def test_pictures_become_bytes_on_the_device(bundle: Bundle, gpu_backend: TensorRt, library: PretendedLibrary, image: np.ndarray,
                                              pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     inversion, expected = Pipeline(bundle, gpu_backend).invert(image[:2]), pipeline.invert(image[:2])
