@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from sdic_export.triton_graphs import RESULT, write_edit_codes, write_results
 from sdic_runtime import chain
 from sdic_runtime.bundle import Bundle
 from sdic_runtime.engine_files import Sidecar, graph_file, read_sidecar, stale
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.files import reason
 from sdic_runtime.stages import STAGES, TENSORS, Sizes
 
@@ -88,10 +89,10 @@ class Notes:
 
 def write_repository(options: TritonOptions, progress: Callable[[str], None] = lambda what: None) -> list[Model]:
     """Write the model repository, whole or not at all; the models in it. Raises SdicError."""
-    from sdic_export.exporter import require_packages
     from sdic_export.placement import placed_folder
 
-    require_packages("sdic-export triton")
+    if find_spec("onnx") is None:
+        raise MissingExtraError("onnx", "triton", "sdic-export triton")
     check_repository(options.repository, options.force)
     bundle = Bundle.open(options.bundle)
     if options.backend not in BACKENDS:
