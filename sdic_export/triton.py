@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain as joined
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,8 @@ class Notes:
 
     def new(self, name: str) -> str:
         """A name inside the ensemble, with a number where an earlier tensor has it already."""
-        free = next(text for text in (INSIDE + name, *(f"{INSIDE}{name}_{index}" for index in count(2))) if text not in self.taken)
+        numbered = (f"{INSIDE}{name}_{index}" for index in count(2))
+        free = next(text for text in joined([INSIDE + name], numbered) if text not in self.taken)
         self.taken.add(free)
         return free
 
