@@ -79,7 +79,8 @@ def test_missing_and_changed_checkpoints(folder: Path, tmp_path: Path) -> None:
 def test_checkpoint_of_other_sizes(bundle: Bundle, tmp_path: Path) -> None:
     config = replace(TINY, style_width=8)
     model = SDIC(config)
-    save_checkpoint(tmp_path / "other.safetensors", config, encoder=model.encoder, generator=model.generator, dipn=model.dipn, dicn=model.dicn)
+    parts = {name: getattr(model, name) for name in ("encoder", "generator", "dipn", "dicn")}
+    save_checkpoint(tmp_path / "other.safetensors", config, **parts)
     with pytest.raises(SdicError, match="the checkpoint has sizes .*'style_width': 8.* and the bundle .*'style_width': 16"):
         torch_backend.load(bundle, checkpoint=tmp_path / "other.safetensors")
 

@@ -56,7 +56,8 @@ def saved(path: Path, content: Any) -> Path:
 
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     other = second.state_dict()
-    return first.state_dict().keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in first.state_dict().items())
+    state = first.state_dict()
+    return state.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in state.items())
 
 
 def test_released_container_loads_whole(model: SDIC, tmp_path: Path) -> None:
@@ -153,7 +154,8 @@ def test_loading_does_not_copy_the_weights(model: SDIC, tmp_path: Path) -> None:
 
 
 BAD_BYTES = {
-    "page.pt": (b"<!DOCTYPE html><html>Quota exceeded</html>", "is a web page and not a checkpoint, so the download failed; download it again"),
+    "page.pt": (b"<!DOCTYPE html><html>Quota exceeded</html>",
+                "is a web page and not a checkpoint, so the download failed; download it again"),
     "empty.pt": (b"", r"is empty \(0 bytes\); download it again"),
     "text.pt": (b"hello", "is no PyTorch file"),
     "broken.safetensors": (b"\x08\x00\x00\x00\x00\x00\x00\x00garbage!", "is truncated or not a safetensors file"),
