@@ -20,6 +20,7 @@ from sdic_train.networks.stylegan2 import downsample
 from sdic_train.portraits import PARAMETERS
 
 Distance = Callable[[Tensor, Tensor], Tensor]
+Change = tuple[Direction, float]  # a direction and its strength
 
 
 class Inverter(Protocol):
@@ -31,8 +32,8 @@ class Inverter(Protocol):
     def sdic(self, image: Tensor) -> Tensor:
         """The inversion."""
 
-    def edited(self, image: Tensor, direction: Direction, strength: float) -> Tensor:
-        """The inversion, edited."""
+    def edits(self, image: Tensor, changes: Sequence[Change]) -> tuple[Tensor, list[Tensor]]:
+        """The inversion, and what each change makes of it."""
 
 
 @dataclass
@@ -54,12 +55,15 @@ class ModelInverter:
         return self._small(self.model(image))
 
     @torch.no_grad()
-    def edited(self, image: Tensor, direction: Direction, strength: float) -> Tensor:
+    def edits(self, image: Tensor, changes: Sequence[Change]) -> tuple[Tensor, list[Tensor]]:
         found = self.model.invert(image)
-        delta = torch.from_numpy(strength * direction.offset(found.latent.cpu().numpy())).to(image.device)
+        codes = found.latent.cpu().numpy()
+        deltas = [
+            torch.from_numpy(strength * direction.offset(codes)).to(image.device).expand_as(found.latent) for direction, strength in changes
+        ]
         if self.edit_first:
-            return self._small(self._compensated(image, found.latent + delta))
-        return self._small(self.model.edit(found, delta.expand_as(found.latent)))
+            return self._small(found.picture), [self._small(self._compensated(image, found.latent + delta)) for delta in deltas]
+        return self._small(found.picture), [self._small(self.model.edit(found, delta)) for delta in deltas]
 
     def _compensated(self, image: Tensor, latent: Tensor) -> Tensor:
         """The picture of an edited code with the discrepancy between the unedited input and the edited reconstruction put back."""
@@ -75,7 +79,7 @@ class ModelInverter:
 
 @dataclass
 class PipelineInverter:
-    """A bundle on any backend."""
+    """A bundle on any backend. Its e4e is read off a whole inversion, so the time of both is the whole inversion's."""
 
     pipeline: object  # sdic_runtime.pipeline.Pipeline
     working: int
@@ -86,9 +90,10 @@ class PipelineInverter:
     def sdic(self, image: Tensor) -> Tensor:
         return self._small(self.pipeline.invert(image.numpy()).pixels)  # type: ignore[attr-defined]
 
-    def edited(self, image: Tensor, direction: Direction, strength: float) -> Tensor:
+    def edits(self, image: Tensor, changes: Sequence[Change]) -> tuple[Tensor, list[Tensor]]:
         inversion = self.pipeline.invert(image.numpy())  # type: ignore[attr-defined]
-        return self._small(self.pipeline.edit(inversion, direction, strength=strength).pixels)  # type: ignore[attr-defined]
+        edited = [self.pipeline.edit(inversion, direction, strength=strength) for direction, strength in changes]  # type: ignore[attr-defined]
+        return self._small(inversion.pixels), [self._small(result.pixels) for result in edited]
 
     def _small(self, pixels: NDArray[np.float32]) -> Tensor:
         return downsample(torch.from_numpy(np.asarray(pixels)).clamp(-1, 1), self.working)
@@ -131,34 +136,24 @@ def edit_table(
     places = {entry.name: index for index, entry in enumerate(PARAMETERS)}
     attributes = [entry for entry in PARAMETERS if entry.threshold is not None]
     spans = torch.tensor([_between_sides(entry.kind) * (entry.high - entry.low) for entry in attributes])
-    columns = torch.tensor([places[entry.name] for entry in attributes])
-    rows = {}
-    for name, direction in directions.items():
-        if name not in places:
-            continue
-        moved, others, likeness = [], [], []
-        for image in images.split(batch):
-            with torch.no_grad():
-                before = inverter.sdic(image)
-                values = reader(before)
-                rising = (values[:, places[name]] <= (PARAMETERS[places[name]].threshold or 0.0)).float()
-                after = torch.where(
-                    rising[:, None, None, None] > 0,
-                    inverter.edited(image, direction, strengths[name]),
-                    inverter.edited(image, direction, -strengths[name]),
-                )
+    columns = [places[entry.name] for entry in attributes]
+    names = [name for name in directions if name in {entry.name for entry in attributes}]
+    changes = [(directions[name], sign * strengths[name]) for name in names for sign in (1, -1)]
+    parts: dict[str, dict[str, list[Tensor]]] = {name: {"moved": [], "others": [], "identity": []} for name in names}
+    for image in images.split(batch):
+        with torch.no_grad():
+            before, results = inverter.edits(image, changes)
+            values, person = reader(before), reader.identity(before)
+            for index, name in enumerate(names):
+                own = columns.index(places[name])
+                rising = values[:, places[name]] <= (attributes[own].threshold or 0.0)
+                after = torch.where(rising[:, None, None, None], results[2 * index], results[2 * index + 1])
                 change = (reader(after) - values)[:, columns] / spans
-                own = [entry.name for entry in attributes].index(name)
-                moved.append(change[:, own] * (2 * rising - 1))
-                others.append(change[:, [index for index in range(len(attributes)) if index != own]].abs().mean(1))
-                likeness.append((reader.identity(before) * reader.identity(after)).sum(1))
-        rows[name] = {
-            "strength": strengths[name],
-            "moved": float(torch.cat(moved).mean()),
-            "others": float(torch.cat(others).mean()),
-            "identity": float(torch.cat(likeness).mean()),
-        }
-    return rows
+                parts[name]["moved"].append(torch.where(rising, change[:, own], -change[:, own]))
+                parts[name]["others"].append(torch.cat([change[:, :own], change[:, own + 1 :]], 1).abs().mean(1))
+                parts[name]["identity"].append((person * reader.identity(after)).sum(1))
+    means = {name: {measure: float(torch.cat(found).mean()) for measure, found in measures.items()} for name, measures in parts.items()}
+    return {name: {"strength": strengths[name], **measures} for name, measures in means.items()}
 
 
 def markdown(rows: Mapping[str, Mapping[str, float]], first: str) -> str:

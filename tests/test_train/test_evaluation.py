@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from sdic_runtime.edits import Direction
 from sdic_train.config import TINY
-from sdic_train.evaluation import ModelInverter, default_strengths, edit_table, markdown, only_directions, table
+from sdic_train.evaluation import Change, ModelInverter, default_strengths, edit_table, markdown, only_directions, table
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.training.start import with_new_compensation
 
@@ -24,8 +25,9 @@ class Known:
     def sdic(self, image: torch.Tensor) -> torch.Tensor:
         return image + 0.02
 
-    def edited(self, image: torch.Tensor, direction: Direction, strength: float) -> torch.Tensor:
-        return image + 0.02 + strength * float(direction.vector[0, 0])
+    def edits(self, image: torch.Tensor, changes: Sequence[Change]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        before = image + 0.02
+        return before, [before + strength * float(direction.vector[0, 0]) for direction, strength in changes]
 
 
 class Brightness(torch.nn.Module):
@@ -88,8 +90,10 @@ def test_a_model_inverter_gives_pictures_of_the_working_size(encoder_file: Path,
     image = torch.zeros(2, 3, TINY.working, TINY.working)
     direction = Direction(np.ones(TINY.style_width, np.float32), "any")
     assert inverter.e4e(image).shape == inverter.sdic(image).shape == image.shape
-    assert torch.allclose(inverter.edited(image, direction, 0.0), inverter.sdic(image), atol=1e-5)
-    assert not torch.allclose(inverter.edited(image, direction, 1.0), inverter.sdic(image), atol=1e-3)
+    before, (still, moved) = inverter.edits(image, [(direction, 0.0), (direction, 1.0)])
+    assert torch.allclose(before, inverter.sdic(image), atol=1e-5)
+    assert torch.allclose(still, before, atol=1e-5)
+    assert not torch.allclose(moved, before, atol=1e-3)
 
 
 def test_edit_first_compensates_towards_the_unedited_picture(encoder_file: Path) -> None:
@@ -97,5 +101,7 @@ def test_edit_first_compensates_towards_the_unedited_picture(encoder_file: Path)
     image = torch.rand(1, 3, TINY.working, TINY.working) * 2 - 1
     direction = Direction(np.ones(TINY.style_width, np.float32), "any")
     usual, ablation = ModelInverter(model), ModelInverter(model, edit_first=True)
-    assert torch.allclose(usual.edited(image, direction, 0.0), ablation.edited(image, direction, 0.0), atol=1e-5)
-    assert not torch.allclose(usual.edited(image, direction, 1.0), ablation.edited(image, direction, 1.0), atol=1e-3)
+    changes = [(direction, 0.0), (direction, 1.0)]
+    (_, ours), (_, theirs) = usual.edits(image, changes), ablation.edits(image, changes)
+    assert torch.allclose(ours[0], theirs[0], atol=1e-5)
+    assert not torch.allclose(ours[1], theirs[1], atol=1e-3)
