@@ -39,7 +39,7 @@ def run(
     tensorboard: shared.BoardOption = False,
     debug: Debug = False,
 ) -> None:
-    """Train SDIC: discrepancy prediction and compensation (Eq. 7 to 9).
+    """Train SDIC: predict the discrepancy of an inversion and compensate for it (Eq. 7 to 9).
 
     \b
     Example:
