@@ -44,7 +44,7 @@ def run(
     Pictures that fail are listed with the reason in DIR/failures.csv and the exit code is 2; the others are written.
 
     \b
-    Examples:
+    Example:
       sdic-run batch holiday/ --out inverted --edit smile:2 --edit age:-1,smile:1
       sdic-run batch pictures.txt --out /shared/inverted --address auto --workers 32
     """
