@@ -68,6 +68,12 @@ std::unique_ptr<OnnxLibrary> load(const std::string &path) {
     }
     check(*library, library->api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "sdic", &library->environment), "ONNX Runtime could not start",
           "install it again", "cpu");
+    // One arena for all sessions: those of the six stages, of which one runs at a time, would add up otherwise.
+    OrtMemoryInfo *memory = nullptr;
+    check(*library, library->api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime could not start", "install it again", "cpu");
+    OrtStatus *registered = library->api->CreateAndRegisterAllocator(library->environment, memory, nullptr);
+    library->api->ReleaseMemoryInfo(memory);
+    check(*library, registered, "ONNX Runtime could not start", "install it again", "cpu");
     char **names = nullptr;
     int count = 0;
     check(*library, library->api->GetAvailableProviders(&names, &count), "ONNX Runtime could not list its providers", "install it again", "cpu");

@@ -44,6 +44,7 @@ public:
         need(library.api->SetUserLoggingFunction(handle_, forward_log, const_cast<RunOptions *>(&options)));
         // Six sessions share the cores: a thread pool that spins after its run would slow down the next stage.
         entry("session.force_spinning_stop", "1");
+        entry("session.use_env_allocators", "1");
         if (options.threads > 0) need(library.api->SetIntraOpNumThreads(handle_, options.threads));
         if (options.provider != "cpu") append_provider();
     }
