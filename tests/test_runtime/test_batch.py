@@ -270,7 +270,7 @@ def check_all(folder: Path, out: Path, pipeline: Pipeline, bad: Sequence[int], e
 def test_a_killed_run_on_ray_is_finished_by_the_next(tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason='Ray is in the extra "ray"')
     bad = [3, 13, 23]
-    folder = make_pictures(tmp_path / "in", 30, bad, side=1200)
+    folder = make_pictures(tmp_path / "in", 30, bad, side=700)
     second = kill_and_resume(folder, tiny_bundle, tmp_path / "out", 5, 30, len(bad))
     assert second.returncode == 2
     table = tmp_path / "out" / FAILURES
