@@ -301,7 +301,7 @@ def test_five_hundred_pictures_ten_bad_ones_and_a_kill(tiny_bundle: Path, pipeli
 def test_two_workers_are_faster_than_one_and_give_the_same(tiny_bundle: Path, tmp_path: Path) -> None:
     """Large pictures, so that decoding and scaling keep a worker busy; the time to start Ray is taken off."""
     pytest.importorskip("ray", reason='Ray is in the extra "ray"')
-    folder, one = make_pictures(tmp_path / "in", 120, side=2500), make_pictures(tmp_path / "one", 1)
+    folder, one = make_pictures(tmp_path / "in", 240, side=1500), make_pictures(tmp_path / "one", 1)
     seconds = {}
     for workers in (1, 2):
         spent = []
