@@ -267,7 +267,7 @@ def load_direction(path: str | os.PathLike[str]) -> Direction | Pca:
     readers = {".safetensors": _read_safetensors, ".npy": _read_numpy, ".npz": _read_numpy}
     if path.suffix not in readers:
         raise SdicError(f"{path} is not a direction file this program reads; use .safetensors, .npy or .npz "
-                        "(a PyTorch file is converted by: sdic-train directions)")
+                        "(a PyTorch file is converted by: sdic-export build --directions)")
     try:
         tensors, metadata = readers[path.suffix](path)
     except OSError as error:
