@@ -1,24 +1,21 @@
-"""Half precision and engines at full size: the released face model's shapes, and the embedded demo bundle. Minutes, about 8 GB of disk."""
+"""Half precision and engines at full size: the released face model's shapes. Minutes, about 8 GB of disk."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import official_checkpoint as official
+from test_demo_engines import check
 
 from sdic_export.build import BuildOptions, BuildReport, build
 from sdic_export.engines import build_engines, plan_engines
 from sdic_export.verify import verify
-from sdic_runtime.bundle import DEMO_FOLDER, MANIFEST_NAME, Bundle
-from sdic_runtime.stages import STAGES
 
 pytestmark = pytest.mark.full
 needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
@@ -57,23 +54,3 @@ def test_rtx_engines_at_1024(faces: tuple[Path, BuildReport]) -> None:
     report = build_engines(faces[0], "tensorrt-rtx", "fp16")
     check(report.sidecar.stages)
     assert not plan_engines(faces[0], "tensorrt-rtx").to_build
-
-
-@needs_rtx
-def test_rtx_engines_of_the_demo_bundle(tmp_path: Path) -> None:
-    if not (DEMO_FOLDER / MANIFEST_NAME).is_file():
-        pytest.skip("this checkout has no demo bundle")
-    folder = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "demo"))
-    if "fp16" not in Bundle.open(folder).manifest.precisions:
-        from sdic_export.half_stages import add_precision
-
-        add_precision(folder, "fp16")
-    check(build_engines(folder, "tensorrt-rtx", "fp16").sidecar.stages)
-
-
-def check(stages: Any) -> None:
-    """Every stage has an engine, and most of its weights are half."""
-    assert set(STAGES) <= set(stages)
-    for name in STAGES:
-        weights = stages[name].census["weight_bytes"]
-        assert weights["float16"] > 0.5 * sum(weights.values()), name
