@@ -147,7 +147,8 @@ def test_half_storage_rounds_large_tensors_once(model: SDIC, tmp_path: Path) -> 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's list of mapped files")
 def test_loading_does_not_copy_the_weights(model: SDIC, tmp_path: Path) -> None:
     path = saved(tmp_path / "sdic.pt", container(model))
-    address = load_sdic(path).encoder.input_layer[0].weight.data_ptr()
+    loaded = load_sdic(path)  # held until the end: its file is unmapped with it
+    address = loaded.encoder.input_layer[0].weight.data_ptr()
     ranges = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
     spans = [[int(bound, 16) for bound in fields[0].split("-")] for fields in ranges]
     assert any(first <= address < last for first, last in spans)
