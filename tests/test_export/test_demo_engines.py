@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from engine_checks import check
 
 from sdic_export.engines import build_engines
 from sdic_export.half_stages import add_precision
 from sdic_runtime.bundle import DEMO_FOLDER
-from sdic_runtime.stages import STAGES
 
 
 @pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
@@ -21,11 +24,3 @@ def test_rtx_engines_of_the_demo_bundle(tmp_path: Path) -> None:
     made = add_precision(folder, "fp16")
     assert min(item.psnr for item in made.chain if item.tensor.endswith("picture")) > 60
     check(build_engines(folder, "tensorrt-rtx", "fp16").sidecar.stages)
-
-
-def check(stages: Any) -> None:
-    """Every stage has an engine, and most of its weights are half."""
-    assert set(STAGES) <= set(stages)
-    for name in STAGES:
-        weights = stages[name].census["weight_bytes"]
-        assert weights["float16"] > 0.5 * sum(weights.values()), name

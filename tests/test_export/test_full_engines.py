@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import official_checkpoint as official
-from test_demo_engines import check
+from engine_checks import check
 
 from sdic_export.build import BuildOptions, BuildReport, build
 from sdic_export.engines import build_engines, plan_engines
