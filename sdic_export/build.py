@@ -189,8 +189,6 @@ def _check(options: BuildOptions) -> None:
         raise SdicError(f'the weights are "{options.weights}"; use {" or ".join(WEIGHTS)}')
     if options.policy is not None:
         load_policy(options.policy)
-    if options.policy is not None:
-        load_policy(options.policy)
 
 
 def _pictures(options: BuildOptions, model: SDIC) -> np.ndarray:
