@@ -10,6 +10,7 @@ from sdic_runtime.errors import SdicError
 from sdic_runtime.stages import FEATURE_SIZE, Sizes
 
 RELEASED_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
+FUSIONS = ("attention", "affine")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class DiscrepancyConfig:
     volume: tuple[int, int, int, int] = (8, 16, 32, 48)  # 3D channels of the stem and of the three hourglass scales
     stem: tuple[int, int] = (32, 64)  # first channels of DICN
     shift_rows: int = 18  # channels of DICN's `condition_shift3`; the released car model keeps 18 with 16 rows
+    fusion: str = "attention"  # how DICN makes the residual of the layer-7 feature; "affine" is the paper's ablation
+
+    def __post_init__(self) -> None:
+        if self.fusion not in FUSIONS:
+            raise SdicError(f'the fusion "{self.fusion}" is unknown; use {" or ".join(FUSIONS)}')
 
 
 @dataclass(frozen=True)

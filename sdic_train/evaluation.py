@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdic_runtime import chain
+from sdic_runtime.backends import Backend, run_whole
 from sdic_runtime.edits import Direction
+from sdic_runtime.pipeline import Pipeline
 from sdic_train.losses.pixels import l2, psnr, ssim
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.sdic import SDIC
@@ -79,24 +82,31 @@ class ModelInverter:
 
 @dataclass
 class PipelineInverter:
-    """A bundle on any backend. Its e4e is read off a whole inversion, so the time of both is the whole inversion's."""
+    """A bundle on any backend."""
 
-    pipeline: object  # sdic_runtime.pipeline.Pipeline
-    working: int
+    pipeline: Pipeline
 
     def e4e(self, image: Tensor) -> Tensor:
-        return self._small(self.pipeline.invert(image.numpy()).reconstruction)  # type: ignore[attr-defined]
+        backend, sizes = self.pipeline.backend, self.pipeline.sizes
+        zero = np.zeros(sizes.shape("residual", len(image)), np.float32)
+        tensors = {"image": backend.upload(image.numpy()), "zero": backend.upload(zero)}
+        return self._small(backend.download(run_whole(backend, _baseline, tensors)))
 
     def sdic(self, image: Tensor) -> Tensor:
-        return self._small(self.pipeline.invert(image.numpy()).pixels)  # type: ignore[attr-defined]
+        return self._small(self.pipeline.invert(image.numpy()).pixels)
 
     def edits(self, image: Tensor, changes: Sequence[Change]) -> tuple[Tensor, list[Tensor]]:
-        inversion = self.pipeline.invert(image.numpy())  # type: ignore[attr-defined]
-        edited = [self.pipeline.edit(inversion, direction, strength=strength) for direction, strength in changes]  # type: ignore[attr-defined]
+        inversion = self.pipeline.invert(image.numpy())
+        edited = [self.pipeline.edit(inversion, direction, strength=strength) for direction, strength in changes]
         return self._small(inversion.pixels), [self._small(result.pixels) for result in edited]
 
     def _small(self, pixels: NDArray[np.float32]) -> Tensor:
-        return downsample(torch.from_numpy(np.asarray(pixels)).clamp(-1, 1), self.working)
+        return downsample(torch.from_numpy(np.array(pixels)).clamp(-1, 1), self.pipeline.sizes.working)
+
+
+def _baseline(backend: Backend, image: Any, zero: Any) -> Any:
+    """The picture of e4e alone, from the input image [N, 3, S, S]."""
+    return chain.baseline(backend, backend.run("e4e", {"image": image}, ["latent"])["latent"], zero)
 
 
 def table(

@@ -54,12 +54,15 @@ ENCODER: dict[str, EncoderRecipe] = {
     "picture": replace(_CODE, rate=5e-4, l2=1.0, perceptual=0.8, identity=0.1, code=0.1, delta=2e-4),
 }
 
+_DEMO = SdicRecipe(
+    rate=2e-3, optimizer="adam", warm_up=50, decay=0.4, l2=8.0, edit=0.05, mirror=False, settle_norm=500, silent_start=True
+)
+
 SDIC: dict[str, SdicRecipe] = {
     "paper": SdicRecipe(),
     "released": SdicRecipe(identity=0.1, edit_norm="l2", edit_feature=0.8, edit_code=0.2, encoder_norm=True, random_noise=True),
-    "demo": SdicRecipe(
-        rate=2e-3, optimizer="adam", warm_up=50, decay=0.4, l2=8.0, edit=0.05, mirror=False, settle_norm=500, silent_start=True
-    ),
+    "demo": _DEMO,
+    "demo-longer": replace(_DEMO, rate=1e-3, decay=0.8, settle_norm=0, silent_start=False, keep=True),
 }
 
 # Discriminators may be narrower than the generator: domain -> channels by picture size.

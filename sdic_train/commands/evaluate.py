@@ -23,7 +23,9 @@ def run(
     ] = HELD_OUT,
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
-    directions: Annotated[Path | None, typer.Option("--directions", metavar="DIR", help="Directions whose edits are measured too.")] = None,
+    directions: Annotated[
+        Path | None, typer.Option("--directions", metavar="DIR", help="Directions whose edits are measured; a bundle's own if left out.")
+    ] = None,
     reader: Annotated[
         Path | None, typer.Option("--reader", metavar="FILE", help="Portrait reader that measures edits; train it apart from the losses'.")
     ] = None,
@@ -57,16 +59,17 @@ def run(
         torch.set_num_threads(threads)
     if directions is not None and reader is None:
         raise SdicError("edits are measured with a portrait reader; name one with --reader")
-    inverter, working = _inverter(model, backend, edit_first)
+    inverter, working = _inverter(model, backend, threads, edit_first)
+    judge = open_reader(reader) if reader is not None else None
+    edits = _directions(directions, inverter) if judge is not None else {}
     pictures = shared.pictures(data, working, shared.Photos.photo, data_seed)
     images = scaled(pictures, np.arange(min(count, len(pictures))), working)
     rows = evaluation.table(inverter, images, identity_network(identity), perceptual_network(perceptual), batch)
     result: dict[str, Any] = {"pictures": len(images), "inversion": rows}
     text = evaluation.markdown(rows, "method")
-    if directions is not None and reader is not None:
-        edits = _directions(directions)
+    if judge is not None:
         strengths = {name: strength * value for name, value in evaluation.default_strengths(edits).items()}
-        result["edits"] = evaluation.edit_table(inverter, images, edits, strengths, open_reader(reader), batch)
+        result["edits"] = evaluation.edit_table(inverter, images, edits, strengths, judge, batch)
         text += "\n\n" + evaluation.markdown(result["edits"], "edit")
     typer.echo(text)
     if out is not None:
@@ -76,7 +79,7 @@ def run(
                 temporary.write_text(content)
 
 
-def _inverter(model: Path, backend: str, edit_first: bool) -> tuple[Any, int]:
+def _inverter(model: Path, backend: str, threads: int, edit_first: bool) -> tuple[Any, int]:
     """The model behind a file or a folder, and its working size."""
     from sdic_runtime.errors import SdicError
     from sdic_train.evaluation import ModelInverter, PipelineInverter
@@ -86,17 +89,22 @@ def _inverter(model: Path, backend: str, edit_first: bool) -> tuple[Any, int]:
     if model.is_dir():
         from sdic_runtime.pipeline import Pipeline
 
-        pipeline = Pipeline.load(model, backend=backend)
-        working = pipeline.sizes.working
-        return PipelineInverter(pipeline, working), working
+        pipeline = Pipeline.load(model, backend=backend, threads=threads or None)
+        return PipelineInverter(pipeline), pipeline.sizes.working
     from sdic_train.checkpoints import load_sdic
 
     network = load_sdic(model)
     return ModelInverter(network, edit_first), network.config.working
 
 
-def _directions(folder: Path) -> dict:
+def _directions(folder: Path | None, inverter: Any) -> dict[str, Any]:
+    """The constant directions in a folder, or the bundle's own."""
     from sdic_runtime.edits import load_direction
-    from sdic_train.evaluation import only_directions
+    from sdic_runtime.errors import SdicError
+    from sdic_train.evaluation import PipelineInverter, only_directions
 
-    return only_directions({path.stem: load_direction(path) for path in sorted(folder.glob("*.safetensors"))})
+    if folder is not None:
+        return only_directions({path.stem: load_direction(path) for path in sorted(folder.glob("*.safetensors"))})
+    if isinstance(inverter, PipelineInverter):
+        return only_directions(inverter.pipeline.directions)
+    raise SdicError("edits of a checkpoint are measured along directions; name their folder with --directions")

@@ -20,7 +20,9 @@ def run(
     ],
     data: shared.DataOption,
     out: shared.OutOption,
-    recipe: Annotated[str, typer.Option("--recipe", help="paper, released (the released code's departures) or demo.")] = "paper",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="paper, released (the released code's departures), demo, or demo-longer (goes on from --model).")
+    ] = "paper",
     steps: shared.StepsOption = 100_000,
     batch: shared.BatchOption = 2,
     changes: shared.SetOption = None,
@@ -49,10 +51,13 @@ def run(
     from sdic_train.recipes import SDIC
     from sdic_train.training.run import RunOptions
     from sdic_train.training.sdic import SdicTrainer
-    from sdic_train.training.start import with_new_compensation
+    from sdic_train.training.start import with_kept_compensation, with_new_compensation
 
     chosen = shared.changed(shared.named(SDIC, recipe, "recipe"), changes)
-    network = with_new_compensation(model, chosen.seed, chosen.silent_start)
+    if chosen.keep:
+        network = with_kept_compensation(model, chosen.fusion)
+    else:
+        network = with_new_compensation(model, chosen.seed, chosen.silent_start, chosen.fusion)
     pictures = shared.pictures(data, data_size or network.config.working, photos, data_seed)
     engine = shared.engine(batch, device, precision, accumulate, threads)
     trainer = SdicTrainer(network, chosen, pictures, engine, steps, perceptual_network(perceptual), identity_network(identity))

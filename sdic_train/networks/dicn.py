@@ -41,7 +41,11 @@ class DICN(nn.Module):
         stem = sizes.stem[0]
         self.conv_layer1 = nn.Sequential(nn.Conv2d(3, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), nn.PReLU(stem))
         self.semantic = nn.Sequential(*self._descent(config))
-        self.att = nn.Sequential(BasicConv(channels, channels, 3, 1, 1), nn.Conv2d(channels, channels, 3, 1, 1, bias=False))
+        self.fusion = sizes.fusion
+        if self.fusion == "affine":
+            self.scale, self.shift = self._head(channels, channels // 2), self._head(channels, channels // 2)
+        else:
+            self.att = self._head(channels, channels)
         rows = sizes.shift_rows
         self.condition_shift3 = nn.Sequential(EqualConv2d(3, rows, 3, padding=1), ScaledLeakyReLU(), EqualConv2d(rows, rows, 3, padding=1))
         self.style_width = config.style_width
@@ -60,10 +64,26 @@ class DICN(nn.Module):
             inputs = outputs
         return layers
 
+    @staticmethod
+    def _head(channels: int, hidden: int) -> nn.Sequential:
+        """Two of these with half the hidden channels have as many weights as one with all."""
+        return nn.Sequential(BasicConv(channels, hidden, 3, 1, 1), nn.Conv2d(hidden, channels, 3, 1, 1, bias=False))
+
+    def silence(self) -> None:
+        """Sets the last layers to zero, so that the residual is zero and the enhanced code is the code."""
+        for layers in (*((self.scale, self.shift) if self.fusion == "affine" else (self.semantic,)), self.aff1d.att, self.aff1d.att2):
+            for weight in layers[-1].parameters():
+                nn.init.zeros_(weight)
+
+    def _residual(self, details: Tensor, feature: Tensor) -> Tensor:
+        """Eq. 5, or a scale and a shift of the feature in its place: (1 + scale) * feature + shift is feature + residual."""
+        if self.fusion == "affine":
+            return self.scale(details) * feature + self.shift(details)
+        return torch.sigmoid(self.att(details + feature)) * details
+
     def forward(self, discrepancy: Tensor, feature: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         """-> latent_enhanced [N, L, C], residual [N, K, 64, 64]."""
-        details = self.semantic(self.conv_layer1(discrepancy))
-        residual = torch.sigmoid(self.att(details + feature)) * details
+        residual = self._residual(self.semantic(self.conv_layer1(discrepancy)), feature)
         condition = self.condition_shift3(discrepancy)
         if condition.shape[-1] != FEATURE_SIZE:
             condition = F.interpolate(condition, size=(FEATURE_SIZE, FEATURE_SIZE), mode="bilinear", align_corners=False)

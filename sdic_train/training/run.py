@@ -69,13 +69,14 @@ class RunOptions:
 def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] = LOGGER.info) -> dict[str, float]:
     """Trains until `options.steps` or `options.minutes`; returns the last step's losses. A killed run goes on from its last saved state."""
     folder = options.folder
+    open_board = _boards() if options.tensorboard and trainer.engine.main else None
     folder.mkdir(parents=True, exist_ok=True)
     _same_recipe(trainer, folder, options.resume)
     if options.resume and (folder / STATE).exists():
         trainer.load_state(read_state(folder / STATE))
         report(f"resumed at step {trainer.step}")
     log = Log(folder / LOG, trainer.losses, trainer.step) if trainer.engine.main else None
-    board = _board(folder) if options.tensorboard and trainer.engine.main else None
+    board = open_board(folder, trainer.step) if open_board else None
     start = saved = drawn = time.monotonic()
     first, losses = trainer.step, dict[str, float]()
     bar = _bar(trainer, options)
@@ -206,14 +207,15 @@ def _bar(trainer: Trainer, options: RunOptions) -> Any:
     return tqdm(total=options.steps, initial=trainer.step, unit="step", desc=options.folder.name)
 
 
-def _board(folder: Path) -> Any:
+def _boards() -> Callable[[Path, int], Any]:
+    """What opens TensorBoard logs in a run's folder, from a step on: what a killed run wrote behind that step is dropped."""
     from sdic_runtime.errors import MissingExtraError
 
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("tensorboard", "train", "--tensorboard") from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return lambda folder, step: SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
 
 def _values(losses: dict[str, float]) -> str:

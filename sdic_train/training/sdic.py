@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class SdicRecipe:
     context: bool = True  # the spatial-contextual branches of Eq. 1 and 2; false is the paper's ablation
     settle_norm: int = 0  # from this step on DIPN's and DICN's batch norm keeps its statistics, averaged over many batches; 0: never
     silent_start: bool = False  # let DICN start from zero, so that the first inversions are the encoder's
+    keep: bool = False  # go on from the DIPN and DICN in --model, whose batch norm keeps its statistics; false starts with new ones
+    fusion: str = "attention"  # of DICN; "affine" is the paper's ablation
     seed: int = 0
 
 
@@ -104,7 +107,7 @@ class SdicTrainer:
         losses = Losses(engine)
         for (image,) in engine.parts(images):
             terms = self._terms(image.contiguous(memory_format=torch.channels_last), noises)
-            total = sum((_weight(recipe, name) * value for name, value in terms.items()), torch.zeros((), device=engine.device))
+            total = weighted(recipe, terms)
             engine.backward(total)
             losses.add(total=total, **terms)
         engine.average_gradients(self.trained.parameters())
@@ -115,7 +118,8 @@ class SdicTrainer:
     def _set_modes(self) -> None:
         """Only DIPN and DICN train. The frozen encoder's batch norm keeps its statistics, unless the recipe asks otherwise."""
         self.model.eval()
-        self.trained.train(not self.recipe.settle_norm or self.step < self.recipe.settle_norm)
+        settled = self.recipe.keep or 0 < self.recipe.settle_norm <= self.step
+        self.trained.train(not settled)
         if self.recipe.encoder_norm:
             self.model.encoder.train()
 
@@ -211,8 +215,9 @@ def _silence_context(model: SDIC) -> None:
                 nn.init.zeros_(weight).requires_grad_(False)
 
 
-def _weight(recipe: SdicRecipe, name: str) -> float:
-    return recipe.edit * getattr(recipe, name) if name.startswith("edit_") else getattr(recipe, name)
+def weighted(recipe: SdicRecipe, terms: Mapping[str, Any]) -> Any:
+    """The loss of Eq. 7 and 9: the sum of the terms named in `SdicTrainer.losses`, tensors or numbers, with the recipe's weights."""
+    return sum((recipe.edit if name.startswith("edit_") else 1.0) * getattr(recipe, name) * value for name, value in terms.items())
 
 
 def _optimizer(recipe: SdicRecipe, module: nn.Module) -> torch.optim.Optimizer:

@@ -156,3 +156,52 @@ def test_help_is_instant_and_has_an_example_per_command(capsys: pytest.CaptureFi
     for command in ("dataset", "reader", "generator", "encoder", "sdic", "evaluate"):
         assert main([command, "--help"]) == 0
         assert f"sdic-train {command}" in capsys.readouterr().out
+
+
+def test_a_bundle_is_evaluated_with_its_own_directions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sdic_runtime.pipeline import Pipeline
+    from sdic_train.checkpoint_files import write_safetensors
+    from sdic_train.datasets import open_portraits
+    from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
+
+    pipeline = Pipeline.load(backend="onnxruntime", threads=1)
+    size, data, reader = pipeline.sizes.working, tmp_path / "data", tmp_path / "reader.safetensors"
+    _run("dataset", "--out", data, "--size", size, "--count", 2, "--processes", 1, "--seed", 900_000, "--photo")
+    write_safetensors(reader, PortraitReader().state_dict(), {"format": READER_FORMAT})
+    capsys.readouterr()
+    options = ("--backend", "onnxruntime", "--threads", 1, "--reader", reader, "--out", tmp_path / "evaluation")
+    _run("evaluate", pipeline.bundle.path, "--data", data, *options)
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert capsys.readouterr().out == (tmp_path / "evaluation" / "evaluation.md").read_text()
+
+    photos = open_portraits(data, size, photo=True, seed=900_000).pictures
+    inversion = pipeline.invert(list(photos))
+    image = photos.transpose(0, 3, 1, 2) / 127.5 - 1
+    for method, pixels in (("e4e", pipeline.baseline(inversion).pixels), ("SDIC", inversion.pixels)):
+        assert found["inversion"][method]["L2"] == pytest.approx(((pixels.clip(-1, 1) - image) ** 2).mean(), rel=1e-3)
+        assert found["inversion"][method]["seconds"] > 0
+    assert found["pictures"] == 2
+    assert {"smile", "age", "glasses"} <= set(found["edits"]) <= set(pipeline.directions)
+
+
+def test_edits_are_measured_with_a_reader_along_directions(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sdic_train.checkpoint_files import write_safetensors
+    from sdic_train.checkpoints import save_checkpoint
+    from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
+    from sdic_train.training.start import with_new_compensation
+
+    model, path, reader = with_new_compensation(encoder_file, 0), tmp_path / "sdic.safetensors", tmp_path / "reader.safetensors"
+    save_checkpoint(path, model.config, model.latent_avg, **dict(model.named_children()))
+    write_safetensors(reader, PortraitReader().state_dict(), {"format": READER_FORMAT})
+    base = ["evaluate", str(path), "--data", str(tmp_path)]
+    assert main([*base, "--reader", str(reader)]) == 2
+    assert capsys.readouterr().err == "error: edits of a checkpoint are measured along directions; name their folder with --directions\n"
+    assert main([*base, "--directions", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: edits are measured with a portrait reader; name one with --reader\n"
+
+
+def test_going_on_needs_an_sdic_checkpoint(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sdic", "--model", str(encoder_file), "--recipe", "demo-longer", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    error = f'error: "{encoder_file}" is an e4e checkpoint without DIPN and DICN; give an SDIC checkpoint.\n'
+    assert capsys.readouterr().err == error and not (tmp_path / "run").exists()

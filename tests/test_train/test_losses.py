@@ -10,13 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from sdic_runtime.errors import SdicError
-from sdic_train.losses.identity import FaceIdentity, ObjectIdentity, load_identity
 from sdic_train.losses.lpips import CONVOLUTIONS, load_lpips
 from sdic_train.losses.networks import identity_network, perceptual_network
 from sdic_train.losses.pixels import l2, psnr, ssim
 from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
 from sdic_train.networks.portrait_reader import PortraitReader
-from sdic_train.networks.recognition import FaceNetwork, ResNet50
 
 
 @pytest.fixture
@@ -109,33 +107,6 @@ def test_wrong_perceptual_weights_are_named(tmp_path: Path, names: str, sentence
     with pytest.raises(SdicError) as caught:
         perceptual_network(Path(given))
     assert str(caught.value) == sentence.format(folder=tmp_path)
-
-
-@pytest.mark.parametrize(("depth", "excitation", "affine"), [(50, True, True), (101, False, False)])
-def test_face_networks_load_by_their_published_names(tmp_path: Path, depth: int, excitation: bool, affine: bool) -> None:
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in FaceNetwork(depth, excitation, affine).state_dict().items()}
-    state = {name: torch.rand(shape) * 0.02 if shape else torch.zeros((), dtype=torch.int64) for name, shape in shapes.items()}
-    torch.save(state, tmp_path / "face.pth")
-    loss = load_identity(tmp_path / "face.pth")
-    assert isinstance(loss, FaceIdentity)
-    network = loss.network
-    assert sum(1 for _ in network.body) == (24 if depth == 50 else 49)
-    for name, value in network.state_dict().items():
-        assert torch.equal(value, state[name])
-
-
-def test_moco_is_recognised_and_compares_pictures(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    state = {f"module.encoder_q.{name}": value for name, value in ResNet50().state_dict().items()}
-    state["module.encoder_q.fc.0.weight"] = torch.zeros(2, 2)
-    torch.save({"state_dict": state}, tmp_path / "moco.pth")
-    loss = load_identity(tmp_path / "moco.pth")
-    assert isinstance(loss, ObjectIdentity)
-    pictures = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.allclose(loss(pictures, pictures), torch.zeros(2), atol=1e-5)
 
 
 def test_a_file_without_a_recognition_network_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from sdic_train.networks.sdic import SDIC
 from sdic_train.networks.stylegan2 import Generator, ModulatedConv2d, ToRGB, blur, downsample, upsample_rgb
 
 LARGER = replace(TINY, resolution=256, channels={**TINY.channels, 256: 8})
+AFFINE = replace(TINY, discrepancy=replace(TINY.discrepancy, fusion="affine"))
 LARGEST = replace(LARGER, resolution=512, channels={**LARGER.channels, 512: 4})
 
 
@@ -90,7 +91,8 @@ def test_generator_equals_the_plain_one(config: ModelConfig) -> None:
         assert ratio(generator(latent), plain.tail(*plain.head(latent), latent)) < 3e-5
 
 
-@pytest.mark.parametrize("config", [TINY, LARGER, LARGEST], ids=lambda config: f"ratio {config.resolution // config.working}")
+@pytest.mark.parametrize("config", [TINY, LARGER, LARGEST, AFFINE],
+                         ids=lambda config: f"ratio {config.resolution // config.working}, {config.discrepancy.fusion}")
 def test_every_stage_graph_equals_the_network(config: ModelConfig) -> None:
     model = model_of(config)
     stages = stage_modules(model)
@@ -228,3 +230,18 @@ def test_parameter_counts_of_the_released_model() -> None:
         model = SDIC(FACES)
     counts = {part: round(sum(p.numel() for p in getattr(model, part).parameters()) / 1e6, 1) for part in ("encoder", "generator")}
     assert counts == {"encoder": 267.1, "generator": 30.4}
+
+
+def test_affine_fusion_scales_and_shifts_the_feature_with_as_many_weights() -> None:
+    dicn, other = model_of(AFFINE).dicn, model_of(TINY).dicn
+    assert sum(weight.numel() for weight in dicn.parameters()) == sum(weight.numel() for weight in other.parameters())
+    discrepancy, latent = torch.randn(2, 3, TINY.working, TINY.working), torch.randn(2, TINY.rows, TINY.style_width)
+    feature, another = torch.randn(2, 2, TINY.sizes.feature_channels, 64, 64).unbind(0)
+    with torch.no_grad():
+        residual = {name: dicn(discrepancy, value, latent)[1] for name, value in
+                    (("none", torch.zeros_like(feature)), ("one", feature), ("other", another), ("sum", feature + another))}
+        details = dicn.semantic(dicn.conv_layer1(discrepancy))
+        enhanced = (1 + dicn.scale(details)) * feature + dicn.shift(details)
+    assert ratio(feature + residual["one"], enhanced) < 1e-5
+    assert ratio(residual["one"] + residual["other"] - residual["none"], residual["sum"]) < 1e-5
+    assert not torch.allclose(residual["none"], residual["one"], atol=1e-2)

@@ -21,13 +21,15 @@ from sdic_train.config import TINY
 from sdic_train.datasets import PictureSet
 from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
 from sdic_train.networks.portrait_reader import PortraitReader
+from sdic_train.networks.stylegan2 import downsample
 from sdic_train.recipes import SDIC
 from sdic_train.training.encoder import EncoderRecipe, EncoderTrainer
 from sdic_train.training.generator import GeneratorRecipe, GeneratorTrainer
+from sdic_train.training.pictures import batch_pictures
 from sdic_train.training.reader import ReaderRecipe, ReaderTrainer
 from sdic_train.training.run import LOG, RESULT, STATE, RunOptions, Trainer, read_log, train
 from sdic_train.training.sdic import SdicRecipe, SdicTrainer
-from sdic_train.training.start import with_new_compensation
+from sdic_train.training.start import with_kept_compensation, with_new_compensation
 
 WIDTHS = {4: 8, 8: 8, 16: 4}
 FIT = GeneratorRecipe(size=16, rate=1e-2, adversarial=0.0, fit=1.0, r1=0.0, path=0.0, mixing=0.0, mapping_factor=100.0, momentum=0.5)
@@ -170,20 +172,6 @@ def test_the_released_recipe_lets_the_encoders_batch_norm_drift(makers: dict[str
     assert changed == {"running_mean", "running_var", "num_batches_tracked"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "identity", "edit"),
-    [
-        ("sdic", 0.2, lambda terms: 0.5 * (terms["edit_feature"] + terms["edit_code"])),
-        ("released", 0.1, lambda terms: 0.5 * (0.8 * terms["edit_feature"] + 0.2 * terms["edit_code"])),
-    ],
-)
-def test_the_total_is_made_of_the_terms(
-    kind: str, identity: float, edit: Callable[[dict[str, float]], float], makers: dict[str, Make]
-) -> None:
-    terms = makers[kind]().advance()
-    assert terms["total"] == pytest.approx(terms["l2"] + 0.8 * terms["perceptual"] + identity * terms["identity"] + edit(terms), rel=1e-4)
-
-
 def test_progressive_deltas_open_one_row_after_the_other(makers: dict[str, Make]) -> None:
     trainer = makers["encoder"]()
     opened = []
@@ -211,6 +199,36 @@ def test_a_damaged_state_is_named(makers: dict[str, Make], tmp_path: Path) -> No
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(SdicError, match=r"^the saved state .*state\.pt cannot be read \(\w+\); delete it to start again, or restore it$"):
         train(makers["fit"](), RunOptions(tmp_path, 2))
+
+
+def test_tensorboard_holds_every_step_of_a_killed_run_once(makers: dict[str, Make], tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    killed = makers["fit"]()
+    advance = killed.advance
+
+    def fail_at_three() -> dict[str, float]:
+        if killed.step == 3:
+            raise KeyboardInterrupt
+        return advance()
+
+    killed.advance = fail_at_three  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        train(killed, RunOptions(tmp_path, 5, save_steps=2, tensorboard=True))
+    train(makers["fit"](), RunOptions(tmp_path, 5, tensorboard=True))
+    logs = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    logs.Reload()
+    assert {"generator", "fit"} <= set(logs.Tags()["scalars"])
+    events = logs.Scalars("fit")
+    assert [event.step for event in events] == [1, 2, 3, 4, 5]
+    assert np.allclose([event.value for event in events], read_log(tmp_path / LOG)["fit"])
+
+
+def test_without_tensorboard_nothing_is_begun(makers: dict[str, Make], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SdicError) as caught:
+        train(makers["fit"](), RunOptions(tmp_path / "run", 1, tensorboard=True))
+    assert str(caught.value) == '--tensorboard needs the package "tensorboard"; install it with: pip install "sdic[train]"'
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(makers: dict[str, Make], tmp_path: Path) -> None:
@@ -266,6 +284,23 @@ def test_without_context_the_volume_is_all_that_counts(
     volume, context = torch.randn(1, 4, 4, 8, 8), torch.randn(1, 16, 8, 8)
     with torch.no_grad():
         assert torch.allclose(fusion(volume, context), fusion.agg(volume), atol=1e-6)
+
+
+def test_a_kept_compensation_goes_on_where_the_run_before_ended(
+    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any], tmp_path: Path
+) -> None:
+    distances = PortraitPerceptual(reader), PortraitIdentity(reader)
+    recipe = SdicRecipe(optimizer="adam", fusion="affine")
+    train(SdicTrainer(with_new_compensation(encoder_file, 0, fusion="affine"), recipe, portraits, make_engine(2), 9, *distances),
+          RunOptions(tmp_path, 2))
+    model = with_kept_compensation(tmp_path / RESULT, "affine")
+    again = SdicTrainer(model, replace(recipe, keep=True), portraits, make_engine(2), 9, *distances)
+    image, _ = batch_pictures(portraits, 2, TINY.working, torch.Generator().manual_seed(0), mirror=True)
+    with torch.no_grad():
+        pictures = downsample(load_sdic(tmp_path / RESULT)(image), TINY.working)
+    norm = model.dipn.corr_stem.bn.running_var.clone()
+    assert again.advance()["l2"] == pytest.approx((pictures - image).square().mean().item(), rel=1e-4)
+    assert torch.equal(model.dipn.corr_stem.bn.running_var, norm)
 
 
 def test_settled_batch_norm_is_the_one_that_is_used_later(
