@@ -47,10 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if settings.debug:
             traceback.print_exc()
-        sentence = explained(error)
-        if sentence is None:
-            raise
-        typer.echo(f"error: {sentence}", err=True)
+        typer.echo(f"error: {explained(error)}", err=True)
         return BAD_INPUT
 
 

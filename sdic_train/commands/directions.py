@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make edit d
 
 ModelOption = Annotated[Path, typer.Option("--model", metavar="FILE", help="Checkpoint with the generator.", show_default=False)]
 FolderOption = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the direction files.", show_default=False)]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the sampled codes.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampled codes.")]
 
 
 @app.command("interfacegan")
@@ -24,7 +24,7 @@ def interfacegan(
     reader: Annotated[Path, typer.Option("--reader", metavar="FILE", help="Portrait reader that labels the samples.", show_default=False)],
     out: FolderOption,
     attributes: Annotated[str, typer.Option("--attributes", help="Portrait attributes, with commas between.")] = "smile,age,glasses",
-    samples: Annotated[int, typer.Option("--samples", help="Codes to sample.")] = 4000,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Codes to sample.")] = 4000,
     margin: Annotated[
         float, typer.Option("--margin", help="Share of an attribute's range around its threshold that counts as unsure.")
     ] = 0.1,
@@ -51,7 +51,6 @@ def interfacegan(
     names = [name.strip() for name in attributes.split(",")]
     if unknown := [name for name in names if name not in ATTRIBUTES]:
         raise SdicError(f'"{unknown[0]}" is no attribute of a portrait; use some of {", ".join(ATTRIBUTES)}')
-    out.mkdir(parents=True, exist_ok=True)
     found = list(
         progress(
             labelled_codes(load_generator(model), open_reader(reader), samples, seed), "samples", total=-(-samples // 16), unit="batch"
@@ -66,6 +65,7 @@ def interfacegan(
         return boundary(codes, values[:, index], threshold, name, margin * (entry.high - entry.low), against)
 
     plain = {name: made(name, None) for name in names}
+    out.mkdir(parents=True, exist_ok=True)
     for name in names:
         others = (
             np.stack([plain[other].direction.vector[0] for other in names if other != name]) if disentangle and len(names) > 1 else None
@@ -79,8 +79,8 @@ def interfacegan(
 def ganspace(
     model: ModelOption,
     out: FolderOption,
-    components: Annotated[int, typer.Option("--components", help="Components to keep.")] = 80,
-    samples: Annotated[int, typer.Option("--samples", help="Codes to sample.")] = 100_000,
+    components: Annotated[int, typer.Option("--components", min=1, help="Components to keep.")] = 80,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Codes to sample.")] = 100_000,
     seed: SeedOption = 0,
     debug: Debug = False,
 ) -> None:
@@ -89,8 +89,8 @@ def ganspace(
     from sdic_train import directions
     from sdic_train.checkpoints import load_generator
 
-    out.mkdir(parents=True, exist_ok=True)
     basis = directions.ganspace(load_generator(model), components, samples, seed)
+    out.mkdir(parents=True, exist_ok=True)
     save_direction(out / "ganspace.safetensors", basis)
     share = (basis.std[:10] ** 2).sum() / (basis.std**2).sum()
     typer.echo(f"{out / 'ganspace.safetensors'}: {components} components, the first ten hold {share:.0%} of their variance")
@@ -102,7 +102,7 @@ def sefa(
     out: FolderOption,
     first: Annotated[int, typer.Option("--first", help="First style row.")] = 0,
     end: Annotated[int, typer.Option("--end", help="Row behind the last one.")] = 4,
-    count: Annotated[int, typer.Option("--count", help="Directions to keep.")] = 5,
+    count: Annotated[int, typer.Option("--count", min=1, help="Directions to keep.")] = 5,
     debug: Debug = False,
 ) -> None:
     """Directions that the modulations amplify most (SeFa)."""
@@ -110,7 +110,8 @@ def sefa(
     from sdic_train import directions
     from sdic_train.checkpoints import load_generator
 
+    found = directions.sefa(load_generator(model), first, end, count)
     out.mkdir(parents=True, exist_ok=True)
-    for direction in directions.sefa(load_generator(model), first, end, count):
+    for direction in found:
         save_direction(out / f"{direction.name}.safetensors", direction)
         typer.echo(out / f"{direction.name}.safetensors")

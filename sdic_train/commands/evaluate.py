@@ -17,9 +17,10 @@ HELD_OUT = 900_000
 def run(
     model: Annotated[Path, typer.Argument(metavar="CHECKPOINT|BUNDLE", help="SDIC checkpoint file, or bundle folder.", show_default=False)],
     data: shared.DataOption,
-    count: Annotated[int, typer.Option("--count", help="Held-out pictures.")] = 256,
+    count: Annotated[int, typer.Option("--count", min=1, help="Held-out pictures.")] = 256,
     data_seed: Annotated[
-        int, typer.Option("--data-seed", help="Which data set of photos; a cached folder's held-out pictures are used from 900000 up.")
+        int,
+        typer.Option("--data-seed", min=0, help="Which data set of photos; a cached folder's held-out pictures are used from 900000 up."),
     ] = HELD_OUT,
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
@@ -32,7 +33,7 @@ def run(
     strength: Annotated[float, typer.Option("--strength", help="Of the edits, times the distance between an attribute's two sides.")] = 1.0,
     edit_first: Annotated[bool, typer.Option("--edit-first", help="Edit, then compensate: the paper's ablation; for checkpoints.")] = False,
     backend: Annotated[str, typer.Option("--backend", help="Backend for a bundle.")] = "auto",
-    batch: shared.BatchOption = 8,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures computed at once.")] = 8,
     threads: shared.ThreadsOption = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for evaluation.json and evaluation.md.")] = None,
     debug: Debug = False,
@@ -102,9 +103,15 @@ def _directions(folder: Path | None, inverter: Any) -> dict[str, Any]:
     from sdic_runtime.edits import load_direction
     from sdic_runtime.errors import SdicError
     from sdic_train.evaluation import PipelineInverter, only_directions
+    from sdic_train.portraits import ATTRIBUTES
 
     if folder is not None:
-        return only_directions({path.stem: load_direction(path) for path in sorted(folder.glob("*.safetensors"))})
-    if isinstance(inverter, PipelineInverter):
-        return only_directions(inverter.pipeline.directions)
-    raise SdicError("edits of a checkpoint are measured along directions; name their folder with --directions")
+        found = only_directions({path.stem: load_direction(path) for path in sorted(folder.glob("*.safetensors"))})
+    elif isinstance(inverter, PipelineInverter):
+        found = only_directions(inverter.pipeline.directions)
+    else:
+        raise SdicError("edits of a checkpoint are measured along directions; name their folder with --directions")
+    found = {name: direction for name, direction in found.items() if name in ATTRIBUTES}
+    if not found:
+        raise SdicError(f"{folder or 'the bundle'} holds no direction of a portrait's attribute; make some with `sdic-train directions`")
+    return found

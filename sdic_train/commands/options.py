@@ -37,19 +37,21 @@ OutOption = Annotated[
 ]
 DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder that `sdic-train dataset` filled.", show_default=False)]
 SizesOption = Annotated[str, typer.Option("--sizes", help="Sizes of the networks: faces, cars, demo, tiny, or a JSON file.")]
-StepsOption = Annotated[int, typer.Option("--steps", help="Steps of the whole run.")]
-BatchOption = Annotated[int, typer.Option("--batch", help="Pictures per step, over all processes and accumulated parts.")]
+StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Steps of the whole run.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Pictures per step, over all processes and accumulated parts.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option of the recipe; may be given several times.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<number>.")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32 or bf16: the arithmetic of the networks.")]
-AccumulateOption = Annotated[int, typer.Option("--accumulate", help="Parts into which each process cuts its share of a batch.")]
-SeedOption = Annotated[int, typer.Option("--data-seed", help="Which of the endless data sets.")]
+AccumulateOption = Annotated[int, typer.Option("--accumulate", min=1, help="Parts into which each process cuts its share of a batch.")]
+SeedOption = Annotated[int, typer.Option("--data-seed", min=0, help="Which of the endless data sets.")]
 RestartOption = Annotated[bool, typer.Option("--restart", help="Start again instead of resuming what is in --out.")]
-MinutesOption = Annotated[float, typer.Option("--minutes", help="Stop after this long; the run stays resumable.", show_default=False)]
+MinutesOption = Annotated[
+    float, typer.Option("--minutes", min=0, help="Stop after this long; the run stays resumable.", show_default=False)
+]
 BoardOption = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="Processor threads; 0 leaves it to PyTorch.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="Processor threads; 0 leaves it to PyTorch.")]
 PerceptualOption = Annotated[
     Path | None,
     typer.Option(
@@ -66,9 +68,9 @@ IdentityOption = Annotated[
         help="Weights of the identity network: IR-SE-50 (ArcFace), MoCo-v2 ResNet-50, or a portrait reader (.safetensors).",
     ),
 ]
-DataSizeOption = Annotated[int, typer.Option("--data-size", help="Size of the cached pictures; the model's when left out.")]
+DataSizeOption = Annotated[int, typer.Option("--data-size", min=0, help="Size of the cached pictures; the model's when left out.")]
 PhotosOption = Annotated[Photos, typer.Option("--photos", help="Portraits without details, with them (photos, data seed + 1), or both.")]
-SaveOption = Annotated[float, typer.Option("--save-minutes", help="Minutes between two saved states.")]
+SaveOption = Annotated[float, typer.Option("--save-minutes", min=0, help="Minutes between two saved states.")]
 
 
 def changed(recipe: Recipe, changes: Sequence[str] | None) -> Recipe:
@@ -94,7 +96,7 @@ def _value(name: str, text: str, example: Any) -> Any:
         value = type(example)(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not math.isfinite(value) or (name == "rate" and value <= 0):
         raise SdicError(f"--set {name}={text} is not a number like {example}; give one")
     return value
 

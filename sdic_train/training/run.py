@@ -65,6 +65,12 @@ class RunOptions:
     tensorboard: bool = False
     minutes: float = math.inf  # stop after this long, saved and resumable
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.minutes > 0:
+            raise SdicError(
+                f"a run of {self.steps} steps and {self.minutes} minutes trains nothing; give at least a step and a time above 0"
+            )
+
 
 def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] = LOGGER.info) -> dict[str, float]:
     """Trains until `options.steps` or `options.minutes`; returns the last step's losses. A killed run goes on from its last saved state."""

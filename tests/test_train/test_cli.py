@@ -111,6 +111,10 @@ def data(tmp_path: Path) -> Path:
         (["--set", "speed=2"], "error: --set speed=2 names no option of this recipe; use NAME=VALUE with one of: size, rate,"),
         (["--set", "rate=fast"], "error: --set rate=fast is not a number like 0.002; give one"),
         (["--set", "rate=nan"], "error: --set rate=nan is not a number like 0.002; give one"),
+        (["--set", "rate=-1"], "error: --set rate=-1 is not a number like 0.002; give one"),
+        (["--steps", "0"], "error: Invalid value for '--steps': Input should be greater than or equal to 1; see: sdic-train generator"),
+        (["--threads", "-1"], "error: Invalid value for '--threads': Input should be greater than or equal to 0"),
+        (["--minutes", "0"], "error: a run of 1 steps and 0.0 minutes trains nothing; give at least a step and a time above 0"),
         (["--set", "mirror=perhaps"], "error: --set mirror=perhaps is not a switch; use mirror=true or mirror=false"),
         (["--precision", "fp8"], 'error: the precision "fp8" is unknown; use fp32 or bf16'),
         (["--device", "tpu9"], 'error: the device "tpu9" is unknown; use auto, cpu, cuda or cuda:<number>'),
@@ -196,6 +200,11 @@ def test_edits_are_measured_with_a_reader_along_directions(encoder_file: Path, t
     base = ["evaluate", str(path), "--data", str(tmp_path)]
     assert main([*base, "--reader", str(reader)]) == 2
     assert capsys.readouterr().err == "error: edits of a checkpoint are measured along directions; name their folder with --directions\n"
+    assert main([*base, "--reader", str(reader), "--directions", str(tmp_path / "none")]) == 2
+    error = f"error: {tmp_path / 'none'} holds no direction of a portrait's attribute; make some with `sdic-train directions`\n"
+    assert capsys.readouterr().err == error
+    assert main([*base, "--count", "0"]) == 2
+    assert "'--count'" in capsys.readouterr().err
     assert main([*base, "--directions", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "error: edits are measured with a portrait reader; name one with --reader\n"
 
