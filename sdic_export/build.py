@@ -14,13 +14,13 @@ import numpy as np
 
 import sdic_runtime
 from sdic_export.directions import find_directions, read_direction, write_directions
-from sdic_export.exporter import OPSET, export_partial, export_stage, require_packages
+from sdic_export.exporter import OPSET, export_partial, export_sharing, export_stage, require_packages
 from sdic_export.golden import FILE as GOLDEN_FILE
 from sdic_export.golden import MADE_BY, Golden, example_direction, make_golden, run_chain, smooth_pictures, stage_inputs, write_golden
 from sdic_export.half_stages import HalfProgress, HalfStages, add_half
 from sdic_export.placement import check_place, placed_folder
 from sdic_export.precision import Policy, load_policy
-from sdic_export.proof import TOLERANCES, prove_stage
+from sdic_export.proof import TOLERANCES, cpu_label, prove_stage
 from sdic_runtime.bundle import Manifest, file_entries, write_manifest
 from sdic_runtime.compare import Difference, difference
 from sdic_runtime.errors import SdicError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sdic_train.networks.sdic import SDIC
 
 PRECISION = "fp32"
+CPU = "cpu"  # how the files of graphs for processors are called: dicn.cpu.onnx
 WEIGHTS = ("float32", "float16")
 # Outputs that the chain asks for alone, and whose graph is much smaller than the stage's: engines compute whole graphs.
 PARTIALS = {"generator_head": ("rgb",)}
@@ -53,6 +54,7 @@ class BuildOptions:
     licence: str = UNKNOWN_LICENCE
     opset: int = OPSET
     weights: str = "float32"  # how large weights are stored, see `export_stage`; one of WEIGHTS
+    cpu_graphs: bool = True  # also write graphs that are arranged for processors; with float32 weights only
     policy: str | Path | Policy | None = None  # a second precision: "fp16", "bf16" or the file of a policy
     force: bool = False
 
@@ -66,6 +68,7 @@ class StageReport:
     seconds: float
     bytes: int
     worst: Difference
+    cpu: Difference | None = None  # the worst difference of its graph for processors, where there is one
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,13 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         modules = stage_modules_for(model, options.weights)
         tensors = {"image": image, **run_chain(reference_for(model, modules, options.weights), image, direction)}
         rounding = _rounding(model, tensors, direction) if options.weights == "float16" else []
+        cpu_modules = cpu_modules_for(model, options)
         del model
         golden = _write_golden(folder, make_golden(tensors, image, direction))
-        reports = _stages(folder, modules, config.sizes, tensors, options, progress)
+        reports = _stages(folder, modules, cpu_modules, config.sizes, tensors, options, progress)
         stages = {report.stage: stage_file(report.stage) for report in reports}
-        partials = {f"{name}:{output}": partial_name(file, output) for name, file in stages.items() for output in PARTIALS.get(name, ())}
+        cpu = {report.stage: beside(stage_file(report.stage), CPU) for report in reports if report.cpu is not None}
+        partials = {f"{name}:{output}": beside(file, output) for name, file in stages.items() for output in PARTIALS.get(name, ())}
         half = None
         if options.policy is not None:
             half = add_half(folder, stages, partials, tensors, direction, options.policy, progress.half)
@@ -118,7 +123,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         manifest = finish(folder, Manifest(
             name=options.name or Path(options.out).resolve().name, domain=config.domain, sizes=config.sizes,
             visible_rows=config.visible_rows, stages=_by_precision(stages, half.stages if half else {}, half),
-            partials=_by_precision(partials, half.partials if half else {}, half), default_precision=PRECISION, files={},
+            partials=_by_precision(partials, half.partials if half else {}, half), cpu=cpu, default_precision=PRECISION, files={},
             directions=write_directions(folder, options.directions, config.sizes, config.domain), golden=golden,
             tolerances={PRECISION: TOLERANCES[PRECISION], **({half.precision: half.tolerance} if half else {})},
             tools=tool_versions(), licence=options.licence, checkpoint=_checkpoint_record(options)))
@@ -130,13 +135,17 @@ def stage_file(stage: str) -> str:
     return f"onnx/{PRECISION}/{stage}.onnx"
 
 
-def _stages(folder: Path, modules: dict[str, nn.Module], sizes: Sizes, tensors: Mapping[str, np.ndarray], options: BuildOptions,
-            progress: Progress) -> list[StageReport]:
-    """Export and prove one stage after the other; each leaves `modules`, so that its weights are freed before the next."""
+def _stages(folder: Path, modules: dict[str, nn.Module], cpu_modules: dict[str, nn.Module], sizes: Sizes,
+            tensors: Mapping[str, np.ndarray], options: BuildOptions, progress: Progress) -> list[StageReport]:
+    """Export and prove one stage after the other; each leaves its table, so that its weights are freed before the next."""
     reports = []
     for name in STAGES:
         progress.begin(f"exporting {name}")
-        reports.append(_stage(folder / stage_file(name), modules.pop(name), name, sizes, tensors, options))
+        path, start = folder / stage_file(name), time.perf_counter()
+        worst = _stage(path, modules.pop(name), name, sizes, tensors, options)
+        cpu = _cpu_stage(path, cpu_modules.pop(name), name, sizes, tensors, options.opset) if name in cpu_modules else None
+        size = sum(file.stat().st_size for file in path.parent.glob(f"{name}.*"))
+        reports.append(StageReport(name, PRECISION, time.perf_counter() - start, size, worst, cpu))
         progress.done(reports[-1])
     return reports
 
@@ -172,6 +181,15 @@ def stage_modules_for(model: SDIC, weights: str) -> dict[str, nn.Module]:
         for module in modules.values():
             round_to_half(module)
     return modules
+
+
+def cpu_modules_for(model: SDIC, options: BuildOptions) -> dict[str, nn.Module]:
+    """The modules of the graphs for processors, constants folded; none for rounded weights, which have no rounded other form."""
+    from sdic_export.cpu_graphs import cpu_modules
+    from sdic_export.fusion import fused
+
+    wanted = options.cpu_graphs and options.weights == "float32"
+    return {name: fused(module) for name, module in cpu_modules(model).items()} if wanted else {}
 
 
 def reference_for(model: SDIC, modules: dict[str, nn.Module], weights: str) -> Backend:
@@ -210,9 +228,9 @@ def _rounding(model: SDIC, rounded: Mapping[str, np.ndarray], direction: np.ndar
     return [difference(stage, name, rounded[name], exact[name]) for name, stage in MADE_BY.items()]
 
 
-def _stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: Mapping[str, np.ndarray], options: BuildOptions) -> StageReport:
-    """Export one stage and prove it."""
-    start, stage = time.perf_counter(), STAGES[name]
+def _stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: Mapping[str, np.ndarray], options: BuildOptions) -> Difference:
+    """Export one stage and its partial graphs, and prove them; the stage's largest difference."""
+    stage = STAGES[name]
     path.parent.mkdir(parents=True, exist_ok=True)
     partials = PARTIALS.get(name, ())
     export_stage(module, stage, sizes, path, options.opset, options.weights == "float16", share_weights=bool(partials))
@@ -221,16 +239,24 @@ def _stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: Mapp
     inputs, tolerance = stage_inputs(name, tensors), TOLERANCES[PRECISION]
     worst = prove_stage(path, stage, sizes, inputs, tensors, tolerance)
     for output in partials:
-        partial = Path(partial_name(str(path), output))
+        partial = Path(beside(str(path), output))
         export_partial(path, output, partial)
         prove_stage(partial, replace(stage, outputs=(output,)), sizes, inputs, tensors, tolerance)
-    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
-    return StageReport(name, PRECISION, time.perf_counter() - start, size, worst)
+    return worst
 
 
-def partial_name(file: str, output: str) -> str:
-    """The file of the partial graph for `output`, beside the stage's own."""
-    return f"{file.removesuffix('.onnx')}.{output}.onnx"
+def _cpu_stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: Mapping[str, np.ndarray], opset: int) -> Difference:
+    """Export the form of a stage for processors beside its graph at `path`, and prove it as that was; its largest difference."""
+    stage, arranged = STAGES[name], Path(beside(str(path), CPU))
+    export_sharing(module, stage, sizes, arranged, path, opset)
+    del module
+    gc.collect()
+    return prove_stage(arranged, replace(stage, name=cpu_label(name)), sizes, stage_inputs(name, tensors), tensors, TOLERANCES[PRECISION])
+
+
+def beside(file: str, form: str) -> str:
+    """The file of another form of a graph beside the stage's own: the partial graph of one output, or the form for processors."""
+    return f"{file.removesuffix('.onnx')}.{form}.onnx"
 
 
 def _write_golden(folder: Path, golden: Golden) -> str:

@@ -93,6 +93,13 @@ def build_bundle(
     weights: Annotated[
         Weights, typer.Option("--weights", help="float16 rounds large weights and halves the bundle; the arithmetic stays float32.")
     ] = Weights.float32,
+    cpu_graphs: Annotated[
+        bool,
+        typer.Option(
+            "--cpu-graphs/--no-cpu-graphs",
+            help="Also write graphs arranged for processors, which ONNX Runtime takes on the CPU; with float32 weights only.",
+        ),
+    ] = True,
     opset: Annotated[
         int, typer.Option("--opset", min=OLDEST_OPSET, max=NEWEST_OPSET, help="Version of the ONNX operators.")
     ] = OLDEST_OPSET,
@@ -130,6 +137,7 @@ def build_bundle(
         licence=licence or UNKNOWN_LICENCE,
         opset=opset,
         weights=weights.value,
+        cpu_graphs=cpu_graphs,
         policy=policy or (FP16 if fp16 else None),
         force=force,
     )

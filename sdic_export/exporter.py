@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -46,6 +47,27 @@ def export_stage(module: nn.Module, stage: Stage, sizes: Sizes, path: Path, opse
     save_graph(model, path, half_storage, share_weights)
 
 
+def export_sharing(module: nn.Module, stage: Stage, sizes: Sizes, path: Path, own: Path, opset: int = OPSET) -> None:
+    """Write `module`, another form of the stage whose graph is `own`, as `path` in the same folder.
+
+    Tensors whose bytes are in the external weights of `own` are read from there; the others go to `path`.data when they are large.
+    """
+    import onnx_ir as ir
+
+    with quiet():
+        model = _exported(module, stage, sizes, opset)
+    _tidy(model)
+    _share(model.graph, ir.load(own).graph)
+    new = [value for value in model.graph.initializers.values()
+           if _weight(value).nbytes > EXTERNAL_TENSOR_FROM and not isinstance(value.const_value, ir.ExternalTensor)]
+    tensors = [_weight(value) for value in new]
+    if sum(tensor.nbytes for tensor in tensors) > EXTERNAL_FROM:
+        moved = ir.external_data.convert_tensors_to_external(tensors, path.parent, f"{path.name}.data")
+        for value, tensor in zip(new, moved, strict=True):
+            value.const_value = tensor
+    ir.save(model, path)
+
+
 def save_graph(model: ir.Model, path: Path, half_storage: bool = False, share_weights: bool = False) -> None:
     """Write a graph; its weights go to `path`.data when they are large, or when `share_weights` says that partial graphs will share them.
 
@@ -85,6 +107,30 @@ def _exported(module: nn.Module, stage: Stage, sizes: Sizes, opset: int) -> ir.M
                                      opset_version=opset, optimize=True, verbose=False)
     assert exported is not None
     return exported.model
+
+
+def _share(graph: ir.Graph, own: ir.Graph) -> None:
+    """Tensors of `graph` whose bytes are among the external weights of `own` become references to these."""
+    import onnx_ir as ir
+
+    held = [tensor for value in own.initializers.values() if isinstance(tensor := value.const_value, ir.ExternalTensor)]
+    lengths, places = {tensor.nbytes for tensor in held}, {_content(tensor): tensor for tensor in held}
+    for value in graph.initializers.values():
+        tensor = _weight(value)
+        same = places.get(_content(tensor)) if tensor.nbytes in lengths else None
+        if same is not None:
+            shape = ir.Shape(tensor.numpy().shape)
+            value.const_value = ir.ExternalTensor(same.location, same.offset, same.length, tensor.dtype, shape=shape, name=str(value.name),
+                                                  base_dir=same.base_dir)
+
+
+def _content(tensor: ir.TensorProtocol) -> str:
+    return hashlib.sha256(tensor.tobytes()).hexdigest()
+
+
+def _weight(value: ir.Value) -> ir.TensorProtocol:
+    assert value.const_value is not None
+    return value.const_value
 
 
 @contextmanager

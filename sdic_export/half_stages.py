@@ -139,7 +139,7 @@ def add_precision(folder: Path, policy: str | os.PathLike[str] | Policy = "fp16"
     if policy.name in manifest.precisions or target.exists():
         raise SdicError(f"{folder} already has {policy.name} graphs in {target}; build the bundle again to replace them")
     image, direction = _calibration(bundle)
-    runner = OnnxRuntime(bundle, SINGLE, None, "cpu", False)
+    runner = OnnxRuntime(bundle, SINGLE, None, "cpu", tf32=False, cpu_graphs=False)
     tensors = {"image": image, **run_chain(runner, image, direction)}
     del runner
     stages, partials = ({name: choices[SINGLE] for name, choices in table.items()} for table in (manifest.stages, manifest.partials))

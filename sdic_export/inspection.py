@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdic_runtime.bundle import Bundle
+from sdic_runtime.bundle import CPU_PRECISION, Bundle
 from sdic_runtime.errors import MissingExtraError, SdicError
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ class StageContents:
 
     stage: str
     precision: str
-    files: tuple[str, ...]  # the graph first, then its external weights
+    cpu: bool  # whether it is the form of the stage for processors
+    files: tuple[str, ...]  # the graph first, then its own external weights
     sha256: tuple[str, ...]  # of these files
     bytes: int
     opset: int
@@ -31,6 +32,11 @@ class StageContents:
     operations: dict[str, int]  # kind -> nodes, the most frequent first
     gmac: float | None  # multiply-accumulates of one picture in units of 10^9; None where shapes are not known
 
+    @property
+    def form(self) -> str:
+        """Precision and form in one short text."""
+        return f"{self.precision} CPU" if self.cpu else self.precision
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -38,15 +44,16 @@ class StageContents:
 def inspect_bundle(path: Path) -> tuple[Bundle, list[StageContents]]:
     """Open the bundle in the folder `path`, prove its graphs against their hashes, and look into them. Raises SdicError."""
     bundle = Bundle.open(path)
-    contents = [inspect_stage(bundle, stage, precision)
-                for stage, choices in bundle.manifest.stages.items() for precision in choices]
+    manifest = bundle.manifest
+    contents = [inspect_stage(bundle, stage, precision, cpu) for stage, choices in manifest.stages.items() for precision in choices
+                for cpu in (False, True) if not cpu or (precision == CPU_PRECISION and stage in manifest.cpu)]
     return bundle, contents
 
 
-def inspect_stage(bundle: Bundle, stage: str, precision: str) -> StageContents:
-    """Look into one graph; its external weights are not loaded. Raises SdicError."""
+def inspect_stage(bundle: Bundle, stage: str, precision: str, cpu: bool = False) -> StageContents:
+    """Look into one graph, with `cpu` into the stage's form for processors; external weights are not loaded. Raises SdicError."""
     onnx = _onnx()
-    graph_file = bundle.manifest.stages[stage][precision]
+    graph_file = bundle.manifest.cpu[stage] if cpu else bundle.manifest.stages[stage][precision]
     files = [graph_file, *(name for name in bundle.manifest.files if name.startswith(graph_file + "."))]
     paths = [bundle.file(name) for name in files]
     try:
@@ -58,7 +65,7 @@ def inspect_stage(bundle: Bundle, stage: str, precision: str) -> StageContents:
         weights[onnx.TensorProto.DataType.Name(tensor.data_type).lower()] += prod(tensor.dims)
     operations = Counter(node.op_type for node in model.graph.node)
     return StageContents(
-        stage, precision, tuple(files), tuple(bundle.manifest.files[name].sha256 for name in files),
+        stage, precision, cpu, tuple(files), tuple(bundle.manifest.files[name].sha256 for name in files),
         sum(bundle.manifest.files[name].bytes for name in files), model.opset_import[0].version, sum(weights.values()),
         dict(weights.most_common()), dict(operations.most_common()), _gmac(model))
 

@@ -16,6 +16,11 @@ TOLERANCES = {"fp32": 2e-4}  # precision -> the largest difference allowed, over
 FLOAT = "tensor(float)"
 
 
+def cpu_label(stage: str) -> str:
+    """How the form of a stage for processors is called where its numbers are told."""
+    return f"{stage} (CPU graph)"
+
+
 def prove_stage(path: Path, stage: Stage, sizes: Sizes, inputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray],
                 tolerance: float) -> Difference:
     """Run the graph at `path` on the last picture of `inputs` alone and on all of them; the largest difference to `expected`.

@@ -31,9 +31,10 @@ def show_step(what: str) -> None:
 def show_stage(stage: StageReport) -> None:
     """One stage is exported and proven."""
     clear = CLEAR_LINE if sys.stderr.isatty() else ""
+    arranged = f", CPU graph {stage.cpu.ratio:.1e} ({stage.cpu.tensor})" if stage.cpu is not None else ""
     typer.echo(
         f"{clear}{stage.stage:18} {stage.precision}  {stage.seconds:6.1f} s  {stage.bytes / MEGA:8.1f} MB  "
-        f"worst difference {stage.worst.ratio:.1e} of a standard deviation ({stage.worst.tensor})",
+        f"worst difference {stage.worst.ratio:.1e} of a standard deviation ({stage.worst.tensor}){arranged}",
         err=True,
     )
 
@@ -136,7 +137,7 @@ def show_contents(bundle: Bundle, contents: Sequence[StageContents], as_json: bo
         rows.append(
             (
                 item.stage,
-                item.precision,
+                item.form,
                 f"{item.bytes / MEGA:.1f}",
                 f"{item.parameters / MEGA:.2f} M",
                 str(sum(item.operations.values())),
@@ -149,7 +150,7 @@ def show_contents(bundle: Bundle, contents: Sequence[StageContents], as_json: bo
         rows += [("", "", "", "", "", "", "", sha[:HASH_DIGITS], file) for sha, file in zip(item.sha256[1:], item.files[1:], strict=True)]
     _table(rows)
     for item in contents:
-        typer.echo(f"{item.stage} {item.precision}: " + ", ".join(f"{count} {kind}" for kind, count in item.operations.items()))
+        typer.echo(f"{item.stage} {item.form}: " + ", ".join(f"{count} {kind}" for kind, count in item.operations.items()))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> None:

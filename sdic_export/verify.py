@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdic_export.golden import MADE_BY, Golden, make_golden, read_golden, run_chain
-from sdic_export.proof import TOLERANCES
+from sdic_export.proof import TOLERANCES, cpu_label
 from sdic_runtime.bundle import Bundle
 from sdic_runtime.compare import Difference, difference
 from sdic_runtime.errors import SdicError
@@ -63,24 +63,45 @@ def verify(path: Path, backend: str = "onnxruntime", precision: str | None = Non
     of Eq. 6, for one picture and for a batch, against the golden tensors; with `checkpoint` also against what PyTorch computes now.
 
     The chain runs through, so what a stage is given is what the stages before it made: the first stage that is off is the one to blame.
+    Where the backend runs graphs arranged for processors, the stages' own graphs are proven first, by a chain of their own.
     `options` go to the backend. Raises SdicError when the bundle is damaged or cannot be run; values that are off are in the result.
     """
-    from sdic_runtime.backends import load_backend
-
     bundle = Bundle.open(path)
     bundle.check()
     if bundle.manifest.golden is None:
         raise SdicError(f"the bundle {path} holds no golden tensors to be checked against; build it again with: sdic-export build")
     golden = read_golden(bundle.file(bundle.manifest.golden))
-    runner = load_backend(backend, bundle, precision=precision, **(options or {}))
-    tolerance = _tolerance(bundle, runner, precision)
-    results = run_all(runner, golden)
+    options = {"precision": precision, **(options or {})}
+    runs = [_run(bundle, backend, options, golden)]
+    if runs[0].cpu_stages:
+        runs.insert(0, _run(bundle, backend, {**options, "cpu_graphs": False}, golden))
     expected = {GOLDEN: golden}
     if checkpoint is not None:
         expected[CHECKPOINT] = _from_checkpoint(bundle, checkpoint, golden)
-    checks = [Check(against, len(tensors["latent"]), found, tolerance)
-              for against, truth in expected.items() for part, tensors in results for found in compare_with(truth, tensors, part)]
-    return Verification(str(path), runner.description, len(bundle.manifest.files), checks)
+    checks = [Check(against, len(tensors["latent"]), run.labelled(found), run.tolerance) for against, truth in expected.items()
+              for run in runs for part, tensors in run.results for found in compare_with(truth, tensors, part)]
+    return Verification(str(path), "; ".join(run.description for run in runs), len(bundle.manifest.files), checks)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one backend gave for the golden pictures."""
+
+    description: str
+    cpu_stages: Sequence[str]  # those that it runs on graphs arranged for processors
+    tolerance: float
+    results: Sequence[tuple[slice, Mapping[str, np.ndarray]]]
+
+    def labelled(self, found: Difference) -> Difference:
+        return replace(found, where=cpu_label(found.where)) if found.where in self.cpu_stages else found
+
+
+def _run(bundle: Bundle, backend: str, options: Mapping[str, Any], golden: Golden) -> _Run:
+    from sdic_runtime.backends import load_backend
+
+    runner = load_backend(backend, bundle, **options)
+    tolerance = _tolerance(bundle, runner, options["precision"])
+    return _Run(runner.description, getattr(runner, "cpu_stages", ()), tolerance, run_all(runner, golden))
 
 
 def run_all(backend: Backend, golden: Golden) -> list[tuple[slice, dict[str, np.ndarray]]]:

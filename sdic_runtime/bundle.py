@@ -19,6 +19,7 @@ from sdic_runtime.stages import STAGES, Sizes
 
 SCHEMA = 1
 MANIFEST_NAME = "bundle.json"
+CPU_PRECISION = "fp32"  # the precision of the graphs that are arranged for processors
 DEMO_FOLDER = Path(__file__).with_name("demo")
 BUILD_HINT = "build it with: sdic-export build CHECKPOINT --out DIR"
 
@@ -38,9 +39,10 @@ class Manifest:
     `visible_rows` (first, end) are the rows of `picture` that a user sees: all of them, or for letterboxed domains the part
     between the bars. `stages` maps stage -> precision -> file; `tolerances` maps precision -> the largest difference over
     the expected tensor's standard deviation that the export allowed. `partials` maps "stage:output" -> precision -> file: the
-    graph of a stage cut down to what that one output needs, for engines that compute every output of a graph. `checkpoint` says
-    where the PyTorch weights are ("path", relative to the bundle when they are inside it; "sha256"; "domain"): only the PyTorch
-    backend reads them.
+    graph of a stage cut down to what that one output needs, for engines that compute every output of a graph. `cpu` maps stage ->
+    file: the same stage in CPU_PRECISION arranged for processors, which may refer to the external weights of the stage's own graph;
+    only ONNX Runtime on the CPU runs it. `checkpoint` says where the PyTorch weights are ("path", relative to the bundle when they
+    are inside it; "sha256"; "domain"): only the PyTorch backend reads them.
     """
 
     name: str
@@ -57,13 +59,14 @@ class Manifest:
     licence: str = ""
     checkpoint: Mapping[str, str] = field(default_factory=dict)
     partials: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    cpu: Mapping[str, str] = field(default_factory=dict)
     method: str = "sdic"
 
     @property
     def identity(self) -> str:
         """Which model this is: a SHA-256 over the sizes and the stage files of one precision (float32 where there is one).
 
-        Directions and further precisions do not change it, so an inversion stays valid when they are added.
+        Directions, further precisions and CPU graphs do not change it, so an inversion stays valid when they are added.
         """
         precision = "fp32" if all("fp32" in choices for choices in self.stages.values()) else self.default_precision
         hashes = {name: self.files[name].sha256 for name in self.stage_files(precision)}
@@ -76,10 +79,19 @@ class Manifest:
         common = set.intersection(*(set(choices) for choices in self.stages.values()))
         return sorted(common)
 
-    def stage_files(self, precision: str) -> list[str]:
-        """The files of all stages in one precision, external weight files (`e4e.onnx.data`) included."""
-        graphs = [choices[precision] for choices in self.stages.values() if precision in choices]
-        return sorted(name for name in self.files if any(name == graph or name.startswith(graph + ".") for graph in graphs))
+    def graph_files(self, stage: str, precision: str, cpu: bool = False) -> list[str]:
+        """The files of one stage in one precision: its graph first, then the external weights (`e4e.onnx.data`) that it may refer to.
+
+        With `cpu` the graph arranged for processors, where there is one: it may share the weights of the stage's own graph.
+        """
+        own = self.stages[stage][precision]
+        graph = self.cpu.get(stage, own) if cpu else own
+        return [graph, *sorted(name for name in self.files if name.startswith((f"{own}.", f"{graph}.")))]
+
+    def stage_files(self, precision: str, cpu: bool = False) -> list[str]:
+        """The files of all stages in one precision, external weights included; `cpu` as in `graph_files`."""
+        return sorted({name for stage, choices in self.stages.items() if precision in choices
+                       for name in self.graph_files(stage, precision, cpu)})
 
 
 def manifest_from_dict(data: Any, origin: str = MANIFEST_NAME) -> Manifest:
@@ -105,8 +117,8 @@ def manifest_from_dict(data: Any, origin: str = MANIFEST_NAME) -> Manifest:
         default_precision=data["default_precision"], files=files, directions=_strings("directions", data.get("directions", {}), fail),
         golden=golden, tolerances=_tolerances(data.get("tolerances", {}), fail), tools=_strings("tools", data.get("tools", {}), fail),
         licence=data.get("licence", ""), checkpoint=_strings("checkpoint", data.get("checkpoint", {}), fail),
-        partials=_partials(data.get("partials", {}), fail))
-    graphs = [name for choices in [*stages.values(), *manifest.partials.values()] for name in choices.values()]
+        partials=_partials(data.get("partials", {}), fail), cpu=_cpu(data.get("cpu", {}), stages, fail))
+    graphs = [name for choices in [*stages.values(), *manifest.partials.values(), manifest.cpu] for name in choices.values()]
     for name in [*graphs, *manifest.directions.values(), *([golden] if golden else [])]:
         if name not in files:
             raise fail(f'"{name}" is not listed under files')
@@ -124,8 +136,10 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     data["files"] = {name: asdict(entry) for name, entry in sorted(manifest.files.items())}
     for name in ("stages", "partials"):
         data[name] = {key: dict(choices) for key, choices in data[name].items()}
-    for name in ("directions", "tolerances", "tools", "checkpoint"):
+    for name in ("directions", "tolerances", "tools", "checkpoint", "cpu"):
         data[name] = dict(data[name])
+    if not data["cpu"]:  # versions that do not know the key read the bundle
+        del data["cpu"]
     return {"schema": SCHEMA, **data}
 
 
@@ -219,13 +233,17 @@ class Bundle:
 
     def stage_file(self, stage: str, precision: str | None = None) -> Path:
         """The proven ONNX file of `stage`, its external weights proven too."""
-        choices = self.manifest.stages[stage]
-        graph = choices[self.precision(precision)]
-        for name in self.manifest.files:
-            if name.startswith(graph + "."):
-                self.file(name)
-        return self.file(graph)
+        return self._graph(stage, self.precision(precision))
 
+    def cpu_file(self, stage: str) -> Path | None:
+        """The proven ONNX file of `stage` arranged for processors, where the bundle has one; the external weights are proven too."""
+        return self._graph(stage, CPU_PRECISION, cpu=True) if stage in self.manifest.cpu else None
+
+    def _graph(self, stage: str, precision: str, cpu: bool = False) -> Path:
+        graph, *weights = self.manifest.graph_files(stage, precision, cpu)
+        for name in weights:
+            self.file(name)
+        return self.file(graph)
 
     def partial_file(self, stage: str, output: str, precision: str | None = None) -> Path | None:
         """The proven ONNX file that computes only `output` of `stage`, where the bundle has one; it shares the stage's external weights."""
@@ -251,7 +269,7 @@ _KEYS: dict[str, tuple[type | tuple[type, ...], bool]] = {
     "schema": (int, True), "name": (str, True), "method": (str, True), "domain": (str, True), "sizes": (dict, True),
     "visible_rows": (list, True), "stages": (dict, True), "default_precision": (str, True), "files": (dict, True),
     "directions": (dict, False), "golden": ((str, type(None)), False), "tolerances": (dict, False), "tools": (dict, False),
-    "licence": (str, False), "checkpoint": (dict, False), "partials": (dict, False),
+    "licence": (str, False), "checkpoint": (dict, False), "partials": (dict, False), "cpu": (dict, False),
 }
 _JSON_NAMES = {int: "an integer", str: "a string", dict: "an object", list: "a list", type(None): "null"}
 
@@ -328,6 +346,13 @@ def _partials(data: dict[str, Any], fail: _Fail) -> dict[str, dict[str, str]]:
         if not isinstance(choices, dict):
             raise fail(f'partials["{key}"] is {choices!r:.60}, expected precision -> file')
     return {key: _strings(f'partials["{key}"]', choices, fail) for key, choices in data.items()}
+
+
+def _cpu(data: dict[str, Any], stages: Mapping[str, Mapping[str, str]], fail: _Fail) -> dict[str, str]:
+    for stage in data:
+        if CPU_PRECISION not in stages.get(stage, {}):
+            raise fail(f'cpu has "{stage}", expected a stage of the stage table with a graph in {CPU_PRECISION}')
+    return _strings("cpu", data, fail)
 
 
 def _tolerances(data: dict[str, Any], fail: _Fail) -> dict[str, float]:

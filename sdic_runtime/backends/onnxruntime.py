@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sdic_runtime.bundle import Bundle
+from sdic_runtime.bundle import CPU_PRECISION, Bundle
 from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.stages import STAGES, Stage
 
@@ -32,16 +32,17 @@ def unavailable(bundle: Bundle | None = None) -> str | None:
 
 
 def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = None, device: str = "cpu", tf32: bool = False,
-         lazy: bool = False) -> OnnxRuntime:
+         cpu_graphs: bool = True, lazy: bool = False) -> OnnxRuntime:
     """The stages of `bundle` as ONNX Runtime sessions.
 
     `precision`: the bundle's default when None. `threads`: CPU threads per operation, all cores when None. `device`: "cpu", "cuda" or
     "cuda:1". `tf32=True` lets CUDA round the inputs of float32 convolutions to TF32, which is faster and misses the float32 tolerances.
+    `cpu_graphs=False` leaves aside the graphs that the bundle has for processors; they only run on the CPU in float32 (`cpu_stages`).
     `lazy=True` loads each stage on its first use instead of now. Raises SdicError.
     """
-    backend = OnnxRuntime(bundle, bundle.precision(precision), threads, device, tf32)
+    backend = OnnxRuntime(bundle, bundle.precision(precision), threads, device, tf32, cpu_graphs)
     if not lazy:
-        bundle.check(bundle.manifest.stage_files(backend.precision))
+        bundle.check(bundle.manifest.stage_files(backend.precision, cpu=bool(backend.cpu_stages)))
         for stage in STAGES.values():
             backend.session(stage.name, stage.outputs)
             for output in stage.outputs:
@@ -57,7 +58,8 @@ class OnnxRuntime:
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, precision: str, threads: int | None, device: str, tf32: bool) -> None:
+    def __init__(self, bundle: Bundle, precision: str, threads: int | None, device: str, tf32: bool,
+                 cpu_graphs: bool = True) -> None:
         import onnxruntime
 
         kind, _, index = device.partition(":")
@@ -65,9 +67,13 @@ class OnnxRuntime:
             raise SdicError(f'the device is "{device}"; use cpu, cuda or cuda:N')
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise SdicError(f"threads is {threads!r}; give a whole number of at least 1, or None for all cores")
+        if not isinstance(cpu_graphs, bool):
+            raise SdicError(f"cpu_graphs is {cpu_graphs!r}; use true or false")
         if PROVIDERS[kind] not in onnxruntime.get_available_providers():
             raise MissingExtraError("onnxruntime-gpu", "gpu", f'the device "{device}"')
         self.bundle, self.precision = bundle, precision
+        arranged = kind == "cpu" and precision == CPU_PRECISION and cpu_graphs
+        self.cpu_stages = sorted(bundle.manifest.cpu) if arranged else []  # the stages that run on graphs arranged for processors
         self._kind, self._index, self._threads, self._tf32 = kind, int(index or 0), threads, tf32
         self._sessions: dict[Path, Any] = {}
         self._answers: dict[tuple[str, ...], Any] = {}  # (stage, outputs asked for) -> the session that computes them
@@ -77,7 +83,8 @@ class OnnxRuntime:
     def description(self) -> str:
         import onnxruntime
 
-        return f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[self._kind]}, {self.precision}"
+        arranged = f", CPU graphs of {', '.join(self.cpu_stages)}" if self.cpu_stages else ""
+        return f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[self._kind]}, {self.precision}{arranged}"
 
     def session(self, stage: str, outputs: Sequence[str]) -> Any:
         """The session that computes `outputs` of `stage` with the least work, made on first use."""
@@ -86,7 +93,8 @@ class OnnxRuntime:
             return self._answers[request]
         with self._lock:
             partial = self.bundle.partial_file(stage, outputs[0], self.precision) if len(outputs) == 1 else None
-            path = partial or self.bundle.stage_file(stage, self.precision)
+            arranged = self.bundle.cpu_file(stage) if partial is None and stage in self.cpu_stages else None
+            path = partial or arranged or self.bundle.stage_file(stage, self.precision)
             if path not in self._sessions:
                 self._sessions[path] = self._create(STAGES[stage], tuple(outputs) if partial else STAGES[stage].outputs, path)
             self._answers[request] = self._sessions[path]

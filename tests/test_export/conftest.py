@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from sdic_export import build as building
+from sdic_export import cpu_graphs
 from sdic_export.build import BuildOptions, BuildReport, build
+from sdic_export.graphs import stage_modules
+from sdic_runtime.stages import Stage
 from sdic_train.checkpoints import save_checkpoint
 from sdic_train.config import TINY
 from sdic_train.networks.sdic import SDIC
@@ -68,3 +75,77 @@ def checkpoint(model: SDIC, save_model: Callable[[Path, SDIC], Path], tmp_path_f
 def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     return Built(folder, build(BuildOptions(checkpoint, folder)))
+
+
+class HalvedDicn(nn.Module):
+    """DICN by other operations: what it computes is added to itself, and halved."""
+
+    def __init__(self, dicn: nn.Module) -> None:
+        super().__init__()
+        self.dicn = dicn
+
+    def forward(self, discrepancy: Tensor, feature: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        enhanced, residual = self.dicn(discrepancy, feature, latent)
+        return (enhanced + enhanced) * 0.5, (residual + residual) * 0.5
+
+
+class HalvedHead(nn.Module):
+    """The head in the same way; its weights are those of a stage that keeps them in a file of their own."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        feature, rgb = self.head((latent + latent) * 0.5)
+        return feature, rgb
+
+
+def halved(model: SDIC) -> dict[str, nn.Module]:
+    """In place of `cpu_modules`."""
+    modules = stage_modules(model)
+    return {"generator_head": HalvedHead(modules["generator_head"]), "dicn": HalvedDicn(modules["dicn"])}
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch, built: Built) -> Callable[[str], None]:
+    """Exporting a stage copies the file of an earlier build, so that what surrounds it is tested fast; a stage named may be damaged.
+
+    There are no graphs for processors, until a test sets `cpu_graphs.cpu_modules`.
+    """
+    damaged: list[str] = []
+    monkeypatch.setattr(building, "export_stage", copying(built, damaged))
+    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {})
+    return damaged.append
+
+
+def copying(built: Built, damaged: Sequence[str] = ()) -> Callable[..., None]:
+    """In place of `export_stage`."""
+    def export(module: object, stage: Stage, sizes: object, path: Path, *options: object, **named: object) -> None:
+        for file in (built.folder / "onnx/fp32").glob(f"{stage.name}.onnx*"):
+            shutil.copy(file, path.parent)
+        if stage.name in damaged:
+            damage(path)
+
+    return export
+
+
+def damage(path: Path) -> None:
+    """Change one bias of the graph at `path`."""
+    model = onnx.load(str(path))
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("bias") and tensor.data_type == onnx.TensorProto.FLOAT:
+            array = onnx.numpy_helper.to_array(tensor) + np.float32(0.5)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+            break
+    onnx.save(model, str(path))
+
+
+@pytest.fixture(scope="session")
+def arranged(built: Built, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The same build with graphs for processors of the head and of DICN."""
+    folder = tmp_path_factory.mktemp("bundles") / "arranged"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "export_stage", copying(built))
+        patch.setattr(cpu_graphs, "cpu_modules", halved)
+        return Built(folder, build(BuildOptions(checkpoint, folder, built.report.manifest.name)))

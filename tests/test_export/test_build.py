@@ -4,55 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from sdic_export import build as building
+from sdic_export import cpu_graphs
 from sdic_export.build import BuildOptions, Progress, StageReport, build
 from sdic_export.exporter import save_graph
 from sdic_export.fusion import HALF_FROM
 from sdic_export.golden import read_golden, smooth_pictures
+from sdic_export.graphs import stage_modules
 from sdic_export.verify import verify
 from sdic_runtime.bundle import Bundle
 from sdic_runtime.errors import SdicError
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.stages import STAGES, Stage
 from sdic_train.networks.sdic import SDIC
-
-
-@pytest.fixture
-def copies(monkeypatch: pytest.MonkeyPatch, built: Any) -> Callable[[str], None]:
-    """Exporting a stage copies the file of an earlier build, so that what surrounds it is tested fast; a stage named may be damaged."""
-    damaged: list[str] = []
-
-    def export(module: Any, stage: Stage, sizes: Any, path: Path, *options: Any, **named: Any) -> None:
-        for file in (built.folder / "onnx/fp32").glob(f"{stage.name}.onnx*"):
-            shutil.copy(file, path.parent)
-        if stage.name in damaged:
-            damage(path)
-
-    monkeypatch.setattr(building, "export_stage", export)
-    return damaged.append
-
-
-def damage(path: Path) -> None:
-    """Change one bias of the graph at `path`."""
-    model = onnx.load(str(path))
-    for tensor in model.graph.initializer:
-        if tensor.name.endswith("bias") and tensor.data_type == onnx.TensorProto.FLOAT:
-            array = onnx.numpy_helper.to_array(tensor) + np.float32(0.5)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-            break
-    onnx.save(model, str(path))
 
 
 def names(folder: Path) -> list[str]:
@@ -194,3 +169,58 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, checkpoint:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "onnxscript" else find(name, *rest))
     with pytest.raises(SdicError, match=r'sdic-export build needs the package "onnxscript"; install it with: pip install "sdic\[export\]"'):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
+
+
+def test_graphs_for_processors_lie_beside_the_stages_own(arranged: Any, built: Any) -> None:
+    bundle = Bundle.open(arranged.folder)
+    bundle.check()
+    assert bundle.manifest.cpu == {stage: f"onnx/fp32/{stage}.cpu.onnx" for stage in ("generator_head", "dicn")}
+    for name, entry in built.report.manifest.files.items():  # the canonical graphs are as they were
+        if name.startswith("onnx/"):
+            assert bundle.manifest.files[name] == entry
+    added = set(bundle.manifest.files) - set(built.report.manifest.files)
+    assert added == set(bundle.manifest.cpu.values())
+    reports = {report.stage: report for report in arranged.report.stages}
+    for stage, report in reports.items():
+        assert (report.cpu is not None) == (stage in bundle.manifest.cpu)
+        files = [entry.bytes for name, entry in bundle.manifest.files.items() if name.startswith(f"onnx/fp32/{stage}.")]
+        assert report.bytes == sum(files)
+    proven = reports["dicn"].cpu
+    assert proven is not None and proven.where == "dicn (CPU graph)" and 0 < proven.ratio < 1e-4
+
+
+def test_the_runtime_takes_the_graphs_for_processors(arranged: Any, built: Any) -> None:
+    image = smooth_pictures(64, 1)
+    pipelines = [Pipeline.load(folder, backend="onnxruntime", threads=1) for folder in (arranged.folder, built.folder)]
+    assert pipelines[0].backend.description.endswith(", CPU graphs of dicn, generator_head")
+    got, want = (pipeline.invert(image) for pipeline in pipelines)
+    for name in ("latent_enhanced", "residual", "pixels"):
+        value, reference = getattr(got, name), getattr(want, name)
+        assert float(np.abs(value - reference).max()) <= 2e-4 * float(reference.std()), name
+
+
+def test_without_graphs_for_processors_there_are_none(copies: Any, checkpoint: Path, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: pytest.fail("they were asked for"))
+    build(BuildOptions(checkpoint, tmp_path / "bundle", cpu_graphs=False))
+    assert Bundle.open(tmp_path / "bundle").manifest.cpu == {}
+    assert not list((tmp_path / "bundle").rglob("*.cpu.onnx"))
+
+
+class Shifted(nn.Module):
+    """DIPN with an error."""
+
+    def __init__(self, dipn: nn.Module) -> None:
+        super().__init__()
+        self.dipn = dipn
+
+    def forward(self, image: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+        return self.dipn(image, reconstruction) + 0.1 * image
+
+
+def test_a_graph_for_processors_that_differs_fails_the_build(copies: Any, checkpoint: Path, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {"dipn": Shifted(stage_modules(model)["dipn"])})
+    with pytest.raises(SdicError, match=r'^"discrepancy" of dipn \(CPU graph\) is off by \S+ of its standard deviation'):
+        build(BuildOptions(checkpoint, tmp_path / "bundle"))
+    assert names(tmp_path) == []

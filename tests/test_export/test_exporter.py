@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
+import torch
 
 from sdic_export import exporter
-from sdic_export.exporter import export_stage, save_graph
+from sdic_export.exporter import export_sharing, export_stage, save_graph
 from sdic_export.fusion import fused
 from sdic_export.graphs import stage_modules
 from sdic_runtime.stages import STAGES, TENSORS
@@ -125,6 +128,49 @@ def test_the_partial_graph_shares_the_weights_of_its_stage(built: Any) -> None:
     places = {entry.value for tensor in part.graph.initializer for entry in tensor.external_data if entry.key == "location"}
     assert places == {"generator_head.onnx.data"}
     assert (folder / "generator_head.rgb.onnx").stat().st_size < (folder / "generator_head.onnx.data").stat().st_size
+
+
+def places(path: Path) -> dict[str, str]:
+    """Tensor -> the file that holds it, "" for the graph itself."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return {tensor.name: "".join(entry.value for entry in tensor.external_data if entry.key == "location") for tensor in graph.initializer}
+
+
+def shuffled_head(model: SDIC) -> torch.nn.Module:
+    """The head with one large weight of its own, its parts under other names."""
+    class Head(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = fused(stage_modules(model)["generator_head"])
+            self.register_buffer("extra", torch.ones(1, 12, 16, 32) / 32)
+
+        def forward(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            feature, rgb = self.inner((latent[..., None] * self.extra).sum(-1))
+            return feature, rgb
+
+    return Head()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_another_form_shares_the_external_weights_that_it_has_in_common(large: bool, built: Any, model: SDIC, tmp_path: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "generator_head.onnx"
+    for path in (built.folder / "onnx/fp32").glob("generator_head.onnx*"):
+        shutil.copy(path, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(exporter, "EXTERNAL_FROM", 10_000 if large else 10_000_000)
+    path = tmp_path / "generator_head.cpu.onnx"
+    export_sharing(shuffled_head(model), STAGES["generator_head"], model.config.sizes, path, own)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    found, shared = places(path), [name for name, place in places(own).items() if place]
+    assert list(found.values()).count("generator_head.onnx.data") == len(shared)
+    assert found["extra"] == ("generator_head.cpu.onnx.data" if large else "")
+    assert path.with_name("generator_head.cpu.onnx.data").exists() == large
+    latent = np.random.default_rng(0).standard_normal((2, 12, 16)).astype(np.float32)
+    want, got = (onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"latent": latent})
+                 for file in (own, path))
+    for value, reference in zip(got, want, strict=True):
+        np.testing.assert_allclose(value, reference, rtol=0, atol=1e-4 * float(reference.std()))
 
 
 def test_graphs_become_tensorrt_rtx_engines_without_a_gpu(graph: tuple[str, onnx.GraphProto], built: Any) -> None:

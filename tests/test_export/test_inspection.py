@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
 from sdic_export.fusion import fused
 from sdic_export.graphs import stage_modules
-from sdic_export.inspection import inspect_bundle
+from sdic_export.inspection import _gmac, inspect_bundle
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import sha256
 from sdic_runtime.stages import STAGES
@@ -20,7 +21,7 @@ from sdic_train.networks.sdic import SDIC
 
 @pytest.fixture(scope="module")
 def contents(built: Any) -> dict[str, Any]:
-    return {item.stage: item for item in inspect_bundle(built.folder)[1]}
+    return {item.stage: item for item in inspect_bundle(built.folder)[1] if not item.cpu}
 
 
 def test_every_stage_is_listed_with_its_files_and_hashes(built: Any, contents: dict[str, Any]) -> None:
@@ -60,3 +61,27 @@ def test_what_is_damaged_is_not_listed(built: Any, tmp_path: Path) -> None:
     (folder / "onnx/fp32/e4e.onnx").write_bytes(b"no graph")
     with pytest.raises(SdicError, match=r"e4e\.onnx is damaged: it has 8 bytes instead of"):
         inspect_bundle(folder)
+
+
+def test_graphs_for_processors_are_listed_beside_the_stages_own(arranged: Any) -> None:
+    found = [item for item in inspect_bundle(arranged.folder)[1] if item.stage in ("generator_head", "dicn")]
+    assert [(item.stage, item.form) for item in found] == [
+        ("generator_head", "fp32"), ("generator_head", "fp32 CPU"), ("dicn", "fp32"), ("dicn", "fp32 CPU")]
+    for own, cpu in zip(found[::2], found[1::2], strict=True):
+        assert cpu.files == (f"onnx/fp32/{own.stage}.cpu.onnx",)
+        assert cpu.sha256 == tuple(sha256(arranged.folder / name) for name in cpu.files)
+        assert cpu.gmac == pytest.approx(own.gmac, rel=1e-6) and own.parameters <= cpu.parameters <= own.parameters + 8
+        assert cpu.operations.get("Add", 0) > own.operations.get("Add", 0)
+    assert found[1].bytes < 1.05 * (arranged.folder / found[0].files[0]).stat().st_size  # the head shares its external weights
+
+
+def test_matrix_products_count_as_convolutions_do(tmp_path: Path) -> None:
+    """A 3 x 3 convolution of 8 channels at 64 x 64 as a matrix product per tile: fewer multiplications, and counted."""
+    from onnx import TensorProto, helper, load_model_from_string, numpy_helper
+
+    tiles = numpy_helper.from_array(np.ones((16, 8, 8), np.float32), "tiles")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "tiles"], ["y"])], "tile",
+                              [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 16, 1024, 8])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 16, 1024, 8])], [tiles])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    assert _gmac(load_model_from_string(model.SerializeToString())) == pytest.approx(16 * 1024 * 64 / 1e9)

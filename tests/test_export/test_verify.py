@@ -37,7 +37,9 @@ def rehash(folder: Path, **changes: Any) -> None:
 def test_a_sound_bundle_passes_in_every_tensor_at_both_batch_sizes(built: Any) -> None:
     result = verify(built.folder, options={"threads": 1})
     assert not result.failures and result.files == len(Bundle.open(built.folder).manifest.files)
-    assert [(check.batch, check.difference.tensor) for check in result.checks] == [(count, name) for count in (1, 2) for name in MADE_BY]
+    chains = 2 if Bundle.open(built.folder).manifest.cpu else 1
+    want = [(count, name) for count in (1, 2) for name in MADE_BY] * chains
+    assert [(check.batch, check.difference.tensor) for check in result.checks] == want
     assert {check.against for check in result.checks} == {GOLDEN} and result.backend.startswith("ONNX Runtime")
     assert 0 < result.worst.difference.ratio < 1e-4
 
@@ -45,7 +47,8 @@ def test_a_sound_bundle_passes_in_every_tensor_at_both_batch_sizes(built: Any) -
 def test_the_checkpoint_is_proven_anew(built: Any, checkpoint: Path) -> None:
     result = verify(built.folder, checkpoint=checkpoint, options={"threads": 1})
     assert not result.failures
-    assert [check.against for check in result.checks] == [GOLDEN] * 2 * len(MADE_BY) + [CHECKPOINT] * 2 * len(MADE_BY)
+    count = len(result.checks) // 2
+    assert count % (2 * len(MADE_BY)) == 0 and [check.against for check in result.checks] == [GOLDEN] * count + [CHECKPOINT] * count
 
 
 def test_another_checkpoint_is_told_apart(built: Any, checkpoint: Path, save_model: Any, tmp_path: Path) -> None:
@@ -93,3 +96,29 @@ def test_a_bundle_without_golden_tensors_cannot_be_verified(copy: Path) -> None:
     rehash(copy, golden=None)
     with pytest.raises(SdicError, match=r"holds no golden tensors to be checked against; build it again with: sdic-export build"):
         verify(copy)
+
+
+def test_both_forms_of_a_stage_are_proven(arranged: Any) -> None:
+    result = verify(arranged.folder, options={"threads": 1})
+    own, cpu = (result.checks[:2 * len(MADE_BY)], result.checks[2 * len(MADE_BY):])
+    assert not result.failures and len(own) == len(cpu)
+    assert {check.difference.where for check in own} == set(MADE_BY.values())
+    assert {"dicn (CPU graph)", "generator_head (CPU graph)", "dipn"} <= {check.difference.where for check in cpu}
+    first, second = result.backend.split("; ")
+    assert second == f"{first}, CPU graphs of dicn, generator_head"
+    alone = verify(arranged.folder, options={"threads": 1, "cpu_graphs": False})
+    assert len(alone.checks) == len(own) and alone.backend == first
+
+
+@pytest.mark.parametrize(("file", "named"), [("dicn.onnx", "dicn"), ("dicn.cpu.onnx", "dicn (CPU graph)")])
+def test_a_changed_weight_in_one_form_is_found_in_that_form(arranged: Any, tmp_path: Path, file: str, named: str) -> None:
+    folder = shutil.copytree(arranged.folder, tmp_path / "bundle")
+    path = folder / "onnx/fp32" / file
+    model = onnx.load(str(path))
+    weight = next(tensor for tensor in reversed(model.graph.initializer) if len(tensor.dims) == 4)
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.05), weight.name))
+    onnx.save(model, str(path))
+    rehash(folder)
+    failures = verify(folder, options={"threads": 1}).failures
+    assert failures and failures[0].difference.where == named
+    assert {check.difference.where for check in failures if check.difference.tensor == "residual"} == {named}

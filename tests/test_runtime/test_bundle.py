@@ -77,6 +77,10 @@ def test_the_manifest_itself_names_the_bundle(tiny_bundle: Path) -> None:
     (["partials"], {"generator_head:picture": {}}, 'partials has "generator_head:picture", expected "stage:output" of the stage table'),
     (["partials"], {"generator_head:rgb": "file"}, "expected precision -> file"),
     (["partials"], {"generator_head:rgb": {"fp32": "none.onnx"}}, '"none.onnx" is not listed under files'),
+    (["cpu"], [], r'"cpu" is \[\], expected an object'),
+    (["cpu"], {"extra": "onnx/fp32/dipn.onnx"}, 'cpu has "extra", expected a stage of the stage table with a graph in fp32'),
+    (["cpu"], {"dipn": {"fp32": "onnx/fp32/dipn.onnx"}}, r"""cpu\["dipn"\] is \{'fp32': 'onnx/fp32/dipn.onnx'\}, expected a string"""),
+    (["cpu"], {"dipn": "onnx/fp32/dipn.cpu.onnx"}, '"onnx/fp32/dipn.cpu.onnx" is not listed under files'),
 ])
 def test_a_manifest_that_is_not_valid_is_one_sentence(data: dict[str, Any], path: list[str], value: Any, message: str) -> None:
     with pytest.raises(SdicError, match=message) as caught:
@@ -167,6 +171,30 @@ def test_external_weights_are_proven_with_their_graph(make_bundle: Callable[...,
     weights.write_bytes(b"Weights")
     with pytest.raises(SdicError, match="e4e.onnx.data is damaged"):
         Bundle.open(folder).stage_file("e4e")
+
+
+def test_a_graph_for_processors_brings_its_own_weights_and_those_of_the_stage(make_bundle: Callable[..., Path]) -> None:
+    import dataclasses
+
+    folder = make_bundle()
+    assert "cpu" not in json.loads((folder / "bundle.json").read_text())
+    new = [f"onnx/fp32/e4e{suffix}" for suffix in (".cpu.onnx", ".cpu.onnx.data", ".onnx.data")]
+    for name in new:
+        (folder / name).write_bytes(b"content")
+    manifest = Bundle.open(folder).manifest
+    others = set(manifest.stage_files("fp32")) - {"onnx/fp32/e4e.onnx"}
+    write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, new)}, cpu={"e4e": new[0]}))
+    manifest = Bundle.open(folder).manifest
+    assert manifest.cpu == {"e4e": new[0]}
+    assert manifest.graph_files("e4e", "fp32", cpu=True) == new
+    assert manifest.stage_files("fp32", cpu=True) == sorted({*others, *new})
+    assert manifest.stage_files("fp32") == sorted({*others, "onnx/fp32/e4e.onnx", "onnx/fp32/e4e.onnx.data"})
+    assert Bundle.open(folder).cpu_file("e4e") == folder / new[0] and Bundle.open(folder).cpu_file("dicn") is None
+    for name in new:
+        (folder / name).write_bytes(b"CONTENT")
+        with pytest.raises(SdicError, match=f"{name} is damaged: its SHA-256"):
+            Bundle.open(folder).cpu_file("e4e")
+        (folder / name).write_bytes(b"content")
 
 
 def test_a_precision_that_is_not_there_lists_those_that_are(tiny_bundle: Path) -> None:
