@@ -14,22 +14,14 @@ from typing import Any
 import pytest
 
 from sdic_export import build as building
+from sdic_export import cpu_graphs
 from sdic_export.cli import main
+from sdic_export.graphs import stage_modules
 from sdic_runtime.stages import STAGES
 
 
 def call(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
-
-
-@pytest.fixture
-def copies(monkeypatch: pytest.MonkeyPatch, built: Any) -> None:
-    """Exporting a stage copies the file of an earlier build."""
-    def export(module: Any, stage: Any, sizes: Any, path: Path, *options: Any, **named: Any) -> None:
-        for file in (built.folder / "onnx/fp32").glob(f"{stage.name}.onnx*"):
-            shutil.copy(file, path.parent)
-
-    monkeypatch.setattr(building, "export_stage", export)
 
 
 def test_help_comes_without_heavy_imports() -> None:
@@ -49,7 +41,7 @@ def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixtur
     assert f"sdic-export {command} " in capsys.readouterr().out.split("Example")[1]
 
 
-def test_a_build_prints_the_place_and_tells_its_proof(copies: None, checkpoint: Path, tmp_path: Path,
+def test_a_build_prints_the_place_and_tells_its_proof(copies: Any, checkpoint: Path, tmp_path: Path,
                                                       capsys: pytest.CaptureFixture[str]) -> None:
     assert call("build", checkpoint, "--out", tmp_path / "bundle") == 0
     out, err = capsys.readouterr()
@@ -66,7 +58,24 @@ def test_verify_prints_every_check_and_a_conclusion(built: Any, capsys: pytest.C
     assert "edited.released.picture" in out and out.splitlines()[-1].startswith("passed: the largest difference is ")
     assert call("verify", built.folder, "--backend", "onnxruntime:threads=1", "--json") == 0
     read = json.loads(capsys.readouterr().out)
-    assert read["passed"] is True and len(read["checks"]) == 22
+    assert read["passed"] is True and len(read["checks"]) in (22, 44)  # twice where there are graphs for processors
+
+
+def test_graphs_for_processors_are_told_and_can_be_left_out(copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {"dipn": stage_modules(model)["dipn"]})
+    assert call("build", checkpoint, "--out", tmp_path / "without", "--no-cpu-graphs") == 0
+    assert "CPU graph" not in capsys.readouterr().err
+    assert call("build", checkpoint, "--out", tmp_path / "with") == 0
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("dipn "))
+    assert line.count("(discrepancy)") == 2 and ", CPU graph " in line
+    assert call("inspect", tmp_path / "with") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("dipn ")]
+    assert [row[1] for row in rows[:2]] == ["fp32", "fp32"] and rows[1][2] == "CPU" and rows[1][-1] == "onnx/fp32/dipn.cpu.onnx"
+    assert call("verify", tmp_path / "with", "--backend", "onnxruntime:threads=1,cpu_graphs=false") == 0
+    assert "CPU graph" not in capsys.readouterr().out
+    assert call("verify", tmp_path / "with", "--backend", "onnxruntime:threads=1,cpu_graphs=2") == 2
+    assert capsys.readouterr().err == "error: cpu_graphs is 2; use true or false\n"
 
 
 def test_verify_fails_with_another_code_when_numbers_are_off(built: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +94,7 @@ def test_inspect_prints_a_table_or_json(built: Any, capsys: pytest.CaptureFixtur
     assert "tiny: sdic, portraits, 128 px from 64 px" in out and "13 Conv" in out and "onnx/fp32/dicn.onnx" in out
     assert call("inspect", built.folder, "--json") == 0
     read = json.loads(capsys.readouterr().out)
-    assert [item["stage"] for item in read["stages"]] == list(STAGES) and read["manifest"]["name"] == "tiny"
+    assert [item["stage"] for item in read["stages"] if not item["cpu"]] == list(STAGES) and read["manifest"]["name"] == "tiny"
 
 
 def test_bad_input_is_one_sentence_and_code_2(built: Any, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +127,7 @@ def test_debug_shows_where_an_error_came_from(tmp_path: Path, capsys: pytest.Cap
     assert "Traceback" in err and err.splitlines()[-1].startswith("error: ")
 
 
-def test_an_interrupt_is_quiet_and_leaves_nothing(copies: None, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_an_interrupt_is_quiet_and_leaves_nothing(copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                   capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(*arguments: Any, **named: Any) -> None:
         raise KeyboardInterrupt

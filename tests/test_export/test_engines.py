@@ -29,7 +29,7 @@ from sdic_export.exporter import export_partial
 from sdic_export.precision import write_half
 from sdic_runtime.bundle import Bundle, file_entries, write_manifest
 from sdic_runtime.device_memory import gpu_count
-from sdic_runtime.engine_files import SIDECAR, TARGETS, EngineSettings, Profile, graph_names, read_sidecar
+from sdic_runtime.engine_files import SIDECAR, TARGETS, EngineSettings, Profile, graph_file, graph_names, onnx_hash, read_sidecar
 from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.pictures import to_bytes
 from sdic_runtime.stages import STAGES, Sizes
@@ -269,6 +269,16 @@ def test_tensorrt_needs_the_gpu_it_builds_for(half_bundle: Path, monkeypatch: py
 def test_what_cannot_be_planned(built: Any, target: str, precision: str, message: str) -> None:
     with pytest.raises(SdicError, match=message):
         plan_engines(built.folder, target, EngineSettings(precision=precision))
+
+
+def test_engines_are_those_of_the_stages_own_graphs(arranged: Any, built: Any) -> None:
+    bundles = [Bundle.open(item.folder) for item in (arranged, built)]
+    assert bundles[0].manifest.cpu
+    names, hashes, files = ([what(bundle) for bundle in bundles] for what in (
+        lambda bundle: graph_names(bundle, "fp32"),
+        lambda bundle: [onnx_hash(bundle, graph, "fp32") for graph in graph_names(bundle, "fp32")],
+        lambda bundle: [graph_file(bundle, graph, "fp32").name for graph in graph_names(bundle, "fp32")]))
+    assert names[0] == names[1] and hashes[0] == hashes[1] and files[0] == files[1]
 
 
 def test_the_census_of_a_plan_counts_device_tensors_and_their_constants() -> None:

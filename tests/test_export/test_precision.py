@@ -371,13 +371,16 @@ def test_the_chain_has_a_limit_of_its_own() -> None:
 # the bundle ---------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_gets_its_second_precision_without_a_checkpoint(built: Any, tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(built.folder, tmp_path / "bundle"))
+def test_a_bundle_gets_its_second_precision_without_a_checkpoint(arranged: Any, tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(arranged.folder, tmp_path / "bundle"))
+    before = Bundle.open(folder).manifest
     made = add_precision(folder, "fp16")
     bundle = Bundle.open(folder)
     bundle.check()
     assert bundle.manifest.precisions == ["fp16", "fp32"]
-    assert bundle.manifest.identity == Bundle.open(built.folder).manifest.identity
+    assert bundle.manifest.identity == before.identity and bundle.manifest.cpu == before.cpu != {}
+    assert {name for name in bundle.manifest.files if name not in before.files} == {
+        *(f"onnx/fp16/{name}.onnx" for name in STAGES), "onnx/fp16/generator_head.rgb.onnx", "onnx/fp16/generator_head.onnx.data"}
     assert bundle.stage_file("dipn", "fp16") == folder / "onnx/fp16/dipn.onnx"
     assert made.picture.psnr > 55
     worst = max(item.ratio for item in made.chain)

@@ -140,6 +140,30 @@ def write_bundle(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def add_cpu_graph(folder: Path, stage: str, **factors: float) -> Path:
+    """A graph for processors that can be told from that of `stage`: the constants named in `factors` are multiplied by them."""
+    import onnx
+
+    from sdic_runtime.bundle import Bundle
+
+    own = Bundle.open(folder).manifest.stages[stage]["fp32"]
+    name = own.replace(".onnx", ".cpu.onnx")
+    model = onnx.load(folder / own)
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor) * np.float32(factors.get(tensor.name, 1))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name) if tensor.name in factors else tensor)
+    onnx.save(model, folder / name)
+    manifest = Bundle.open(folder).manifest
+    write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, [name])},
+                                               cpu={**manifest.cpu, stage: name}))
+    return folder / name
+
+
+@pytest.fixture
+def arrange() -> Callable[..., Path]:
+    return add_cpu_graph
+
+
 @pytest.fixture(scope="session")
 def reference() -> Reference:
     return Reference()

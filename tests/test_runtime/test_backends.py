@@ -203,33 +203,16 @@ def add_partial(folder: Path) -> None:
                                                partials={"generator_head:rgb": {"fp32": partial}}))
 
 
-def add_cpu_graph(folder: Path, stage: str, **factors: float) -> Path:
-    """A graph for processors that can be told from that of `stage`: the constants named in `factors` are multiplied by them."""
-    import onnx
-
-    own = Bundle.open(folder).manifest.stages[stage]["fp32"]
-    name = own.replace(".onnx", ".cpu.onnx")
-    model = onnx.load(folder / own)
-    for tensor in model.graph.initializer:
-        array = onnx.numpy_helper.to_array(tensor) * np.float32(factors.get(tensor.name, 1))
-        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name) if tensor.name in factors else tensor)
-    onnx.save(model, folder / name)
-    manifest = Bundle.open(folder).manifest
-    write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, [name])},
-                                               cpu={**manifest.cpu, stage: name}))
-    return folder / name
-
-
 def discrepancy(backend: Any) -> np.ndarray:
     inputs = {name: np.full((1, 3, 64, 64), value, np.float32) for name, value in (("image", 1), ("reconstruction", 0))}
     result = backend.run("dipn", {name: backend.upload(array) for name, array in inputs.items()}, ["discrepancy"])["discrepancy"]
     return np.unique(backend.download(result))
 
 
-def test_graphs_for_processors_run_on_the_cpu_unless_they_are_switched_off(make_bundle: Callable[..., Path]) -> None:
+def test_graphs_for_processors_run_on_the_cpu_unless_switched_off(make_bundle: Callable[..., Path], arrange: Callable[..., Path]) -> None:
     folder = make_bundle()
     identity = Bundle.open(folder).manifest.identity
-    add_cpu_graph(folder, "dipn", half=3)
+    arrange(folder, "dipn", half=3)
     arranged, own = (load(Bundle.open(folder), threads=1, cpu_graphs=switch) for switch in (True, False))
     assert Bundle.open(folder).manifest.identity == identity
     assert {path.name for path in arranged._sessions} == {f"{stage}.cpu.onnx" if stage == "dipn" else f"{stage}.onnx" for stage in STAGES}
@@ -237,32 +220,32 @@ def test_graphs_for_processors_run_on_the_cpu_unless_they_are_switched_off(make_
     assert arranged.description.endswith("CPUExecutionProvider, fp32, CPU graphs of dipn") and own.description.endswith("Provider, fp32")
 
 
-def test_only_what_is_loaded_is_hashed(make_bundle: Callable[..., Path]) -> None:
+def test_only_what_is_loaded_is_hashed(make_bundle: Callable[..., Path], arrange: Callable[..., Path]) -> None:
     folder = make_bundle()
-    path = add_cpu_graph(folder, "dipn", half=3)
+    path = arrange(folder, "dipn", half=3)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert discrepancy(load(Bundle.open(folder), threads=1, cpu_graphs=False)) == 0.5
     for lazy in (False, True):
         with pytest.raises(SdicError, match=r"dipn\.cpu\.onnx is damaged: its SHA-256 is not the one in bundle\.json"):
             discrepancy(load(Bundle.open(folder), threads=1, lazy=lazy))
-    add_cpu_graph(folder, "dipn", half=3)
+    arrange(folder, "dipn", half=3)
     (folder / "onnx/fp32/dipn.onnx").write_bytes(b"damaged")
     assert discrepancy(load(Bundle.open(folder), threads=1)) == 1.5
 
 
-def test_a_damaged_graph_for_processors_is_not_replaced_by_another(make_bundle: Callable[..., Path]) -> None:
+def test_a_damaged_graph_for_processors_is_not_replaced_by_another(make_bundle: Callable[..., Path], arrange: Callable[..., Path]) -> None:
     folder = make_bundle()
-    add_cpu_graph(folder, "dipn", half=3).unlink()
+    arrange(folder, "dipn", half=3).unlink()
     with pytest.raises(SdicError, match=r"dipn\.cpu\.onnx is damaged: it is missing; see"):
         load(Bundle.open(folder), threads=1)
 
 
-def test_other_devices_and_precisions_never_see_graphs_for_processors(make_bundle: Callable[..., Path],
+def test_other_devices_and_precisions_never_see_graphs_for_processors(make_bundle: Callable[..., Path], arrange: Callable[..., Path],
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
     folder = make_bundle()
-    add_cpu_graph(folder, "dipn", half=3)
+    arrange(folder, "dipn", half=3)
     manifest = Bundle.open(folder).manifest
     both = {stage: {**choices, "fp16": choices["fp32"]} for stage, choices in manifest.stages.items()}
     write_manifest(folder, dataclasses.replace(manifest, stages=both))
@@ -276,10 +259,10 @@ def test_other_devices_and_precisions_never_see_graphs_for_processors(make_bundl
     assert opened == ["dipn.onnx"] and on_gpu.cpu_stages == [] and on_gpu.description.endswith("CUDAExecutionProvider, fp32")
 
 
-def test_a_partial_graph_stays_beside_a_graph_for_processors(make_bundle: Callable[..., Path]) -> None:
+def test_a_partial_graph_stays_beside_a_graph_for_processors(make_bundle: Callable[..., Path], arrange: Callable[..., Path]) -> None:
     folder = make_bundle()
     add_partial(folder)
-    add_cpu_graph(folder, "generator_head", fm=2, rm=2)
+    arrange(folder, "generator_head", fm=2, rm=2)
     latent = np.ones((1, 12, 8), np.float32)
     arranged, own = (load(Bundle.open(folder), threads=1, cpu_graphs=switch) for switch in (True, False))
     for outputs, factor in ((["feature"], 2), (["feature", "rgb"], 2), (["rgb"], 1)):
