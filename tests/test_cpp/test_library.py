@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,33 @@ def test_version_and_info(library: Any, native: Any, python: Pipeline) -> None:
     assert {name: getattr(info, name) for name in sizes} == sizes
     assert (info.picture_width, info.picture_height) == (128, 128)
     assert native.directions() == list(python.directions)
+
+
+def test_graphs_for_processors_are_what_runs(library: Any, make_bundle: Callable[..., Path], tiny: Any) -> None:
+    folder, picture = make_bundle(), draw(64, 64)
+    own = library.open(folder)
+    for stage, factors in (("dipn", {"half": 3}), ("generator_head", {"fm": 2})):
+        tiny.add_cpu_graph(folder, stage, **factors)
+        (folder / f"onnx/fp32/{stage}.onnx").write_bytes(b"not loaded")
+    native, python = library.open(folder), Pipeline.load(folder, "onnxruntime", threads=1)
+    description = native.info().description.decode()
+    assert description == python.backend.description and description.endswith(", fp32, CPU graphs of dipn, generator_head")
+    ours, theirs, before = native.invert(picture), python.invert(picture), own.invert(picture)
+    np.testing.assert_array_equal(ours.tensor("feature"), 2 * before.tensor("feature"))
+    for name in ("feature", "discrepancy", "pixels"):
+        np.testing.assert_allclose(ours.tensor(name), getattr(theirs, name), rtol=0, atol=1e-5)
+
+
+def test_another_precision_leaves_graphs_for_processors_aside(library: Any, make_bundle: Callable[..., Path], tiny: Any) -> None:
+    folder, picture = make_bundle(), draw(64, 64)
+    tiny.add_cpu_graph(folder, "dipn", half=3).unlink()
+    data = json.loads((folder / "bundle.json").read_text())
+    for choices in data["stages"].values():
+        choices["fp16"] = choices["fp32"]
+    (folder / "bundle.json").write_text(json.dumps(data))
+    half, python = library.open(folder, precision="fp16"), Pipeline.load(folder, "onnxruntime", precision="fp16", threads=1)
+    assert half.info().description.decode() == python.backend.description
+    np.testing.assert_allclose(half.invert(picture).tensor("discrepancy"), python.invert(picture).discrepancy, rtol=0, atol=1e-5)
 
 
 def test_an_inversion_has_the_tensors_and_pictures_of_python(native: Any, python: Pipeline) -> None:

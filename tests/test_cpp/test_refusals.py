@@ -105,6 +105,10 @@ MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "partial list": set_key("partials", {"generator_head:rgb": []}),
     "partial number": set_key("partials", {"generator_head:rgb": {"fp32": 1}}),
     "partial unlisted": set_key("partials", {"generator_head:rgb": {"fp32": "other.onnx"}}),
+    "cpu list": set_key("cpu", []),
+    "cpu unknown": set_key("cpu", {"picture": "onnx/fp32/dipn.onnx"}),
+    "cpu number": set_key("cpu", {"dipn": 1}),
+    "cpu unlisted": set_key("cpu", {"dipn": "onnx/fp32/dipn.cpu.onnx"}),
     "direction number": set_key("directions", "smile", 1),
     "direction unlisted": set_key("directions", "smile", "directions/frown.safetensors"),
     "golden unlisted": set_key("golden", "golden.safetensors"),
@@ -167,6 +171,13 @@ def test_a_damaged_file(library: Any, refusal: Any, make_bundle: Callable[..., P
     native, python = library.open(folder), Pipeline.load(folder, "onnxruntime", threads=1)
     inversion, theirs = native.invert(black(4, 4, 3)), python.invert(black(4, 4, 3))
     assert refusal(lambda: native.edit(inversion, "smile")) == (BUNDLE, sentence(lambda: python.edit(theirs, "smile")))
+
+
+@pytest.mark.parametrize("kind", ["flipped", "short", "empty", "missing"])
+def test_a_damaged_graph_for_processors(library: Any, refusal: Any, make_bundle: Callable[..., Path], tiny: Any, kind: str) -> None:
+    folder = make_bundle()
+    damage(kind, tiny.add_cpu_graph(folder, "dipn", half=3))
+    assert refusal(lambda: library.open(folder)) == (BUNDLE, sentence(lambda: Pipeline.load(folder, "onnxruntime")))
 
 
 def test_hashes_are_left_alone_when_asked(library: Any, refusal: Any, make_bundle: Callable[..., Path]) -> None:

@@ -111,11 +111,17 @@ std::string Bundle::precision(const std::string &wanted) const {
 }
 
 std::string Bundle::stage_file(const std::string &stage, const std::string &precision) {
-    const std::string graph = manifest_.stages.at(stage).at(precision);
-    for (const auto &[name, entry] : manifest_.files) {
-        if (name.compare(0, graph.size() + 1, graph + ".") == 0) file(name);
-    }
-    return file(graph);
+    return graph(stage, precision, false);
+}
+
+std::string Bundle::cpu_file(const std::string &stage) {
+    return manifest_.cpu.count(stage) != 0 ? graph(stage, kCpuPrecision, true) : "";
+}
+
+std::string Bundle::graph(const std::string &stage, const std::string &precision, bool arranged) {
+    const auto names = manifest_.graph_files(stage, precision, arranged);
+    for (const auto &name : names) file(name);
+    return file(names.front());
 }
 
 std::string Bundle::partial_file(const std::string &stage, const std::string &output, const std::string &precision) {

@@ -26,10 +26,14 @@ public:
     std::string precision(const std::string &wanted) const;
     // The proven ONNX file of `stage`, its external weights proven too.
     std::string stage_file(const std::string &stage, const std::string &precision);
+    // The proven ONNX file of `stage` arranged for processors, its external weights proven too; "" where the bundle has none.
+    std::string cpu_file(const std::string &stage);
     // The proven ONNX file that computes only `output` of `stage`; "" where the bundle has none. It shares the stage's external weights.
     std::string partial_file(const std::string &stage, const std::string &output, const std::string &precision);
 
 private:
+    std::string graph(const std::string &stage, const std::string &precision, bool arranged);
+
     std::string path_;
     bool verify_;
     Manifest manifest_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "errors.hpp"
 #include "files.hpp"
@@ -38,7 +39,7 @@ const std::vector<Key> &keys() {
         {"sizes", object, true}, {"visible_rows", list, true}, {"stages", object, true}, {"default_precision", string, true},
         {"files", object, true}, {"directions", object, false}, {"golden", {Type::string, Type::null}, false},
         {"tolerances", object, false}, {"tools", object, false}, {"licence", string, false},
-        {"checkpoint", object, false}, {"partials", object, false},
+        {"checkpoint", object, false}, {"partials", object, false}, {"cpu", object, false},
     };
     return table;
 }
@@ -157,6 +158,16 @@ std::map<std::string, std::map<std::string, std::string>> read_partials(const Js
     return found;
 }
 
+std::map<std::string, std::string> read_cpu(const Json &data, const Manifest &manifest, const Fail &fail) {
+    for (const auto &item : data.items()) {
+        const auto found = manifest.stages.find(item.key());
+        if (found == manifest.stages.end() || found->second.count(kCpuPrecision) == 0) {
+            throw fail("cpu has \"", item.key(), "\", expected a stage of the stage table with a graph in ", kCpuPrecision);
+        }
+    }
+    return read_strings("cpu", data, fail);
+}
+
 void check_tolerances(const Json &data, const Fail &fail) {
     for (const auto &[name, value] : data.items()) {
         if (!value.is_number() || !(value.get<double>() > 0) || std::isinf(value.get<double>())) {
@@ -175,6 +186,7 @@ void check_listing(const Manifest &manifest, const std::string &golden, const Fa
     for (const auto &[key, choices] : manifest.partials) {
         for (const auto &[precision, name] : choices) check(name);
     }
+    for (const auto &[stage, name] : manifest.cpu) check(name);
     for (const auto &[direction, name] : manifest.directions) check(name);
     if (!golden.empty()) check(golden);
 }
@@ -215,6 +227,7 @@ Manifest manifest_from_json(const Json &data, const std::string &origin) {
     read_strings("tools", object("tools"), fail);
     read_strings("checkpoint", object("checkpoint"), fail);
     manifest.partials = read_partials(object("partials"), fail);
+    manifest.cpu = read_cpu(object("cpu"), manifest, fail);
     check_listing(manifest, text("golden"), fail);
     const auto complete = manifest.precisions();
     if (std::find(complete.begin(), complete.end(), manifest.default_precision) == complete.end()) {
@@ -232,16 +245,24 @@ std::vector<std::string> Manifest::precisions() const {
     return common;
 }
 
-std::vector<std::string> Manifest::stage_files(const std::string &precision) const {
-    std::vector<std::string> names;
+std::vector<std::string> Manifest::graph_files(const std::string &stage, const std::string &precision, bool arranged) const {
+    const std::string &own = stages.at(stage).at(precision);
+    const auto form = arranged ? cpu.find(stage) : cpu.end();
+    const std::string &graph = form != cpu.end() ? form->second : own;
+    std::vector<std::string> names = {graph};
     for (const auto &[name, entry] : files) {
-        const bool belongs = std::any_of(stages.begin(), stages.end(), [&, &file = name](const auto &item) {
-            const auto graph = item.second.find(precision);
-            return graph != item.second.end() && (file == graph->second || starts_with(file, graph->second + "."));
-        });
-        if (belongs) names.push_back(name);
+        if (starts_with(name, own + ".") || starts_with(name, graph + ".")) names.push_back(name);
     }
     return names;
+}
+
+std::vector<std::string> Manifest::stage_files(const std::string &precision, bool arranged) const {
+    std::set<std::string> names;
+    for (const auto &[stage, choices] : stages) {
+        if (choices.count(precision) == 0) continue;
+        for (const auto &name : graph_files(stage, precision, arranged)) names.insert(name);
+    }
+    return {names.begin(), names.end()};
 }
 
 std::string Manifest::identity() const {

@@ -13,6 +13,7 @@ namespace sdic_internal {
 
 constexpr int kSchema = 1;
 inline const std::string kManifestName = "bundle.json";
+inline const std::string kCpuPrecision = "fp32";  // the precision of the graphs that are arranged for processors
 inline const std::string kBuildHint = "build it with: sdic-export build CHECKPOINT --out DIR";
 
 struct FileEntry {
@@ -27,6 +28,8 @@ struct Manifest {
     std::map<std::string, std::map<std::string, std::string>> stages;  // stage -> precision -> file
     // "stage:output" -> precision -> file: the graph cut down to what that one output needs
     std::map<std::string, std::map<std::string, std::string>> partials;
+    // Stage -> file: the same stage in kCpuPrecision arranged for processors. It may refer to the external weights of the stage's own graph.
+    std::map<std::string, std::string> cpu;
     std::map<std::string, FileEntry> files;
     std::map<std::string, std::string> directions;
 
@@ -34,8 +37,11 @@ struct Manifest {
     std::string identity() const;
     // The precisions in which every stage is there, sorted.
     std::vector<std::string> precisions() const;
-    // The files of all stages in one precision, external weight files included, sorted.
-    std::vector<std::string> stage_files(const std::string &precision) const;
+    // The files of one stage in one precision: its graph first, then the external weights that it may refer to. With `arranged` the graph
+    // for processors, where there is one.
+    std::vector<std::string> graph_files(const std::string &stage, const std::string &precision, bool arranged = false) const;
+    // The files of all stages in one precision, external weights included, sorted; `arranged` as in `graph_files`.
+    std::vector<std::string> stage_files(const std::string &precision, bool arranged = false) const;
 };
 
 // The manifest in parsed JSON; `origin` names it in errors.

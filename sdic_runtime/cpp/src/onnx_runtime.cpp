@@ -167,12 +167,17 @@ OnnxRuntime::OnnxRuntime(Bundle &bundle, const RunOptions &options)
         throw Error(SDIC_ERROR_PROVIDER, say("the provider \"", options.provider, "\" is not in this ONNX Runtime ", library.version, ", which has: ",
                                              listed(library.providers), "; name a library that was built with ", provider->second));
     }
-    description_ = say("ONNX Runtime ", library.version, ", ", provider->second, ", ", precision_);
-    bundle.check(bundle.manifest().stage_files(precision_));
+    const bool arranged = options.provider == "cpu" && precision_ == kCpuPrecision && !bundle.manifest().cpu.empty();
+    std::vector<std::string> cpu_stages;
+    for (const auto &item : bundle.manifest().cpu) cpu_stages.push_back(item.first);
+    description_ = say("ONNX Runtime ", library.version, ", ", provider->second, ", ", precision_,
+                       arranged ? ", CPU graphs of " + listed(cpu_stages) : std::string());
+    bundle.check(bundle.manifest().stage_files(precision_, arranged));
     Progress progress(options, stages().size());
     for (const Stage &stage : stages()) {
         progress.before(stage.name);
-        const std::string path = bundle.stage_file(stage.name, precision_);
+        const std::string form = arranged ? bundle.cpu_file(stage.name) : "";
+        const std::string path = form.empty() ? bundle.stage_file(stage.name, precision_) : form;
         sessions_[stage.name] = create(stage, path, stage.outputs);
         for (const auto &output : stage.outputs) {
             const std::string partial = bundle.partial_file(stage.name, output, precision_);

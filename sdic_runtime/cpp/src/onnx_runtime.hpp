@@ -44,7 +44,7 @@ public:
     OnnxRuntime(Bundle &bundle, const RunOptions &options);
     ~OnnxRuntime();
 
-    // "ONNX Runtime 1.31.1, CPUExecutionProvider, fp32"
+    // "ONNX Runtime 1.31.1, CPUExecutionProvider, fp32", and which stages run on graphs arranged for processors
     const std::string &description() const { return description_; }
 
     // Runs one stage of the stage table on inputs by name for the `outputs` asked for. Safe to call from several threads.

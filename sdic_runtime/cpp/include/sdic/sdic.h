@@ -120,7 +120,7 @@ typedef struct sdic_info {
     const char *name;         /* of the bundle */
     const char *domain;       /* "faces", "cars", "portraits", ... */
     const char *licence;      /* what the bundle says about its weights */
-    const char *description;  /* what runs and where: "ONNX Runtime 1.31.1, CPUExecutionProvider, fp32" */
+    const char *description;  /* what runs and where: "ONNX Runtime 1.31.1, CPUExecutionProvider, fp32", and the stages on graphs for processors */
     int32_t resolution;       /* R */
     int32_t working;          /* S */
     int32_t rows;             /* L */
