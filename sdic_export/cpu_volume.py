@@ -75,7 +75,7 @@ class PairConv(nn.Module):
         pairs = x
         x = F.conv2d(pairs, self.weight, self.bias, stride=2, padding=1).unflatten(0, (-1, self.pairs))
         carried = F.conv2d(pairs, self.carried, stride=2, padding=1).unflatten(0, (-1, self.pairs))
-        return leaky(x + F.pad(carried, (0, 0, 0, 0, 0, 0, 1, -1))).flatten(0, 1)
+        return leaky(x + _shifted(carried, 1)).flatten(0, 1)
 
 
 class Depth(nn.Module):
@@ -236,33 +236,26 @@ class DepthDoubling(nn.Module):
 class SingleDoubling(nn.Module):
     """A transposed 4 x 4 x 4 convolution to one channel, without activation: [N * D, I, H, W] -> [N, 2D, 2H, 2W].
 
-    One 2D convolution computes what each slice adds to the four output slices around it, at all four positions; a matrix product
-    along the depth adds it up.
+    One 2D convolution computes what each slice adds to the four output slices around it, at all four positions.
     """
 
     weight: Tensor
-    gather: Tensor
 
     def __init__(self, conv: nn.Module, depth: int) -> None:
         super().__init__()
         weight, _ = parameters(conv)  # [I, 1, 4, 4, 4], without a bias
         kernels = weight.squeeze(1).permute(1, 0, 2, 3)  # depth taps first
         constant(self, "weight", torch.stack([_phase(kernels, row, column) for row, column in PHASES], 1).flatten(0, 1))
-        gather = torch.zeros(2 * depth, depth, 4)
-        for output in range(2 * depth):
-            for source, tap in zip((output // 2 - 1 + output % 2, output // 2 + output % 2), PHASE_TAPS[output % 2], strict=True):
-                if 0 <= source < depth:
-                    gather[output, source, tap] = 1
-        constant(self, "gather", gather.flatten(1))
         self.depth = depth
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         x = F.conv2d(x, self.weight, padding=1)
-        x = torch.matmul(self.gather, x.reshape(-1, 4 * self.depth, 4 * (height + 1) * (width + 1)))
-        x = x.unflatten(2, (4, height + 1, width + 1))
-        return _interleaved([x[:, :, index, row : row + height, column : column + width]
-                             for index, (row, column) in enumerate(PHASES)])
+        x = x.reshape(-1, self.depth, 4, 4, height + 1, width + 1)
+        even, odd = x[:, :, 1] + _shifted(x[:, :, 3], 1), x[:, :, 2] + _shifted(x[:, :, 0], -1)
+        slices = [_interleaved([part[:, :, index, row : row + height, column : column + width]
+                                for index, (row, column) in enumerate(PHASES)]) for part in (even, odd)]
+        return torch.stack(slices, 2).flatten(1, 2)
 
 
 def convolution(weight: Tensor, bias: Tensor, height: int) -> nn.Module:
@@ -282,12 +275,18 @@ def leaky(x: Tensor) -> Tensor:
 
 def _tile(size: int, taps: int) -> int:
     """Outputs of a Toom-Cook tile for which `size` outputs need the fewest products."""
-    return min(range(1, len(POINTS) + 3 - taps), key=lambda tile: (-(-size // tile) * (tile + taps - 1), tile))
+    tiles = [points + 2 - taps for points in POINTS if points + 2 > taps]
+    return min(tiles, key=lambda tile: (-(-size // tile) * (tile + taps - 1), tile))
 
 
 def _phase(weight: Tensor, row: int, column: int) -> Tensor:
     """The 2 x 2 kernel [..., 2, 2] at one position of an output pixel, of kernels [..., 4, 4]."""
     return weight[..., PHASE_TAPS[row], :][..., PHASE_TAPS[column]]
+
+
+def _shifted(volume: Tensor, slices: int) -> Tensor:
+    """[N, D, C, H, W] moved along the depth; zeros come in."""
+    return F.pad(volume, (0, 0, 0, 0, 0, 0, slices, -slices))
 
 
 def _interleaved(phases: Sequence[Tensor]) -> Tensor:
