@@ -112,6 +112,8 @@ class SampledConv(nn.Module):
     def __init__(self, layer: StyledConv, noise: Tensor, to_rgb: ToRGB, ratio: int) -> None:
         super().__init__()
         self.ratio = ratio
+        self.left, self.skip_left = ratio // 2 - 2, ratio // 4 - 1
+        self.top, self.skip_top = self.left, self.skip_left
         self.modulation = FoldedModulation(layer.conv)
         weight = layer.conv.weight[0] * layer.conv.scale / self.modulation.magnitude
         self.channels = weight.shape[0]
@@ -129,19 +131,15 @@ class SampledConv(nn.Module):
     def forward(self, x: Tensor, rgb: Tensor, style: Tensor, style_rgb: Tensor) -> Tensor:
         """x [N, inputs, R, R], rgb [N, 3, R/2, R/2] -> [N, 3, S, S]."""
         scales, demodulation = self.modulation(style)
-        x = self._window(x * scales[:, :, None, None], self.ratio // 2 - 2)
+        x = (x * scales[:, :, None, None])[:, :, self.top :, self.left :]
         x = F.conv2d(x, self.weight, stride=self.ratio)
-        size = x.shape[-1]
+        size = x.shape[2:]
         x = x.unflatten(1, (4, self.channels)) * demodulation[:, None, :, None, None] + self.noise + self.bias
         x = F.leaky_relu(x, LEAKY_SLOPE).flatten(3)
-        skip = F.conv2d(self._window(rgb, self.ratio // 4 - 1), self.skip, stride=self.ratio // 2, groups=3)
-        colour = torch.matmul(self.to_rgb.matrix(style_rgb)[:, None], x).unflatten(3, (size, size)) + self.to_rgb.bias[:, None]
+        skip = F.conv2d(rgb[:, :, self.skip_top :, self.skip_left :], self.skip, stride=self.ratio // 2, groups=3)
+        colour = torch.matmul(self.to_rgb.matrix(style_rgb)[:, None], x).unflatten(3, size) + self.to_rgb.bias[:, None]
         colour = colour + skip.unflatten(1, (3, 4)).transpose(1, 2)
         return colour.clamp(-1, 1).mean(1)
-
-    @staticmethod
-    def _window(x: Tensor, offset: int) -> Tensor:
-        return x[:, :, offset:, offset:] if offset else x
 
 
 class PreviewGraph(nn.Module):

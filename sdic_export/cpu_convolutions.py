@@ -1,0 +1,89 @@
+"""Plain networks arranged for processors: Winograd convolutions where they gain, PReLU in faster operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdic_export.folded import constant
+from sdic_export.fusion import NORMS
+from sdic_export.winograd import WinogradConv2d, gains
+
+
+class OffsetWinograd(nn.Module):
+    """A Winograd convolution and what is added behind it: a bias, or the response to the shift of a batch norm in front."""
+
+    offset: Tensor
+
+    def __init__(self, convolution: WinogradConv2d, offset: Tensor) -> None:
+        super().__init__()
+        self.convolution = convolution
+        constant(self, "offset", offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x) + self.offset
+
+
+class SplitPReLU(nn.Module):
+    """PReLU as a x + (1 - a) relu(x): four operations that ONNX Runtime runs in a third of the time of its PRelu."""
+
+    slope: Tensor
+    rest: Tensor
+
+    def __init__(self, layer: nn.PReLU) -> None:
+        super().__init__()
+        constant(self, "slope", layer.weight[:, None, None])
+        constant(self, "rest", 1 - layer.weight[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.slope + torch.relu(x) * self.rest
+
+
+def arranged(module: nn.Module, *example: Tensor) -> nn.Module:
+    """Rewrite `module` in place for processors; `example` is an input of the sizes it will see. Batch norms behind convolutions are fused."""
+    sizes = _sizes(module, example)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.PReLU):
+                setattr(parent, name, SplitPReLU(child))
+            elif isinstance(child, nn.Conv2d) and _gains(child, sizes[child]):
+                setattr(parent, name, _winograd(parent, name, child, sizes[child]))
+    return module
+
+
+def _sizes(module: nn.Module, example: tuple[Tensor, ...]) -> dict[nn.Module, tuple[int, int]]:
+    """Height and width of the input of every convolution."""
+    sizes: dict[nn.Module, tuple[int, int]] = {}
+
+    def record(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        sizes[layer] = (inputs[0].shape[2], inputs[0].shape[3])
+
+    hooks = [layer.register_forward_pre_hook(record) for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    with torch.no_grad():
+        module(*example)
+    for hook in hooks:
+        hook.remove()
+    return sizes
+
+
+def _gains(layer: nn.Conv2d, size: tuple[int, int]) -> bool:
+    plain = layer.kernel_size == (3, 3) and layer.stride == (1, 1) and layer.padding == (1, 1) and layer.groups == 1
+    return plain and gains(layer.in_channels, layer.out_channels, max(size))
+
+
+def _winograd(parent: nn.Module, name: str, layer: nn.Conv2d, size: tuple[int, int]) -> nn.Module:
+    """`layer` by Winograd's algorithm; a batch norm right in front of it, which padding keeps from being fused, is taken in."""
+    weight, offset = layer.weight, None if layer.bias is None else layer.bias[None, :, None, None]
+    if isinstance(parent, nn.Sequential) and name != "0" and isinstance(norm := parent[int(name) - 1], NORMS):
+        assert norm.running_mean is not None and norm.running_var is not None
+        factor = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+        shift = (norm.bias.double() - norm.running_mean.double() * factor)[None, :, None, None].expand(-1, -1, *size)
+        response = F.conv2d(shift, weight.double(), padding=1).float()
+        weight, offset = weight.double() * factor[None, :, None, None], response if offset is None else response + offset
+        parent[int(name) - 1] = nn.Identity()
+    convolution = WinogradConv2d(weight, size)
+    return convolution if offset is None else OffsetWinograd(convolution, offset)

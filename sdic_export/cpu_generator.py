@@ -1,0 +1,193 @@
+"""The generator behind layer 7 in bands of rows that run side by side, its middle layers by Winograd's algorithm.
+
+ONNX Runtime spreads convolutions over the cores, but not the additions behind a transposed convolution nor the copies between
+layouts. Bands of the picture that know the few rows of their neighbours which they need run on a core each from end to end.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdic_export.folded import FoldedStyledConv, FoldedToRGB, constant
+from sdic_export.graphs import FoldedBlock, PreviewGraph, TailGraph
+from sdic_export.winograd import WinogradConv2d, gains
+from sdic_train.networks.layers import LEAKY_SLOPE
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows `first` to `last` - 1 of a picture with `size` rows."""
+
+    first: int
+    last: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def widened(self, above: int, below: int) -> Self:
+        """With some rows more on both sides, as far as the picture goes."""
+        return type(self)(max(self.first - above, 0), min(self.last + below, self.size), self.size)
+
+    def within(self, other: Rows) -> slice:
+        """Where these rows are in a tensor that holds the rows `other`."""
+        return slice(self.first - other.first, self.last - other.first)
+
+
+class BandConv(nn.Module):
+    """The rows `rows` of a styled 3 x 3 convolution; `needs` are the rows of its input."""
+
+    noise: Tensor
+
+    def __init__(self, layer: FoldedStyledConv, rows: Rows) -> None:
+        super().__init__()
+        self.needs = rows.widened(1, 1)
+        self.above, self.below = int(rows.first == 0), int(rows.last == rows.size)
+        self.modulation, self.bias = layer.modulation, layer.bias
+        constant(self, "noise", layer.noise[:, :, rows.first : rows.last])
+        outputs, inputs = layer.weight.shape[:2]
+        self.winograd = None
+        if gains(inputs, outputs, rows.size):
+            self.winograd = WinogradConv2d(layer.weight, (len(self.needs), rows.size), self.above, self.below)
+        else:
+            self.weight = layer.weight
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        scales, demodulation = self.modulation(style)
+        x = x * scales[:, :, None, None]
+        x = self.winograd(x) if self.winograd else F.conv2d(F.pad(x, (1, 1, self.above, self.below)), self.weight)
+        return F.leaky_relu(x * demodulation[:, :, None, None] + self.noise + self.bias, LEAKY_SLOPE)
+
+
+class BandUp(nn.Module):
+    """The rows `rows` of an upsampling styled convolution; `needs` are the rows of its input, half the size.
+
+    The transposed convolution makes 2 H + 1 rows of H, and the blur reads the rows i - 1 to i + 2 of these for its row i.
+    """
+
+    noise: Tensor
+
+    def __init__(self, layer: FoldedStyledConv, rows: Rows) -> None:
+        super().__init__()
+        first, last = rows.first - 1, rows.last + 2
+        self.above, self.below = max(-first, 0), max(last - rows.size - 1, 0)
+        first, last = first + self.above, last - self.below
+        half = rows.size // 2
+        self.needs = Rows(max((first - 1) // 2, 0), min((last - 1) // 2 + 1, half), half)
+        self.cut = slice(first - 2 * self.needs.first, last - 2 * self.needs.first)
+        self.modulation, self.weight, self.bias = layer.modulation, layer.weight, layer.bias.flatten()
+        self.vertical, self.horizontal = layer.vertical, layer.horizontal
+        constant(self, "noise", layer.noise[:, :, rows.first : rows.last])
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        scales, demodulation = self.modulation(style)
+        weight = self.weight * (scales[0, :, None] * demodulation[0])[:, :, None, None]
+        x = F.conv_transpose2d(x, weight, stride=2)[:, :, self.cut]
+        x = F.conv2d(F.pad(x, (0, 0, self.above, self.below)), self.vertical, groups=x.shape[1])
+        x = F.conv2d(x, self.horizontal, self.bias, padding=(0, 1), groups=x.shape[1])
+        return F.leaky_relu(x + self.noise, LEAKY_SLOPE)
+
+
+class BandRGB(nn.Module):
+    """The rows `rows` of an RGB layer, from tensors that hold the rows `held` of the feature and `skip` of the smaller RGB picture."""
+
+    def __init__(self, layer: FoldedToRGB, rows: Rows, held: Rows, skip: Rows) -> None:
+        super().__init__()
+        self.layer, self.cut = layer, rows.within(held)
+        # A 4 x 4 transposed convolution with stride 2 whose first row is the row 2 skip.first - 1 of the picture.
+        self.skip_cut = slice(rows.first - 2 * skip.first + 1, rows.last - 2 * skip.first + 1)
+
+    def forward(self, x: Tensor, style: Tensor, skip: Tensor) -> Tensor:
+        x = x[:, :, self.cut]
+        rgb = torch.matmul(self.layer.matrix(style), x.flatten(2)).unflatten(2, (x.shape[2], x.shape[3])) + self.layer.bias
+        skip = F.conv_transpose2d(skip, self.layer.kernel, stride=2, padding=(0, 1), groups=3)
+        return rgb + skip[:, :, self.skip_cut]
+
+
+class BandBlock(nn.Module):
+    """Upsampling convolution, convolution and RGB of one size: the feature's rows `rows`, of which `colours` are needed as RGB."""
+
+    def __init__(self, block: FoldedBlock, rows: Rows, colours: Rows) -> None:
+        super().__init__()
+        self.first = block.first
+        self.conv = BandConv(block.conv, rows)
+        self.up = BandUp(block.up, self.conv.needs)
+        self.needs = self.up.needs
+        self.colours = skip_rows(colours)
+        self.to_rgb = BandRGB(block.to_rgb, colours, rows, self.colours)
+
+    def forward(self, x: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.conv(self.up(x, latent[:, self.first]), latent[:, self.first + 1])
+        return x, self.to_rgb(x, latent[:, self.first + 2], rgb)
+
+
+def skip_rows(rows: Rows) -> Rows:
+    """The rows of the smaller RGB picture that the rows `rows` read when it is upsampled."""
+    return Rows(max((rows.first - 1) // 2, 0), min(rows.last // 2 + 1, rows.size // 2), rows.size // 2)
+
+
+class BandPath(nn.Module):
+    """From layer 7 up through `blocks`: the rows `rows` of the last feature, and the rows `colours` of its RGB picture."""
+
+    def __init__(self, conv: FoldedStyledConv, to_rgb: FoldedToRGB, blocks: Sequence[FoldedBlock], rows: Rows, colours: Rows) -> None:
+        super().__init__()
+        bands: list[BandBlock] = []
+        for block in reversed(blocks):
+            bands.insert(0, BandBlock(block, rows, colours))
+            rows, colours = bands[0].needs, bands[0].colours
+        self.conv = BandConv(conv, rows)
+        self.skip = skip_rows(colours)
+        self.to_rgb = BandRGB(to_rgb, colours, rows, self.skip)
+        self.blocks = nn.ModuleList(bands)
+
+    @property
+    def needs(self) -> slice:
+        """The rows of the layer-7 feature that are read."""
+        return slice(self.conv.needs.first, self.conv.needs.last)
+
+    def forward(self, x: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """x: the rows `needs` of the layer-7 feature; rgb [N, 3, 32, 32], whole."""
+        x = self.conv(x, latent[:, 8])
+        rgb = self.to_rgb(x, latent[:, 9], rgb[:, :, self.skip.first : self.skip.last])
+        for block in self.blocks:
+            x, rgb = block(x, rgb, latent)
+        return x, rgb
+
+
+class BandTail(nn.Module):
+    """feature, residual, rgb, latent -> the rows `rows` of the picture."""
+
+    def __init__(self, tail: TailGraph, rows: Rows) -> None:
+        super().__init__()
+        self.path = BandPath(tail.conv, tail.to_rgb, list(tail.blocks), rows, rows)
+
+    def forward(self, feature: Tensor, residual: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
+        needs = self.path.needs
+        return self.path(feature[:, :, needs] + residual[:, :, needs], rgb, latent)[1]
+
+
+class BandPreview(nn.Module):
+    """feature, rgb, latent -> the rows `rows` of the reconstruction, for previews that only sample the last layer."""
+
+    def __init__(self, preview: PreviewGraph, rows: Rows) -> None:
+        super().__init__()
+        assert preview.sampled is not None and preview.up is not None
+        window, colours = (Rows(step * rows.first + step // 2 - reach, step * (rows.last - 1) + step // 2 + reach, step * rows.size)
+                           for step, reach in ((preview.ratio, 2), (preview.ratio // 2, 1)))
+        self.row = preview.row
+        self.up = BandUp(preview.up, window)
+        self.path = BandPath(preview.conv, preview.to_rgb, list(preview.blocks), self.up.needs, colours)
+        self.sampled = copy.copy(preview.sampled)
+        self.sampled.top = self.sampled.skip_top = 0
+        self.sampled._buffers = dict(preview.sampled._buffers)
+        constant(self.sampled, "noise", preview.sampled.noise[:, :, :, rows.first : rows.last])
+
+    def forward(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
+        x, rgb = self.path(feature[:, :, self.path.needs], rgb, latent)
+        return self.sampled(self.up(x, latent[:, self.row]), rgb, latent[:, self.row + 1], latent[:, self.row + 2])

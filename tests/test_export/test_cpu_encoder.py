@@ -1,0 +1,86 @@
+"""e4e and plain convolutions arranged for processors, against the networks themselves."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from sdic_export import winograd
+from sdic_export.cpu_convolutions import SplitPReLU, arranged
+from sdic_export.cpu_encoder import CpuEncoder, ParityConv, SharedFirstConv, SharedStyles
+from sdic_export.fusion import fused
+from sdic_export.graphs import EncoderGraph
+from sdic_train.networks.e4e import StyleBlock
+from sdic_train.networks.layers import BottleneckIR
+from sdic_train.networks.sdic import SDIC
+
+
+def largest(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual - expected).abs().max() / expected.std())
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 32), (64, 64)])
+def test_first_convolutions_of_a_level_at_once(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(6, 5, 3, 2, 1) for _ in range(3)]
+    x = torch.randn(2, 6, *size)
+    with torch.no_grad():
+        together = SharedFirstConv(layers, size)(x)
+        expected = torch.stack([layer(x) for layer in layers], 1)
+    assert together.shape == (2, 4, 3, 5, size[0] // 4, size[1] // 4)
+    for parity in range(4):
+        assert largest(together[:, parity], expected[..., parity // 2 :: 2, parity % 2 :: 2]) < 1e-5
+
+
+def test_second_convolution_reads_the_parities() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(6, 5, 3, 2, 1), torch.randn(2, 6, 16, 16)
+    parities = torch.stack([x[..., parity // 2 :: 2, parity % 2 :: 2] for parity in range(4)], 1)
+    with torch.no_grad():
+        assert largest(ParityConv(layer)(parities), layer(x)) < 1e-5
+
+
+def test_style_blocks_that_share_a_level() -> None:
+    torch.manual_seed(0)
+    blocks, x = [StyleBlock(6, 5, 7, 32) for _ in range(3)], torch.randn(2, 6, 32, 32)
+    with torch.no_grad():
+        for actual, block in zip(SharedStyles(blocks, (32, 32))(x), blocks, strict=True):
+            assert largest(actual, block(x)) < 1e-5
+
+
+def test_encoder_of_a_model(model: SDIC, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdic_export.cpu_encoder.SHARING_FROM", 8)
+    monkeypatch.setattr(winograd, "GAINING_CHANNELS", 1)
+    torch.manual_seed(0)
+    image = torch.randn(2, *model.config.sizes.shape("image", 1)[1:])
+    graph = EncoderGraph(model).eval()
+    with torch.no_grad():
+        cpu = CpuEncoder(fused(graph), image[:1]).eval()
+        assert any(isinstance(level, SharedStyles) for level in cpu.levels)
+        assert any(isinstance(module, winograd.WinogradConv2d) for module in cpu.modules())
+        assert largest(cpu(image), graph(image)) < 1e-5
+
+
+def test_batch_norm_in_front_of_a_padded_convolution_is_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "GAINING_CHANNELS", 1)
+    torch.manual_seed(0)
+    unit, x = BottleneckIR(6, 6, reduction=2).eval(), torch.randn(2, 6, 12, 12)
+    for module in unit.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
+    with torch.no_grad():
+        cpu = arranged(fused(copy.deepcopy(unit)), x[:1])
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in cpu.modules())
+        assert largest(cpu(x), unit(x)) < 1e-5
+
+
+def test_prelu_with_any_slope() -> None:
+    layer, x = nn.PReLU(5), torch.randn(2, 5, 4, 4)
+    nn.init.normal_(layer.weight, std=2)
+    with torch.no_grad():
+        torch.testing.assert_close(SplitPReLU(layer)(x), layer(x))

@@ -1,0 +1,74 @@
+"""Bands of the generator's tail and preview, against the graphs that compute whole pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sdic_export import winograd
+from sdic_export.cpu_generator import BandPreview, BandTail, Rows, skip_rows
+from sdic_export.graphs import PreviewGraph, TailGraph
+from sdic_train.config import TINY
+from sdic_train.networks.sdic import SDIC
+
+RESOLUTION, WORKING = 256, 64
+
+
+@pytest.fixture(scope="module")
+def large() -> SDIC:
+    """A narrow model whose preview samples the last layer."""
+    torch.manual_seed(0)
+    channels = {size: 4 for size in (4, 8, 16, 32, 64, 128, 256)}
+    return SDIC(replace(TINY, resolution=RESOLUTION, working=WORKING, channels=channels)).eval().requires_grad_(False)
+
+
+def inputs(model: SDIC) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    latent = torch.randn(model.config.sizes.shape("latent", 1))
+    feature, rgb = model.generator.head(latent)
+    return feature, 0.1 * torch.randn_like(feature), rgb, latent
+
+
+def bands(size: int, count: int) -> list[Rows]:
+    return [Rows(size * band // count, size * (band + 1) // count, size) for band in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("channels", [1, 1000])
+def test_bands_make_the_picture(large: SDIC, count: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "GAINING_CHANNELS", channels)
+    tail, tensors = TailGraph(large), inputs(large)
+    expected = tail(*tensors)
+    actual = torch.cat([BandTail(tail, rows)(*tensors) for rows in bands(RESOLUTION, count)], 2)
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() / expected.std() < 2e-5
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_bands_make_the_reconstruction(large: SDIC, count: int) -> None:
+    preview, (feature, _, rgb, latent) = PreviewGraph(large), inputs(large)
+    assert preview.sampled is not None
+    expected = preview(feature, rgb, latent)
+    actual = torch.cat([BandPreview(preview, rows)(feature, rgb, latent) for rows in bands(WORKING, count)], 2)
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() / expected.std() < 2e-5
+    torch.testing.assert_close(preview(feature, rgb, latent), expected)  # making bands does not change the graph they come from
+
+
+def test_a_band_reads_little_more_than_its_share(large: SDIC) -> None:
+    tail = TailGraph(large)
+    upper, lower = (BandTail(tail, rows).path.needs for rows in bands(RESOLUTION, 2))
+    assert (upper.start, lower.stop) == (0, 64)
+    assert upper.stop <= 38 and lower.start >= 26
+
+
+def test_rows() -> None:
+    rows = Rows(4, 8, 16)
+    assert rows.widened(1, 2) == Rows(3, 10, 16)
+    assert rows.widened(9, 9) == Rows(0, 16, 16)
+    assert rows.within(Rows(2, 10, 16)) == slice(2, 6)
+    assert len(rows) == 4
+    assert skip_rows(rows) == Rows(1, 5, 8)
+    assert skip_rows(Rows(0, 16, 16)) == Rows(0, 8, 8)
