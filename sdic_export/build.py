@@ -110,11 +110,11 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         tensors = {"image": image, **run_chain(reference_for(model, modules, options.weights), image, direction)}
         rounding = _rounding(model, tensors, direction) if options.weights == "float16" else []
         cpu_modules = cpu_modules_for(model, options)
+        cpu = {stage: cpu_files(stage, len(forms)) for stage, forms in cpu_modules.items()}
         del model
         golden = _write_golden(folder, make_golden(tensors, image, direction))
         reports = _stages(folder, modules, cpu_modules, config.sizes, tensors, options, progress)
         stages = {report.stage: stage_file(report.stage) for report in reports}
-        cpu = {report.stage: beside(stage_file(report.stage), CPU) for report in reports if report.cpu is not None}
         partials = {f"{name}:{output}": beside(file, output) for name, file in stages.items() for output in PARTIALS.get(name, ())}
         half = None
         if options.policy is not None:
@@ -135,7 +135,12 @@ def stage_file(stage: str) -> str:
     return f"onnx/{PRECISION}/{stage}.onnx"
 
 
-def _stages(folder: Path, modules: dict[str, nn.Module], cpu_modules: dict[str, nn.Module], sizes: Sizes,
+def cpu_files(stage: str, count: int) -> list[str]:
+    """Where a bundle keeps the graph of `stage` for processors, or its `count` bands of rows."""
+    return [beside(stage_file(stage), CPU if count == 1 else f"{CPU}.{band}") for band in range(count)]
+
+
+def _stages(folder: Path, modules: dict[str, nn.Module], cpu_modules: dict[str, list[nn.Module]], sizes: Sizes,
             tensors: Mapping[str, np.ndarray], options: BuildOptions, progress: Progress) -> list[StageReport]:
     """Export and prove one stage after the other; each leaves its table, so that its weights are freed before the next."""
     reports = []
@@ -143,7 +148,7 @@ def _stages(folder: Path, modules: dict[str, nn.Module], cpu_modules: dict[str, 
         progress.begin(f"exporting {name}")
         path, start = folder / stage_file(name), time.perf_counter()
         worst = _stage(path, modules.pop(name), name, sizes, tensors, options)
-        cpu = _cpu_stage(path, cpu_modules.pop(name), name, sizes, tensors, options.opset) if name in cpu_modules else None
+        cpu = _cpu_stage(folder, cpu_modules.pop(name), name, sizes, tensors, options.opset) if name in cpu_modules else None
         size = sum(file.stat().st_size for file in path.parent.glob(f"{name}.*"))
         reports.append(StageReport(name, PRECISION, time.perf_counter() - start, size, worst, cpu))
         progress.done(reports[-1])
@@ -183,13 +188,13 @@ def stage_modules_for(model: SDIC, weights: str) -> dict[str, nn.Module]:
     return modules
 
 
-def cpu_modules_for(model: SDIC, options: BuildOptions) -> dict[str, nn.Module]:
+def cpu_modules_for(model: SDIC, options: BuildOptions) -> dict[str, list[nn.Module]]:
     """The modules of the graphs for processors, constants folded; none for rounded weights, which have no rounded other form."""
     from sdic_export.cpu_graphs import cpu_modules
     from sdic_export.fusion import fused
 
     wanted = options.cpu_graphs and options.weights == "float32"
-    return {name: fused(module) for name, module in cpu_modules(model).items()} if wanted else {}
+    return {name: [fused(module) for module in modules] for name, modules in cpu_modules(model).items()} if wanted else {}
 
 
 def reference_for(model: SDIC, modules: dict[str, nn.Module], weights: str) -> Backend:
@@ -237,21 +242,26 @@ def _stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: Mapp
     del module
     gc.collect()
     inputs, tolerance = stage_inputs(name, tensors), TOLERANCES[PRECISION]
-    worst = prove_stage(path, stage, sizes, inputs, tensors, tolerance)
+    worst = prove_stage([path], stage, sizes, inputs, tensors, tolerance)
     for output in partials:
         partial = Path(beside(str(path), output))
         export_partial(path, output, partial)
-        prove_stage(partial, replace(stage, outputs=(output,)), sizes, inputs, tensors, tolerance)
+        prove_stage([partial], replace(stage, outputs=(output,)), sizes, inputs, tensors, tolerance)
     return worst
 
 
-def _cpu_stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: Mapping[str, np.ndarray], opset: int) -> Difference:
-    """Export the form of a stage for processors beside its graph at `path`, and prove it as that was; its largest difference."""
-    stage, arranged = STAGES[name], Path(beside(str(path), CPU))
-    export_sharing(module, stage, sizes, arranged, path, opset)
-    del module
-    gc.collect()
-    return prove_stage(arranged, replace(stage, name=cpu_label(name)), sizes, stage_inputs(name, tensors), tensors, TOLERANCES[PRECISION])
+def _cpu_stage(folder: Path, modules: list[nn.Module], name: str, sizes: Sizes, tensors: Mapping[str, np.ndarray],
+               opset: int) -> Difference:
+    """Export the form of a stage for processors beside its own graph, and prove it as that was; its largest difference.
+
+    The bands of a stage share weights with the stage and with each other; each leaves the list, so that it is freed before the next.
+    """
+    stage, graphs = STAGES[name], [folder / file for file in cpu_files(name, len(modules))]
+    own, banded = folder / stage_file(name), len(graphs) > 1
+    for index, graph in enumerate(graphs):
+        export_sharing(modules.pop(0), stage, sizes, graph, [own, *graphs[:index]], opset, banded)
+        gc.collect()
+    return prove_stage(graphs, replace(stage, name=cpu_label(name)), sizes, stage_inputs(name, tensors), tensors, TOLERANCES[PRECISION])
 
 
 def beside(file: str, form: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,21 +47,23 @@ def export_stage(module: nn.Module, stage: Stage, sizes: Sizes, path: Path, opse
     save_graph(model, path, half_storage, share_weights)
 
 
-def export_sharing(module: nn.Module, stage: Stage, sizes: Sizes, path: Path, own: Path, opset: int = OPSET) -> None:
-    """Write `module`, another form of the stage whose graph is `own`, as `path` in the same folder.
+def export_sharing(module: nn.Module, stage: Stage, sizes: Sizes, path: Path, others: Sequence[Path], opset: int = OPSET,
+                   band: bool = False) -> None:
+    """Write `module`, another form of the stage of which `others` are graphs in the same folder, as `path`.
 
-    Tensors whose bytes are in the external weights of `own` are read from there; the others go to `path`.data when they are large.
+    Tensors whose bytes are in the external weights of `others` are read from there; the rest goes to `path`.data when it is large. A
+    `band` of rows is for one picture instead of a dynamic batch, and always keeps its weights there, for the bands that follow.
     """
     import onnx_ir as ir
 
     with quiet():
-        model = _exported(module, stage, sizes, opset)
-    _tidy(model)
-    _share(model.graph, ir.load(own).graph)
+        model = _exported(module, stage, sizes, opset, dynamic=not band)
+    _tidy(model, dynamic=not band)
+    _share(model.graph, [ir.load(other).graph for other in others])
     new = [value for value in model.graph.initializers.values()
            if _weight(value).nbytes > EXTERNAL_TENSOR_FROM and not isinstance(value.const_value, ir.ExternalTensor)]
     tensors = [_weight(value) for value in new]
-    if sum(tensor.nbytes for tensor in tensors) > EXTERNAL_FROM:
+    if sum(tensor.nbytes for tensor in tensors) > (0 if band else EXTERNAL_FROM):
         moved = ir.external_data.convert_tensors_to_external(tensors, path.parent, f"{path.name}.data")
         for value, tensor in zip(new, moved, strict=True):
             value.const_value = tensor
@@ -96,24 +98,25 @@ def export_partial(source: Path, output: str, path: Path) -> None:
     ir.save(model, path)
 
 
-def _exported(module: nn.Module, stage: Stage, sizes: Sizes, opset: int) -> ir.Model:
+def _exported(module: nn.Module, stage: Stage, sizes: Sizes, opset: int, dynamic: bool = True) -> ir.Model:
     import torch
 
-    arguments = tuple(torch.zeros(sizes.shape(name, EXAMPLE_BATCH)) for name in stage.inputs)
-    batch = torch.export.Dim(BATCH_AXIS, min=1)
+    arguments = tuple(torch.zeros(sizes.shape(name, EXAMPLE_BATCH if dynamic else 1)) for name in stage.inputs)
+    axes = {0: torch.export.Dim(BATCH_AXIS, min=1)} if dynamic else {}
     with torch.no_grad():
-        program = torch.export.export(module.eval(), arguments, dynamic_shapes=tuple({0: batch} for _ in arguments), strict=False)
+        program = torch.export.export(module.eval(), arguments, dynamic_shapes=tuple(axes for _ in arguments), strict=False)
         exported = torch.onnx.export(program, dynamo=True, input_names=list(stage.inputs), output_names=list(stage.outputs),
                                      opset_version=opset, optimize=True, verbose=False)
     assert exported is not None
     return exported.model
 
 
-def _share(graph: ir.Graph, own: ir.Graph) -> None:
-    """Tensors of `graph` whose bytes are among the external weights of `own` become references to these."""
+def _share(graph: ir.Graph, others: Iterable[ir.Graph]) -> None:
+    """Tensors of `graph` whose bytes are among the external weights of `others` become references to these."""
     import onnx_ir as ir
 
-    held = [tensor for value in own.initializers.values() if isinstance(tensor := value.const_value, ir.ExternalTensor)]
+    held = [tensor for other in others for value in other.initializers.values()
+            if isinstance(tensor := value.const_value, ir.ExternalTensor)]
     lengths, places = {tensor.nbytes for tensor in held}, {_content(tensor): tensor for tensor in held}
     for value in graph.initializers.values():
         tensor = _weight(value)
@@ -146,7 +149,7 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _tidy(model: ir.Model) -> None:
+def _tidy(model: ir.Model, dynamic: bool = True) -> None:
     """Constant scales instead of computed sizes, and nothing that tells where the graph was made."""
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -156,7 +159,7 @@ def _tidy(model: ir.Model) -> None:
             _scale_by_constant(model.graph, node)
     RemoveUnusedNodesPass()(model)
     for value in (*model.graph.inputs, *model.graph.outputs):  # torch.export invents a name for the batch axis
-        value.shape = ir.Shape([BATCH_AXIS, *(value.shape or ())[1:]])
+        value.shape = ir.Shape([BATCH_AXIS if dynamic else 1, *(value.shape or ())[1:]])
     model.producer_name, model.producer_version = PRODUCER, None
     for item in (model, model.graph, *model.graph, *_values(model.graph)):
         item.metadata_props.clear()

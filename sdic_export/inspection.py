@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageContents:
-    """One graph of a bundle."""
+    """One graph of a bundle, or the bands of rows that make up a stage together."""
 
     stage: str
     precision: str
     cpu: bool  # whether it is the form of the stage for processors
-    files: tuple[str, ...]  # the graph first, then its own external weights
+    files: tuple[str, ...]  # the graph first, then its own external weights; so for each band
     sha256: tuple[str, ...]  # of these files
     bytes: int
     opset: int
-    parameters: int
+    parameters: int  # those that bands share are counted once
     weights: dict[str, int]  # element type -> parameters stored so
     operations: dict[str, int]  # kind -> nodes, the most frequent first
     gmac: float | None  # multiply-accumulates of one picture in units of 10^9; None where shapes are not known
@@ -51,23 +51,45 @@ def inspect_bundle(path: Path) -> tuple[Bundle, list[StageContents]]:
 
 
 def inspect_stage(bundle: Bundle, stage: str, precision: str, cpu: bool = False) -> StageContents:
-    """Look into one graph, with `cpu` into the stage's form for processors; external weights are not loaded. Raises SdicError."""
-    onnx = _onnx()
-    graph_file = bundle.manifest.cpu[stage] if cpu else bundle.manifest.stages[stage][precision]
-    files = [graph_file, *(name for name in bundle.manifest.files if name.startswith(graph_file + "."))]
-    paths = [bundle.file(name) for name in files]
-    try:
-        model = onnx.load(str(paths[0]), load_external_data=False)
-    except Exception as error:  # protobuf raises what its version raises
-        raise SdicError(f"{paths[0]} is not an ONNX file ({error}); build the bundle again") from error
-    weights: Counter[str] = Counter()
-    for tensor in model.graph.initializer:
-        weights[onnx.TensorProto.DataType.Name(tensor.data_type).lower()] += prod(tensor.dims)
-    operations = Counter(node.op_type for node in model.graph.node)
+    """Look into one graph, with `cpu` into the stage's form for processors, the sum of its bands; external weights are not loaded.
+
+    Raises SdicError.
+    """
+    graphs = bundle.manifest.cpu[stage] if cpu else [bundle.manifest.stages[stage][precision]]
+    files = [name for graph in graphs for name in (graph, *(name for name in bundle.manifest.files if name.startswith(graph + ".")))]
+    paths = {name: bundle.file(name) for name in files}
+    models = [_model(paths[graph]) for graph in graphs]
+    weights = _weights(models)
+    operations = Counter(node.op_type for model in models for node in model.graph.node)
+    gmac = [_gmac(model) for model in models]
+    known = [count for count in gmac if count is not None]
     return StageContents(
         stage, precision, cpu, tuple(files), tuple(bundle.manifest.files[name].sha256 for name in files),
-        sum(bundle.manifest.files[name].bytes for name in files), model.opset_import[0].version, sum(weights.values()),
-        dict(weights.most_common()), dict(operations.most_common()), _gmac(model))
+        sum(bundle.manifest.files[name].bytes for name in files), models[0].opset_import[0].version, sum(weights.values()),
+        dict(weights.most_common()), dict(operations.most_common()), sum(known) if len(known) == len(gmac) else None)
+
+
+def _model(path: Path) -> onnx.ModelProto:
+    load = _onnx().load
+    try:
+        model: onnx.ModelProto = load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf raises what its version raises
+        raise SdicError(f"{path} is not an ONNX file ({error}); build the bundle again") from error
+    return model
+
+
+def _weights(models: Iterable[onnx.ModelProto]) -> Counter[str]:
+    """Element type -> parameters; what lies at one place of an external file is counted for the first of the graphs that refer to it."""
+    name_of = _onnx().TensorProto.DataType.Name
+    weights: Counter[str] = Counter()
+    counted: set[tuple[tuple[str, str], ...]] = set()
+    for model in models:
+        places = [tuple(sorted((entry.key, entry.value) for entry in tensor.external_data)) for tensor in model.graph.initializer]
+        for tensor, place in zip(model.graph.initializer, places, strict=True):
+            if place not in counted:
+                weights[name_of(tensor.data_type).lower()] += prod(tensor.dims)
+        counted |= {place for place in places if place}
+    return weights
 
 
 def _onnx() -> Any:

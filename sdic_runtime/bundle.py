@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -40,8 +40,9 @@ class Manifest:
     between the bars. `stages` maps stage -> precision -> file; `tolerances` maps precision -> the largest difference over
     the expected tensor's standard deviation that the export allowed. `partials` maps "stage:output" -> precision -> file: the
     graph of a stage cut down to what that one output needs, for engines that compute every output of a graph. `cpu` maps stage ->
-    file: the same stage in CPU_PRECISION arranged for processors, which may refer to the external weights of the stage's own graph;
-    only ONNX Runtime on the CPU runs it. `checkpoint` says where the PyTorch weights are ("path", relative to the bundle when they
+    files: the same stage in CPU_PRECISION arranged for processors, which may refer to the external weights of the stage's own graph.
+    Several files are bands of rows (axis 2 of every output) from top to bottom, each for one picture. Only ONNX Runtime on the CPU runs
+    them. `checkpoint` says where the PyTorch weights are ("path", relative to the bundle when they
     are inside it; "sha256"; "domain"): only the PyTorch backend reads them.
     """
 
@@ -59,7 +60,7 @@ class Manifest:
     licence: str = ""
     checkpoint: Mapping[str, str] = field(default_factory=dict)
     partials: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    cpu: Mapping[str, str] = field(default_factory=dict)
+    cpu: Mapping[str, Sequence[str]] = field(default_factory=dict)
     method: str = "sdic"
 
     @property
@@ -82,11 +83,11 @@ class Manifest:
     def graph_files(self, stage: str, precision: str, cpu: bool = False) -> list[str]:
         """The files of one stage in one precision: its graph first, then the external weights (`e4e.onnx.data`) that it may refer to.
 
-        With `cpu` the graph arranged for processors, where there is one: it may share the weights of the stage's own graph.
+        With `cpu` the graphs arranged for processors, where there are such: they may share the weights of the stage's own graph.
         """
         own = self.stages[stage][precision]
-        graph = self.cpu.get(stage, own) if cpu else own
-        return [graph, *sorted(name for name in self.files if name.startswith((f"{own}.", f"{graph}.")))]
+        graphs = self.cpu.get(stage, [own]) if cpu else [own]
+        return [*graphs, *sorted(name for name in self.files if name.startswith(tuple(f"{graph}." for graph in (own, *graphs))))]
 
     def stage_files(self, precision: str, cpu: bool = False) -> list[str]:
         """The files of all stages in one precision, external weights included; `cpu` as in `graph_files`."""
@@ -118,8 +119,9 @@ def manifest_from_dict(data: Any, origin: str = MANIFEST_NAME) -> Manifest:
         golden=golden, tolerances=_tolerances(data.get("tolerances", {}), fail), tools=_strings("tools", data.get("tools", {}), fail),
         licence=data.get("licence", ""), checkpoint=_strings("checkpoint", data.get("checkpoint", {}), fail),
         partials=_partials(data.get("partials", {}), fail), cpu=_cpu(data.get("cpu", {}), stages, fail))
-    graphs = [name for choices in [*stages.values(), *manifest.partials.values(), manifest.cpu] for name in choices.values()]
-    for name in [*graphs, *manifest.directions.values(), *([golden] if golden else [])]:
+    graphs = [name for choices in [*stages.values(), *manifest.partials.values()] for name in choices.values()]
+    arranged = [name for names in manifest.cpu.values() for name in names]
+    for name in [*graphs, *arranged, *manifest.directions.values(), *([golden] if golden else [])]:
         if name not in files:
             raise fail(f'"{name}" is not listed under files')
     if manifest.default_precision not in manifest.precisions:
@@ -136,8 +138,9 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     data["files"] = {name: asdict(entry) for name, entry in sorted(manifest.files.items())}
     for name in ("stages", "partials"):
         data[name] = {key: dict(choices) for key, choices in data[name].items()}
-    for name in ("directions", "tolerances", "tools", "checkpoint", "cpu"):
+    for name in ("directions", "tolerances", "tools", "checkpoint"):
         data[name] = dict(data[name])
+    data["cpu"] = {stage: list(names) for stage, names in manifest.cpu.items()}
     if not data["cpu"]:  # versions that do not know the key read the bundle
         del data["cpu"]
     return {"schema": SCHEMA, **data}
@@ -233,17 +236,19 @@ class Bundle:
 
     def stage_file(self, stage: str, precision: str | None = None) -> Path:
         """The proven ONNX file of `stage`, its external weights proven too."""
-        return self._graph(stage, self.precision(precision))
+        graph, *_ = self._proven(self.manifest.graph_files(stage, self.precision(precision)))
+        return graph
 
-    def cpu_file(self, stage: str) -> Path | None:
-        """The proven ONNX file of `stage` arranged for processors, where the bundle has one; the external weights are proven too."""
-        return self._graph(stage, CPU_PRECISION, cpu=True) if stage in self.manifest.cpu else None
+    def cpu_files(self, stage: str) -> list[Path]:
+        """The proven ONNX files of `stage` arranged for processors, where the bundle has such, their external weights proven too.
 
-    def _graph(self, stage: str, precision: str, cpu: bool = False) -> Path:
-        graph, *weights = self.manifest.graph_files(stage, precision, cpu)
-        for name in weights:
-            self.file(name)
-        return self.file(graph)
+        Several are bands of rows, see `Manifest`.
+        """
+        graphs = self.manifest.cpu.get(stage, ())
+        return self._proven(self.manifest.graph_files(stage, CPU_PRECISION, cpu=True))[:len(graphs)] if graphs else []
+
+    def _proven(self, names: Sequence[str]) -> list[Path]:
+        return [self.file(name) for name in names]
 
     def partial_file(self, stage: str, output: str, precision: str | None = None) -> Path | None:
         """The proven ONNX file that computes only `output` of `stage`, where the bundle has one; it shares the stage's external weights."""
@@ -348,11 +353,13 @@ def _partials(data: dict[str, Any], fail: _Fail) -> dict[str, dict[str, str]]:
     return {key: _strings(f'partials["{key}"]', choices, fail) for key, choices in data.items()}
 
 
-def _cpu(data: dict[str, Any], stages: Mapping[str, Mapping[str, str]], fail: _Fail) -> dict[str, str]:
-    for stage in data:
+def _cpu(data: dict[str, Any], stages: Mapping[str, Mapping[str, str]], fail: _Fail) -> dict[str, list[str]]:
+    for stage, names in data.items():
         if CPU_PRECISION not in stages.get(stage, {}):
             raise fail(f'cpu has "{stage}", expected a stage of the stage table with a graph in {CPU_PRECISION}')
-    return _strings("cpu", data, fail)
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise fail(f'cpu["{stage}"] is {names!r:.60}, expected a list of files')
+    return {stage: list(names) for stage, names in data.items()}
 
 
 def _tolerances(data: dict[str, Any], fail: _Fail) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sdic_runtime.bands import Bands, available_cores
 from sdic_runtime.bundle import CPU_PRECISION, Bundle
 from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.stages import STAGES, Stage
@@ -35,10 +36,11 @@ def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = 
          cpu_graphs: bool = True, lazy: bool = False) -> OnnxRuntime:
     """The stages of `bundle` as ONNX Runtime sessions.
 
-    `precision`: the bundle's default when None. `threads`: CPU threads per operation, all cores when None. `device`: "cpu", "cuda" or
+    `precision`: the bundle's default when None. `threads`: CPU threads of one stage, all cores when None. `device`: "cpu", "cuda" or
     "cuda:1". `tf32=True` lets CUDA round the inputs of float32 convolutions to TF32, which is faster and misses the float32 tolerances.
-    `cpu_graphs=False` leaves aside the graphs that the bundle has for processors; they only run on the CPU in float32 (`cpu_stages`).
-    `lazy=True` loads each stage on its first use instead of now. Raises SdicError.
+    `cpu_graphs=False` leaves aside the graphs that the bundle has for processors; they only run on the CPU in float32 (`cpu_stages`), and
+    where they are bands of rows, each band has its share of the threads. `lazy=True` loads each stage on its first use instead of now.
+    Raises SdicError.
     """
     backend = OnnxRuntime(bundle, bundle.precision(precision), threads, device, tf32, cpu_graphs)
     if not lazy:
@@ -51,7 +53,7 @@ def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = 
 
 
 class OnnxRuntime:
-    """One session per stage, and one per partial graph of the bundle: ONNX Runtime computes every output of a graph, asked for or not.
+    """One session per stage or band of it, and one per partial graph: ONNX Runtime computes every output of a graph, asked for or not.
 
     On the CPU a tensor is a numpy array; on CUDA it is an OrtValue and stays on the device.
     """
@@ -75,7 +77,7 @@ class OnnxRuntime:
         arranged = kind == "cpu" and precision == CPU_PRECISION and cpu_graphs
         self.cpu_stages = sorted(bundle.manifest.cpu) if arranged else []  # the stages that run on graphs arranged for processors
         self._kind, self._index, self._threads, self._tf32 = kind, int(index or 0), threads, tf32
-        self._sessions: dict[Path, Any] = {}
+        self._sessions: dict[tuple[Path, ...], Any] = {}  # graphs of a stage, several where it is in bands -> what runs them
         self._answers: dict[tuple[str, ...], Any] = {}  # (stage, outputs asked for) -> the session that computes them
         self._lock = threading.Lock()
 
@@ -93,14 +95,21 @@ class OnnxRuntime:
             return self._answers[request]
         with self._lock:
             partial = self.bundle.partial_file(stage, outputs[0], self.precision) if len(outputs) == 1 else None
-            arranged = self.bundle.cpu_file(stage) if partial is None and stage in self.cpu_stages else None
-            path = partial or arranged or self.bundle.stage_file(stage, self.precision)
-            if path not in self._sessions:
-                self._sessions[path] = self._create(STAGES[stage], tuple(outputs) if partial else STAGES[stage].outputs, path)
-            self._answers[request] = self._sessions[path]
+            arranged = self.bundle.cpu_files(stage) if partial is None and stage in self.cpu_stages else []
+            paths = (partial,) if partial else tuple(arranged) or (self.bundle.stage_file(stage, self.precision),)
+            if paths not in self._sessions:
+                self._sessions[paths] = self._load(STAGES[stage], tuple(outputs) if partial else STAGES[stage].outputs, paths)
+            self._answers[request] = self._sessions[paths]
             return self._answers[request]
 
-    def _create(self, stage: Stage, outputs: tuple[str, ...], path: Path) -> Any:
+    def _load(self, stage: Stage, outputs: tuple[str, ...], paths: Sequence[Path]) -> Any:
+        if len(paths) == 1:
+            return self._create(stage, outputs, paths[0], self._threads)
+        threads = self._threads or available_cores()
+        bands = [self._create(stage, outputs, path, max(1, threads // len(paths))) for path in paths]
+        return Bands(stage, self.bundle.sizes, bands, min(threads, len(paths)))
+
+    def _create(self, stage: Stage, outputs: tuple[str, ...], path: Path, threads: int | None) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -112,8 +121,8 @@ class OnnxRuntime:
         _register_shared_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.enable_mem_pattern = False
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
+        if threads is not None:
+            options.intra_op_num_threads = threads
         provider = PROVIDERS[self._kind]
         settings = {"device_id": str(self._index), "use_tf32": str(int(self._tf32))} if self._kind == "cuda" else {}
         providers = [(provider, settings), *([(PROVIDERS["cpu"], {})] if self._kind != "cpu" else [])]

@@ -101,10 +101,33 @@ class HalvedHead(nn.Module):
         return feature, rgb
 
 
-def halved(model: SDIC) -> dict[str, nn.Module]:
+class TailBand(nn.Module):
+    """The rows `first` to `end` - 1 of the tail's picture."""
+
+    def __init__(self, tail: nn.Module, first: int, end: int) -> None:
+        super().__init__()
+        self.tail, self.rows = tail, slice(first, end)
+
+    def forward(self, feature: Tensor, residual: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
+        picture: Tensor = self.tail(feature, residual, rgb, latent)[:, :, self.rows]
+        return picture
+
+
+def halved(model: SDIC) -> dict[str, list[nn.Module]]:
     """In place of `cpu_modules`."""
     modules = stage_modules(model)
-    return {"generator_head": HalvedHead(modules["generator_head"]), "dicn": HalvedDicn(modules["dicn"])}
+    return {"generator_head": [HalvedHead(modules["generator_head"])], "dicn": [HalvedDicn(modules["dicn"])]}
+
+
+def banded(model: SDIC) -> dict[str, list[nn.Module]]:
+    """In place of `cpu_modules`: the tail in two bands of different heights."""
+    tail, size = stage_modules(model)["generator_tail"], model.config.sizes.resolution
+    return {"generator_tail": [TailBand(tail, 0, 3 * size // 4), TailBand(tail, 3 * size // 4, size)]}
+
+
+@pytest.fixture
+def tail_band() -> type[TailBand]:
+    return TailBand
 
 
 @pytest.fixture
@@ -148,4 +171,14 @@ def arranged(built: Built, checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "export_stage", copying(built))
         patch.setattr(cpu_graphs, "cpu_modules", halved)
+        return Built(folder, build(BuildOptions(checkpoint, folder, built.report.manifest.name)))
+
+
+@pytest.fixture(scope="session")
+def in_bands(built: Built, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The same build with the tail in two bands of rows for processors."""
+    folder = tmp_path_factory.mktemp("bundles") / "in_bands"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "export_stage", copying(built))
+        patch.setattr(cpu_graphs, "cpu_modules", banded)
         return Built(folder, build(BuildOptions(checkpoint, folder, built.report.manifest.name)))

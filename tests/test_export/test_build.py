@@ -174,12 +174,12 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, checkpoint:
 def test_graphs_for_processors_lie_beside_the_stages_own(arranged: Any, built: Any) -> None:
     bundle = Bundle.open(arranged.folder)
     bundle.check()
-    assert bundle.manifest.cpu == {stage: f"onnx/fp32/{stage}.cpu.onnx" for stage in ("generator_head", "dicn")}
+    assert bundle.manifest.cpu == {stage: [f"onnx/fp32/{stage}.cpu.onnx"] for stage in ("generator_head", "dicn")}
     for name, entry in built.report.manifest.files.items():  # the canonical graphs are as they were
         if name.startswith("onnx/"):
             assert bundle.manifest.files[name] == entry
     added = set(bundle.manifest.files) - set(built.report.manifest.files)
-    assert added == set(bundle.manifest.cpu.values())
+    assert added == {name for names in bundle.manifest.cpu.values() for name in names}
     reports = {report.stage: report for report in arranged.report.stages}
     for stage, report in reports.items():
         assert (report.cpu is not None) == (stage in bundle.manifest.cpu)
@@ -220,7 +220,67 @@ class Shifted(nn.Module):
 
 def test_a_graph_for_processors_that_differs_fails_the_build(copies: Any, checkpoint: Path, tmp_path: Path,
                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {"dipn": Shifted(stage_modules(model)["dipn"])})
+    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {"dipn": [Shifted(stage_modules(model)["dipn"])]})
     with pytest.raises(SdicError, match=r'^"discrepancy" of dipn \(CPU graph\) is off by \S+ of its standard deviation'):
+        build(BuildOptions(checkpoint, tmp_path / "bundle"))
+    assert names(tmp_path) == []
+
+
+def test_bands_of_a_stage_lie_beside_its_graph_and_share_its_weights(in_bands: Any, built: Any) -> None:
+    bundle = Bundle.open(in_bands.folder)
+    bundle.check()
+    graphs = [f"onnx/fp32/generator_tail.cpu.{band}.onnx" for band in (0, 1)]
+    assert bundle.manifest.cpu == {"generator_tail": graphs}
+    report = next(report for report in in_bands.report.stages if report.stage == "generator_tail")
+    assert report.cpu is not None and report.cpu.where == "generator_tail (CPU graph)" and report.cpu.ratio < 1e-4
+    added = set(bundle.manifest.files) - set(built.report.manifest.files)
+    assert set(graphs) <= added and all(name.removesuffix(".data") in graphs for name in added)
+    files = {name: entry.bytes for name, entry in bundle.manifest.files.items()}
+    assert files[graphs[0] + ".data"] > 10 * files.get(graphs[1] + ".data", 0)  # the second band reads the weights of the first
+    pictures = [ir.load(in_bands.folder / graph).graph for graph in graphs]
+    assert [list(graph.outputs[0].shape.numpy()) for graph in pictures] == [[1, 3, 96, 128], [1, 3, 32, 128]]
+    assert all(value.shape.numpy()[0] == 1 for graph in pictures for value in graph.inputs)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_runtime_puts_bands_together(count: int, in_bands: Any, built: Any) -> None:
+    image = np.random.default_rng(count).uniform(-1, 1, (count, 3, 64, 64)).astype(np.float32)
+    pipelines = [Pipeline.load(folder, backend="onnxruntime", threads=2) for folder in (in_bands.folder, built.folder)]
+    assert pipelines[0].backend.description.endswith(", CPU graphs of generator_tail")
+    got, want = (pipeline.invert(image).pixels for pipeline in pipelines)
+    assert got.shape == want.shape and float(np.abs(got - want).max()) <= 2e-4 * float(want.std())
+
+
+def test_bands_that_leave_out_rows_fail_the_build(copies: Any, checkpoint: Path, tmp_path: Path, tail_band: Any,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {"generator_tail": [
+        tail_band(stage_modules(model)["generator_tail"], *rows) for rows in ((0, 64), (64, 120))]})
+    with pytest.raises(SdicError, match=r'^the bands of the stage "generator_tail \(CPU graph\)" give picture as \[1, 3, 64, 128\], '
+                                        r"\[1, 3, 56, 128\], which do not add up to the rows of \[1, 3, 128, 128\]; build it again"):
+        build(BuildOptions(checkpoint, tmp_path / "bundle"))
+    assert names(tmp_path) == []
+
+
+class LateTail(nn.Module):
+    """The lower half of the tail's picture with an error in its last row."""
+
+    def __init__(self, tail: nn.Module) -> None:
+        super().__init__()
+        self.tail = tail
+        self.register_buffer("error", torch.cat([torch.zeros(63), torch.ones(1)])[:, None])
+
+    def forward(self, feature: torch.Tensor, residual: torch.Tensor, rgb: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+        picture: torch.Tensor = self.tail(feature, residual, rgb, latent)[:, :, 64:] + self.error
+        return picture
+
+
+def test_an_error_in_one_band_fails_the_build(copies: Any, checkpoint: Path, tmp_path: Path, tail_band: Any,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    def modules(model: SDIC) -> dict[str, list[nn.Module]]:
+        tail = stage_modules(model)["generator_tail"]
+        return {"generator_tail": [tail_band(tail, 0, 64), LateTail(tail)]}
+
+    monkeypatch.setattr(cpu_graphs, "cpu_modules", modules)
+    with pytest.raises(SdicError, match=r'^"picture" of generator_tail \(CPU graph\) is off by \S+ of its standard deviation'):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
     assert names(tmp_path) == []

@@ -63,7 +63,7 @@ def test_verify_prints_every_check_and_a_conclusion(built: Any, capsys: pytest.C
 
 def test_graphs_for_processors_are_told_and_can_be_left_out(copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                             capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {"dipn": stage_modules(model)["dipn"]})
+    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {"dipn": [stage_modules(model)["dipn"]]})
     assert call("build", checkpoint, "--out", tmp_path / "without", "--no-cpu-graphs") == 0
     assert "CPU graph" not in capsys.readouterr().err
     assert call("build", checkpoint, "--out", tmp_path / "with") == 0

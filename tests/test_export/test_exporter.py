@@ -160,7 +160,7 @@ def test_another_form_shares_the_external_weights_that_it_has_in_common(large: b
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(exporter, "EXTERNAL_FROM", 10_000 if large else 10_000_000)
     path = tmp_path / "generator_head.cpu.onnx"
-    export_sharing(shuffled_head(model), STAGES["generator_head"], model.config.sizes, path, own)
+    export_sharing(shuffled_head(model), STAGES["generator_head"], model.config.sizes, path, [own])
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     found, shared = places(path), [name for name, place in places(own).items() if place]
     assert list(found.values()).count("generator_head.onnx.data") == len(shared)

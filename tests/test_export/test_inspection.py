@@ -85,3 +85,13 @@ def test_matrix_products_count_as_convolutions_do(tmp_path: Path) -> None:
                               [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 16, 1024, 8])], [tiles])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     assert _gmac(load_model_from_string(model.SerializeToString())) == pytest.approx(16 * 1024 * 64 / 1e9)
+
+
+def test_bands_are_summed_up(in_bands: Any) -> None:
+    own, cpu = (item for item in inspect_bundle(in_bands.folder)[1] if item.stage == "generator_tail")
+    graphs = [f"onnx/fp32/generator_tail.cpu.{band}.onnx" for band in (0, 1)]
+    assert cpu.form == "fp32 CPU" and [name for name in cpu.files if name.endswith(".onnx")] == graphs
+    assert cpu.sha256 == tuple(sha256(in_bands.folder / name) for name in cpu.files)
+    assert cpu.bytes == sum((in_bands.folder / name).stat().st_size for name in cpu.files)
+    assert cpu.operations["Conv"] == 2 * own.operations["Conv"] and cpu.gmac == pytest.approx(2 * own.gmac, rel=1e-6)
+    assert own.parameters <= cpu.parameters < 1.1 * own.parameters  # the bands read the same weights

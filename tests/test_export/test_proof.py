@@ -26,7 +26,7 @@ def tensors(model: SDIC) -> dict[str, np.ndarray]:
 
 
 def prove(path: Path, stage: str, model: SDIC, tensors: dict[str, np.ndarray], **changes: np.ndarray) -> Difference:
-    return prove_stage(path, STAGES[stage], model.config.sizes, stage_inputs(stage, tensors), {**tensors, **changes}, 2e-4)
+    return prove_stage([path], STAGES[stage], model.config.sizes, stage_inputs(stage, tensors), {**tensors, **changes}, 2e-4)
 
 
 def test_a_sound_stage_passes(built: Any, model: SDIC, tensors: dict[str, np.ndarray]) -> None:

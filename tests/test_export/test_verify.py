@@ -122,3 +122,13 @@ def test_a_changed_weight_in_one_form_is_found_in_that_form(arranged: Any, tmp_p
     failures = verify(folder, options={"threads": 1}).failures
     assert failures and failures[0].difference.where == named
     assert {check.difference.where for check in failures if check.difference.tensor == "residual"} == {named}
+
+
+def test_bands_are_proven_together(in_bands: Any, tmp_path: Path) -> None:
+    result = verify(in_bands.folder, options={"threads": 2})
+    assert not result.failures and "generator_tail (CPU graph)" in {check.difference.where for check in result.checks}
+    folder = shutil.copytree(in_bands.folder, tmp_path / "bundle")
+    manifest = Bundle.open(folder).manifest
+    rehash(folder, cpu={stage: list(reversed(graphs)) for stage, graphs in manifest.cpu.items()})
+    failures = verify(folder, options={"threads": 2}).failures
+    assert {check.difference.where for check in failures} == {"generator_tail (CPU graph)"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,26 +142,76 @@ def write_bundle(folder: Path, **changes: Any) -> Path:
 
 def add_cpu_graph(folder: Path, stage: str, **factors: float) -> Path:
     """A graph for processors that can be told from that of `stage`: the constants named in `factors` are multiplied by them."""
-    import onnx
+    name = own_graph(folder, stage).replace(".onnx", ".cpu.onnx")
+    model = changed_graph(folder, stage, factors)
+    onnx_save(model, folder / name)
+    set_cpu(folder, stage, [name])
+    return folder / name
 
+
+def add_bands(folder: Path, stage: str, rows: Sequence[tuple[int, int]], batch: int | str = 1, **factors: float) -> list[Path]:
+    """The same as bands of rows: each is the graph of `stage` for `batch` pictures, its 4D outputs cut down to `rows` (first, end)."""
+    from onnx import helper, numpy_helper
+
+    names = [own_graph(folder, stage).replace(".onnx", f".cpu.{index}.onnx") for index in range(len(rows))]
+    for name, (first, end) in zip(names, rows, strict=True):
+        model = changed_graph(folder, stage, factors)
+        for key, value in (("first", first), ("end", end), ("axis", 2)):
+            model.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), f"band_{key}"))
+        for node in model.graph.node:
+            node.output[:] = [f"whole_{output}" if output in STAGES[stage].outputs else output for output in node.output]
+            node.input[:] = [f"whole_{value}" if value in STAGES[stage].outputs else value for value in node.input]
+        for output in STAGES[stage].outputs:
+            model.graph.node.append(helper.make_node("Slice", [f"whole_{output}", "band_first", "band_end", "band_axis"], [output]))
+        for value in (*model.graph.input, *model.graph.output):
+            axes = value.type.tensor_type.shape.dim
+            axes[0].CopyFrom(type(axes[0])(**{"dim_param" if isinstance(batch, str) else "dim_value": batch}))
+            if value.name in STAGES[stage].outputs:
+                axes[2].dim_value = end - first
+        onnx_save(model, folder / name)
+    set_cpu(folder, stage, names)
+    return [folder / name for name in names]
+
+
+def own_graph(folder: Path, stage: str) -> str:
     from sdic_runtime.bundle import Bundle
 
-    own = Bundle.open(folder).manifest.stages[stage]["fp32"]
-    name = own.replace(".onnx", ".cpu.onnx")
-    model = onnx.load(folder / own)
+    return Bundle.open(folder).manifest.stages[stage]["fp32"]
+
+
+def changed_graph(folder: Path, stage: str, factors: Mapping[str, float]) -> Any:
+    import onnx
+
+    model = onnx.load(folder / own_graph(folder, stage))
     for tensor in model.graph.initializer:
         array = onnx.numpy_helper.to_array(tensor) * np.float32(factors.get(tensor.name, 1))
         tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name) if tensor.name in factors else tensor)
-    onnx.save(model, folder / name)
+    return model
+
+
+def onnx_save(model: Any, path: Path) -> None:
+    import onnx
+
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def set_cpu(folder: Path, stage: str, names: list[str]) -> None:
+    from sdic_runtime.bundle import Bundle
+
     manifest = Bundle.open(folder).manifest
-    write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, [name])},
-                                               cpu={**manifest.cpu, stage: name}))
-    return folder / name
+    write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, names)},
+                                               cpu={**manifest.cpu, stage: names}))
 
 
 @pytest.fixture
 def arrange() -> Callable[..., Path]:
     return add_cpu_graph
+
+
+@pytest.fixture
+def arrange_bands() -> Callable[..., list[Path]]:
+    return add_bands
 
 
 @pytest.fixture(scope="session")

@@ -148,9 +148,9 @@ def test_the_description_says_what_runs_where(bundle: Bundle) -> None:
 
 def test_lazy_loading_makes_a_session_at_first_use(bundle: Bundle) -> None:
     eager, lazy = load(bundle, threads=1), load(bundle, threads=1, lazy=True)
-    assert {path.stem for path in eager._sessions} == set(STAGES) and lazy._sessions == {}
+    assert {path.stem for path, in eager._sessions} == set(STAGES) and lazy._sessions == {}
     lazy.run("e4e", {"image": np.zeros((1, 3, 64, 64), np.float32)}, ["latent"])
-    assert {path.stem for path in lazy._sessions} == {"e4e"}
+    assert {path.stem for path, in lazy._sessions} == {"e4e"}
 
 
 def head_with_a_trap() -> tuple[list[Any], dict[str, np.ndarray]]:
@@ -215,7 +215,8 @@ def test_graphs_for_processors_run_on_the_cpu_unless_switched_off(make_bundle: C
     arrange(folder, "dipn", half=3)
     arranged, own = (load(Bundle.open(folder), threads=1, cpu_graphs=switch) for switch in (True, False))
     assert Bundle.open(folder).manifest.identity == identity
-    assert {path.name for path in arranged._sessions} == {f"{stage}.cpu.onnx" if stage == "dipn" else f"{stage}.onnx" for stage in STAGES}
+    names = {path.name for path, in arranged._sessions}
+    assert names == {f"{stage}.cpu.onnx" if stage == "dipn" else f"{stage}.onnx" for stage in STAGES}
     assert (discrepancy(arranged), discrepancy(own)) == (1.5, 0.5)
     assert arranged.description.endswith("CPUExecutionProvider, fp32, CPU graphs of dipn") and own.description.endswith("Provider, fp32")
 
@@ -254,7 +255,7 @@ def test_other_devices_and_precisions_never_see_graphs_for_processors(make_bundl
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     on_gpu = load(Bundle.open(folder), device="cuda", lazy=True)
     opened: list[str] = []
-    monkeypatch.setattr(on_gpu, "_create", lambda stage, outputs, path: opened.append(path.name))
+    monkeypatch.setattr(on_gpu, "_create", lambda stage, outputs, path, threads: opened.append(path.name))
     on_gpu.session("dipn", ["discrepancy"])
     assert opened == ["dipn.onnx"] and on_gpu.cpu_stages == [] and on_gpu.description.endswith("CUDAExecutionProvider, fp32")
 

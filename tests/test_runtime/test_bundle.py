@@ -79,8 +79,11 @@ def test_the_manifest_itself_names_the_bundle(tiny_bundle: Path) -> None:
     (["partials"], {"generator_head:rgb": {"fp32": "none.onnx"}}, '"none.onnx" is not listed under files'),
     (["cpu"], [], r'"cpu" is \[\], expected an object'),
     (["cpu"], {"extra": "onnx/fp32/dipn.onnx"}, 'cpu has "extra", expected a stage of the stage table with a graph in fp32'),
-    (["cpu"], {"dipn": {"fp32": "onnx/fp32/dipn.onnx"}}, r"""cpu\["dipn"\] is \{'fp32': 'onnx/fp32/dipn.onnx'\}, expected a string"""),
-    (["cpu"], {"dipn": "onnx/fp32/dipn.cpu.onnx"}, '"onnx/fp32/dipn.cpu.onnx" is not listed under files'),
+    (["cpu"], {"dipn": {"fp32": "dipn.onnx"}}, r"""cpu\["dipn"\] is \{'fp32': 'dipn.onnx'\}, expected a list of files"""),
+    (["cpu"], {"dipn": "onnx/fp32/dipn.onnx"}, r"""cpu\["dipn"\] is 'onnx/fp32/dipn.onnx', expected a list of files"""),
+    (["cpu"], {"dipn": []}, r'cpu\["dipn"\] is \[\], expected a list of files'),
+    (["cpu"], {"dipn": ["onnx/fp32/dipn.onnx", 1]}, r"""cpu\["dipn"\] is \['onnx/fp32/dipn.onnx', 1\], expected a list of files"""),
+    (["cpu"], {"dipn": ["onnx/fp32/dipn.onnx", "onnx/fp32/dipn.cpu.onnx"]}, '"onnx/fp32/dipn.cpu.onnx" is not listed under files'),
 ])
 def test_a_manifest_that_is_not_valid_is_one_sentence(data: dict[str, Any], path: list[str], value: Any, message: str) -> None:
     with pytest.raises(SdicError, match=message) as caught:
@@ -183,18 +186,39 @@ def test_a_graph_for_processors_brings_its_own_weights_and_those_of_the_stage(ma
         (folder / name).write_bytes(b"content")
     manifest = Bundle.open(folder).manifest
     others = set(manifest.stage_files("fp32")) - {"onnx/fp32/e4e.onnx"}
-    write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, new)}, cpu={"e4e": new[0]}))
+    write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, new)}, cpu={"e4e": [new[0]]}))
     manifest = Bundle.open(folder).manifest
-    assert manifest.cpu == {"e4e": new[0]}
+    assert manifest.cpu == {"e4e": [new[0]]}
     assert manifest.graph_files("e4e", "fp32", cpu=True) == new
     assert manifest.stage_files("fp32", cpu=True) == sorted({*others, *new})
     assert manifest.stage_files("fp32") == sorted({*others, "onnx/fp32/e4e.onnx", "onnx/fp32/e4e.onnx.data"})
-    assert Bundle.open(folder).cpu_file("e4e") == folder / new[0] and Bundle.open(folder).cpu_file("dicn") is None
+    assert Bundle.open(folder).cpu_files("e4e") == [folder / new[0]] and Bundle.open(folder).cpu_files("dicn") == []
     for name in new:
         (folder / name).write_bytes(b"CONTENT")
         with pytest.raises(SdicError, match=f"{name} is damaged: its SHA-256"):
-            Bundle.open(folder).cpu_file("e4e")
+            Bundle.open(folder).cpu_files("e4e")
         (folder / name).write_bytes(b"content")
+
+
+def test_bands_bring_the_weights_of_all_of_them(make_bundle: Callable[..., Path]) -> None:
+    import dataclasses
+
+    folder = make_bundle()
+    graphs = [f"onnx/fp32/e4e.cpu.{band}.onnx" for band in (0, 1)]
+    weights = ["onnx/fp32/e4e.cpu.0.onnx.data", "onnx/fp32/e4e.onnx.data"]
+    for name in (*graphs, *weights):
+        (folder / name).write_bytes(b"content")
+    manifest = Bundle.open(folder).manifest
+    write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, [*graphs, *weights])},
+                                               cpu={"e4e": graphs[::-1]}))
+    assert json.loads((folder / "bundle.json").read_text())["cpu"] == {"e4e": graphs[::-1]}
+    bundle = Bundle.open(folder)
+    assert bundle.manifest.graph_files("e4e", "fp32", cpu=True) == [*graphs[::-1], *weights]
+    assert {*graphs, *weights} <= set(bundle.manifest.stage_files("fp32", cpu=True))
+    assert bundle.cpu_files("e4e") == [folder / name for name in graphs[::-1]]
+    (folder / graphs[1]).unlink()
+    with pytest.raises(SdicError, match=r"e4e\.cpu\.1\.onnx is damaged: it is missing; see"):
+        Bundle.open(folder).cpu_files("e4e")
 
 
 def test_a_precision_that_is_not_there_lists_those_that_are(tiny_bundle: Path) -> None:
