@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +10,15 @@ from torch import Tensor, nn
 
 from sdic_export.folded import constant
 from sdic_export.fusion import NORMS
-from sdic_export.winograd import WinogradConv2d, gains
+from sdic_export.winograd import faster_form
 
 
-class OffsetWinograd(nn.Module):
-    """A Winograd convolution and what is added behind it: a bias, or the response to the shift of a batch norm in front."""
+class Offset(nn.Module):
+    """A convolution and what is added behind it: a bias, or the response to the shift of a batch norm in front."""
 
     offset: Tensor
 
-    def __init__(self, convolution: WinogradConv2d, offset: Tensor) -> None:
+    def __init__(self, convolution: nn.Module, offset: Tensor) -> None:
         super().__init__()
         self.convolution = convolution
         constant(self, "offset", offset)
@@ -44,14 +43,14 @@ class SplitPReLU(nn.Module):
 
 
 def arranged(module: nn.Module, *example: Tensor) -> nn.Module:
-    """Rewrite `module` in place for processors; `example` is an input of the sizes it will see. Batch norms behind convolutions are fused."""
+    """Rewrite `module`, whose batch norms are fused, in place for processors; `example` is an input of the sizes it will see."""
     sizes = _sizes(module, example)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.PReLU):
                 setattr(parent, name, SplitPReLU(child))
-            elif isinstance(child, nn.Conv2d) and _gains(child, sizes[child]):
-                setattr(parent, name, _winograd(parent, name, child, sizes[child]))
+            elif isinstance(child, nn.Conv2d) and _is_plain(child) and faster_form(child.in_channels, child.out_channels, sizes[child][1]):
+                setattr(parent, name, _faster(parent, name, child, sizes[child]))
     return module
 
 
@@ -70,20 +69,21 @@ def _sizes(module: nn.Module, example: tuple[Tensor, ...]) -> dict[nn.Module, tu
     return sizes
 
 
-def _gains(layer: nn.Conv2d, size: tuple[int, int]) -> bool:
-    plain = layer.kernel_size == (3, 3) and layer.stride == (1, 1) and layer.padding == (1, 1) and layer.groups == 1
-    return plain and gains(layer.in_channels, layer.out_channels, max(size))
+def _is_plain(layer: nn.Conv2d) -> bool:
+    return layer.kernel_size == (3, 3) and layer.stride == (1, 1) and layer.padding == (1, 1) and layer.groups == 1
 
 
-def _winograd(parent: nn.Module, name: str, layer: nn.Conv2d, size: tuple[int, int]) -> nn.Module:
-    """`layer` by Winograd's algorithm; a batch norm right in front of it, which padding keeps from being fused, is taken in."""
+def _faster(parent: nn.Module, name: str, layer: nn.Conv2d, size: tuple[int, int]) -> nn.Module:
+    """`layer` in its faster form; a batch norm right in front of it, which padding keeps from being fused, is taken in."""
+    form = faster_form(layer.in_channels, layer.out_channels, size[1])
+    assert form is not None
     weight, offset = layer.weight, None if layer.bias is None else layer.bias[None, :, None, None]
     if isinstance(parent, nn.Sequential) and name != "0" and isinstance(norm := parent[int(name) - 1], NORMS):
         assert norm.running_mean is not None and norm.running_var is not None
         factor = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
         shift = (norm.bias.double() - norm.running_mean.double() * factor)[None, :, None, None].expand(-1, -1, *size)
         response = F.conv2d(shift, weight.double(), padding=1).float()
-        weight, offset = weight.double() * factor[None, :, None, None], response if offset is None else response + offset
+        offset = response if offset is None else response + offset
+        weight = nn.Parameter(weight.double() * factor[None, :, None, None])
         parent[int(name) - 1] = nn.Identity()
-    convolution = WinogradConv2d(weight, size)
-    return convolution if offset is None else OffsetWinograd(convolution, offset)
+    return form(weight, size) if offset is None else Offset(form(weight, size), offset)

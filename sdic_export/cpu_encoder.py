@@ -87,22 +87,24 @@ def _analysis(size: int) -> Tensor:
 
 
 class ParityConv(nn.Module):
-    """A 3 x 3 convolution with stride two whose input is given by parity: [N, 4, I, size, size] -> [N, O, size, size]."""
+    """A 3 x 3 convolution with stride two whose input is given by parity: [N, 4, I, H, W] -> [N, O, H, W]."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
-        taps = {0: slice(1, 2), 1: slice(0, None, 2)}  # of the even and of the odd pixels
-        for row in range(2):
-            for column in range(2):
-                constant(self, f"weight_{row}{column}", layer.weight[:, :, taps[row], taps[column]])
-        assert layer.bias is not None
-        constant(self, "bias", layer.bias)
+        taps = (slice(1, 2), slice(0, None, 2))  # of the even and of the odd pixels
+        parts = [nn.Conv2d(layer.in_channels, layer.out_channels, 1, bias=parity == 0, device="meta") for parity in range(4)]
+        for parity, part in enumerate(parts):
+            part.weight = nn.Parameter(layer.weight[:, :, taps[parity // 2], taps[parity % 2]].detach().contiguous(), requires_grad=False)
+        parts[0].bias = layer.bias
+        self.parts = nn.ModuleList(parts)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.conv2d(x[:, 0], self.weight_00, self.bias)
-        y = y + F.conv2d(F.pad(x[:, 1], (1, 0)), self.weight_01)
-        y = y + F.conv2d(F.pad(x[:, 2], (0, 0, 1, 0)), self.weight_10)
-        return y + F.conv2d(F.pad(x[:, 3], (1, 0, 1, 0)), self.weight_11)
+        y: Tensor | None = None
+        for parity, part in enumerate(self.parts):
+            term = part(F.pad(x[:, parity], (parity % 2, 0, parity // 2, 0)) if parity else x[:, parity])
+            y = term if y is None else y + term
+        assert y is not None
+        return y
 
 
 class SharedStyles(nn.Module):
@@ -146,5 +148,5 @@ class CpuEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         rows: list[Tensor] = []
         for level, x in zip(self.levels, self.encoder.pyramid(image), strict=True):
-            rows += level(x) if isinstance(level, SharedStyles) else [block(x) for block in level]
+            rows += level(x) if isinstance(level, SharedStyles) else [block(x) for block in level.children()]
         return torch.stack([rows[0], *(rows[0] + row for row in rows[1:])], 1) + self.latent_avg

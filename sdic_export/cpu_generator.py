@@ -7,7 +7,6 @@ layouts. Bands of the picture that know the few rows of their neighbours which t
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 
 from sdic_export.folded import FoldedStyledConv, FoldedToRGB, constant
 from sdic_export.graphs import FoldedBlock, PreviewGraph, TailGraph
-from sdic_export.winograd import WinogradConv2d, gains
+from sdic_export.winograd import faster_form
 from sdic_train.networks.layers import LEAKY_SLOPE
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -40,6 +40,11 @@ class Rows:
         return slice(self.first - other.first, self.last - other.first)
 
 
+def bands(size: int, count: int) -> list[Rows]:
+    """The rows of a picture in `count` bands from top to bottom."""
+    return [Rows(size * band // count, size * (band + 1) // count, size) for band in range(count)]
+
+
 class BandConv(nn.Module):
     """The rows `rows` of a styled 3 x 3 convolution; `needs` are the rows of its input."""
 
@@ -52,16 +57,15 @@ class BandConv(nn.Module):
         self.modulation, self.bias = layer.modulation, layer.bias
         constant(self, "noise", layer.noise[:, :, rows.first : rows.last])
         outputs, inputs = layer.weight.shape[:2]
-        self.winograd = None
-        if gains(inputs, outputs, rows.size):
-            self.winograd = WinogradConv2d(layer.weight, (len(self.needs), rows.size), self.above, self.below)
-        else:
+        form = faster_form(inputs, outputs, rows.size)
+        self.faster = None if form is None else form(layer.weight, (len(self.needs), rows.size), self.above, self.below)
+        if self.faster is None:
             self.weight = layer.weight
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scales, demodulation = self.modulation(style)
         x = x * scales[:, :, None, None]
-        x = self.winograd(x) if self.winograd else F.conv2d(F.pad(x, (1, 1, self.above, self.below)), self.weight)
+        x = self.faster(x) if self.faster else F.conv2d(F.pad(x, (1, 1, self.above, self.below)), self.weight)
         return F.leaky_relu(x * demodulation[:, :, None, None] + self.noise + self.bias, LEAKY_SLOPE)
 
 
@@ -135,10 +139,11 @@ def skip_rows(rows: Rows) -> Rows:
 class BandPath(nn.Module):
     """From layer 7 up through `blocks`: the rows `rows` of the last feature, and the rows `colours` of its RGB picture."""
 
-    def __init__(self, conv: FoldedStyledConv, to_rgb: FoldedToRGB, blocks: Sequence[FoldedBlock], rows: Rows, colours: Rows) -> None:
+    def __init__(self, conv: FoldedStyledConv, to_rgb: FoldedToRGB, blocks: nn.ModuleList, rows: Rows, colours: Rows) -> None:
         super().__init__()
         bands: list[BandBlock] = []
-        for block in reversed(blocks):
+        for block in reversed(list(blocks)):
+            assert isinstance(block, FoldedBlock)
             bands.insert(0, BandBlock(block, rows, colours))
             rows, colours = bands[0].needs, bands[0].colours
         self.conv = BandConv(conv, rows)
@@ -165,7 +170,7 @@ class BandTail(nn.Module):
 
     def __init__(self, tail: TailGraph, rows: Rows) -> None:
         super().__init__()
-        self.path = BandPath(tail.conv, tail.to_rgb, list(tail.blocks), rows, rows)
+        self.path = BandPath(tail.conv, tail.to_rgb, tail.blocks, rows, rows)
 
     def forward(self, feature: Tensor, residual: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         needs = self.path.needs
@@ -182,7 +187,7 @@ class BandPreview(nn.Module):
                            for step, reach in ((preview.ratio, 2), (preview.ratio // 2, 1)))
         self.row = preview.row
         self.up = BandUp(preview.up, window)
-        self.path = BandPath(preview.conv, preview.to_rgb, list(preview.blocks), self.up.needs, colours)
+        self.path = BandPath(preview.conv, preview.to_rgb, preview.blocks, self.up.needs, colours)
         self.sampled = copy.copy(preview.sampled)
         self.sampled.top = self.sampled.skip_top = 0
         self.sampled._buffers = dict(preview.sampled._buffers)

@@ -9,7 +9,39 @@ if TYPE_CHECKING:
 
     from sdic_train.networks.sdic import SDIC
 
+BANDS = 2  # of rows; each runs on a core or a share of the cores, and reads some rows of its neighbours
+BANDS_FROM = 512  # rows of the generator's picture; smaller ones are not worth the neighbours' rows
 
-def cpu_modules(model: SDIC) -> dict[str, nn.Module]:
-    """Stage -> a module with the same inputs and outputs as in `graphs.stage_modules`, for those stages that gain by another form."""
-    return {}
+
+def cpu_modules(model: SDIC) -> dict[str, list[nn.Module]]:
+    """Stage -> modules with the same inputs and outputs as in `graphs.stage_modules`, for those stages that gain by another form.
+
+    Several modules are bands of rows from top to bottom of every output (axis 2), which are exported for one picture.
+    """
+    import torch
+
+    from sdic_export.cpu_convolutions import arranged
+    from sdic_export.cpu_dipn import cpu_dipn
+    from sdic_export.cpu_encoder import CpuEncoder
+    from sdic_export.cpu_generator import BandPreview, BandTail, bands
+    from sdic_export.fusion import fused
+    from sdic_export.graphs import DICNGraph, EncoderGraph, PreviewGraph, TailGraph
+    from sdic_runtime.stages import STAGES
+
+    config = model.config
+
+    def example(stage: str) -> list[torch.Tensor]:
+        return [torch.zeros(config.sizes.shape(name, 1)) for name in STAGES[stage].inputs]
+
+    with torch.no_grad():
+        modules: dict[str, list[nn.Module]] = {
+            "e4e": [CpuEncoder(fused(EncoderGraph(model)), *example("e4e"))],
+            "dipn": [cpu_dipn(model.dipn, config.working)],
+            "dicn": [arranged(fused(DICNGraph(model)), *example("dicn"))],
+        }
+        if config.resolution >= BANDS_FROM:
+            tail, preview = fused(TailGraph(model)), fused(PreviewGraph(model))
+            modules["generator_tail"] = [BandTail(tail, rows) for rows in bands(config.resolution, BANDS)]
+            if preview.sampled is not None:
+                modules["generator_preview"] = [BandPreview(preview, rows) for rows in bands(config.working, BANDS)]
+    return {stage: [module.eval() for module in parts] for stage, parts in modules.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import chain, pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,11 @@ from sdic_train.networks.layers import BasicConv, EqualConv2d, EqualLinear
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+Network = TypeVar("Network", bound=nn.Module)
 HALF_FROM = 256  # elements from which a tensor is worth storing in half precision
 
 
-def fused(module: nn.Module) -> nn.Module:
+def fused(module: Network) -> Network:
     """A copy of `module` in which every convolution has absorbed the batch norm behind it, and equalized layers their scale.
 
     Tensors that do not change are shared with `module`. A batch norm in front of a padded convolution stays: the padding is not

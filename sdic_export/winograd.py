@@ -8,21 +8,22 @@ nothing but matrix products and two transpositions, and zero padding costs nothi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_export.folded import constant
 
 TILE = 4  # outputs of a tile, per axis
 TAPS = 3
-GAINING_SIZES = range(8, 129)  # rows and columns; beyond, the transforms cost more than they save
-GAINING_CHANNELS = 192  # inputs and outputs; below, likewise
 BLOCK_TILES = 8  # tiles from which the last transform is cut into blocks; one matrix for all would be mostly zeros
-# Finite evaluation points by their number. Symmetric ones with neighbours whose product is one keep float32 accurate (Barabasz et al. 2020).
+# Finite evaluation points by their number: symmetric ones with neighbours whose product is one keep float32 accurate
+# (Barabasz et al. 2020).
 POINTS = {
     1: ((0, 1),),
     2: ((0, 1), (1, 1)),
@@ -67,14 +68,6 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
     return [row[size:] for row in rows]
 
 
-def gains(inputs: int, outputs: int, size: int) -> bool:
-    """Whether ONNX Runtime takes less time for the products than for a direct convolution of `inputs` to `outputs` channels.
-
-    Measured on x86-64 with AVX-512 for square pictures with `size` rows.
-    """
-    return min(inputs, outputs) >= GAINING_CHANNELS and size in GAINING_SIZES
-
-
 class Axis(nn.Module):
     """The transforms of one axis: `inputs` pixels, `before` zeros in front of them, zeros behind as needed -> `outputs` pixels.
 
@@ -83,6 +76,8 @@ class Axis(nn.Module):
 
     analysis: Tensor
     synthesis: Tensor
+    pixels: Tensor
+    windows: Tensor
 
     def __init__(self, inputs: int, outputs: int, before: int) -> None:
         super().__init__()
@@ -91,7 +86,7 @@ class Axis(nn.Module):
         self.blocks = max(count for count in range(1, tiles + 1) if tiles % count == 0 and (count == 1 or tiles // count >= BLOCK_TILES))
         self.outputs, self.kinds, self.tiles = outputs, len(matrix_b), tiles // self.blocks
         analysis = np.zeros((self.blocks, self.kinds, self.tiles, inputs))
-        for tile in range(self.blocks * self.tiles):
+        for tile in range(tiles):
             for position in range(self.kinds):
                 pixel = TILE * tile + position - before
                 if 0 <= pixel < inputs:
@@ -101,6 +96,20 @@ class Axis(nn.Module):
             synthesis[TILE * tile : TILE * (tile + 1), :, tile] = matrix_a
         constant(self, "analysis", torch.from_numpy(analysis.reshape(-1, inputs)).float())
         constant(self, "synthesis", torch.from_numpy(synthesis.reshape(TILE * self.tiles, -1)).float())
+        width = min(TILE * self.tiles + TAPS - 1, inputs)  # the pixels that one block reads
+        starts = [min(max(TILE * self.tiles * block - before, 0), inputs - width) for block in range(self.blocks)]
+        constant(self, "pixels", torch.cat([torch.arange(start, start + width) for start in starts]))
+        windows = np.stack([matrix[..., start : start + width] for matrix, start in zip(analysis, starts, strict=True)])
+        constant(self, "windows", torch.from_numpy(windows.reshape(self.blocks, -1, width)).float())
+
+    def analysed_rows(self, x: Tensor) -> Tensor:
+        """[N, C, inputs, W] -> [N, C, blocks, kinds, tiles, W]; blocks of rows are cheap to gather, and spare most of the zeros."""
+        x = x[:, :, self.pixels].unflatten(2, (self.blocks, -1)) if self.blocks > 1 else x[:, :, None]
+        return torch.matmul(self.windows, x).unflatten(3, (self.kinds, self.tiles))
+
+    def analysed_columns(self, x: Tensor) -> Tensor:
+        """[N, C, H, inputs] -> [N, C, H, blocks * kinds * tiles]"""
+        return torch.matmul(x, self.analysis.T)
 
 
 class WinogradConv2d(nn.Module):
@@ -123,8 +132,7 @@ class WinogradConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = self.rows, self.columns
-        x = torch.matmul(rows.analysis, torch.matmul(x, columns.analysis.T))
-        x = x.unflatten(3, (columns.blocks, columns.kinds, columns.tiles)).unflatten(2, (rows.blocks, rows.kinds, rows.tiles))
+        x = rows.analysed_rows(columns.analysed_columns(x)).unflatten(5, (columns.blocks, columns.kinds, columns.tiles))
         x = x.permute(0, 3, 6, 1, 2, 4, 5, 7)  # both kinds, channels, both positions
         x = torch.matmul(self.weight, x.flatten(4).flatten(1, 2))
         x = x.unflatten(3, (rows.blocks, rows.tiles, columns.blocks, columns.tiles)).unflatten(1, (rows.kinds, columns.kinds))
@@ -132,3 +140,44 @@ class WinogradConv2d(nn.Module):
         x = torch.matmul(rows.synthesis, x.flatten(5).flatten(3, 4))
         x = torch.matmul(x.unflatten(4, (columns.blocks, -1)), columns.synthesis.T)
         return x.flatten(4).flatten(2, 3)[:, :, : rows.outputs, : columns.outputs]
+
+
+class RowWinogradConv2d(nn.Module):
+    """The same along the rows alone, for larger pictures and fewer channels: half the multiplications, and smaller transforms.
+
+    Each kind of product is a group of a convolution by one row of taps.
+    """
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, size: tuple[int, int], above: int = 1, below: int = 1) -> None:
+        super().__init__()
+        self.rows = Axis(size[0], size[0] + above + below - TAPS + 1, above)
+        kernel = torch.from_numpy(self.rows.kernel)
+        constant(self, "weight", torch.einsum("ua,oiab->uoib", kernel, weight.detach().double()).flatten(0, 1)[:, :, None].float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.rows
+        x = rows.analysed_rows(x).permute(0, 3, 1, 2, 4, 5)
+        x = F.conv2d(x.flatten(3, 4).flatten(1, 2), self.weight, padding=(0, 1), groups=rows.kinds)
+        x = x.unflatten(2, (rows.blocks, rows.tiles)).unflatten(1, (rows.kinds, -1)).permute(0, 2, 3, 1, 4, 5)
+        return torch.matmul(rows.synthesis, x.flatten(3, 4)).flatten(2, 3)[:, :, : rows.outputs]
+
+
+@dataclass(frozen=True)
+class Form:
+    """Where a form takes less time in ONNX Runtime than a direct convolution, by measurement (x86-64, AVX-512)."""
+
+    module: type[WinogradConv2d] | type[RowWinogradConv2d]
+    channels: int  # inputs and outputs from which it gains
+    sizes: range  # columns of the picture
+
+
+# In both axes the weights take four times the room of the direct ones: small pictures do not pay for reading them.
+FORMS = (Form(WinogradConv2d, 256, range(48, 97)), Form(RowWinogradConv2d, 128, range(16, 257)))
+
+
+def faster_form(inputs: int, outputs: int, columns: int) -> type[WinogradConv2d] | type[RowWinogradConv2d] | None:
+    """The first form that gains for so many channels, and pictures with so many columns; None where the direct one is as good."""
+    gaining = (form.module for form in FORMS if min(inputs, outputs) >= form.channels and columns in form.sizes)
+    return next(gaining, None)

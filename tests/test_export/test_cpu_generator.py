@@ -8,19 +8,20 @@ import pytest
 import torch
 
 from sdic_export import winograd
-from sdic_export.cpu_generator import BandPreview, BandTail, Rows, skip_rows
+from sdic_export.cpu_generator import BandPreview, BandTail, Rows, bands, skip_rows
 from sdic_export.graphs import PreviewGraph, TailGraph
 from sdic_train.config import TINY
 from sdic_train.networks.sdic import SDIC
 
 RESOLUTION, WORKING = 256, 64
+EVERYWHERE = tuple(replace(form, channels=1) for form in winograd.FORMS)  # also for the narrow layers of a test
 
 
 @pytest.fixture(scope="module")
 def large() -> SDIC:
     """A narrow model whose preview samples the last layer."""
     torch.manual_seed(0)
-    channels = {size: 4 for size in (4, 8, 16, 32, 64, 128, 256)}
+    channels = dict.fromkeys((4, 8, 16, 32, 64, 128, 256), 4)
     return SDIC(replace(TINY, resolution=RESOLUTION, working=WORKING, channels=channels)).eval().requires_grad_(False)
 
 
@@ -31,14 +32,10 @@ def inputs(model: SDIC) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch
     return feature, 0.1 * torch.randn_like(feature), rgb, latent
 
 
-def bands(size: int, count: int) -> list[Rows]:
-    return [Rows(size * band // count, size * (band + 1) // count, size) for band in range(count)]
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-@pytest.mark.parametrize("channels", [1, 1000])
-def test_bands_make_the_picture(large: SDIC, count: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "GAINING_CHANNELS", channels)
+@pytest.mark.parametrize("forms", [winograd.FORMS, EVERYWHERE, EVERYWHERE[1:]])
+def test_bands_make_the_picture(large: SDIC, count: int, forms: tuple[winograd.Form, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "FORMS", forms)
     tail, tensors = TailGraph(large), inputs(large)
     expected = tail(*tensors)
     actual = torch.cat([BandTail(tail, rows)(*tensors) for rows in bands(RESOLUTION, count)], 2)
