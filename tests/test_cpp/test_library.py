@@ -6,6 +6,7 @@ import ctypes
 import json
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,35 @@ def test_graphs_for_processors_are_what_runs(library: Any, make_bundle: Callable
     np.testing.assert_array_equal(ours.tensor("feature"), 2 * before.tensor("feature"))
     for name in ("feature", "discrepancy", "pixels"):
         np.testing.assert_allclose(ours.tensor(name), getattr(theirs, name), rtol=0, atol=1e-5)
+
+
+THIRDS = ((0, 40), (40, 96), (96, 128))
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_bands_make_up_the_stage(library: Any, make_bundle: Callable[..., Path], tiny: Any, native: Any, threads: int) -> None:
+    folder, pictures = make_bundle(), [draw(64, 64, seed=seed) for seed in range(3)]
+    tiny.add_bands(folder, "generator_tail", THIRDS)
+    (folder / "onnx/fp32/generator_tail.onnx").write_bytes(b"not loaded")
+    banded, python = library.open(folder, threads=threads), Pipeline.load(folder, "onnxruntime", threads=threads or None)
+    assert banded.info().description.decode() == python.backend.description and python.backend.description.endswith("generator_tail")
+    for count in (1, 3):
+        ours, theirs, before = banded.invert(*pictures[:count]), python.invert(pictures[:count]), native.invert(*pictures[:count])
+        assert ours.tensor("pixels").shape == (count, 3, 128, 128)
+        np.testing.assert_allclose(ours.tensor("pixels"), theirs.pixels, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(ours.tensor("pixels"), before.tensor("pixels"), rtol=0, atol=1e-5)
+
+
+def test_bands_in_several_threads(library: Any, make_bundle: Callable[..., Path], tiny: Any, native: Any) -> None:
+    folder, pictures = make_bundle(), [draw(64, 64, seed=seed) for seed in range(4)]
+    for stage, rows in (("generator_tail", THIRDS), ("dipn", ((0, 16), (16, 64)))):
+        tiny.add_bands(folder, stage, rows)
+    banded = library.open(folder, threads=2)
+    expected = [native.invert(picture).tensor("pixels") for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda index: banded.invert(pictures[index % 4]).tensor("pixels"), range(16)))
+    for index, pixels in enumerate(found):
+        np.testing.assert_allclose(pixels, expected[index % 4], rtol=0, atol=1e-5)
 
 
 def test_another_precision_leaves_graphs_for_processors_aside(library: Any, make_bundle: Callable[..., Path], tiny: Any) -> None:

@@ -108,7 +108,11 @@ MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "cpu list": set_key("cpu", []),
     "cpu unknown": set_key("cpu", {"picture": "onnx/fp32/dipn.onnx"}),
     "cpu number": set_key("cpu", {"dipn": 1}),
-    "cpu unlisted": set_key("cpu", {"dipn": "onnx/fp32/dipn.cpu.onnx"}),
+    "cpu text": set_key("cpu", {"dipn": "onnx/fp32/dipn.onnx"}),
+    "cpu empty": set_key("cpu", {"dipn": []}),
+    "cpu list of numbers": set_key("cpu", {"dipn": ["onnx/fp32/dipn.onnx", 1]}),
+    "cpu unlisted": set_key("cpu", {"dipn": ["onnx/fp32/dipn.cpu.onnx"]}),
+    "cpu band unlisted": set_key("cpu", {"dipn": ["onnx/fp32/dipn.onnx", "onnx/fp32/dipn.cpu.1.onnx"]}),
     "direction number": set_key("directions", "smile", 1),
     "direction unlisted": set_key("directions", "smile", "directions/frown.safetensors"),
     "golden unlisted": set_key("golden", "golden.safetensors"),
@@ -178,6 +182,29 @@ def test_a_damaged_graph_for_processors(library: Any, refusal: Any, make_bundle:
     folder = make_bundle()
     damage(kind, tiny.add_cpu_graph(folder, "dipn", half=3))
     assert refusal(lambda: library.open(folder)) == (BUNDLE, sentence(lambda: Pipeline.load(folder, "onnxruntime")))
+
+
+@pytest.mark.parametrize(("rows", "batch"), [
+    (((0, 64), (64, 127)), 1), (((0, 65), (64, 128)), 1), (((0, 64), (64, 128)), 2), (((0, 64), (64, 128)), "N"),
+])
+def test_graphs_that_are_not_bands_of_the_stage(library: Any, refusal: Any, make_bundle: Callable[..., Path], tiny: Any, rows: Any,
+                                                batch: int | str) -> None:
+    folder = make_bundle()
+    tiny.add_bands(folder, "generator_tail", rows, batch)
+    assert refusal(lambda: library.open(folder)) == (BUNDLE, sentence(lambda: Pipeline.load(folder, "onnxruntime", threads=1)))
+
+
+def test_a_band_that_fails(library: Any, refusal: Any, make_bundle: Callable[..., Path], tiny: Any) -> None:
+    folder = make_bundle()
+    tiny.add_bands(folder, "generator_tail", ((0, 64), (64, 128)))
+    tiny.break_band(folder, "generator_tail", 1)
+    native, picture = library.open(folder, threads=2), black(64, 64, 3)
+    status, text = refusal(lambda: native.invert(picture))
+    python = Pipeline.load(folder, "onnxruntime", threads=2)
+    start = 'the stage "generator_tail" failed: '
+    for message in (text, sentence(lambda: python.invert(picture))):
+        assert message.startswith(start) and "Gather" in message and message.endswith(f"; see: sdic-export verify {folder}")
+    assert status == RUN
 
 
 def test_hashes_are_left_alone_when_asked(library: Any, refusal: Any, make_bundle: Callable[..., Path]) -> None:

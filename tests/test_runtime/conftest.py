@@ -173,6 +173,24 @@ def add_bands(folder: Path, stage: str, rows: Sequence[tuple[int, int]], batch: 
     return [folder / name for name in names]
 
 
+def break_band(folder: Path, stage: str, band: int) -> None:
+    """Let one band of `stage` load and fail in every run: it reads a picture that is not there."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    from sdic_runtime.bundle import Bundle
+
+    names = list(Bundle.open(folder).manifest.cpu[stage])
+    model = onnx.load(folder / names[band])
+    for output in STAGES[stage].outputs:
+        last = next(node for node in model.graph.node if output in node.output)
+        last.output[:] = [f"sound_{output}"]
+        model.graph.node.append(helper.make_node("Gather", [f"sound_{output}", "absent"], [output], axis=0))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([7], np.int64), "absent"))
+    onnx_save(model, folder / names[band])
+    set_cpu(folder, stage, names)
+
+
 def own_graph(folder: Path, stage: str) -> str:
     from sdic_runtime.bundle import Bundle
 
@@ -212,6 +230,11 @@ def arrange() -> Callable[..., Path]:
 @pytest.fixture
 def arrange_bands() -> Callable[..., list[Path]]:
     return add_bands
+
+
+@pytest.fixture
+def break_one_band() -> Callable[..., None]:
+    return break_band
 
 
 @pytest.fixture(scope="session")

@@ -142,6 +142,16 @@ def test_a_failing_band_is_one_sentence(banded: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("band", [0, 2])
+def test_a_band_that_fails_as_it_runs_is_one_sentence(band: int, banded: Path, break_one_band: Callable[..., None]) -> None:
+    break_one_band(banded, "generator_tail", band)
+    for threads in (1, 3):
+        backend = load(Bundle.open(banded), threads=threads)
+        with pytest.raises(SdicError, match=r'^the stage "generator_tail" failed: .*Gather.*; see: sdic-export verify ') as caught:
+            tail(backend, tail_inputs(backend.bundle.sizes, 2))
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("rows", "batch", "message"), [
     (((0, 64), (64, 127)), 1, r"give picture as \[1, 3, 64, 128\], \[1, 3, 63, 128\], which do not add up to the rows of \[1, 3, 128, 128"),
     (((0, 65), (64, 128)), 1, r"give picture as \[1, 3, 65, 128\], \[1, 3, 64, 128\], which do not add up"),

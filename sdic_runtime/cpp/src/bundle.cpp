@@ -111,17 +111,21 @@ std::string Bundle::precision(const std::string &wanted) const {
 }
 
 std::string Bundle::stage_file(const std::string &stage, const std::string &precision) {
-    return graph(stage, precision, false);
+    return proven(manifest_.graph_files(stage, precision)).front();
 }
 
-std::string Bundle::cpu_file(const std::string &stage) {
-    return manifest_.cpu.count(stage) != 0 ? graph(stage, kCpuPrecision, true) : "";
+std::vector<std::string> Bundle::cpu_files(const std::string &stage) {
+    const auto graphs = manifest_.cpu.find(stage);
+    if (graphs == manifest_.cpu.end()) return {};
+    auto paths = proven(manifest_.graph_files(stage, kCpuPrecision, true));
+    paths.resize(graphs->second.size());
+    return paths;
 }
 
-std::string Bundle::graph(const std::string &stage, const std::string &precision, bool arranged) {
-    const auto names = manifest_.graph_files(stage, precision, arranged);
-    for (const auto &name : names) file(name);
-    return file(names.front());
+std::vector<std::string> Bundle::proven(const std::vector<std::string> &names) {
+    std::vector<std::string> paths;
+    for (const auto &name : names) paths.push_back(file(name));
+    return paths;
 }
 
 std::string Bundle::partial_file(const std::string &stage, const std::string &output, const std::string &precision) {

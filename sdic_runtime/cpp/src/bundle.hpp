@@ -26,13 +26,14 @@ public:
     std::string precision(const std::string &wanted) const;
     // The proven ONNX file of `stage`, its external weights proven too.
     std::string stage_file(const std::string &stage, const std::string &precision);
-    // The proven ONNX file of `stage` arranged for processors, its external weights proven too; "" where the bundle has none.
-    std::string cpu_file(const std::string &stage);
+    // The proven ONNX files of `stage` arranged for processors, their external weights proven too; none where the bundle has no such.
+    // Several are bands of rows, see `Manifest`.
+    std::vector<std::string> cpu_files(const std::string &stage);
     // The proven ONNX file that computes only `output` of `stage`; "" where the bundle has none. It shares the stage's external weights.
     std::string partial_file(const std::string &stage, const std::string &output, const std::string &precision);
 
 private:
-    std::string graph(const std::string &stage, const std::string &precision, bool arranged);
+    std::vector<std::string> proven(const std::vector<std::string> &names);
 
     std::string path_;
     bool verify_;

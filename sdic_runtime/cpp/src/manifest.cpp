@@ -158,14 +158,18 @@ std::map<std::string, std::map<std::string, std::string>> read_partials(const Js
     return found;
 }
 
-std::map<std::string, std::string> read_cpu(const Json &data, const Manifest &manifest, const Fail &fail) {
-    for (const auto &item : data.items()) {
-        const auto found = manifest.stages.find(item.key());
-        if (found == manifest.stages.end() || found->second.count(kCpuPrecision) == 0) {
-            throw fail("cpu has \"", item.key(), "\", expected a stage of the stage table with a graph in ", kCpuPrecision);
+std::map<std::string, std::vector<std::string>> read_cpu(const Json &data, const Manifest &manifest, const Fail &fail) {
+    std::map<std::string, std::vector<std::string>> found;
+    for (const auto &[stage, names] : data.items()) {
+        const auto own = manifest.stages.find(stage);
+        if (own == manifest.stages.end() || own->second.count(kCpuPrecision) == 0) {
+            throw fail("cpu has \"", stage, "\", expected a stage of the stage table with a graph in ", kCpuPrecision);
         }
+        const bool valid = names.is_array() && !names.empty() && std::all_of(names.begin(), names.end(), [](const Json &name) { return name.is_string(); });
+        if (!valid) throw fail("cpu[\"", stage, "\"] is ", python_repr(names, 60), ", expected a list of files");
+        found[stage] = names.get<std::vector<std::string>>();
     }
-    return read_strings("cpu", data, fail);
+    return found;
 }
 
 void check_tolerances(const Json &data, const Fail &fail) {
@@ -186,7 +190,9 @@ void check_listing(const Manifest &manifest, const std::string &golden, const Fa
     for (const auto &[key, choices] : manifest.partials) {
         for (const auto &[precision, name] : choices) check(name);
     }
-    for (const auto &[stage, name] : manifest.cpu) check(name);
+    for (const auto &[stage, names] : manifest.cpu) {
+        for (const auto &name : names) check(name);
+    }
     for (const auto &[direction, name] : manifest.directions) check(name);
     if (!golden.empty()) check(golden);
 }
@@ -248,10 +254,11 @@ std::vector<std::string> Manifest::precisions() const {
 std::vector<std::string> Manifest::graph_files(const std::string &stage, const std::string &precision, bool arranged) const {
     const std::string &own = stages.at(stage).at(precision);
     const auto form = arranged ? cpu.find(stage) : cpu.end();
-    const std::string &graph = form != cpu.end() ? form->second : own;
-    std::vector<std::string> names = {graph};
-    for (const auto &[name, entry] : files) {
-        if (starts_with(name, own + ".") || starts_with(name, graph + ".")) names.push_back(name);
+    const std::vector<std::string> graphs = form != cpu.end() ? form->second : std::vector<std::string>{own};
+    std::vector<std::string> names = graphs;
+    for (const auto &item : files) {
+        const auto belongs = [&](const std::string &graph) { return starts_with(item.first, graph + "."); };
+        if (belongs(own) || std::any_of(graphs.begin(), graphs.end(), belongs)) names.push_back(item.first);
     }
     return names;
 }

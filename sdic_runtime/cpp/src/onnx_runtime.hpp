@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "bands.hpp"
 #include "bundle.hpp"
+#include "onnx_session.hpp"
 #include "tensor.hpp"
 #include "sdic/sdic.h"
 
@@ -51,15 +53,15 @@ public:
     Tensors run(const std::string &stage, const Tensors &inputs, const std::vector<std::string> &outputs) const;
 
 private:
-    struct Session;
-    std::unique_ptr<Session> create(const Stage &stage, const std::string &path, const std::vector<std::string> &outputs) const;
-    Session &session(const std::string &stage, const std::vector<std::string> &outputs) const;
+    std::unique_ptr<Session> load(const Stage &stage, const std::string &path, const std::vector<std::string> &outputs, int threads) const;
+    Bands load_bands(const Stage &stage, const std::vector<std::string> &paths) const;
 
     const RunOptions &options_;
     Sizes sizes_;
     std::string bundle_path_, precision_, description_;
     // By stage, and by "stage:output" where the bundle has a graph for that output alone: ONNX Runtime computes every output of a graph.
     std::map<std::string, std::unique_ptr<Session>> sessions_;
+    std::map<std::string, Bands> bands_;  // by stage, in place of its session
 };
 
 }  // namespace sdic_internal
