@@ -94,6 +94,22 @@ def test_four_threads_with_a_handle_each_give_the_same_pictures(release_build: P
         assert done.stdout == "13 rounds of 20 pictures, all the same\n"
 
 
+@pytest.fixture
+def banded(make_bundle: Callable[..., Path], tiny: Any) -> Path:
+    """A bundle whose tail and DIPN are in bands of rows."""
+    folder = make_bundle()
+    tiny.add_bands(folder, "generator_tail", ((0, 40), (40, 96), (96, 128)))
+    tiny.add_bands(folder, "dipn", ((0, 16), (16, 64)))
+    return folder
+
+
+def test_bands_give_the_same_pictures_in_four_threads(release_build: Path, execute: Execute, banded: Path) -> None:
+    for sharing in ("own", "shared"):
+        done = execute(release_build / "tests/soak", banded, "3", "4", sharing, "3")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "13 rounds of 20 pictures, all the same\n"
+
+
 def test_ctest_runs_what_was_built(build: Callable[..., Path], execute: Execute, tiny_bundle: Path) -> None:
     folder = build("release", f"-DSDIC_TEST_BUNDLE={tiny_bundle}")
     done = execute("ctest", "--test-dir", folder, "--output-on-failure")
@@ -126,6 +142,23 @@ def test_no_race_in_four_threads(build: Callable[..., Path], execute: Execute, t
     options = f"exitcode=66 suppressions={ROOT / 'sdic_runtime/cpp/tests/threads.supp'}"
     done = execute(program, tiny_bundle, "3", "4", *sharing, env={**os.environ, "TSAN_OPTIONS": options})
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr[-4000:]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sharing", ["own", "shared"])
+def test_no_race_between_bands(build: Callable[..., Path], execute: Execute, banded: Path, sharing: str) -> None:
+    program = build("threads", "-DCMAKE_CXX_FLAGS=-fsanitize=thread", *QUICK) / "tests/soak"
+    options = f"exitcode=66 suppressions={ROOT / 'sdic_runtime/cpp/tests/threads.supp'}"
+    done = execute(program, banded, "2", "3", sharing, "3", env={**os.environ, "TSAN_OPTIONS": options})
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr[-4000:]
+
+
+@pytest.mark.full
+def test_no_leak_of_bands(build: Callable[..., Path], execute: Execute, banded: Path) -> None:
+    program = build("sanitized", "-DSDIC_SANITIZE=ON", *QUICK) / "tests/soak"
+    done = execute(program, banded, "20", "1", "own", "3", env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1"})
+    assert done.returncode == 0 and "21 rounds" in done.stdout, done.stderr[-4000:]
+    assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr
 
 
 @pytest.mark.full

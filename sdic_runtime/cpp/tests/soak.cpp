@@ -1,9 +1,9 @@
 // Inverts, edits, saves, loads and fails on purpose, again and again, in several threads with a handle each, and holds every picture
 // against the first one. What it is run under finds leaks, invalid access and races.
 //
-//     soak BUNDLE ROUNDS THREADS [shared]
+//     soak BUNDLE ROUNDS THREADS [own|shared [CORES]]
 //
-// With "shared" the threads use one handle.
+// With "shared" the threads use one handle. Each handle is opened for as many cores, 1 when left out.
 #include <sdic/sdic.hpp>
 
 #include <atomic>
@@ -95,14 +95,14 @@ std::map<std::string, Bytes> run(sdic::Pipeline &pipeline, const std::string &fo
 }  // namespace
 
 int main(int count, char **arguments) try {
-    expect(count >= 4, "usage: soak BUNDLE ROUNDS THREADS [shared]");
+    expect(count >= 4, "usage: soak BUNDLE ROUNDS THREADS [own|shared [CORES]]");
     const std::string bundle = arguments[1];
     const int rounds = std::atoi(arguments[2]), threads = std::atoi(arguments[3]);
     const bool shared = count > 4 && std::string(arguments[4]) == "shared";
     const auto folder = (std::filesystem::temp_directory_path() / ("sdic-soak-" + std::to_string(std::random_device()()))).string();
     std::filesystem::create_directories(folder);
     sdic::Options options;
-    options.threads = 1;
+    options.threads = count > 5 ? std::atoi(arguments[5]) : 1;
     auto common = shared ? std::make_unique<sdic::Pipeline>(bundle, options) : nullptr;
     const auto first = [&] {
         sdic::Pipeline pipeline(bundle, options);
