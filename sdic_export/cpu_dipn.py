@@ -40,7 +40,7 @@ class CpuDIPN(nn.Module):
 
     def __init__(self, dipn: DIPN, size: int) -> None:
         super().__init__()
-        dipn = fused(dipn)  # type: ignore[assignment]
+        dipn = fused(dipn)
         depth = 2 * dipn.desc.out_channels
         self.feature1, self.feature2 = dipn.feature1, dipn.feature2
         self.feature_up = dipn.feature_up

@@ -7,8 +7,8 @@ layouts. Bands of the picture that know the few rows of their neighbours which t
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from sdic_export.folded import FoldedStyledConv, FoldedToRGB, constant
 from sdic_export.graphs import FoldedBlock, PreviewGraph, TailGraph
 from sdic_export.winograd import faster_form
 from sdic_train.networks.layers import LEAKY_SLOPE
+
+STRIPS = 16  # of a whole picture in its last block: tensors of 8 MB at 1024 x 1024 instead of 134
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class Rows:
     def __len__(self) -> int:
         return self.last - self.first
 
-    def widened(self, above: int, below: int) -> Self:
+    def widened(self, above: int, below: int) -> Rows:
         """With some rows more on both sides, as far as the picture goes."""
-        return type(self)(max(self.first - above, 0), min(self.last + below, self.size), self.size)
+        return Rows(max(self.first - above, 0), min(self.last + below, self.size), self.size)
 
     def within(self, other: Rows) -> slice:
         """Where these rows are in a tensor that holds the rows `other`."""
@@ -43,6 +45,12 @@ class Rows:
 def bands(size: int, count: int) -> list[Rows]:
     """The rows of a picture in `count` bands from top to bottom."""
     return [Rows(size * band // count, size * (band + 1) // count, size) for band in range(count)]
+
+
+def strips(rows: Rows) -> list[Rows]:
+    """`rows` in strips of about a sixteenth of the picture."""
+    parts = bands(len(rows), max(1, round(STRIPS * len(rows) / rows.size)))
+    return [Rows(rows.first + part.first, rows.first + part.last, rows.size) for part in parts]
 
 
 class BandConv(nn.Module):
@@ -165,34 +173,72 @@ class BandPath(nn.Module):
         return x, rgb
 
 
-class BandTail(nn.Module):
-    """feature, residual, rgb, latent -> the rows `rows` of the picture."""
+class TailStrip(BandBlock):
+    """The last block for a few rows of the picture."""
 
-    def __init__(self, tail: TailGraph, rows: Rows) -> None:
-        super().__init__()
-        self.path = BandPath(tail.conv, tail.to_rgb, tail.blocks, rows, rows)
+    def __init__(self, block: FoldedBlock, rows: Rows) -> None:
+        super().__init__(block, rows, rows)
 
-    def forward(self, feature: Tensor, residual: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
-        needs = self.path.needs
-        return self.path(feature[:, :, needs] + residual[:, :, needs], rgb, latent)[1]
+    def forward(self, x: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, rgb, latent)[1]
 
 
-class BandPreview(nn.Module):
-    """feature, rgb, latent -> the rows `rows` of the reconstruction, for previews that only sample the last layer."""
+class PreviewStrip(nn.Module):
+    """The last upsampling convolution and the sampled layer behind it, for a few rows of the reconstruction."""
 
     def __init__(self, preview: PreviewGraph, rows: Rows) -> None:
         super().__init__()
         assert preview.sampled is not None and preview.up is not None
-        window, colours = (Rows(step * rows.first + step // 2 - reach, step * (rows.last - 1) + step // 2 + reach, step * rows.size)
-                           for step, reach in ((preview.ratio, 2), (preview.ratio // 2, 1)))
+        window, self.colours = (Rows(step * rows.first + step // 2 - reach, step * (rows.last - 1) + step // 2 + reach, step * rows.size)
+                                for step, reach in ((preview.ratio, 2), (preview.ratio // 2, 1)))
         self.row = preview.row
         self.up = BandUp(preview.up, window)
-        self.path = BandPath(preview.conv, preview.to_rgb, preview.blocks, self.up.needs, colours)
+        self.needs = self.up.needs
         self.sampled = copy.copy(preview.sampled)
         self.sampled.top = self.sampled.skip_top = 0
         self.sampled._buffers = dict(preview.sampled._buffers)
         constant(self.sampled, "noise", preview.sampled.noise[:, :, :, rows.first : rows.last])
 
-    def forward(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
-        x, rgb = self.path(feature[:, :, self.path.needs], rgb, latent)
+    def forward(self, x: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         return self.sampled(self.up(x, latent[:, self.row]), rgb, latent[:, self.row + 1], latent[:, self.row + 2])
+
+
+class Band(nn.Module):
+    """Rows of a picture from layer 7 on: all blocks but the last at once, the last in strips from top to bottom that caches hold."""
+
+    def __init__(self, lower: TailGraph | PreviewGraph, blocks: nn.ModuleList, strips: Sequence[TailStrip | PreviewStrip]) -> None:
+        super().__init__()
+        needs, colours = [strip.needs for strip in strips], [strip.colours for strip in strips]
+        held = [Rows(ranges[0].first, ranges[-1].last, ranges[0].size) for ranges in (needs, colours)]
+        self.path = BandPath(lower.conv, lower.to_rgb, blocks, *held)
+        self.cuts = [[rows.within(whole) for rows in ranges] for ranges, whole in zip((needs, colours), held, strict=True)]
+        self.strips = nn.ModuleList(strips)
+
+    def picture(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
+        """feature: the rows `needs` of the path."""
+        x, rgb = self.path(feature, rgb, latent)
+        parts = [strip(x[:, :, rows], rgb[:, :, colours], latent) for strip, rows, colours in zip(self.strips, *self.cuts, strict=True)]
+        return torch.cat(parts, 2)
+
+
+class BandTail(Band):
+    """feature, residual, rgb, latent -> the rows `rows` of the picture."""
+
+    def __init__(self, tail: TailGraph, rows: Rows) -> None:
+        last = tail.blocks[-1]
+        assert isinstance(last, FoldedBlock)
+        super().__init__(tail, tail.blocks[:-1], [TailStrip(last, strip) for strip in strips(rows)])
+
+    def forward(self, feature: Tensor, residual: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
+        needs = self.path.needs
+        return self.picture(feature[:, :, needs] + residual[:, :, needs], rgb, latent)
+
+
+class BandPreview(Band):
+    """feature, rgb, latent -> the rows `rows` of the reconstruction, for previews that only sample the last layer."""
+
+    def __init__(self, preview: PreviewGraph, rows: Rows) -> None:
+        super().__init__(preview, preview.blocks, [PreviewStrip(preview, strip) for strip in strips(rows)])
+
+    def forward(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
+        return self.picture(feature[:, :, self.path.needs], rgb, latent)

@@ -21,7 +21,6 @@ from sdic_export.folded import constant
 
 TILE = 4  # outputs of a tile, per axis
 TAPS = 3
-BLOCK_TILES = 8  # tiles from which the last transform is cut into blocks; one matrix for all would be mostly zeros
 # Finite evaluation points by their number: symmetric ones with neighbours whose product is one keep float32 accurate
 # (Barabasz et al. 2020).
 POINTS = {
@@ -71,7 +70,8 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
 class Axis(nn.Module):
     """The transforms of one axis: `inputs` pixels, `before` zeros in front of them, zeros behind as needed -> `outputs` pixels.
 
-    The products of an axis are ordered (block, kind, tile), so that the last transform is one small matrix for every block of outputs.
+    The products of an axis are ordered (block, kind, tile), so that the last transform is one small matrix for every block of outputs,
+    which has at least `block` tiles: one matrix for the whole of a long axis would be mostly zeros.
     """
 
     analysis: Tensor
@@ -79,11 +79,11 @@ class Axis(nn.Module):
     pixels: Tensor
     windows: Tensor
 
-    def __init__(self, inputs: int, outputs: int, before: int) -> None:
+    def __init__(self, inputs: int, outputs: int, before: int, block: int) -> None:
         super().__init__()
         matrix_a, self.kernel, matrix_b = toom_cook(TILE, TAPS)
         tiles = -(-outputs // TILE)
-        self.blocks = max(count for count in range(1, tiles + 1) if tiles % count == 0 and (count == 1 or tiles // count >= BLOCK_TILES))
+        self.blocks = max(count for count in range(1, tiles + 1) if tiles % count == 0 and (count == 1 or tiles // count >= block))
         self.outputs, self.kinds, self.tiles = outputs, len(matrix_b), tiles // self.blocks
         analysis = np.zeros((self.blocks, self.kinds, self.tiles, inputs))
         for tile in range(tiles):
@@ -125,8 +125,8 @@ class WinogradConv2d(nn.Module):
         """weight [O, I, 3, 3], size (H, W)."""
         super().__init__()
         height, width = size
-        self.rows = Axis(height, height + above + below - TAPS + 1, above)
-        self.columns = Axis(width, width, 1)
+        self.rows = Axis(height, height + above + below - TAPS + 1, above, block=16)  # transposing shorter blocks costs more than it saves
+        self.columns = Axis(width, width, 1, block=16)
         kernel = torch.from_numpy(self.rows.kernel)
         constant(self, "weight", torch.einsum("ua,vb,oiab->uvoi", kernel, kernel, weight.detach().double()).flatten(0, 1).float())
 
@@ -152,7 +152,7 @@ class RowWinogradConv2d(nn.Module):
 
     def __init__(self, weight: Tensor, size: tuple[int, int], above: int = 1, below: int = 1) -> None:
         super().__init__()
-        self.rows = Axis(size[0], size[0] + above + below - TAPS + 1, above)
+        self.rows = Axis(size[0], size[0] + above + below - TAPS + 1, above, block=8)
         kernel = torch.from_numpy(self.rows.kernel)
         constant(self, "weight", torch.einsum("ua,oiab->uoib", kernel, weight.detach().double()).flatten(0, 1)[:, :, None].float())
 
