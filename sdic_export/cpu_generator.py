@@ -92,7 +92,9 @@ class BandUp(nn.Module):
         first, last = first + self.above, last - self.below
         half = rows.size // 2
         self.needs = Rows(max((first - 1) // 2, 0), min((last - 1) // 2 + 1, half), half)
-        self.cut = slice(first - 2 * self.needs.first, last - 2 * self.needs.first)
+        above, below = first - 2 * self.needs.first, 2 * self.needs.last + 1 - last  # rows of the transposed convolution to leave out
+        self.cropped = above if above == below else 0
+        self.cut = slice(above, -below or None) if above != below else None
         self.modulation, self.weight, self.bias = layer.modulation, layer.weight, layer.bias.flatten()
         self.vertical, self.horizontal = layer.vertical, layer.horizontal
         constant(self, "noise", layer.noise[:, :, rows.first : rows.last])
@@ -100,7 +102,8 @@ class BandUp(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scales, demodulation = self.modulation(style)
         weight = self.weight * (scales[0, :, None] * demodulation[0])[:, :, None, None]
-        x = F.conv_transpose2d(x, weight, stride=2)[:, :, self.cut]
+        x = F.conv_transpose2d(x, weight, stride=2, padding=(self.cropped, 0))
+        x = x if self.cut is None else x[:, :, self.cut]
         x = F.conv2d(F.pad(x, (0, 0, self.above, self.below)), self.vertical, groups=x.shape[1])
         x = F.conv2d(x, self.horizontal, self.bias, padding=(0, 1), groups=x.shape[1])
         return F.leaky_relu(x + self.noise, LEAKY_SLOPE)
