@@ -19,6 +19,8 @@ from sdic_export.graphs import FoldedBlock, PreviewGraph, TailGraph
 from sdic_export.winograd import faster_form
 from sdic_train.networks.layers import LEAKY_SLOPE
 
+PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))  # rows and columns, even and odd
+PHASES_FROM = 256  # input channels; with fewer, interleaving costs more than a transposed convolution does
 STRIPS = 16  # of a whole picture in its last block: tensors of 8 MB at 1024 x 1024 instead of 134
 
 
@@ -92,9 +94,8 @@ class BandUp(nn.Module):
         first, last = first + self.above, last - self.below
         half = rows.size // 2
         self.needs = Rows(max((first - 1) // 2, 0), min((last - 1) // 2 + 1, half), half)
-        above, below = first - 2 * self.needs.first, 2 * self.needs.last + 1 - last  # rows of the transposed convolution to leave out
-        self.cropped = above if above == below else 0
-        self.cut = slice(above, -below or None) if above != below else None
+        self.made = Rows(2 * self.needs.first, 2 * self.needs.last + 1, rows.size + 1)  # rows of the transposed convolution
+        self.wanted = Rows(first, last, rows.size + 1)
         self.modulation, self.weight, self.bias = layer.modulation, layer.weight, layer.bias.flatten()
         self.vertical, self.horizontal = layer.vertical, layer.horizontal
         constant(self, "noise", layer.noise[:, :, rows.first : rows.last])
@@ -102,11 +103,46 @@ class BandUp(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scales, demodulation = self.modulation(style)
         weight = self.weight * (scales[0, :, None] * demodulation[0])[:, :, None, None]
-        x = F.conv_transpose2d(x, weight, stride=2, padding=(self.cropped, 0))
-        x = x if self.cut is None else x[:, :, self.cut]
+        above, below = self.wanted.first - self.made.first, self.made.last - self.wanted.last
+        if above == below:
+            x = F.conv_transpose2d(x, weight, stride=2, padding=(above, 0))
+        else:
+            x = F.conv_transpose2d(x, weight, stride=2)[:, :, self.wanted.within(self.made)]
         x = F.conv2d(F.pad(x, (0, 0, self.above, self.below)), self.vertical, groups=x.shape[1])
         x = F.conv2d(x, self.horizontal, self.bias, padding=(0, 1), groups=x.shape[1])
         return F.leaky_relu(x + self.noise, LEAKY_SLOPE)
+
+
+class PhaseUp(BandUp):
+    """The same for many channels: pixels of even and odd rows and columns by convolutions of their own, which are then interleaved.
+
+    Row 2 r of the transposed convolution is w2 x[r - 1] + w0 x[r], row 2 r + 1 is w1 x[r]; columns likewise.
+    """
+
+    def __init__(self, layer: FoldedStyledConv, rows: Rows) -> None:
+        super().__init__(layer, rows)
+        taps = (slice(0, None, 2), slice(1, 2))  # of the even and of the odd pixels
+        weight = self.weight.transpose(0, 1)
+        for row, column in PHASES:
+            part = weight[:, :, taps[row]][:, :, :, taps[column]]
+            constant(self, f"weight{row}{column}", part.flip((2, 3)))
+        del self.weight
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        scales, demodulation = self.modulation(style)
+        x = x * scales[:, :, None, None]
+        # Zeros around the input make the phases equally large; they add a row and a column of zeros at the end.
+        parts = [F.conv2d(F.pad(x, (1 - column, 1, 1 - row, 1)), self.get_buffer(f"weight{row}{column}")) for row, column in PHASES]
+        lines = [torch.stack((parts[index], parts[index + 1]), -1).flatten(-2) for index in (0, 2)]
+        x = torch.stack(lines, 3).flatten(2, 3)[:, :, self.wanted.within(self.made)]
+        x = F.conv2d(F.pad(x, (0, 0, self.above, self.below)), self.vertical, groups=x.shape[1])
+        x = F.conv2d(F.pad(x, (1, 0)), self.horizontal, groups=x.shape[1])
+        return F.leaky_relu(x * demodulation[:, :, None, None] + self.noise + self.bias[:, None, None], LEAKY_SLOPE)
+
+
+def upsampling(layer: FoldedStyledConv, rows: Rows) -> BandUp:
+    """The rows `rows` of `layer` in the form that takes less time in ONNX Runtime."""
+    return (PhaseUp if layer.weight.shape[0] >= PHASES_FROM else BandUp)(layer, rows)
 
 
 class BandRGB(nn.Module):
@@ -132,7 +168,7 @@ class BandBlock(nn.Module):
         super().__init__()
         self.first = block.first
         self.conv = BandConv(block.conv, rows)
-        self.up = BandUp(block.up, self.conv.needs)
+        self.up = upsampling(block.up, self.conv.needs)
         self.needs = self.up.needs
         self.colours = skip_rows(colours)
         self.to_rgb = BandRGB(block.to_rgb, colours, rows, self.colours)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from sdic_export.folded import constant
 
-TILE = 4  # outputs of a tile, per axis
+TILE = 4  # outputs of a tile, per axis; in two dimensions larger ones lose too much accuracy
+ROW_TILE = 6  # along the rows alone
 TAPS = 3
 # Finite evaluation points by their number: symmetric ones with neighbours whose product is one keep float32 accurate
 # (Barabasz et al. 2020).
@@ -79,25 +80,25 @@ class Axis(nn.Module):
     pixels: Tensor
     windows: Tensor
 
-    def __init__(self, inputs: int, outputs: int, before: int, block: int) -> None:
+    def __init__(self, inputs: int, outputs: int, before: int, tile: int, block: int) -> None:
         super().__init__()
-        matrix_a, self.kernel, matrix_b = toom_cook(TILE, TAPS)
-        tiles = -(-outputs // TILE)
+        matrix_a, self.kernel, matrix_b = toom_cook(tile, TAPS)
+        tiles = -(-outputs // tile)
         self.blocks = max(count for count in range(1, tiles + 1) if tiles % count == 0 and (count == 1 or tiles // count >= block))
         self.outputs, self.kinds, self.tiles = outputs, len(matrix_b), tiles // self.blocks
         analysis = np.zeros((self.blocks, self.kinds, self.tiles, inputs))
-        for tile in range(tiles):
+        for index in range(tiles):
             for position in range(self.kinds):
-                pixel = TILE * tile + position - before
+                pixel = tile * index + position - before
                 if 0 <= pixel < inputs:
-                    analysis[tile // self.tiles, :, tile % self.tiles, pixel] = matrix_b[:, position]
-        synthesis = np.zeros((TILE * self.tiles, self.kinds, self.tiles))
-        for tile in range(self.tiles):
-            synthesis[TILE * tile : TILE * (tile + 1), :, tile] = matrix_a
+                    analysis[index // self.tiles, :, index % self.tiles, pixel] = matrix_b[:, position]
+        synthesis = np.zeros((tile * self.tiles, self.kinds, self.tiles))
+        for index in range(self.tiles):
+            synthesis[tile * index : tile * (index + 1), :, index] = matrix_a
         constant(self, "analysis", torch.from_numpy(analysis.reshape(-1, inputs)).float())
-        constant(self, "synthesis", torch.from_numpy(synthesis.reshape(TILE * self.tiles, -1)).float())
-        width = min(TILE * self.tiles + TAPS - 1, inputs)  # the pixels that one block reads
-        starts = [min(max(TILE * self.tiles * block - before, 0), inputs - width) for block in range(self.blocks)]
+        constant(self, "synthesis", torch.from_numpy(synthesis.reshape(tile * self.tiles, -1)).float())
+        width = min(tile * self.tiles + TAPS - 1, inputs)  # the pixels that one block reads
+        starts = [min(max(tile * self.tiles * part - before, 0), inputs - width) for part in range(self.blocks)]
         constant(self, "pixels", torch.cat([torch.arange(start, start + width) for start in starts]))
         windows = np.stack([matrix[..., start : start + width] for matrix, start in zip(analysis, starts, strict=True)])
         constant(self, "windows", torch.from_numpy(windows.reshape(self.blocks, -1, width)).float())
@@ -125,8 +126,9 @@ class WinogradConv2d(nn.Module):
         """weight [O, I, 3, 3], size (H, W)."""
         super().__init__()
         height, width = size
-        self.rows = Axis(height, height + above + below - TAPS + 1, above, block=16)  # transposing shorter blocks costs more than it saves
-        self.columns = Axis(width, width, 1, block=16)
+        # Transposing shorter blocks than these costs more than it saves.
+        self.rows = Axis(height, height + above + below - TAPS + 1, above, TILE, block=16)
+        self.columns = Axis(width, width, 1, TILE, block=16)
         kernel = torch.from_numpy(self.rows.kernel)
         constant(self, "weight", torch.einsum("ua,vb,oiab->uvoi", kernel, kernel, weight.detach().double()).flatten(0, 1).float())
 
@@ -152,7 +154,7 @@ class RowWinogradConv2d(nn.Module):
 
     def __init__(self, weight: Tensor, size: tuple[int, int], above: int = 1, below: int = 1) -> None:
         super().__init__()
-        self.rows = Axis(size[0], size[0] + above + below - TAPS + 1, above, block=8)
+        self.rows = Axis(size[0], size[0] + above + below - TAPS + 1, above, ROW_TILE, block=5)
         kernel = torch.from_numpy(self.rows.kernel)
         constant(self, "weight", torch.einsum("ua,oiab->uoib", kernel, weight.detach().double()).flatten(0, 1)[:, :, None].float())
 

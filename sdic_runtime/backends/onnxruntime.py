@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from sdic_runtime.stages import STAGES, Stage
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MEMORY_SIGNS = ("bad allocation", "bad_alloc", "failed to allocate memory", "out of memory", "bfcarena")
+MOST_LOADERS = 4  # stages that are loaded at the same time; each needs memory for its own weights twice
 QUIET = 3  # ONNX Runtime's log level for errors only
 FLOAT = "tensor(float)"
 SAME_AS_REQUESTED = 1  # ONNX Runtime's number for the arena that does not double
@@ -45,10 +47,8 @@ def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = 
     backend = OnnxRuntime(bundle, bundle.precision(precision), threads, device, tf32, cpu_graphs)
     if not lazy:
         bundle.check(bundle.manifest.stage_files(backend.precision, cpu=bool(backend.cpu_stages)))
-        for stage in STAGES.values():
-            backend.session(stage.name, stage.outputs)
-            for output in stage.outputs:
-                backend.session(stage.name, [output])
+        with ThreadPoolExecutor(min(MOST_LOADERS, available_cores())) as pool:
+            list(pool.map(backend.load_stage, STAGES.values()))
     return backend
 
 
@@ -79,7 +79,8 @@ class OnnxRuntime:
         self._kind, self._index, self._threads, self._tf32 = kind, int(index or 0), threads, tf32
         self._sessions: dict[tuple[Path, ...], Any] = {}  # graphs of a stage, several where it is in bands -> what runs them
         self._answers: dict[tuple[str, ...], Any] = {}  # (stage, outputs asked for) -> the session that computes them
-        self._lock = threading.Lock()
+        self._locks = {stage: threading.Lock() for stage in STAGES}
+        _register_shared_arena()
 
     @property
     def description(self) -> str:
@@ -88,12 +89,17 @@ class OnnxRuntime:
         arranged = f", CPU graphs of {', '.join(self.cpu_stages)}" if self.cpu_stages else ""
         return f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[self._kind]}, {self.precision}{arranged}"
 
+    def load_stage(self, stage: Stage) -> None:
+        """Load every session that `stage` can be asked for."""
+        for outputs in (stage.outputs, *((output,) for output in stage.outputs)):
+            self.session(stage.name, outputs)
+
     def session(self, stage: str, outputs: Sequence[str]) -> Any:
         """The session that computes `outputs` of `stage` with the least work, made on first use."""
         request = (stage, *outputs)
         if request in self._answers:
             return self._answers[request]
-        with self._lock:
+        with self._locks[stage]:
             partial = self.bundle.partial_file(stage, outputs[0], self.precision) if len(outputs) == 1 else None
             arranged = self.bundle.cpu_files(stage) if partial is None and stage in self.cpu_stages else []
             paths = (partial,) if partial else tuple(arranged) or (self.bundle.stage_file(stage, self.precision),)
@@ -118,7 +124,6 @@ class OnnxRuntime:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # Stages run one after the other, so they share one arena; without it the process keeps the sum of their peaks, and with memory
         # patterns each new batch size would add a block of its own.
-        _register_shared_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.enable_mem_pattern = False
         if threads is not None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdic_export import winograd
+from sdic_export import cpu_generator, winograd
 from sdic_export.cpu_generator import BandPreview, BandTail, Rows, bands, skip_rows
 from sdic_export.graphs import PreviewGraph, TailGraph
 from sdic_train.config import TINY
@@ -40,6 +40,15 @@ def test_bands_make_the_picture(large: SDIC, count: int, forms: tuple[winograd.F
     expected = tail(*tensors)
     actual = torch.cat([BandTail(tail, rows)(*tensors) for rows in bands(RESOLUTION, count)], 2)
     assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() / expected.std() < 2e-5
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_upsampling_by_phases(large: SDIC, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_generator, "PHASES_FROM", 1)
+    tail, tensors = TailGraph(large), inputs(large)
+    expected = tail(*tensors)
+    actual = torch.cat([BandTail(tail, rows)(*tensors) for rows in bands(RESOLUTION, count)], 2)
     assert (actual - expected).abs().max() / expected.std() < 2e-5
 
 

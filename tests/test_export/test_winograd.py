@@ -11,7 +11,7 @@ from torch import nn
 from sdic_export.winograd import RowWinogradConv2d, WinogradConv2d, faster_form, toom_cook
 
 
-@pytest.mark.parametrize(("outputs", "taps"), [(4, 3), (2, 2)])
+@pytest.mark.parametrize(("outputs", "taps"), [(4, 3), (6, 3), (2, 2)])
 def test_the_matrices_are_an_exact_correlation(outputs: int, taps: int) -> None:
     after, kernel, before = toom_cook(outputs, taps)
     generator = np.random.default_rng(0)
