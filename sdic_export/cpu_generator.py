@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdic_export.cpu_volume import PHASES
 from sdic_export.folded import FoldedStyledConv, FoldedToRGB, constant
 from sdic_export.graphs import FoldedBlock, PreviewGraph, TailGraph
 from sdic_export.winograd import faster_form
 from sdic_train.networks.layers import LEAKY_SLOPE
 
-PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))  # rows and columns, even and odd
 PHASES_FROM = 256  # input channels; with fewer, interleaving costs more than a transposed convolution does
 STRIPS = 16  # of a whole picture in its last block: tensors of 8 MB at 1024 x 1024 instead of 134
 
