@@ -78,7 +78,7 @@ def test_strength_zero_is_the_inversion(faces: tuple[Path, Path]) -> None:
 
 def test_large_stages_map_their_weights_and_the_golden_file_is_small(faces: tuple[Path, Path]) -> None:
     sizes = {path.name: path.stat().st_size for path in faces[1].rglob("*") if path.is_file()}
-    assert sizes["e4e.onnx.data"] > 1e9 and sizes["e4e.onnx"] < 1e6
+    assert sizes["e4e.onnx.data"] > 9e8 and sizes["e4e.onnx"] < 1e6
     assert "dipn.onnx.data" not in sizes and "generator_tail.onnx.data" not in sizes
     assert sizes["golden.safetensors"] < 30e6
 
