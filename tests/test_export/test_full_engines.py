@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import official_checkpoint as official
+import pytest
 from engine_checks import check
 
 from sdic_export.build import BuildOptions, BuildReport, build

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import resource
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import official_checkpoint as official
+import pytest
 
 from sdic_export.build import BuildOptions, build
 from sdic_export.verify import verify
