@@ -106,7 +106,7 @@ def _gmac(model: onnx.ModelProto) -> float | None:
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     try:
-        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     except Exception:  # shapes are an extra; a graph without them is still listed
         return None
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
 from sdic_export import cpu_generator, winograd
 from sdic_export.cpu_generator import BandPreview, BandTail, Rows, bands, skip_rows
+from sdic_export.exporter import export_sharing, export_stage
 from sdic_export.graphs import PreviewGraph, TailGraph
+from sdic_export.inspection import _gmac
+from sdic_runtime.stages import STAGES
 from sdic_train.config import TINY
 from sdic_train.networks.sdic import SDIC
 
@@ -21,7 +26,7 @@ EVERYWHERE = tuple(replace(form, channels=1) for form in winograd.FORMS)  # also
 def large() -> SDIC:
     """A narrow model whose preview samples the last layer."""
     torch.manual_seed(0)
-    channels = dict.fromkeys((4, 8, 16, 32, 64, 128, 256), 4)
+    channels = dict.fromkeys((4, 8, 16, 32, 64), 8) | {128: 4, 256: 2}
     return SDIC(replace(TINY, resolution=RESOLUTION, working=WORKING, channels=channels)).eval().requires_grad_(False)
 
 
@@ -78,3 +83,14 @@ def test_rows() -> None:
     assert len(rows) == 4
     assert skip_rows(rows) == Rows(1, 5, 8)
     assert skip_rows(Rows(0, 16, 16)) == Rows(0, 8, 8)
+
+
+def test_the_multiplications_of_a_band_are_counted(large: SDIC, tmp_path: Path) -> None:
+    rows = bands(RESOLUTION, 2)[0]
+    whole, band = tmp_path / "whole.onnx", tmp_path / "band.onnx"
+    stage, sizes = STAGES["generator_tail"], large.config.sizes
+    export_stage(TailGraph(large).eval(), stage, sizes, whole)
+    export_sharing(BandTail(TailGraph(large), rows).eval(), stage, sizes, band, [], band=True)
+    of_whole, of_band = (_gmac(onnx.load(path)) for path in (whole, band))
+    assert of_whole is not None and of_band is not None
+    assert 0.5 < of_band / of_whole < 0.75  # the narrow layers of this model make the neighbours' rows weigh more
