@@ -80,9 +80,10 @@ class BandConv(nn.Module):
 
 
 class BandUp(nn.Module):
-    """The rows `rows` of an upsampling styled convolution; `needs` are the rows of its input, half the size.
+    """The rows `rows` of an upsampling styled convolution, for one picture; `needs` are the rows of its input, half the size.
 
-    The transposed convolution makes 2 H + 1 rows of H, and the blur reads the rows i - 1 to i + 2 of these for its row i.
+    The transposed convolution makes 2 H + 1 rows of H, and the blur reads the rows i - 1 to i + 2 of these for its row i. The picture's
+    style is folded into the weight, which a batch could not share.
     """
 
     noise: Tensor
@@ -101,6 +102,7 @@ class BandUp(nn.Module):
         constant(self, "noise", layer.noise[:, :, rows.first : rows.last])
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        assert style.shape[0] == 1
         scales, demodulation = self.modulation(style)
         weight = self.weight * (scales[0, :, None] * demodulation[0])[:, :, None, None]
         above, below = self.wanted.first - self.made.first, self.made.last - self.wanted.last
@@ -114,7 +116,7 @@ class BandUp(nn.Module):
 
 
 class PhaseUp(BandUp):
-    """The same for many channels: pixels of even and odd rows and columns by convolutions of their own, which are then interleaved.
+    """The same for many channels, and any batch: pixels of even and odd rows and columns by convolutions of their own, then interleaved.
 
     Row 2 r of the transposed convolution is w2 x[r - 1] + w0 x[r], row 2 r + 1 is w1 x[r]; columns likewise.
     """

@@ -68,6 +68,12 @@ def test_bands_make_the_reconstruction(large: SDIC, count: int) -> None:
     torch.testing.assert_close(preview(feature, rgb, latent), expected)  # making bands does not change the graph they come from
 
 
+def test_a_band_is_for_one_picture(large: SDIC) -> None:
+    tensors = [tensor.expand(2, *tensor.shape[1:]) for tensor in inputs(large)]
+    with pytest.raises(AssertionError):
+        BandTail(TailGraph(large), bands(RESOLUTION, 2)[0])(*tensors)
+
+
 def test_a_band_reads_little_more_than_its_share(large: SDIC) -> None:
     tail = TailGraph(large)
     upper, lower = (BandTail(tail, rows).path.needs for rows in bands(RESOLUTION, 2))
