@@ -2,8 +2,7 @@
 
 A convolution by r taps that makes m neighbouring outputs needs m + r - 1 multiplications instead of m r: y = A ((G w) * (B x)), with A
 and B the transposes of evaluation and interpolation of polynomials (Toom-Cook). In two dimensions F(4 x 4, 3 x 3) needs 36
-multiplications for 16 outputs instead of 144. The transforms are banded matrices over a whole row or column, so that the graph needs
-nothing but matrix products and two transpositions, and zero padding costs nothing.
+multiplications for 16 outputs instead of 144. The transforms are small matrix products over windows that a Gather copies.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from sdic_export.folded import constant
 TILE = 4  # outputs of a tile, per axis; in two dimensions larger ones lose too much accuracy
 ROW_TILE = 6  # along the rows alone
 TAPS = 3
+SHORT = 96  # columns
 # Finite evaluation points by their number: symmetric ones with neighbours whose product is one keep float32 accurate
 # (Barabasz et al. 2020).
 POINTS = {
@@ -68,80 +68,46 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
     return [row[size:] for row in rows]
 
 
-class Axis(nn.Module):
-    """The transforms of one axis: `inputs` pixels, `before` zeros in front of them, zeros behind as needed -> `outputs` pixels.
-
-    The products of an axis are ordered (block, kind, tile), so that the last transform is one small matrix for every block of outputs,
-    which has at least `block` tiles: one matrix for the whole of a long axis would be mostly zeros.
-    """
-
-    analysis: Tensor
-    synthesis: Tensor
-    pixels: Tensor
-    windows: Tensor
-
-    def __init__(self, inputs: int, outputs: int, before: int, tile: int, block: int) -> None:
-        super().__init__()
-        matrix_a, self.kernel, matrix_b = toom_cook(tile, TAPS)
-        tiles = -(-outputs // tile)
-        self.blocks = max(count for count in range(1, tiles + 1) if tiles % count == 0 and (count == 1 or tiles // count >= block))
-        self.outputs, self.kinds, self.tiles = outputs, len(matrix_b), tiles // self.blocks
-        analysis = np.zeros((self.blocks, self.kinds, self.tiles, inputs))
-        for index in range(tiles):
-            for position in range(self.kinds):
-                pixel = tile * index + position - before
-                if 0 <= pixel < inputs:
-                    analysis[index // self.tiles, :, index % self.tiles, pixel] = matrix_b[:, position]
-        synthesis = np.zeros((tile * self.tiles, self.kinds, self.tiles))
-        for index in range(self.tiles):
-            synthesis[tile * index : tile * (index + 1), :, index] = matrix_a
-        constant(self, "analysis", torch.from_numpy(analysis.reshape(-1, inputs)).float())
-        constant(self, "synthesis", torch.from_numpy(synthesis.reshape(tile * self.tiles, -1)).float())
-        width = min(tile * self.tiles + TAPS - 1, inputs)  # the pixels that one block reads
-        starts = [min(max(tile * self.tiles * part - before, 0), inputs - width) for part in range(self.blocks)]
-        constant(self, "pixels", torch.cat([torch.arange(start, start + width) for start in starts]))
-        windows = np.stack([matrix[..., start : start + width] for matrix, start in zip(analysis, starts, strict=True)])
-        constant(self, "windows", torch.from_numpy(windows.reshape(self.blocks, -1, width)).float())
-
-    def analysed_rows(self, x: Tensor) -> Tensor:
-        """[N, C, inputs, W] -> [N, C, blocks, kinds, tiles, W]; blocks of rows are cheap to gather, and spare most of the zeros."""
-        x = x[:, :, self.pixels].unflatten(2, (self.blocks, -1)) if self.blocks > 1 else x[:, :, None]
-        return torch.matmul(self.windows, x).unflatten(3, (self.kinds, self.tiles))
-
-    def analysed_columns(self, x: Tensor) -> Tensor:
-        """[N, C, H, inputs] -> [N, C, H, blocks * kinds * tiles]"""
-        return torch.matmul(x, self.analysis.T)
-
-
 class WinogradConv2d(nn.Module):
     """A 3 x 3 convolution with stride one over pictures of one known size: [N, I, H, W] -> [N, O, H', W].
 
     The columns get a padding of one, the rows `above` and `below` rows of zeros. The largest error is about 1e-5 of the output's
     standard deviation, where the direct form has 2e-6.
+
+    Channels are the last axis inside: windows are then copied in long runs, ONNX Runtime moves a tile's products in and out of its
+    blocked layout the same way, and each of the 36 products is a group of a pointwise convolution, which runs at full speed.
     """
 
+    pixels: Tensor
+    analysis: Tensor
     weight: Tensor
+    synthesis: Tensor
 
     def __init__(self, weight: Tensor, size: tuple[int, int], above: int = 1, below: int = 1) -> None:
         """weight [O, I, 3, 3], size (H, W)."""
         super().__init__()
         height, width = size
-        # Transposing shorter blocks than these costs more than it saves.
-        self.rows = Axis(height, height + above + below - TAPS + 1, above, TILE, block=16)
-        self.columns = Axis(width, width, 1, TILE, block=16)
-        kernel = torch.from_numpy(self.rows.kernel)
-        constant(self, "weight", torch.einsum("ua,vb,oiab->uvoi", kernel, kernel, weight.detach().double()).flatten(0, 1).float())
+        self.size = (height + above + below - TAPS + 1, width)
+        self.tiles = (-(-self.size[0] // TILE), -(-self.size[1] // TILE))
+        after, kernel, before = toom_cook(TILE, TAPS)
+        rows, columns = _windows(self.tiles[0], above), _windows(self.tiles[1], 1)
+        constant(self, "pixels", (rows[:, None, :, None].clamp(0, height - 1) * width + columns[None, :, None].clamp(0, width - 1)).flatten())
+        # What lies outside is not read as zero but multiplied by zero: padding would copy the picture.
+        inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[None, :, None]
+        constant(self, "analysis", (torch.from_numpy(np.kron(before, before)) * inside.flatten(2).flatten(0, 1)[:, None]).float())
+        constant(self, "synthesis", torch.from_numpy(np.kron(after, after)).float())
+        taps = torch.from_numpy(kernel)
+        products = torch.einsum("ua,vb,oiab->uvoi", taps, taps, weight.detach().double())
+        self.products = len(kernel) ** 2
+        constant(self, "weight", products.flatten(0, 2)[:, :, None, None].float())
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = self.rows, self.columns
-        x = rows.analysed_rows(columns.analysed_columns(x)).unflatten(5, (columns.blocks, columns.kinds, columns.tiles))
-        x = x.permute(0, 3, 6, 1, 2, 4, 5, 7)  # both kinds, channels, both positions
-        x = torch.matmul(self.weight, x.flatten(4).flatten(1, 2))
-        x = x.unflatten(3, (rows.blocks, rows.tiles, columns.blocks, columns.tiles)).unflatten(1, (rows.kinds, columns.kinds))
-        x = x.permute(0, 3, 4, 1, 5, 6, 2, 7)
-        x = torch.matmul(rows.synthesis, x.flatten(5).flatten(3, 4))
-        x = torch.matmul(x.unflatten(4, (columns.blocks, -1)), columns.synthesis.T)
-        return x.flatten(4).flatten(2, 3)[:, :, : rows.outputs, : columns.outputs]
+        x = torch.index_select(x.permute(0, 2, 3, 1).flatten(1, 2), 1, self.pixels).unflatten(1, (-1, self.products))
+        x = torch.matmul(self.analysis, x).flatten(2).unflatten(1, self.tiles)
+        x = F.conv2d(x.permute(0, 3, 1, 2), self.weight, groups=self.products).permute(0, 2, 3, 1)
+        x = torch.matmul(self.synthesis, x.flatten(1, 2).unflatten(2, (self.products, -1)))
+        x = x.unflatten(2, (TILE, TILE)).unflatten(1, self.tiles).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return x[:, : self.size[0], : self.size[1]].permute(0, 3, 1, 2)
 
 
 class RowWinogradConv2d(nn.Module):
@@ -150,20 +116,46 @@ class RowWinogradConv2d(nn.Module):
     Each kind of product is a group of a convolution by one row of taps.
     """
 
+    pixels: Tensor
+    analysis: Tensor
     weight: Tensor
+    synthesis: Tensor
 
     def __init__(self, weight: Tensor, size: tuple[int, int], above: int = 1, below: int = 1) -> None:
         super().__init__()
-        self.rows = Axis(size[0], size[0] + above + below - TAPS + 1, above, ROW_TILE, block=5)
-        kernel = torch.from_numpy(self.rows.kernel)
-        constant(self, "weight", torch.einsum("ua,oiab->uoib", kernel, weight.detach().double()).flatten(0, 1)[:, :, None].float())
+        height, width = size
+        self.outputs = height + above + below - TAPS + 1
+        tiles = -(-self.outputs // ROW_TILE)
+        together = max(1, SHORT // width)  # products with rows shorter than that are worth some zeros in their matrices
+        self.blocks = max(count for count in range(1, tiles + 1) if tiles % count == 0 and tiles // count >= min(together, tiles))
+        self.tiles = tiles // self.blocks
+        after, kernel, before = toom_cook(ROW_TILE, TAPS)
+        self.products = len(kernel)
+        read = ROW_TILE * self.tiles + TAPS - 1
+        rows = ROW_TILE * self.tiles * torch.arange(self.blocks)[:, None] + torch.arange(read) - above
+        constant(self, "pixels", rows.clamp(0, height - 1).flatten())
+        analysis = np.zeros((self.products, self.tiles, read))
+        synthesis = np.zeros((self.tiles, ROW_TILE, self.products, self.tiles))
+        for tile in range(self.tiles):
+            analysis[:, tile, ROW_TILE * tile : ROW_TILE * tile + self.products] = before
+            synthesis[tile, :, :, tile] = after
+        inside = (rows >= 0) & (rows < height)
+        constant(self, "analysis", (torch.from_numpy(analysis.reshape(-1, read)) * inside[:, None]).float())
+        constant(self, "synthesis", torch.from_numpy(synthesis.reshape(self.tiles * ROW_TILE, -1)).float())
+        weights = torch.einsum("ua,oiab->uoib", torch.from_numpy(kernel), weight.detach().double())
+        constant(self, "weight", weights.flatten(0, 1)[:, :, None].float())
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.rows
-        x = rows.analysed_rows(x).permute(0, 3, 1, 2, 4, 5)
-        x = F.conv2d(x.flatten(3, 4).flatten(1, 2), self.weight, padding=(0, 1), groups=rows.kinds)
-        x = x.unflatten(2, (rows.blocks, rows.tiles)).unflatten(1, (rows.kinds, -1)).permute(0, 2, 3, 1, 4, 5)
-        return torch.matmul(rows.synthesis, x.flatten(3, 4)).flatten(2, 3)[:, :, : rows.outputs]
+        x = torch.matmul(self.analysis, torch.index_select(x, 2, self.pixels).unflatten(2, (self.blocks, -1)))
+        x = x.unflatten(3, (self.products, self.tiles)).permute(0, 3, 1, 2, 4, 5)
+        x = F.conv2d(x.flatten(3, 4).flatten(1, 2), self.weight, padding=(0, 1), groups=self.products)
+        x = x.unflatten(2, (self.blocks, self.tiles)).unflatten(1, (self.products, -1)).permute(0, 2, 3, 1, 4, 5)
+        return torch.matmul(self.synthesis, x.flatten(3, 4)).flatten(2, 3)[:, :, : self.outputs]
+
+
+def _windows(tiles: int, before: int) -> Tensor:
+    """The pixels of one axis that each tile reads [tiles, TILE + TAPS - 1], some of them outside."""
+    return TILE * torch.arange(tiles)[:, None] + torch.arange(TILE + TAPS - 1) - before
 
 
 @dataclass(frozen=True)
@@ -176,7 +168,7 @@ class Form:
 
 
 # In both axes the weights take four times the room of the direct ones: small pictures do not pay for reading them.
-FORMS = (Form(WinogradConv2d, 256, range(48, 97)), Form(RowWinogradConv2d, 128, range(16, 257)))
+FORMS = (Form(WinogradConv2d, 256, range(48, 129)), Form(RowWinogradConv2d, 128, range(16, 257)))
 
 
 def faster_form(inputs: int, outputs: int, columns: int) -> type[WinogradConv2d] | type[RowWinogradConv2d] | None:

@@ -43,7 +43,8 @@ def test_stays_accurate_with_many_channels(form: type[nn.Module]) -> None:
 def test_few_channels_and_large_pictures_keep_the_direct_form() -> None:
     assert faster_form(512, 512, 64) is WinogradConv2d
     assert faster_form(128, 512, 64) is RowWinogradConv2d
-    assert faster_form(512, 512, 128) is RowWinogradConv2d
+    assert faster_form(512, 512, 128) is WinogradConv2d
+    assert faster_form(128, 128, 256) is RowWinogradConv2d
     assert faster_form(64, 512, 64) is None
     assert faster_form(512, 64, 64) is None
     assert faster_form(512, 512, 512) is None
