@@ -39,11 +39,11 @@ class Manifest:
     `visible_rows` (first, end) are the rows of `picture` that a user sees: all of them, or for letterboxed domains the part
     between the bars. `stages` maps stage -> precision -> file; `tolerances` maps precision -> the largest difference over
     the expected tensor's standard deviation that the export allowed. `partials` maps "stage:output" -> precision -> file: the
-    graph of a stage cut down to what that one output needs, for engines that compute every output of a graph. `cpu` maps stage ->
-    files: the same stage in CPU_PRECISION arranged for processors, which may refer to the external weights of the stage's own graph.
-    Several files are bands of rows (axis 2 of every output) from top to bottom, each for one picture. Only ONNX Runtime on the CPU runs
-    them. `checkpoint` says where the PyTorch weights are ("path", relative to the bundle when they
-    are inside it; "sha256"; "domain"): only the PyTorch backend reads them.
+    graph of a stage cut down to what that one output needs, for engines that compute every output of a graph. `cpu` maps stage or
+    "stage:output" -> files: the same in CPU_PRECISION arranged for processors, which may refer to the external weights of the stage's own
+    graph, and the one of an output alone also to those of the stage's graph for processors. Several files are bands of rows (axis 2 of
+    every output) from top to bottom, each for one picture. Only ONNX Runtime on the CPU runs them. `checkpoint` says where the PyTorch
+    weights are ("path", relative to the bundle when they are inside it; "sha256"; "domain"): only the PyTorch backend reads them.
     """
 
     name: str
@@ -83,16 +83,20 @@ class Manifest:
     def graph_files(self, stage: str, precision: str, cpu: bool = False) -> list[str]:
         """The files of one stage in one precision: its graph first, then the external weights (`e4e.onnx.data`) that it may refer to.
 
-        With `cpu` the graphs arranged for processors, where there are such: they may share the weights of the stage's own graph.
+        With `cpu` the graphs arranged for processors, where there are such: they may share the weights of the stage's own graph. Then
+        `stage` may also be a "stage:output" of `cpu`.
         """
-        own = self.stages[stage][precision]
+        whole = stage.partition(":")[0]
+        own = self.stages[whole][precision]
         graphs = self.cpu.get(stage, [own]) if cpu else [own]
-        return [*graphs, *sorted(name for name in self.files if name.startswith(tuple(f"{graph}." for graph in (own, *graphs))))]
+        sharing = tuple(f"{graph}." for graph in (own, *graphs, *(self.cpu.get(whole, ()) if cpu else ())))
+        return [*graphs, *sorted(name for name in self.files if name.startswith(sharing))]
 
     def stage_files(self, precision: str, cpu: bool = False) -> list[str]:
         """The files of all stages in one precision, external weights included; `cpu` as in `graph_files`."""
-        return sorted({name for stage, choices in self.stages.items() if precision in choices
-                       for name in self.graph_files(stage, precision, cpu)})
+        stages = [stage for stage, choices in self.stages.items() if precision in choices]
+        alone = [key for key in self.cpu if key not in self.stages] if cpu else []
+        return sorted({name for key in (*stages, *alone) for name in self.graph_files(key, precision, cpu)})
 
 
 def manifest_from_dict(data: Any, origin: str = MANIFEST_NAME) -> Manifest:
@@ -240,7 +244,8 @@ class Bundle:
         return graph
 
     def cpu_files(self, stage: str) -> list[Path]:
-        """The proven ONNX files of `stage` arranged for processors, where the bundle has such, their external weights proven too.
+        """The proven ONNX files of `stage` (or a "stage:output") arranged for processors, where the bundle has such, their external weights
+        proven too.
 
         Several are bands of rows, see `Manifest`.
         """
@@ -354,12 +359,13 @@ def _partials(data: dict[str, Any], fail: _Fail) -> dict[str, dict[str, str]]:
 
 
 def _cpu(data: dict[str, Any], stages: Mapping[str, Mapping[str, str]], fail: _Fail) -> dict[str, list[str]]:
-    for stage, names in data.items():
-        if CPU_PRECISION not in stages.get(stage, {}):
-            raise fail(f'cpu has "{stage}", expected a stage of the stage table with a graph in {CPU_PRECISION}')
+    for key, names in data.items():
+        stage, colon, output = key.partition(":")
+        if CPU_PRECISION not in stages.get(stage, {}) or (colon and output not in STAGES[stage].outputs):
+            raise fail(f'cpu has "{key}", expected a stage or "stage:output" of the stage table with a graph in {CPU_PRECISION}')
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise fail(f'cpu["{stage}"] is {names!r:.60}, expected a list of files')
-    return {stage: list(names) for stage, names in data.items()}
+            raise fail(f'cpu["{key}"] is {names!r:.60}, expected a list of files')
+    return {key: list(names) for key, names in data.items()}
 
 
 def _tolerances(data: dict[str, Any], fail: _Fail) -> dict[str, float]:

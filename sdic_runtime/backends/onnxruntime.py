@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ class OnnxRuntime:
             raise MissingExtraError("onnxruntime-gpu", "gpu", f'the device "{device}"')
         self.bundle, self.precision = bundle, precision
         arranged = kind == "cpu" and precision == CPU_PRECISION and cpu_graphs
-        self.cpu_stages = sorted(bundle.manifest.cpu) if arranged else []  # the stages that run on graphs arranged for processors
+        # The stages, and "stage:output" for outputs asked for alone, that run on graphs arranged for processors.
+        self.cpu_stages = sorted(bundle.manifest.cpu) if arranged else []
         self._kind, self._index, self._threads, self._tf32 = kind, int(index or 0), threads, tf32
         self._sessions: dict[tuple[Path, ...], Any] = {}  # graphs of a stage, several where it is in bands -> what runs them
         self._answers: dict[tuple[str, ...], Any] = {}  # (stage, outputs asked for) -> the session that computes them
@@ -100,22 +102,31 @@ class OnnxRuntime:
         if request in self._answers:
             return self._answers[request]
         with self._locks[stage]:
-            partial = self.bundle.partial_file(stage, outputs[0], self.precision) if len(outputs) == 1 else None
-            arranged = self.bundle.cpu_files(stage) if partial is None and stage in self.cpu_stages else []
-            paths = (partial,) if partial else tuple(arranged) or (self.bundle.stage_file(stage, self.precision),)
+            alone = self._partial(stage, outputs[0]) if len(outputs) == 1 else []
+            arranged = self.bundle.cpu_files(stage) if not alone and stage in self.cpu_stages else []
+            paths = tuple(alone or arranged or [self.bundle.stage_file(stage, self.precision)])
             if paths not in self._sessions:
-                self._sessions[paths] = self._load(STAGES[stage], tuple(outputs) if partial else STAGES[stage].outputs, paths)
+                table = STAGES[stage]
+                self._sessions[paths] = self._load(replace(table, outputs=tuple(outputs)) if alone else table, paths)
             self._answers[request] = self._sessions[paths]
             return self._answers[request]
 
-    def _load(self, stage: Stage, outputs: tuple[str, ...], paths: Sequence[Path]) -> Any:
+    def _partial(self, stage: str, output: str) -> list[Path]:
+        """The graphs that compute `output` of `stage` alone, where the bundle has such."""
+        if f"{stage}:{output}" in self.cpu_stages:
+            return self.bundle.cpu_files(f"{stage}:{output}")
+        partial = self.bundle.partial_file(stage, output, self.precision)
+        return [partial] if partial else []
+
+    def _load(self, stage: Stage, paths: Sequence[Path]) -> Any:
+        """What runs the graphs `paths`, which have the outputs of `stage`."""
         if len(paths) == 1:
-            return self._create(stage, outputs, paths[0], self._threads)
+            return self._create(stage, paths[0], self._threads)
         threads = self._threads or available_cores()
-        bands = [self._create(stage, outputs, path, max(1, threads // len(paths))) for path in paths]
+        bands = [self._create(stage, path, max(1, threads // len(paths))) for path in paths]
         return Bands(stage, self.bundle.sizes, bands, min(threads, len(paths)))
 
-    def _create(self, stage: Stage, outputs: tuple[str, ...], path: Path, threads: int | None) -> Any:
+    def _create(self, stage: Stage, path: Path, threads: int | None) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -137,7 +148,7 @@ class OnnxRuntime:
         if provider not in session.get_providers():
             raise SdicError(f'ONNX Runtime could not start on "{self._kind}:{self._index}"; check the NVIDIA driver and the CUDA and cuDNN '
                             'libraries, or use device="cpu"')
-        _check_tensors(stage, outputs, session, path)
+        _check_tensors(stage, session, path)
         return session
 
     def upload(self, array: np.ndarray) -> Any:
@@ -199,9 +210,9 @@ def _error_types() -> tuple[type[Exception], ...]:
     return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
 
 
-def _check_tensors(stage: Stage, outputs: tuple[str, ...], session: Any, path: Path) -> None:
+def _check_tensors(stage: Stage, session: Any, path: Path) -> None:
     """The graph's tensors are those of the stage table, in float32 at the borders."""
-    for role, names, infos in (("inputs", stage.inputs, session.get_inputs()), ("outputs", outputs, session.get_outputs())):
+    for role, names, infos in (("inputs", stage.inputs, session.get_inputs()), ("outputs", stage.outputs, session.get_outputs())):
         found = {info.name: info.type for info in infos}
         if set(found) != set(names) or set(found.values()) != {FLOAT}:
             listed = ", ".join(f"{name} {kind}" for name, kind in found.items())

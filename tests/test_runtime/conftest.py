@@ -149,6 +149,17 @@ def add_cpu_graph(folder: Path, stage: str, **factors: float) -> Path:
     return folder / name
 
 
+def add_partial_cpu_graph(folder: Path, stage: str, output: str, **factors: float) -> Path:
+    """The same for `output` alone."""
+    from onnx.utils import Extractor
+
+    name = own_graph(folder, stage).replace(".onnx", f".cpu.{output}.onnx")
+    model = changed_graph(folder, stage, factors)
+    onnx_save(Extractor(model).extract_model([value.name for value in model.graph.input], [output]), folder / name)
+    set_cpu(folder, f"{stage}:{output}", [name])
+    return folder / name
+
+
 def add_bands(folder: Path, stage: str, rows: Sequence[tuple[int, int]], batch: int | str = 1, **factors: float) -> list[Path]:
     """The same as bands of rows: each is the graph of `stage` for `batch` pictures, its 4D outputs cut down to `rows` (first, end)."""
     from onnx import helper, numpy_helper
@@ -214,17 +225,22 @@ def onnx_save(model: Any, path: Path) -> None:
     onnx.save(model, path)
 
 
-def set_cpu(folder: Path, stage: str, names: list[str]) -> None:
+def set_cpu(folder: Path, key: str, names: list[str]) -> None:
     from sdic_runtime.bundle import Bundle
 
     manifest = Bundle.open(folder).manifest
     write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, names)},
-                                               cpu={**manifest.cpu, stage: names}))
+                                               cpu={**manifest.cpu, key: names}))
 
 
 @pytest.fixture
 def arrange() -> Callable[..., Path]:
     return add_cpu_graph
+
+
+@pytest.fixture
+def arrange_partial() -> Callable[..., Path]:
+    return add_partial_cpu_graph
 
 
 @pytest.fixture

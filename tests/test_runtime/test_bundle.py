@@ -78,7 +78,13 @@ def test_the_manifest_itself_names_the_bundle(tiny_bundle: Path) -> None:
     (["partials"], {"generator_head:rgb": "file"}, "expected precision -> file"),
     (["partials"], {"generator_head:rgb": {"fp32": "none.onnx"}}, '"none.onnx" is not listed under files'),
     (["cpu"], [], r'"cpu" is \[\], expected an object'),
-    (["cpu"], {"extra": "onnx/fp32/dipn.onnx"}, 'cpu has "extra", expected a stage of the stage table with a graph in fp32'),
+    (["cpu"], {"extra": ["dipn.onnx"]}, 'cpu has "extra", expected a stage or "stage:output" of the stage table with a graph in fp32'),
+    (["cpu"], {"generator_head:picture": ["onnx/fp32/dipn.onnx"]}, 'cpu has "generator_head:picture", expected a stage or "stage:output"'),
+    (["cpu"], {"generator_head:": ["onnx/fp32/dipn.onnx"]}, 'cpu has "generator_head:", expected a stage or "stage:output"'),
+    (["cpu"], {"rgb": ["onnx/fp32/dipn.onnx"]}, 'cpu has "rgb", expected a stage or "stage:output"'),
+    (["cpu"], {"generator_head:rgb": []}, r'cpu\["generator_head:rgb"\] is \[\], expected a list of files'),
+    (["cpu"], {"generator_head:rgb": "rgb.onnx"}, r"""cpu\["generator_head:rgb"\] is 'rgb.onnx', expected a list of files"""),
+    (["cpu"], {"generator_head:rgb": ["rgb.onnx"]}, '"rgb.onnx" is not listed under files'),
     (["cpu"], {"dipn": {"fp32": "dipn.onnx"}}, r"""cpu\["dipn"\] is \{'fp32': 'dipn.onnx'\}, expected a list of files"""),
     (["cpu"], {"dipn": "onnx/fp32/dipn.onnx"}, r"""cpu\["dipn"\] is 'onnx/fp32/dipn.onnx', expected a list of files"""),
     (["cpu"], {"dipn": []}, r'cpu\["dipn"\] is \[\], expected a list of files'),
@@ -197,6 +203,36 @@ def test_a_graph_for_processors_brings_its_own_weights_and_those_of_the_stage(ma
         (folder / name).write_bytes(b"CONTENT")
         with pytest.raises(SdicError, match=f"{name} is damaged: its SHA-256"):
             Bundle.open(folder).cpu_files("e4e")
+        (folder / name).write_bytes(b"content")
+
+
+def test_a_partial_graph_for_processors_brings_the_weights_of_all_forms_of_its_stage(make_bundle: Callable[..., Path]) -> None:
+    import dataclasses
+
+    folder = make_bundle()
+    identity = Bundle.open(folder).manifest.identity
+    whole, partial = "onnx/fp32/generator_head.cpu.onnx", "onnx/fp32/generator_head.cpu.rgb.onnx"
+    weights = [f"{graph}.data" for graph in (whole, partial, "onnx/fp32/generator_head.onnx")]
+    for name in (whole, partial, *weights):
+        (folder / name).write_bytes(b"content")
+    manifest = Bundle.open(folder).manifest
+    files = {**manifest.files, **file_entries(folder, [whole, partial, *weights[:2]])}
+    both = {"generator_head": [whole], "generator_head:rgb": [partial]}
+    for cpu, shared in ((both, weights[:2]), ({"generator_head:rgb": [partial]}, weights[1:2])):
+        write_manifest(folder, dataclasses.replace(manifest, files=files, cpu=cpu))
+        bundle = Bundle.open(folder)
+        assert bundle.manifest.cpu == cpu and bundle.manifest.identity == identity
+        assert bundle.manifest.graph_files("generator_head:rgb", "fp32", cpu=True) == [partial, *shared]
+        assert {partial, *shared} <= set(bundle.manifest.stage_files("fp32", cpu=True))
+        assert not {whole, partial} & set(bundle.manifest.stage_files("fp32"))
+        assert bundle.cpu_files("generator_head:rgb") == [folder / partial]
+    files |= file_entries(folder, weights[2:])
+    write_manifest(folder, dataclasses.replace(manifest, files=files, cpu=both))
+    assert Bundle.open(folder).manifest.graph_files("generator_head:rgb", "fp32", cpu=True) == [partial, *weights]
+    for name in (partial, *weights):
+        (folder / name).write_bytes(b"CONTENT")
+        with pytest.raises(SdicError, match=f"{name} is damaged: its SHA-256"):
+            Bundle.open(folder).cpu_files("generator_head:rgb")
         (folder / name).write_bytes(b"content")
 
 
