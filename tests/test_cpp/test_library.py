@@ -74,6 +74,35 @@ def test_graphs_for_processors_are_what_runs(library: Any, make_bundle: Callable
         np.testing.assert_allclose(ours.tensor(name), getattr(theirs, name), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("whole", [1, 2])
+def test_a_partial_graph_for_processors_is_what_runs(library: Any, make_bundle: Callable[..., Path], tiny: Any, whole: int) -> None:
+    """`whole` 2: beside a graph for processors of the whole stage."""
+    folder, picture = make_bundle(), draw(64, 64)
+    own = library.open(folder)
+    if whole == 2:
+        tiny.add_cpu_graph(folder, "generator_head", fm=2, rm=2)
+    tiny.add_cpu_graph(folder, "generator_head:rgb", rm=4)
+    native, python = library.open(folder), Pipeline.load(folder, "onnxruntime", threads=1)
+    description = native.info().description.decode()
+    assert description == python.backend.description and description.endswith("generator_head:rgb")
+    ours, theirs, before = native.invert(picture), python.invert(picture), own.invert(picture)
+    np.testing.assert_array_equal(ours.tensor("feature"), whole * before.tensor("feature"))
+    for name in ("feature", "reconstruction", "pixels"):
+        np.testing.assert_allclose(ours.tensor(name), getattr(theirs, name), rtol=0, atol=1e-5)
+    pixels = ours.tensor("pixels")
+    assert np.abs(pixels - before.tensor("pixels")).max() > 0.01  # the tail reads the rgb of the partial graph
+
+
+def test_bands_of_a_partial_graph(library: Any, make_bundle: Callable[..., Path], tiny: Any, native: Any) -> None:
+    folder, pictures = make_bundle(), [draw(64, 64, seed=seed) for seed in range(2)]
+    tiny.add_bands(folder, "generator_head:rgb", ((0, 20), (20, 32)))
+    banded, python = library.open(folder), Pipeline.load(folder, "onnxruntime", threads=2)
+    assert banded.info().description.decode() == python.backend.description
+    ours, theirs, before = banded.invert(*pictures), python.invert(pictures), native.invert(*pictures)
+    np.testing.assert_allclose(ours.tensor("pixels"), theirs.pixels, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours.tensor("pixels"), before.tensor("pixels"), rtol=0, atol=1e-5)
+
+
 THIRDS = ((0, 40), (40, 96), (96, 128))
 
 

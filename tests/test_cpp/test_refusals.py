@@ -107,6 +107,11 @@ MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "partial unlisted": set_key("partials", {"generator_head:rgb": {"fp32": "other.onnx"}}),
     "cpu list": set_key("cpu", []),
     "cpu unknown": set_key("cpu", {"picture": "onnx/fp32/dipn.onnx"}),
+    "cpu output unknown": set_key("cpu", {"generator_head:picture": ["onnx/fp32/dipn.onnx"]}),
+    "cpu output empty": set_key("cpu", {"generator_head:": ["onnx/fp32/dipn.onnx"]}),
+    "cpu output twice": set_key("cpu", {"generator_head:rgb:rgb": ["onnx/fp32/dipn.onnx"]}),
+    "cpu output text": set_key("cpu", {"generator_head:rgb": "onnx/fp32/dipn.onnx"}),
+    "cpu output unlisted": set_key("cpu", {"generator_head:rgb": ["onnx/fp32/generator_head.cpu.rgb.onnx"]}),
     "cpu number": set_key("cpu", {"dipn": 1}),
     "cpu text": set_key("cpu", {"dipn": "onnx/fp32/dipn.onnx"}),
     "cpu empty": set_key("cpu", {"dipn": []}),
@@ -182,6 +187,17 @@ def test_a_damaged_graph_for_processors(library: Any, refusal: Any, make_bundle:
     folder = make_bundle()
     damage(kind, tiny.add_cpu_graph(folder, "dipn", half=3))
     assert refusal(lambda: library.open(folder)) == (BUNDLE, sentence(lambda: Pipeline.load(folder, "onnxruntime")))
+    folder = make_bundle("onnx")
+    damage(kind, tiny.add_cpu_graph(folder, "generator_head:rgb", rm=2))
+    assert refusal(lambda: library.open(folder)) == (BUNDLE, sentence(lambda: Pipeline.load(folder, "onnxruntime")))
+
+
+def test_a_graph_of_more_outputs_than_the_one_it_is_for(library: Any, refusal: Any, make_bundle: Callable[..., Path]) -> None:
+    folder = make_bundle()
+    change_manifest(folder, set_key("cpu", {"generator_head:rgb": ["onnx/fp32/generator_head.onnx"]}))
+    status, said = refusal(lambda: library.open(folder))
+    assert status == BUNDLE and said.startswith(f"{folder}/onnx/fp32/generator_head.onnx has the outputs feature tensor(float)")
+    assert said.endswith('where the stage "generator_head" has rgb in float32; build it again with: sdic-export build')
 
 
 @pytest.mark.parametrize(("rows", "batch"), [

@@ -140,47 +140,39 @@ def write_bundle(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def add_cpu_graph(folder: Path, stage: str, **factors: float) -> Path:
-    """A graph for processors that can be told from that of `stage`: the constants named in `factors` are multiplied by them."""
-    name = own_graph(folder, stage).replace(".onnx", ".cpu.onnx")
-    model = changed_graph(folder, stage, factors)
-    onnx_save(model, folder / name)
-    set_cpu(folder, stage, [name])
+def add_cpu_graph(folder: Path, key: str, **factors: float) -> Path:
+    """A graph for processors that can be told from that of the stage: the constants named in `factors` are multiplied by them.
+
+    `key` is a stage, or "stage:output" for a graph of that output alone.
+    """
+    name = own_graph(folder, key).replace(".onnx", cpu_ending(key))
+    onnx_save(changed_graph(folder, key, factors), folder / name)
+    set_cpu(folder, key, [name])
     return folder / name
 
 
-def add_partial_cpu_graph(folder: Path, stage: str, output: str, **factors: float) -> Path:
-    """The same for `output` alone."""
-    from onnx.utils import Extractor
-
-    name = own_graph(folder, stage).replace(".onnx", f".cpu.{output}.onnx")
-    model = changed_graph(folder, stage, factors)
-    onnx_save(Extractor(model).extract_model([value.name for value in model.graph.input], [output]), folder / name)
-    set_cpu(folder, f"{stage}:{output}", [name])
-    return folder / name
-
-
-def add_bands(folder: Path, stage: str, rows: Sequence[tuple[int, int]], batch: int | str = 1, **factors: float) -> list[Path]:
-    """The same as bands of rows: each is the graph of `stage` for `batch` pictures, its 4D outputs cut down to `rows` (first, end)."""
+def add_bands(folder: Path, key: str, rows: Sequence[tuple[int, int]], batch: int | str = 1, **factors: float) -> list[Path]:
+    """The same as bands of rows: each is the graph of `key` for `batch` pictures, its 4D outputs cut down to `rows` (first, end)."""
     from onnx import helper, numpy_helper
 
-    names = [own_graph(folder, stage).replace(".onnx", f".cpu.{index}.onnx") for index in range(len(rows))]
+    names = [own_graph(folder, key).replace(".onnx", cpu_ending(key, f".{index}")) for index in range(len(rows))]
     for name, (first, end) in zip(names, rows, strict=True):
-        model = changed_graph(folder, stage, factors)
-        for key, value in (("first", first), ("end", end), ("axis", 2)):
-            model.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), f"band_{key}"))
+        model = changed_graph(folder, key, factors)
+        outputs = [value.name for value in model.graph.output]
+        for role, number in (("first", first), ("end", end), ("axis", 2)):
+            model.graph.initializer.append(numpy_helper.from_array(np.array([number], np.int64), f"band_{role}"))
         for node in model.graph.node:
-            node.output[:] = [f"whole_{output}" if output in STAGES[stage].outputs else output for output in node.output]
-            node.input[:] = [f"whole_{value}" if value in STAGES[stage].outputs else value for value in node.input]
-        for output in STAGES[stage].outputs:
+            node.output[:] = [f"whole_{output}" if output in outputs else output for output in node.output]
+            node.input[:] = [f"whole_{value}" if value in outputs else value for value in node.input]
+        for output in outputs:
             model.graph.node.append(helper.make_node("Slice", [f"whole_{output}", "band_first", "band_end", "band_axis"], [output]))
         for value in (*model.graph.input, *model.graph.output):
             axes = value.type.tensor_type.shape.dim
             axes[0].CopyFrom(type(axes[0])(**{"dim_param" if isinstance(batch, str) else "dim_value": batch}))
-            if value.name in STAGES[stage].outputs:
+            if value.name in outputs:
                 axes[2].dim_value = end - first
         onnx_save(model, folder / name)
-    set_cpu(folder, stage, names)
+    set_cpu(folder, key, names)
     return [folder / name for name in names]
 
 
@@ -202,20 +194,27 @@ def break_band(folder: Path, stage: str, band: int) -> None:
     set_cpu(folder, stage, names)
 
 
-def own_graph(folder: Path, stage: str) -> str:
+def own_graph(folder: Path, key: str) -> str:
     from sdic_runtime.bundle import Bundle
 
-    return Bundle.open(folder).manifest.stages[stage]["fp32"]
+    return Bundle.open(folder).manifest.stages[key.partition(":")[0]]["fp32"]
 
 
-def changed_graph(folder: Path, stage: str, factors: Mapping[str, float]) -> Any:
+def cpu_ending(key: str, band: str = "") -> str:
+    output = key.partition(":")[2]
+    return f".cpu{band}{output and f'.{output}'}.onnx"
+
+
+def changed_graph(folder: Path, key: str, factors: Mapping[str, float]) -> Any:
     import onnx
+    from onnx.utils import Extractor
 
-    model = onnx.load(folder / own_graph(folder, stage))
+    model = onnx.load(folder / own_graph(folder, key))
     for tensor in model.graph.initializer:
         array = onnx.numpy_helper.to_array(tensor) * np.float32(factors.get(tensor.name, 1))
         tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name) if tensor.name in factors else tensor)
-    return model
+    output = key.partition(":")[2]
+    return Extractor(model).extract_model([value.name for value in model.graph.input], [output]) if output else model
 
 
 def onnx_save(model: Any, path: Path) -> None:
@@ -236,11 +235,6 @@ def set_cpu(folder: Path, key: str, names: list[str]) -> None:
 @pytest.fixture
 def arrange() -> Callable[..., Path]:
     return add_cpu_graph
-
-
-@pytest.fixture
-def arrange_partial() -> Callable[..., Path]:
-    return add_partial_cpu_graph
 
 
 @pytest.fixture

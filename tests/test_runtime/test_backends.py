@@ -242,13 +242,12 @@ def test_a_damaged_graph_for_processors_is_not_replaced_by_another(make_bundle: 
 
 
 def test_other_devices_and_precisions_never_see_graphs_for_processors(make_bundle: Callable[..., Path], arrange: Callable[..., Path],
-                                                                       arrange_partial: Callable[..., Path],
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
     folder = make_bundle()
     arrange(folder, "dipn", half=3)
-    arrange_partial(folder, "generator_head", "rgb", rm=4)
+    arrange(folder, "generator_head:rgb", rm=4)
     manifest = Bundle.open(folder).manifest
     both = {stage: {**choices, "fp16": choices["fp32"]} for stage, choices in manifest.stages.items()}
     write_manifest(folder, dataclasses.replace(manifest, stages=both))
@@ -281,14 +280,14 @@ def test_a_partial_graph_stays_beside_a_graph_for_processors(make_bundle: Callab
 @pytest.mark.parametrize("canonical", [False, True])
 @pytest.mark.parametrize("whole", [1, 2])
 def test_a_partial_graph_for_processors_is_what_runs(make_bundle: Callable[..., Path], arrange: Callable[..., Path],
-                                                     arrange_partial: Callable[..., Path], whole: int, canonical: bool, lazy: bool) -> None:
+                                                     whole: int, canonical: bool, lazy: bool) -> None:
     """Whatever other graphs the stage has; `whole` 2: also a graph for processors of the whole stage."""
     folder = make_bundle()
     if canonical:
         add_partial(folder)
     if whole == 2:
         arrange(folder, "generator_head", fm=2, rm=2)
-    arrange_partial(folder, "generator_head", "rgb", rm=4)
+    arrange(folder, "generator_head:rgb", rm=4)
     latent = np.ones((2, 12, 8), np.float32)
     arranged, own = (load(Bundle.open(folder), threads=1, cpu_graphs=switch, lazy=lazy) for switch in (True, False))
     assert arranged.description.endswith(f", CPU graphs of {'generator_head, ' * (whole - 1)}generator_head:rgb")
@@ -298,10 +297,9 @@ def test_a_partial_graph_for_processors_is_what_runs(make_bundle: Callable[..., 
             np.testing.assert_array_equal(got[name], factor * want[name])
 
 
-def test_a_partial_graph_for_processors_is_checked_like_any_other(make_bundle: Callable[..., Path],
-                                                                  arrange_partial: Callable[..., Path]) -> None:
+def test_a_partial_graph_for_processors_is_checked_like_any_other(make_bundle: Callable[..., Path], arrange: Callable[..., Path]) -> None:
     folder = make_bundle()
-    path = arrange_partial(folder, "generator_head", "rgb", rm=4)
+    path = arrange(folder, "generator_head:rgb", rm=4)
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"x")
     for lazy in (False, True):
@@ -310,7 +308,7 @@ def test_a_partial_graph_for_processors_is_checked_like_any_other(make_bundle: C
     path.write_bytes(content)
     manifest = Bundle.open(folder).manifest
     write_manifest(folder, dataclasses.replace(manifest, cpu={"generator_head:rgb": ["onnx/fp32/generator_head.onnx"]}))
-    with pytest.raises(SdicError, match=r"generator_head\.onnx has the outputs feature .* where the stage .* has rgb in float32; build it again"):
+    with pytest.raises(SdicError, match=r"generator_head\.onnx has the outputs feature .* where the stage .* has rgb in float32"):
         load(Bundle.open(folder), threads=1, lazy=True).session("generator_head", ["rgb"])
 
 

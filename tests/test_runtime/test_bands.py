@@ -54,6 +54,17 @@ def test_bands_make_up_the_stage(threads: int | None, count: int, banded: Path) 
     assert backend.description.endswith(", fp32, CPU graphs of generator_tail")
 
 
+def test_bands_make_up_one_output_asked_for_alone(make_bundle: Callable[..., Path], arrange_bands: Callable[..., list[Path]]) -> None:
+    folder = make_bundle()
+    arrange_bands(folder, "generator_head:rgb", ((0, 20), (20, 32)), rm=2)
+    backend, own = (load(Bundle.open(folder), threads=2, cpu_graphs=switch) for switch in (True, False))
+    inputs = {"latent": np.ones(backend.bundle.sizes.shape("latent", 3), np.float32)}
+    for outputs, factor in ((["rgb"], 2), (["feature", "rgb"], 1)):
+        got, want = (part.run("generator_head", inputs, outputs) for part in (backend, own))
+        for name in outputs:
+            np.testing.assert_allclose(got[name], factor * want[name], rtol=0, atol=1e-6)
+
+
 def test_each_band_has_its_share_of_the_threads(banded: Path) -> None:
     for threads, share in ((1, 1), (3, 1), (7, 2)):
         bands = load(Bundle.open(banded), threads=threads).session("generator_tail", ["picture"])

@@ -26,7 +26,7 @@ public:
     std::string precision(const std::string &wanted) const;
     // The proven ONNX file of `stage`, its external weights proven too.
     std::string stage_file(const std::string &stage, const std::string &precision);
-    // The proven ONNX files of `stage` arranged for processors, their external weights proven too; none where the bundle has no such.
+    // The proven ONNX files of `stage` (or a "stage:output") arranged for processors, their external weights proven too; none where the bundle has no such.
     // Several are bands of rows, see `Manifest`.
     std::vector<std::string> cpu_files(const std::string &stage);
     // The proven ONNX file that computes only `output` of `stage`; "" where the bundle has none. It shares the stage's external weights.

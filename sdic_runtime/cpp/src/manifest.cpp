@@ -145,13 +145,20 @@ std::map<std::string, std::map<std::string, std::string>> read_stages(const Json
     return found;
 }
 
+// The stage of "stage:output", or of a stage alone.
+std::string stage_of(const std::string &key) { return key.substr(0, key.find(':')); }
+
+// Whether `key` is a "stage:output" of the stage table.
+bool is_partial(const std::string &key) {
+    return std::any_of(stages().begin(), stages().end(), [&](const Stage &item) {
+        return std::any_of(item.outputs.begin(), item.outputs.end(), [&](const std::string &output) { return key == item.name + ":" + output; });
+    });
+}
+
 std::map<std::string, std::map<std::string, std::string>> read_partials(const Json &data, const Fail &fail) {
     std::map<std::string, std::map<std::string, std::string>> found;
     for (const auto &[key, choices] : data.items()) {
-        const bool known = std::any_of(stages().begin(), stages().end(), [&name = key](const Stage &item) {
-            return std::any_of(item.outputs.begin(), item.outputs.end(), [&](const std::string &output) { return name == item.name + ":" + output; });
-        });
-        if (!known) throw fail("partials has \"", key, "\", expected \"stage:output\" of the stage table");
+        if (!is_partial(key)) throw fail("partials has \"", key, "\", expected \"stage:output\" of the stage table");
         if (!choices.is_object()) throw fail("partials[\"", key, "\"] is ", python_repr(choices, 60), ", expected precision -> file");
     }
     for (const auto &[key, choices] : data.items()) found[key] = read_strings("partials[\"" + key + "\"]", choices, fail);
@@ -160,14 +167,15 @@ std::map<std::string, std::map<std::string, std::string>> read_partials(const Js
 
 std::map<std::string, std::vector<std::string>> read_cpu(const Json &data, const Manifest &manifest, const Fail &fail) {
     std::map<std::string, std::vector<std::string>> found;
-    for (const auto &[stage, names] : data.items()) {
-        const auto own = manifest.stages.find(stage);
-        if (own == manifest.stages.end() || own->second.count(kCpuPrecision) == 0) {
-            throw fail("cpu has \"", stage, "\", expected a stage of the stage table with a graph in ", kCpuPrecision);
+    for (const auto &[key, names] : data.items()) {
+        const auto own = manifest.stages.find(stage_of(key));
+        const bool known = own != manifest.stages.end() && own->second.count(kCpuPrecision) != 0;
+        if (!known || (own->first != key && !is_partial(key))) {
+            throw fail("cpu has \"", key, "\", expected a stage or \"stage:output\" of the stage table with a graph in ", kCpuPrecision);
         }
         const bool valid = names.is_array() && !names.empty() && std::all_of(names.begin(), names.end(), [](const Json &name) { return name.is_string(); });
-        if (!valid) throw fail("cpu[\"", stage, "\"] is ", python_repr(names, 60), ", expected a list of files");
-        found[stage] = names.get<std::vector<std::string>>();
+        if (!valid) throw fail("cpu[\"", key, "\"] is ", python_repr(names, 60), ", expected a list of files");
+        found[key] = names.get<std::vector<std::string>>();
     }
     return found;
 }
@@ -252,13 +260,17 @@ std::vector<std::string> Manifest::precisions() const {
 }
 
 std::vector<std::string> Manifest::graph_files(const std::string &stage, const std::string &precision, bool arranged) const {
-    const std::string &own = stages.at(stage).at(precision);
+    const std::string &own = stages.at(stage_of(stage)).at(precision);
     const auto form = arranged ? cpu.find(stage) : cpu.end();
-    const std::vector<std::string> graphs = form != cpu.end() ? form->second : std::vector<std::string>{own};
-    std::vector<std::string> names = graphs;
+    std::vector<std::string> names = form != cpu.end() ? form->second : std::vector<std::string>{own};
+    std::vector<std::string> sharing = names;
+    sharing.push_back(own);
+    if (const auto whole = arranged ? cpu.find(stage_of(stage)) : cpu.end(); whole != cpu.end()) {
+        sharing.insert(sharing.end(), whole->second.begin(), whole->second.end());
+    }
     for (const auto &item : files) {
         const auto belongs = [&](const std::string &graph) { return starts_with(item.first, graph + "."); };
-        if (belongs(own) || std::any_of(graphs.begin(), graphs.end(), belongs)) names.push_back(item.first);
+        if (std::any_of(sharing.begin(), sharing.end(), belongs)) names.push_back(item.first);
     }
     return names;
 }
@@ -268,6 +280,10 @@ std::vector<std::string> Manifest::stage_files(const std::string &precision, boo
     for (const auto &[stage, choices] : stages) {
         if (choices.count(precision) == 0) continue;
         for (const auto &name : graph_files(stage, precision, arranged)) names.insert(name);
+    }
+    for (const auto &[key, graphs] : cpu) {
+        if (!arranged || !is_partial(key)) continue;
+        for (const auto &name : graph_files(key, precision, true)) names.insert(name);
     }
     return {names.begin(), names.end()};
 }

@@ -28,8 +28,9 @@ struct Manifest {
     std::map<std::string, std::map<std::string, std::string>> stages;  // stage -> precision -> file
     // "stage:output" -> precision -> file: the graph cut down to what that one output needs
     std::map<std::string, std::map<std::string, std::string>> partials;
-    // Stage -> files: the same stage in kCpuPrecision arranged for processors. They may refer to the external weights of the stage's own
-    // graph. Several files are bands of rows (axis 2 of every output) from top to bottom, each for one picture.
+    // Stage or "stage:output" -> files: the same in kCpuPrecision arranged for processors. They may refer to the external weights of the
+    // stage's own graph, and the one of an output alone also to those of the stage's graph for processors. Several files are bands of rows
+    // (axis 2 of every output) from top to bottom, each for one picture.
     std::map<std::string, std::vector<std::string>> cpu;
     std::map<std::string, FileEntry> files;
     std::map<std::string, std::string> directions;
@@ -39,7 +40,7 @@ struct Manifest {
     // The precisions in which every stage is there, sorted.
     std::vector<std::string> precisions() const;
     // The files of one stage in one precision: its graph first, then the external weights that it may refer to. With `arranged` the graphs
-    // for processors, where there are such.
+    // for processors, where there are such; then `stage` may also be a "stage:output" of `cpu`.
     std::vector<std::string> graph_files(const std::string &stage, const std::string &precision, bool arranged = false) const;
     // The files of all stages in one precision, external weights included, sorted; `arranged` as in `graph_files`.
     std::vector<std::string> stage_files(const std::string &precision, bool arranged = false) const;

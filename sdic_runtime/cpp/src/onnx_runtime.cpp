@@ -50,14 +50,12 @@ OnnxRuntime::OnnxRuntime(Bundle &bundle, const RunOptions &options)
         progress.before(stage.name);
         std::vector<std::string> paths = arranged ? bundle.cpu_files(stage.name) : std::vector<std::string>();
         if (paths.empty()) paths = {bundle.stage_file(stage.name, precision_)};
-        if (paths.size() == 1) {
-            sessions_[stage.name] = load(stage, paths.front(), stage.outputs, options.threads);
-        } else {
-            bands_.emplace(stage.name, load_bands(stage, paths));
-        }
+        add(stage.name, stage, paths);
         for (const auto &output : stage.outputs) {
-            const std::string partial = bundle.partial_file(stage.name, output, precision_);
-            if (!partial.empty()) sessions_[stage.name + ":" + output] = load(stage, partial, {output}, options.threads);
+            const std::string key = stage.name + ":" + output;
+            std::vector<std::string> alone = arranged ? bundle.cpu_files(key) : std::vector<std::string>();
+            if (alone.empty()) alone = {bundle.partial_file(stage.name, output, precision_)};
+            if (!alone.front().empty()) add(key, {stage.name, stage.inputs, {output}}, alone);
         }
         options.write_log(SDIC_LOG_INFO, say("loaded the stage \"", stage.name, "\" from ", listed(paths)));
     }
@@ -65,16 +63,20 @@ OnnxRuntime::OnnxRuntime(Bundle &bundle, const RunOptions &options)
 
 OnnxRuntime::~OnnxRuntime() = default;
 
-std::unique_ptr<Session> OnnxRuntime::load(const Stage &stage, const std::string &path, const std::vector<std::string> &outputs, int threads) const {
-    return std::make_unique<Session>(options_, stage, path, outputs, threads, bundle_path_);
+std::unique_ptr<Session> OnnxRuntime::load(const Stage &stage, const std::string &path, int threads) const {
+    return std::make_unique<Session>(options_, stage, path, threads, bundle_path_);
 }
 
-Bands OnnxRuntime::load_bands(const Stage &stage, const std::vector<std::string> &paths) const {
+void OnnxRuntime::add(const std::string &key, const Stage &stage, const std::vector<std::string> &paths) {
+    if (paths.size() == 1) {
+        sessions_[key] = load(stage, paths.front(), options_.threads);
+        return;
+    }
     const int threads = options_.threads > 0 ? options_.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
     const int count = static_cast<int>(paths.size());
     std::vector<std::unique_ptr<Session>> sessions;
-    for (const auto &path : paths) sessions.push_back(load(stage, path, stage.outputs, std::max(1, threads / count)));
-    return Bands(stage, sizes_, std::move(sessions), std::min(threads, count), bundle_path_);
+    for (const auto &path : paths) sessions.push_back(load(stage, path, std::max(1, threads / count)));
+    bands_.emplace(key, Bands(stage, sizes_, std::move(sessions), std::min(threads, count), bundle_path_));
 }
 
 Tensors OnnxRuntime::run(const std::string &stage, const Tensors &inputs, const std::vector<std::string> &outputs) const {
@@ -90,14 +92,12 @@ Tensors OnnxRuntime::run(const std::string &stage, const Tensors &inputs, const 
         targets.push_back({name.c_str(), tensor->data.data(), tensor->shape});
         results[name] = std::move(tensor);
     }
-    const auto partial = outputs.size() == 1 ? sessions_.find(stage + ":" + outputs.front()) : sessions_.end();
-    const auto bands = bands_.find(stage);
-    if (partial != sessions_.end()) {
-        partial->second->run(sources, targets);
-    } else if (bands != bands_.end()) {
+    const std::string alone = outputs.size() == 1 ? stage + ":" + outputs.front() : stage;
+    const std::string &key = sessions_.count(alone) + bands_.count(alone) != 0 ? alone : stage;
+    if (const auto bands = bands_.find(key); bands != bands_.end()) {
         bands->second.run(sources, targets);
     } else {
-        sessions_.at(stage)->run(sources, targets);
+        sessions_.at(key)->run(sources, targets);
     }
     return results;
 }

@@ -53,15 +53,16 @@ public:
     Tensors run(const std::string &stage, const Tensors &inputs, const std::vector<std::string> &outputs) const;
 
 private:
-    std::unique_ptr<Session> load(const Stage &stage, const std::string &path, const std::vector<std::string> &outputs, int threads) const;
-    Bands load_bands(const Stage &stage, const std::vector<std::string> &paths) const;
+    std::unique_ptr<Session> load(const Stage &stage, const std::string &path, int threads) const;
+    // Load the graphs `paths`, which have the outputs of `stage`, to be found under `key`.
+    void add(const std::string &key, const Stage &stage, const std::vector<std::string> &paths);
 
     const RunOptions &options_;
     Sizes sizes_;
     std::string bundle_path_, precision_, description_;
     // By stage, and by "stage:output" where the bundle has a graph for that output alone: ONNX Runtime computes every output of a graph.
     std::map<std::string, std::unique_ptr<Session>> sessions_;
-    std::map<std::string, Bands> bands_;  // by stage, in place of its session
+    std::map<std::string, Bands> bands_;  // by the same, in place of a session
 };
 
 }  // namespace sdic_internal

@@ -111,8 +111,7 @@ View View::one(std::size_t index) const {
     return view;
 }
 
-Session::Session(const RunOptions &options, const Stage &stage, const std::string &path, const std::vector<std::string> &outputs, int threads,
-                 const std::string &bundle)
+Session::Session(const RunOptions &options, const Stage &stage, const std::string &path, int threads, const std::string &bundle)
     : library_(onnx_library(options.library)), options_(options), stage_(stage.name), bundle_(bundle), handle_(nullptr, library_.api->ReleaseSession) {
     const SessionOptions settings(library_, options, threads);
     const std::string what = say("the stage \"", stage.name, "\" could not be loaded from ", path);
@@ -123,7 +122,7 @@ Session::Session(const RunOptions &options, const Stage &stage, const std::strin
     inputs_ = borders(true, what);
     outputs_ = borders(false, what);
     check_borders(inputs_, stage.inputs, "inputs", stage, path);
-    check_borders(outputs_, outputs, "outputs", stage, path);
+    check_borders(outputs_, stage.outputs, "outputs", stage, path);
 }
 
 Session::~Session() = default;

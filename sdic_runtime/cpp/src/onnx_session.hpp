@@ -34,10 +34,9 @@ struct View {
 
 class Session {
 public:
-    // The graph of `stage` with `outputs` at `path`, with as many threads for one operation, all cores where that is 0. `options` must
+    // The graph at `path` with the tensors of `stage`, with as many threads for one operation, all cores where that is 0. `options` must
     // outlive this object; `bundle` is the folder that errors name.
-    Session(const RunOptions &options, const Stage &stage, const std::string &path, const std::vector<std::string> &outputs, int threads,
-            const std::string &bundle);
+    Session(const RunOptions &options, const Stage &stage, const std::string &path, int threads, const std::string &bundle);
     ~Session();
     Session(const Session &) = delete;
     Session &operator=(const Session &) = delete;
