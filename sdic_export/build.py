@@ -110,7 +110,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         tensors = {"image": image, **run_chain(reference_for(model, modules, options.weights), image, direction)}
         rounding = _rounding(model, tensors, direction) if options.weights == "float16" else []
         cpu_modules = cpu_modules_for(model, options)
-        cpu = {stage: cpu_files(stage, len(forms)) for stage, forms in cpu_modules.items()}
+        cpu = cpu_table({stage: len(forms) for stage, forms in cpu_modules.items()})
         del model
         golden = _write_golden(folder, make_golden(tensors, image, direction))
         reports = _stages(folder, modules, cpu_modules, config.sizes, tensors, options, progress)
@@ -138,6 +138,18 @@ def stage_file(stage: str) -> str:
 def cpu_files(stage: str, count: int) -> list[str]:
     """Where a bundle keeps the graph of `stage` for processors, or its `count` bands of rows."""
     return [beside(stage_file(stage), CPU if count == 1 else f"{CPU}.{band}") for band in range(count)]
+
+
+def cpu_partials(stage: str, count: int) -> dict[str, str]:
+    """"stage:output" -> where a bundle keeps the graph of that output alone for processors; there is none where `stage` is in bands."""
+    whole = cpu_files(stage, count)
+    return {f"{stage}:{output}": beside(whole[0], output) for output in PARTIALS.get(stage, ()) if count == 1}
+
+
+def cpu_table(counts: Mapping[str, int]) -> dict[str, list[str]]:
+    """`Manifest.cpu` for stages with so many bands of rows."""
+    table = {stage: cpu_files(stage, count) for stage, count in counts.items()}
+    return table | {key: [file] for stage, count in counts.items() for key, file in cpu_partials(stage, count).items()}
 
 
 def _stages(folder: Path, modules: dict[str, nn.Module], cpu_modules: dict[str, list[nn.Module]], sizes: Sizes,
@@ -252,16 +264,24 @@ def _stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: Mapp
 
 def _cpu_stage(folder: Path, modules: list[nn.Module], name: str, sizes: Sizes, tensors: Mapping[str, np.ndarray],
                opset: int) -> Difference:
-    """Export the form of a stage for processors beside its own graph, and prove it as that was; its largest difference.
+    """Export the form of a stage for processors beside its own graph, and prove it and its partial graphs as those were; the largest
+    difference.
 
     The bands of a stage share weights with the stage and with each other; each leaves the list, so that it is freed before the next.
     """
     stage, graphs = STAGES[name], [folder / file for file in cpu_files(name, len(modules))]
-    own, banded = folder / stage_file(name), len(graphs) > 1
+    own, banded, partials = folder / stage_file(name), len(graphs) > 1, cpu_partials(name, len(graphs))
     for index, graph in enumerate(graphs):
-        export_sharing(modules.pop(0), stage, sizes, graph, [own, *graphs[:index]], opset, banded)
+        export_sharing(modules.pop(0), stage, sizes, graph, [own, *graphs[:index]], opset, banded, share_weights=bool(partials))
         gc.collect()
-    return prove_stage(graphs, replace(stage, name=cpu_label(name)), sizes, stage_inputs(name, tensors), tensors, TOLERANCES[PRECISION])
+    proven = [(graphs, replace(stage, name=cpu_label(name)))]
+    for key, file in partials.items():
+        output = key.partition(":")[2]
+        export_partial(graphs[0], output, folder / file)
+        proven.append(([folder / file], replace(stage, name=cpu_label(key), outputs=(output,))))
+    inputs = stage_inputs(name, tensors)
+    found = [prove_stage(paths, part, sizes, inputs, tensors, TOLERANCES[PRECISION]) for paths, part in proven]
+    return max(found, key=lambda item: item.ratio)
 
 
 def beside(file: str, form: str) -> str:

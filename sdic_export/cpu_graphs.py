@@ -24,8 +24,9 @@ def cpu_modules(model: SDIC) -> dict[str, list[nn.Module]]:
     from sdic_export.cpu_dipn import cpu_dipn
     from sdic_export.cpu_encoder import CpuEncoder
     from sdic_export.cpu_generator import BandPreview, BandTail, bands
+    from sdic_export.cpu_head import cpu_head
     from sdic_export.fusion import fused
-    from sdic_export.graphs import DICNGraph, EncoderGraph, PreviewGraph, TailGraph
+    from sdic_export.graphs import DICNGraph, EncoderGraph, HeadGraph, PreviewGraph, TailGraph
     from sdic_runtime.stages import STAGES
 
     config = model.config
@@ -39,6 +40,9 @@ def cpu_modules(model: SDIC) -> dict[str, list[nn.Module]]:
             "dipn": [cpu_dipn(model.dipn, config.working)],
             "dicn": [arranged(fused(DICNGraph(model)), *example("dicn"))],
         }
+        head = cpu_head(fused(HeadGraph(model)))
+        if head is not None:
+            modules["generator_head"] = [head]
         if config.resolution >= BANDS_FROM:
             tail, preview = fused(TailGraph(model)), fused(PreviewGraph(model))
             modules["generator_tail"] = [BandTail(tail, rows) for rows in bands(config.resolution, BANDS)]

@@ -48,11 +48,12 @@ def export_stage(module: nn.Module, stage: Stage, sizes: Sizes, path: Path, opse
 
 
 def export_sharing(module: nn.Module, stage: Stage, sizes: Sizes, path: Path, others: Sequence[Path], opset: int = OPSET,
-                   band: bool = False) -> None:
+                   band: bool = False, share_weights: bool = False) -> None:
     """Write `module`, another form of the stage of which `others` are graphs in the same folder, as `path`.
 
-    Tensors whose bytes are in the external weights of `others` are read from there; the rest goes to `path`.data when it is large. A
-    `band` of rows is for one picture instead of a dynamic batch, and always keeps its weights there, for the bands that follow.
+    Tensors whose bytes are in the external weights of `others` are read from there; the rest goes to `path`.data when it is large, or when
+    `share_weights` says that partial graphs will share it. A `band` of rows is for one picture instead of a dynamic batch, and always keeps
+    its weights there, for the bands that follow.
     """
     import onnx_ir as ir
 
@@ -63,7 +64,7 @@ def export_sharing(module: nn.Module, stage: Stage, sizes: Sizes, path: Path, ot
     new = [value for value in model.graph.initializers.values()
            if _weight(value).nbytes > EXTERNAL_TENSOR_FROM and not isinstance(value.const_value, ir.ExternalTensor)]
     tensors = [_weight(value) for value in new]
-    if sum(tensor.nbytes for tensor in tensors) > (0 if band else EXTERNAL_FROM):
+    if sum(tensor.nbytes for tensor in tensors) > (0 if band or share_weights else EXTERNAL_FROM):
         moved = ir.external_data.convert_tensors_to_external(tensors, path.parent, f"{path.name}.data")
         for value, tensor in zip(new, moved, strict=True):
             value.const_value = tensor

@@ -34,6 +34,7 @@ MADE_BY = {
     "latent_enhanced": "dicn", "residual": "dicn", "rgb_enhanced": "generator_head", "picture": "generator_tail",
     "edited.paper.picture": "generator_tail", "edited.released.picture": "generator_tail",
 }
+ALONE = {"rgb": "rgb", "rgb_enhanced": "rgb"}  # tensor of `run_chain` -> the output of its stage, for those that are asked for alone
 TAIL_INPUTS = {"rgb": "rgb_enhanced", "latent": "latent_enhanced"}  # in an inversion the tail reads those of the enhanced code
 
 

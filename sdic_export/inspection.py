@@ -9,8 +9,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdic_runtime.bundle import CPU_PRECISION, Bundle
+from sdic_runtime.bundle import CPU_PRECISION, Bundle, Manifest
 from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.stages import STAGES
 
 if TYPE_CHECKING:
     import onnx
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class StageContents:
     """One graph of a bundle, or the bands of rows that make up a stage together."""
 
-    stage: str
+    stage: str  # or "stage:output" for the graph of one output alone
     precision: str
     cpu: bool  # whether it is the form of the stage for processors
     files: tuple[str, ...]  # the graph first, then its own external weights; so for each band
@@ -44,19 +45,27 @@ class StageContents:
 def inspect_bundle(path: Path) -> tuple[Bundle, list[StageContents]]:
     """Open the bundle in the folder `path`, prove its graphs against their hashes, and look into them. Raises SdicError."""
     bundle = Bundle.open(path)
-    manifest = bundle.manifest
-    contents = [inspect_stage(bundle, stage, precision, cpu) for stage, choices in manifest.stages.items() for precision in choices
-                for cpu in (False, True) if not cpu or (precision == CPU_PRECISION and stage in manifest.cpu)]
-    return bundle, contents
+    return bundle, [inspect_stage(bundle, *graph) for graph in _graphs(bundle.manifest)]
+
+
+def _graphs(manifest: Manifest) -> Iterator[tuple[str, str, bool]]:
+    """Stage or "stage:output", precision, and whether it is the form for processors, of every graph in the order of the stage table."""
+    own = {**manifest.stages, **manifest.partials}
+    for stage in STAGES.values():
+        for key in (stage.name, *(f"{stage.name}:{output}" for output in stage.outputs)):
+            yield from ((key, precision, False) for precision in own.get(key, ()))
+            if key in manifest.cpu:
+                yield key, CPU_PRECISION, True
 
 
 def inspect_stage(bundle: Bundle, stage: str, precision: str, cpu: bool = False) -> StageContents:
-    """Look into one graph, with `cpu` into the stage's form for processors, the sum of its bands; external weights are not loaded.
+    """Look into the graph of a stage or a "stage:output", with `cpu` into its form for processors, the sum of its bands.
 
-    Raises SdicError.
+    External weights are not loaded. Raises SdicError.
     """
-    graphs = bundle.manifest.cpu[stage] if cpu else [bundle.manifest.stages[stage][precision]]
-    files = [name for graph in graphs for name in (graph, *(name for name in bundle.manifest.files if name.startswith(graph + ".")))]
+    manifest = bundle.manifest
+    graphs = manifest.cpu[stage] if cpu else [(manifest.partials if ":" in stage else manifest.stages)[stage][precision]]
+    files = [name for graph in graphs for name in (graph, *(name for name in manifest.files if name.startswith(graph + ".")))]
     paths = {name: bundle.file(name) for name in files}
     models = [_model(paths[graph]) for graph in graphs]
     weights = _weights(models)
@@ -64,8 +73,8 @@ def inspect_stage(bundle: Bundle, stage: str, precision: str, cpu: bool = False)
     gmac = [_gmac(model) for model in models]
     known = [count for count in gmac if count is not None]
     return StageContents(
-        stage, precision, cpu, tuple(files), tuple(bundle.manifest.files[name].sha256 for name in files),
-        sum(bundle.manifest.files[name].bytes for name in files), models[0].opset_import[0].version, sum(weights.values()),
+        stage, precision, cpu, tuple(files), tuple(manifest.files[name].sha256 for name in files),
+        sum(manifest.files[name].bytes for name in files), models[0].opset_import[0].version, sum(weights.values()),
         dict(weights.most_common()), dict(operations.most_common()), sum(known) if len(known) == len(gmac) else None)
 
 

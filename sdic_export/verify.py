@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdic_export.golden import MADE_BY, Golden, make_golden, read_golden, run_chain
+from sdic_export.golden import ALONE, MADE_BY, Golden, make_golden, read_golden, run_chain
 from sdic_export.proof import TOLERANCES, cpu_label
 from sdic_runtime.bundle import Bundle
 from sdic_runtime.compare import Difference, difference
@@ -88,12 +88,16 @@ class _Run:
     """What one backend gave for the golden pictures."""
 
     description: str
-    cpu_stages: Sequence[str]  # those that it runs on graphs arranged for processors
+    cpu_stages: Sequence[str]  # those, and "stage:output", that it runs on graphs arranged for processors
+    partials: Sequence[str]  # "stage:output" that has a graph of its own which is not arranged
     tolerance: float
     results: Sequence[tuple[slice, Mapping[str, np.ndarray]]]
 
     def labelled(self, found: Difference) -> Difference:
-        return replace(found, where=cpu_label(found.where)) if found.where in self.cpu_stages else found
+        """With the name of the graph for processors that made the tensor, where it was one."""
+        alone = f"{found.where}:{ALONE.get(found.tensor)}"
+        graph = alone if alone in (*self.cpu_stages, *self.partials) else found.where
+        return replace(found, where=cpu_label(graph)) if graph in self.cpu_stages else found
 
 
 def _run(bundle: Bundle, backend: str, options: Mapping[str, Any], golden: Golden) -> _Run:
@@ -101,7 +105,7 @@ def _run(bundle: Bundle, backend: str, options: Mapping[str, Any], golden: Golde
 
     runner = load_backend(backend, bundle, **options)
     tolerance = _tolerance(bundle, runner, options["precision"])
-    return _Run(runner.description, getattr(runner, "cpu_stages", ()), tolerance, run_all(runner, golden))
+    return _Run(runner.description, getattr(runner, "cpu_stages", ()), list(bundle.manifest.partials), tolerance, run_all(runner, golden))
 
 
 def run_all(backend: Backend, golden: Golden) -> list[tuple[slice, dict[str, np.ndarray]]]:

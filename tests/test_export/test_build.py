@@ -174,7 +174,8 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, checkpoint:
 def test_graphs_for_processors_lie_beside_the_stages_own(arranged: Any, built: Any) -> None:
     bundle = Bundle.open(arranged.folder)
     bundle.check()
-    assert bundle.manifest.cpu == {stage: [f"onnx/fp32/{stage}.cpu.onnx"] for stage in ("generator_head", "dicn")}
+    assert bundle.manifest.cpu == {"generator_head": ["onnx/fp32/generator_head.cpu.onnx"], "dicn": ["onnx/fp32/dicn.cpu.onnx"],
+                                   "generator_head:rgb": ["onnx/fp32/generator_head.cpu.rgb.onnx"]}
     own = {name: entry for name, entry in built.report.manifest.files.items() if ".cpu." not in name}
     for name, entry in own.items():  # the canonical graphs are as they were
         if name.startswith("onnx/"):
@@ -193,7 +194,7 @@ def test_graphs_for_processors_lie_beside_the_stages_own(arranged: Any, built: A
 def test_the_runtime_takes_the_graphs_for_processors(arranged: Any, built: Any) -> None:
     image = smooth_pictures(64, 1)
     pipelines = [Pipeline.load(folder, backend="onnxruntime", threads=1) for folder in (arranged.folder, built.folder)]
-    assert pipelines[0].backend.description.endswith(", CPU graphs of dicn, generator_head")
+    assert pipelines[0].backend.description.endswith(", CPU graphs of dicn, generator_head, generator_head:rgb")
     got, want = (pipeline.invert(image) for pipeline in pipelines)
     for name in ("latent_enhanced", "residual", "pixels"):
         value, reference = getattr(got, name), getattr(want, name)
@@ -206,6 +207,50 @@ def test_without_graphs_for_processors_there_are_none(copies: Any, checkpoint: P
     build(BuildOptions(checkpoint, tmp_path / "bundle", cpu_graphs=False))
     assert Bundle.open(tmp_path / "bundle").manifest.cpu == {}
     assert not list((tmp_path / "bundle").rglob("*.cpu.onnx"))
+
+
+class PaleHead(nn.Module):
+    """The head with a weight of its own, and an error in the smaller of its outputs."""
+
+    def __init__(self, head: nn.Module, error: float) -> None:
+        super().__init__()
+        self.head = head
+        self.register_buffer("one", torch.ones(1, 12, 32) / 32)
+        self.register_buffer("error", torch.full((3, 32, 32), error))
+
+    def forward(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        feature, rgb = self.head((latent[..., None] * self.one[..., None, :]).sum(-1))
+        return feature, rgb + self.error
+
+
+def pale_head(model: SDIC, error: float) -> dict[str, list[nn.Module]]:
+    """In place of `cpu_modules`."""
+    return {"generator_head": [PaleHead(stage_modules(model)["generator_head"], error)]}
+
+
+def test_a_partial_graph_for_processors_shares_the_weights_of_both_forms(copies: Any, checkpoint: Path, tmp_path: Path,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: pale_head(model, 0))
+    report = build(BuildOptions(checkpoint, tmp_path / "bundle"))
+    folder = tmp_path / "bundle/onnx/fp32"
+    whole, part = (ir.load(folder / f"generator_head.cpu{form}.onnx").graph for form in ("", ".rgb"))
+    assert [[value.name for value in graph.outputs] for graph in (whole, part)] == [["feature", "rgb"], ["rgb"]]
+    held = {value.name: value.const_value for value in part.initializers.values()}
+    large = {str(tensor.location) for tensor in held.values() if isinstance(tensor, ir.ExternalTensor)}
+    assert large == {"generator_head.onnx.data", "generator_head.cpu.onnx.data"}
+    assert all(isinstance(tensor, ir.ExternalTensor) or tensor.nbytes <= 1024 for tensor in held.values())
+    assert set(report.manifest.cpu) == {"generator_head", "generator_head:rgb"}
+    assert len(part) < len(whole)
+    pipeline = Pipeline.load(tmp_path / "bundle", backend="onnxruntime", threads=1)
+    assert pipeline.invert(smooth_pictures(64, 2)).pixels.shape == (2, 3, 128, 128)
+
+
+def test_an_error_in_the_rgb_for_processors_fails_the_build(copies: Any, checkpoint: Path, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: pale_head(model, 0.1))
+    with pytest.raises(SdicError, match=r'^"rgb" of generator_head \(CPU graph\) is off by \S+ of its standard deviation'):
+        build(BuildOptions(checkpoint, tmp_path / "bundle"))
+    assert names(tmp_path) == []
 
 
 class Shifted(nn.Module):

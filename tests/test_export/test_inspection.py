@@ -25,12 +25,14 @@ def contents(built: Any) -> dict[str, Any]:
 
 
 def test_every_stage_is_listed_with_its_files_and_hashes(built: Any, contents: dict[str, Any]) -> None:
-    assert list(contents) == list(STAGES)
+    assert list(contents) == [*list(STAGES)[:2], "generator_head:rgb", *list(STAGES)[2:]]
     for item in contents.values():
         assert item.precision == "fp32" and item.opset == 18 and set(item.weights) <= {"float", "int64"}
         assert item.sha256 == tuple(sha256(built.folder / name) for name in item.files)
         assert item.bytes == sum((built.folder / name).stat().st_size for name in item.files)
     assert contents["generator_head"].files == ("onnx/fp32/generator_head.onnx", "onnx/fp32/generator_head.onnx.data")
+    assert contents["generator_head:rgb"].files == ("onnx/fp32/generator_head.rgb.onnx",)
+    assert 0 < contents["generator_head:rgb"].gmac < contents["generator_head"].gmac  # layer 7 is left out
 
 
 def test_parameters_are_those_of_the_module(contents: dict[str, Any], model: SDIC) -> None:
@@ -64,11 +66,12 @@ def test_what_is_damaged_is_not_listed(built: Any, tmp_path: Path) -> None:
 
 
 def test_graphs_for_processors_are_listed_beside_the_stages_own(arranged: Any) -> None:
-    found = [item for item in inspect_bundle(arranged.folder)[1] if item.stage in ("generator_head", "dicn")]
+    found = [item for item in inspect_bundle(arranged.folder)[1] if item.stage.split(":")[0] in ("generator_head", "dicn")]
     assert [(item.stage, item.form) for item in found] == [
-        ("generator_head", "fp32"), ("generator_head", "fp32 CPU"), ("dicn", "fp32"), ("dicn", "fp32 CPU")]
+        (stage, form) for stage in ("generator_head", "generator_head:rgb", "dicn") for form in ("fp32", "fp32 CPU")]
     for own, cpu in zip(found[::2], found[1::2], strict=True):
-        assert cpu.files == (f"onnx/fp32/{own.stage}.cpu.onnx",)
+        stage, colon, output = own.stage.partition(":")
+        assert cpu.files == (f"onnx/fp32/{stage}.cpu{colon and '.'}{output}.onnx",)
         assert cpu.sha256 == tuple(sha256(arranged.folder / name) for name in cpu.files)
         assert cpu.gmac == pytest.approx(own.gmac, rel=1e-6) and own.parameters <= cpu.parameters <= own.parameters + 8
         assert cpu.operations.get("Add", 0) > own.operations.get("Add", 0)

@@ -104,10 +104,12 @@ def test_both_forms_of_a_stage_are_proven(arranged: Any) -> None:
     assert not result.failures and len(own) == len(cpu)
     assert {check.difference.where for check in own} == set(MADE_BY.values())
     assert {"dicn (CPU graph)", "generator_head (CPU graph)", "dipn"} <= {check.difference.where for check in cpu}
+    alone = {check.difference.tensor for check in cpu if check.difference.where == "generator_head:rgb (CPU graph)"}
+    assert alone == {"rgb", "rgb_enhanced"}
     first, second = result.backend.split("; ")
-    assert second == f"{first}, CPU graphs of dicn, generator_head"
-    alone = verify(arranged.folder, options={"threads": 1, "cpu_graphs": False})
-    assert len(alone.checks) == len(own) and alone.backend == first
+    assert second == f"{first}, CPU graphs of dicn, generator_head, generator_head:rgb"
+    without = verify(arranged.folder, options={"threads": 1, "cpu_graphs": False})
+    assert len(without.checks) == len(own) and without.backend == first
 
 
 @pytest.mark.parametrize(("file", "named"), [("dicn.onnx", "dicn"), ("dicn.cpu.onnx", "dicn (CPU graph)")])
@@ -122,6 +124,15 @@ def test_a_changed_weight_in_one_form_is_found_in_that_form(arranged: Any, tmp_p
     failures = verify(folder, options={"threads": 1}).failures
     assert failures and failures[0].difference.where == named
     assert {check.difference.where for check in failures if check.difference.tensor == "residual"} == {named}
+
+
+def test_where_only_the_stage_has_a_graph_for_processors_the_partial_one_is_named_as_it_is(arranged: Any, tmp_path: Path) -> None:
+    """A bundle of the version before."""
+    folder = shutil.copytree(arranged.folder, tmp_path / "bundle")
+    rehash(folder, cpu={stage: graphs for stage, graphs in Bundle.open(folder).manifest.cpu.items() if ":" not in stage})
+    checks = verify(folder, options={"threads": 1}).checks[2 * len(MADE_BY):]
+    named = {check.difference.tensor: check.difference.where for check in checks}
+    assert named["feature"] == "generator_head (CPU graph)" and named["rgb"] == named["rgb_enhanced"] == "generator_head"
 
 
 def test_bands_are_proven_together(in_bands: Any, tmp_path: Path) -> None:
