@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,8 @@ from sdic_export.graphs import FoldedBlock, PreviewGraph, TailGraph
 from sdic_export.winograd import faster_form
 from sdic_train.networks.layers import LEAKY_SLOPE
 
-PHASES_FROM = 256  # input channels; with fewer, interleaving costs more than a transposed convolution does
-STRIPS = 16  # of a whole picture in its last block: tensors of 8 MB at 1024 x 1024 instead of 134
+STRIPED_FROM = 512  # rows of a block's picture; the tensors of larger blocks are kept in caches by computing it in strips
+STRIP_ROWS = 64  # tensors of 8 MB in the released blocks of 512 and 1024, instead of 67 and 134
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ def bands(size: int, count: int) -> list[Rows]:
     return [Rows(size * band // count, size * (band + 1) // count, size) for band in range(count)]
 
 
-def strips(rows: Rows) -> list[Rows]:
-    """`rows` in strips of about a sixteenth of the picture."""
-    parts = bands(len(rows), max(1, round(STRIPS * len(rows) / rows.size)))
+def strips(rows: Rows, height: int = STRIP_ROWS) -> list[Rows]:
+    """`rows` in strips of about `height` rows."""
+    parts = bands(len(rows), max(1, round(len(rows) / height)))
     return [Rows(rows.first + part.first, rows.first + part.last, rows.size) for part in parts]
 
 
@@ -80,71 +81,50 @@ class BandConv(nn.Module):
 
 
 class BandUp(nn.Module):
-    """The rows `rows` of an upsampling styled convolution, for one picture; `needs` are the rows of its input, half the size.
+    """The rows `rows` of an upsampling styled convolution; `needs` are the rows of its input, half the size.
 
-    The transposed convolution makes 2 H + 1 rows of H, and the blur reads the rows i - 1 to i + 2 of these for its row i. The picture's
-    style is folded into the weight, which a batch could not share.
+    The transposed convolution makes 2 H + 1 rows of H, and the blur reads the rows i - 1 to i + 2 of these for its row i. Pixels of even
+    and odd rows and columns are convolutions of their own, because ONNX Runtime's transposed convolution adds its parts one by one:
+    row 2 r is w2 x[r - 1] + w0 x[r], row 2 r + 1 is w1 x[r]; columns likewise. They interleave with channels last, where neighbouring
+    columns are neighbouring channels.
     """
 
     noise: Tensor
+    spread: Tensor
 
     def __init__(self, layer: FoldedStyledConv, rows: Rows) -> None:
         super().__init__()
         first, last = rows.first - 1, rows.last + 2
         self.above, self.below = max(-first, 0), max(last - rows.size - 1, 0)
-        first, last = first + self.above, last - self.below
         half = rows.size // 2
+        first, last = first + self.above, last - self.below
         self.needs = Rows(max((first - 1) // 2, 0), min((last - 1) // 2 + 1, half), half)
-        self.made = Rows(2 * self.needs.first, 2 * self.needs.last + 1, rows.size + 1)  # rows of the transposed convolution
-        self.wanted = Rows(first, last, rows.size + 1)
-        self.modulation, self.weight, self.bias = layer.modulation, layer.weight, layer.bias.flatten()
+        made = Rows(2 * self.needs.first, 2 * len(self.needs) + 2, rows.size + 2)
+        self.wanted = Rows(first, last, rows.size + 2).within(made)
+        self.modulation, self.bias = layer.modulation, layer.bias.flatten()
         self.vertical, self.horizontal = layer.vertical, layer.horizontal
         constant(self, "noise", layer.noise[:, :, rows.first : rows.last])
-
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        assert style.shape[0] == 1
-        scales, demodulation = self.modulation(style)
-        weight = self.weight * (scales[0, :, None] * demodulation[0])[:, :, None, None]
-        above, below = self.wanted.first - self.made.first, self.made.last - self.wanted.last
-        if above == below:
-            x = F.conv_transpose2d(x, weight, stride=2, padding=(above, 0))
-        else:
-            x = F.conv_transpose2d(x, weight, stride=2)[:, :, self.wanted.within(self.made)]
-        x = F.conv2d(F.pad(x, (0, 0, self.above, self.below)), self.vertical, groups=x.shape[1])
-        x = F.conv2d(x, self.horizontal, self.bias, padding=(0, 1), groups=x.shape[1])
-        return F.leaky_relu(x + self.noise, LEAKY_SLOPE)
-
-
-class PhaseUp(BandUp):
-    """The same for many channels, and any batch: pixels of even and odd rows and columns by convolutions of their own, then interleaved.
-
-    Row 2 r of the transposed convolution is w2 x[r - 1] + w0 x[r], row 2 r + 1 is w1 x[r]; columns likewise.
-    """
-
-    def __init__(self, layer: FoldedStyledConv, rows: Rows) -> None:
-        super().__init__(layer, rows)
         taps = (slice(0, None, 2), slice(1, 2))  # of the even and of the odd pixels
-        weight = self.weight.transpose(0, 1)
+        weight = layer.weight.transpose(0, 1)
         for row, column in PHASES:
-            part = weight[:, :, taps[row]][:, :, :, taps[column]]
-            constant(self, f"weight{row}{column}", part.flip((2, 3)))
-        del self.weight
+            constant(self, f"weight{row}{column}", weight[:, :, taps[row]][:, :, :, taps[column]].flip((2, 3)))
+        constant(self, "spread", torch.ones_like(layer.vertical[:, :, :1]))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scales, demodulation = self.modulation(style)
         x = x * scales[:, :, None, None]
-        # Zeros around the input make the phases equally large; they add a row and a column of zeros at the end.
-        parts = [F.conv2d(F.pad(x, (1 - column, 1, 1 - row, 1)), self.get_buffer(f"weight{row}{column}")) for row, column in PHASES]
-        lines = [torch.stack((parts[index], parts[index + 1]), -1).flatten(-2) for index in (0, 2)]
-        x = torch.stack(lines, 3).flatten(2, 3)[:, :, self.wanted.within(self.made)]
+        lines = []
+        for row in (0, 1):
+            # Zeros around the input make the phases equally large; they add a row and a column of zeros at the end.
+            parts = [F.conv2d(F.pad(x, (1 - column, 1, 1 - row, 1)), self.get_buffer(f"weight{row}{column}")) for column in (0, 1)]
+            lines.append(torch.cat(parts, 1).permute(0, 2, 3, 1))
+        x = torch.stack(lines, 2) * demodulation.repeat(1, 2)[:, None, None, None]
+        x = x.flatten(1, 2).unflatten(3, (2, -1)).flatten(2, 3)[:, self.wanted].permute(0, 3, 1, 2)
         x = F.conv2d(F.pad(x, (0, 0, self.above, self.below)), self.vertical, groups=x.shape[1])
         x = F.conv2d(F.pad(x, (1, 0)), self.horizontal, groups=x.shape[1])
-        return F.leaky_relu(x * demodulation[:, :, None, None] + self.noise + self.bias[:, None, None], LEAKY_SLOPE)
-
-
-def upsampling(layer: FoldedStyledConv, rows: Rows) -> BandUp:
-    """The rows `rows` of `layer` in the form that takes less time in ONNX Runtime."""
-    return (PhaseUp if layer.weight.shape[0] >= PHASES_FROM else BandUp)(layer, rows)
+        # Noise and bias as a convolution are added by the one in front. Without the style it would be folded into a constant of full size.
+        noise = self.noise + 0 * style[:, :1, None, None]
+        return F.leaky_relu(x + F.conv2d(noise, self.spread, self.bias), LEAKY_SLOPE)
 
 
 class BandRGB(nn.Module):
@@ -157,10 +137,9 @@ class BandRGB(nn.Module):
         self.skip_cut = slice(rows.first - 2 * skip.first + 1, rows.last - 2 * skip.first + 1)
 
     def forward(self, x: Tensor, style: Tensor, skip: Tensor) -> Tensor:
-        x = x[:, :, self.cut]
         rgb = torch.matmul(self.layer.matrix(style), x.flatten(2)).unflatten(2, (x.shape[2], x.shape[3])) + self.layer.bias
         skip = F.conv_transpose2d(skip, self.layer.kernel, stride=2, padding=(0, 1), groups=3)
-        return rgb + skip[:, :, self.skip_cut]
+        return rgb[:, :, self.cut] + skip[:, :, self.skip_cut]
 
 
 class BandBlock(nn.Module):
@@ -170,7 +149,7 @@ class BandBlock(nn.Module):
         super().__init__()
         self.first = block.first
         self.conv = BandConv(block.conv, rows)
-        self.up = upsampling(block.up, self.conv.needs)
+        self.up = BandUp(block.up, self.conv.needs)
         self.needs = self.up.needs
         self.colours = skip_rows(colours)
         self.to_rgb = BandRGB(block.to_rgb, colours, rows, self.colours)
@@ -178,6 +157,30 @@ class BandBlock(nn.Module):
     def forward(self, x: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         x = self.conv(self.up(x, latent[:, self.first]), latent[:, self.first + 1])
         return x, self.to_rgb(x, latent[:, self.first + 2], rgb)
+
+
+class StripedBlock(nn.Module):
+    """The same block, computed in strips from top to bottom and put together."""
+
+    def __init__(self, block: FoldedBlock, rows: Rows, colours: Rows) -> None:
+        super().__init__()
+        parts = strips(rows)
+        ends = [colours.first, *(part.last for part in parts[:-1]), colours.last]
+        wanted = [Rows(first, last, colours.size) for first, last in pairwise(ends)]
+        made = [BandBlock(block, *pair) for pair in zip(parts, wanted, strict=True)]
+        needs, colours_needed = [part.needs for part in made], [part.colours for part in made]
+        self.needs, self.colours = _together(needs), _together(colours_needed)
+        self.cuts = [(rows.within(self.needs), skip.within(self.colours)) for rows, skip in zip(needs, colours_needed, strict=True)]
+        self.parts = nn.ModuleList(made)
+
+    def forward(self, x: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [part(x[:, :, rows], rgb[:, :, skip], latent) for part, (rows, skip) in zip(self.parts, self.cuts, strict=True)]
+        features, colours = zip(*parts, strict=True)
+        return torch.cat(features, 2), torch.cat(colours, 2)
+
+
+def _together(parts: Sequence[Rows]) -> Rows:
+    return Rows(parts[0].first, parts[-1].last, parts[0].size)
 
 
 def skip_rows(rows: Rows) -> Rows:
@@ -190,10 +193,10 @@ class BandPath(nn.Module):
 
     def __init__(self, conv: FoldedStyledConv, to_rgb: FoldedToRGB, blocks: nn.ModuleList, rows: Rows, colours: Rows) -> None:
         super().__init__()
-        bands: list[BandBlock] = []
+        bands: list[BandBlock | StripedBlock] = []
         for block in reversed(list(blocks)):
             assert isinstance(block, FoldedBlock)
-            bands.insert(0, BandBlock(block, rows, colours))
+            bands.insert(0, (StripedBlock if rows.size >= STRIPED_FROM else BandBlock)(block, rows, colours))
             rows, colours = bands[0].needs, bands[0].colours
         self.conv = BandConv(conv, rows)
         self.skip = skip_rows(colours)
@@ -250,7 +253,7 @@ class Band(nn.Module):
     def __init__(self, lower: TailGraph | PreviewGraph, blocks: nn.ModuleList, strips: Sequence[TailStrip | PreviewStrip]) -> None:
         super().__init__()
         needs, colours = [strip.needs for strip in strips], [strip.colours for strip in strips]
-        held = [Rows(ranges[0].first, ranges[-1].last, ranges[0].size) for ranges in (needs, colours)]
+        held = [_together(ranges) for ranges in (needs, colours)]
         self.path = BandPath(lower.conv, lower.to_rgb, blocks, *held)
         self.cuts = [[rows.within(whole) for rows in ranges] for ranges, whole in zip((needs, colours), held, strict=True)]
         self.strips = nn.ModuleList(strips)
@@ -279,7 +282,10 @@ class BandPreview(Band):
     """feature, rgb, latent -> the rows `rows` of the reconstruction, for previews that only sample the last layer."""
 
     def __init__(self, preview: PreviewGraph, rows: Rows) -> None:
-        super().__init__(preview, preview.blocks, [PreviewStrip(preview, strip) for strip in strips(rows)])
+        super().__init__(preview, preview.blocks, [PreviewStrip(preview, strip) for strip in strips(rows, STRIP_ROWS // preview.ratio)])
 
     def forward(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         return self.picture(feature[:, :, self.path.needs], rgb, latent)
+
+
+PhaseUp, PHASES_FROM = BandUp, 256

@@ -91,7 +91,8 @@ class WinogradConv2d(nn.Module):
         self.tiles = (-(-self.size[0] // TILE), -(-self.size[1] // TILE))
         after, kernel, before = toom_cook(TILE, TAPS)
         rows, columns = _windows(self.tiles[0], above), _windows(self.tiles[1], 1)
-        constant(self, "pixels", (rows[:, None, :, None].clamp(0, height - 1) * width + columns[None, :, None].clamp(0, width - 1)).flatten())
+        nearest_rows, nearest_columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+        constant(self, "pixels", (nearest_rows[:, None, :, None] * width + nearest_columns[None, :, None]).flatten())
         # What lies outside is not read as zero but multiplied by zero: padding would copy the picture.
         inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[None, :, None]
         constant(self, "analysis", (torch.from_numpy(np.kron(before, before)) * inside.flatten(2).flatten(0, 1)[:, None]).float())
@@ -168,7 +169,9 @@ class Form:
 
 
 # In both axes the weights take four times the room of the direct ones: small pictures do not pay for reading them.
-FORMS = (Form(WinogradConv2d, 256, range(48, 129)), Form(RowWinogradConv2d, 128, range(16, 257)))
+FORMS = (Form(WinogradConv2d, 256, range(48, 129)),
+         Form(RowWinogradConv2d, 128, range(16, 257)),
+         Form(RowWinogradConv2d, 64, range(16, 129)))
 
 
 def faster_form(inputs: int, outputs: int, columns: int) -> type[WinogradConv2d] | type[RowWinogradConv2d] | None:

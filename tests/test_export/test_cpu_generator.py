@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sdic_export import cpu_generator, winograd
-from sdic_export.cpu_generator import BandPreview, BandTail, Rows, bands, skip_rows
+from sdic_export.cpu_generator import BandPreview, BandTail, Rows, StripedBlock, bands, skip_rows
 from sdic_export.exporter import export_sharing, export_stage
 from sdic_export.graphs import PreviewGraph, TailGraph
 from sdic_export.inspection import _gmac
@@ -48,13 +48,15 @@ def test_bands_make_the_picture(large: SDIC, count: int, forms: tuple[winograd.F
     assert (actual - expected).abs().max() / expected.std() < 2e-5
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_upsampling_by_phases(large: SDIC, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_generator, "PHASES_FROM", 1)
+@pytest.mark.parametrize("count", [1, 2])
+def test_blocks_in_strips(large: SDIC, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_generator, "STRIPED_FROM", 128)
+    monkeypatch.setattr(cpu_generator, "STRIP_ROWS", 40)
     tail, tensors = TailGraph(large), inputs(large)
+    tails = [BandTail(tail, rows) for rows in bands(RESOLUTION, count)]
+    assert any(isinstance(part, StripedBlock) and len(part.parts) > 1 for part in tails[0].modules())
     expected = tail(*tensors)
-    actual = torch.cat([BandTail(tail, rows)(*tensors) for rows in bands(RESOLUTION, count)], 2)
-    assert (actual - expected).abs().max() / expected.std() < 2e-5
+    assert (torch.cat([part(*tensors) for part in tails], 2) - expected).abs().max() / expected.std() < 2e-5
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -68,10 +70,11 @@ def test_bands_make_the_reconstruction(large: SDIC, count: int) -> None:
     torch.testing.assert_close(preview(feature, rgb, latent), expected)  # making bands does not change the graph they come from
 
 
-def test_a_band_is_for_one_picture(large: SDIC) -> None:
-    tensors = [tensor.expand(2, *tensor.shape[1:]) for tensor in inputs(large)]
-    with pytest.raises(AssertionError):
-        BandTail(TailGraph(large), bands(RESOLUTION, 2)[0])(*tensors)
+def test_bands_of_several_pictures(large: SDIC) -> None:
+    tail, tensors = TailGraph(large), [torch.cat([tensor, tensor.flip(2)]) for tensor in inputs(large)]
+    expected = tail(*tensors)
+    actual = torch.cat([BandTail(tail, rows)(*tensors) for rows in bands(RESOLUTION, 2)], 2)
+    assert (actual - expected).abs().max() / expected.std() < 2e-5
 
 
 def test_a_band_reads_little_more_than_its_share(large: SDIC) -> None:

@@ -45,6 +45,8 @@ def test_few_channels_and_large_pictures_keep_the_direct_form() -> None:
     assert faster_form(128, 512, 64) is RowWinogradConv2d
     assert faster_form(512, 512, 128) is WinogradConv2d
     assert faster_form(128, 128, 256) is RowWinogradConv2d
-    assert faster_form(64, 512, 64) is None
-    assert faster_form(512, 64, 64) is None
-    assert faster_form(512, 512, 512) is None
+    assert faster_form(64, 64, 128) is RowWinogradConv2d
+    assert faster_form(64, 64, 256) is None
+    assert faster_form(32, 512, 64) is None
+    assert faster_form(512, 32, 64) is None
+    assert faster_form(512, 512, 1024) is None
