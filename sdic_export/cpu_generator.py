@@ -50,7 +50,7 @@ def bands(size: int, count: int) -> list[Rows]:
     return [Rows(size * band // count, size * (band + 1) // count, size) for band in range(count)]
 
 
-def strips(rows: Rows, height: int = STRIP_ROWS) -> list[Rows]:
+def strips(rows: Rows, height: int) -> list[Rows]:
     """`rows` in strips of about `height` rows."""
     parts = bands(len(rows), max(1, round(len(rows) / height)))
     return [Rows(rows.first + part.first, rows.first + part.last, rows.size) for part in parts]
@@ -164,7 +164,7 @@ class StripedBlock(nn.Module):
 
     def __init__(self, block: FoldedBlock, rows: Rows, colours: Rows) -> None:
         super().__init__()
-        parts = strips(rows)
+        parts = strips(rows, STRIP_ROWS)
         ends = [colours.first, *(part.last for part in parts[:-1]), colours.last]
         wanted = [Rows(first, last, colours.size) for first, last in pairwise(ends)]
         made = [BandBlock(block, *pair) for pair in zip(parts, wanted, strict=True)]
@@ -271,7 +271,7 @@ class BandTail(Band):
     def __init__(self, tail: TailGraph, rows: Rows) -> None:
         last = tail.blocks[-1]
         assert isinstance(last, FoldedBlock)
-        super().__init__(tail, tail.blocks[:-1], [TailStrip(last, strip) for strip in strips(rows)])
+        super().__init__(tail, tail.blocks[:-1], [TailStrip(last, strip) for strip in strips(rows, STRIP_ROWS)])
 
     def forward(self, feature: Tensor, residual: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         needs = self.path.needs
