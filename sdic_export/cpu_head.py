@@ -9,18 +9,18 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_export.cpu_generator import PHASES_FROM, PhaseUp, Rows
+from sdic_export.cpu_generator import BandUp, Rows
 from sdic_export.folded import FoldedStyledConv, constant
 from sdic_export.graphs import FoldedBlock, HeadGraph
 from sdic_export.winograd import WinogradConv2d
 from sdic_train.networks.layers import LEAKY_SLOPE
 
 # By measurement (ONNX Runtime, x86-64, AVX-512, 512 channels, one thread), in ms for the direct form and the other one: convolutions
-# 43 -> 20 at 32 x 32, 11 -> 6 at 16 x 16, which is not worth 38 MB of weights; upsampling 73 -> 58 to 64 x 64, 20 -> 15 to 32 x 32,
-# 3.9 -> 4.2 to 16 x 16.
+# 43 -> 17 at 32 x 32, 11 -> 5 at 16 x 16, which is not worth its 38 MB of weights; upsampling 64 -> 52 to 64 x 64, 16 -> 13 to 32 x 32,
+# 3.9 -> 4.1 to 16 x 16.
 WINOGRAD_FROM = 32  # rows of the picture
-PHASES_SIZE_FROM = 32  # rows of the upsampled picture
-CHANNELS_FROM = 256  # inputs and outputs of a convolution
+PHASES_FROM = 32  # rows of the upsampled picture
+CHANNELS_FROM = 256  # inputs and outputs
 
 
 class WinogradStyledConv(nn.Module):
@@ -56,6 +56,8 @@ def cpu_head(head: HeadGraph) -> HeadGraph | None:
 def _faster(layer: FoldedStyledConv) -> nn.Module | None:
     """`layer` in the form that takes less time in ONNX Runtime; None where its own does."""
     size, channels = layer.noise.shape[2], layer.weight.shape[:2]
+    if min(channels) < CHANNELS_FROM:
+        return None
     if layer.upsample:
-        return PhaseUp(layer, Rows(0, size, size)) if channels[0] >= PHASES_FROM and size >= PHASES_SIZE_FROM else None
-    return WinogradStyledConv(layer) if min(channels) >= CHANNELS_FROM and size >= WINOGRAD_FROM else None
+        return BandUp(layer, Rows(0, size, size)) if size >= PHASES_FROM else None
+    return WinogradStyledConv(layer) if size >= WINOGRAD_FROM else None

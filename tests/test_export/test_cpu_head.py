@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sdic_export import cpu_head as forms
-from sdic_export.cpu_generator import PhaseUp
+from sdic_export.cpu_generator import BandUp
 from sdic_export.cpu_head import WinogradStyledConv, cpu_head
 from sdic_export.exporter import export_partial, export_stage
 from sdic_export.fusion import fused
@@ -26,9 +26,8 @@ HEAD = STAGES["generator_head"]
 @pytest.fixture(params=(1, 16, 32), ids=lambda size: f"from {size}")
 def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The other forms also for narrow layers, and for all pictures from some size on."""
-    for name in ("PHASES_FROM", "CHANNELS_FROM"):
-        monkeypatch.setattr(forms, name, 1)
-    for name in ("WINOGRAD_FROM", "PHASES_SIZE_FROM"):
+    monkeypatch.setattr(forms, "CHANNELS_FROM", 1)
+    for name in ("WINOGRAD_FROM", "PHASES_FROM"):
         monkeypatch.setattr(forms, name, request.param)
     return int(request.param)
 
@@ -42,7 +41,7 @@ def test_the_other_forms_compute_the_head(model: SDIC, everywhere: int) -> None:
     expected = HeadGraph(model)(latent)
     head = cpu_head(fused(HeadGraph(model)))
     assert head is not None
-    replaced = sum(isinstance(part, PhaseUp | WinogradStyledConv) for part in head.modules())
+    replaced = sum(isinstance(part, BandUp | WinogradStyledConv) for part in head.modules())
     assert replaced == {1: 7, 16: 5, 32: 3}[everywhere]
     for actual, wanted in zip(head(latent), expected, strict=True):
         assert actual.shape == wanted.shape
@@ -57,8 +56,8 @@ def test_wide_layers_of_large_pictures_change(monkeypatch: pytest.MonkeyPatch) -
     assert head is not None
     blocks = [block for block in head.blocks if isinstance(block, FoldedBlock)]
     kinds = [[type(layer).__name__ for layer in (block.up, block.conv)] for block in blocks]
-    assert kinds == [["FoldedStyledConv"] * 2, ["FoldedStyledConv"] * 2, ["PhaseUp", "WinogradStyledConv"]]
-    assert isinstance(head.up, PhaseUp)
+    assert kinds == [["FoldedStyledConv"] * 2, ["FoldedStyledConv"] * 2, ["BandUp", "WinogradStyledConv"]]
+    assert isinstance(head.up, BandUp)
 
 
 def test_a_narrow_head_stays_as_it_is(model: SDIC) -> None:
