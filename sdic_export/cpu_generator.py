@@ -6,7 +6,6 @@ layouts. Bands of the picture that know the few rows of their neighbours which t
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from sdic_export.cpu_volume import PHASES
 from sdic_export.folded import FoldedStyledConv, FoldedToRGB, constant
-from sdic_export.graphs import FoldedBlock, PreviewGraph, TailGraph
+from sdic_export.graphs import FoldedBlock, PreviewGraph, SampledConv, TailGraph
 from sdic_export.winograd import faster_form
 from sdic_train.networks.layers import LEAKY_SLOPE
 
@@ -227,6 +226,31 @@ class TailStrip(BandBlock):
         return super().forward(x, rgb, latent)[1]
 
 
+class PhasedSampledConv(SampledConv):
+    """The rows `rows` of the reconstruction, with a convolution of nine taps for each of the four pixels instead of one of sixteen.
+
+    A window that begins one pixel later begins `ratio` - 1 pixels earlier with one output more, which is left out.
+    """
+
+    def __init__(self, sampled: SampledConv, rows: Rows) -> None:
+        nn.Module.__init__(self)
+        self.ratio, self.channels, self.left, self.skip_left = sampled.ratio, sampled.channels, sampled.left, sampled.skip_left
+        self.top = self.skip_top = 0
+        self.modulation, self.to_rgb = sampled.modulation, sampled.to_rgb
+        constant(self, "noise", sampled.noise[:, :, :, rows.first : rows.last])
+        for name in ("bias", "skip"):
+            constant(self, name, sampled.get_buffer(name))
+        for (row, column), weight in zip(PHASES, sampled.weight.chunk(len(PHASES)), strict=True):
+            constant(self, f"weight{row}{column}", weight[:, :, row : row + 3, column : column + 3])
+
+    def convolved(self, x: Tensor) -> Tensor:
+        parts = []
+        for row, column in PHASES:
+            before = F.pad(x, (column * (self.ratio - 1), 0, row * (self.ratio - 1), 0))
+            parts.append(F.conv2d(before, self.get_buffer(f"weight{row}{column}"), stride=self.ratio)[:, :, row:, column:])
+        return torch.cat(parts, 1)
+
+
 class PreviewStrip(nn.Module):
     """The last upsampling convolution and the sampled layer behind it, for a few rows of the reconstruction."""
 
@@ -238,10 +262,7 @@ class PreviewStrip(nn.Module):
         self.row = preview.row
         self.up = BandUp(preview.up, window)
         self.needs = self.up.needs
-        self.sampled = copy.copy(preview.sampled)
-        self.sampled.top = self.sampled.skip_top = 0
-        self.sampled._buffers = dict(preview.sampled._buffers)
-        constant(self.sampled, "noise", preview.sampled.noise[:, :, :, rows.first : rows.last])
+        self.sampled = PhasedSampledConv(preview.sampled, rows)
 
     def forward(self, x: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         return self.sampled(self.up(x, latent[:, self.row]), rgb, latent[:, self.row + 1], latent[:, self.row + 2])

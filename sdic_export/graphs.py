@@ -131,8 +131,7 @@ class SampledConv(nn.Module):
     def forward(self, x: Tensor, rgb: Tensor, style: Tensor, style_rgb: Tensor) -> Tensor:
         """x [N, inputs, R, R], rgb [N, 3, R/2, R/2] -> [N, 3, S, S]."""
         scales, demodulation = self.modulation(style)
-        x = (x * scales[:, :, None, None])[:, :, self.top :, self.left :]
-        x = F.conv2d(x, self.weight, stride=self.ratio)
+        x = self.convolved((x * scales[:, :, None, None])[:, :, self.top :, self.left :])
         size = x.shape[2:]
         x = x.unflatten(1, (4, self.channels)) * demodulation[:, None, :, None, None] + self.noise + self.bias
         x = F.leaky_relu(x, LEAKY_SLOPE).flatten(3)
@@ -140,6 +139,10 @@ class SampledConv(nn.Module):
         colour = torch.matmul(self.to_rgb.matrix(style_rgb)[:, None], x).unflatten(3, size) + self.to_rgb.bias[:, None]
         colour = colour + skip.unflatten(1, (3, 4)).transpose(1, 2)
         return colour.clamp(-1, 1).mean(1)
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """The convolution at the four pixels, whose channels follow each other."""
+        return F.conv2d(x, self.weight, stride=self.ratio)
 
 
 class PreviewGraph(nn.Module):
