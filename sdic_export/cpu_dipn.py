@@ -1,14 +1,17 @@
 """DIPN in the operations that processors are fast at: every 3D convolution as 2D convolutions over the slices of the volume.
 
-A volume is kept as [N * D, C, H, W]; see `sdic_export.cpu_volume` for the convolutions.
+A volume is kept as [N * D, C, H, W], see `sdic_export.cpu_volume`, or as a list of slices, see `sdic_export.cpu_slices`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdic_export.cpu_slices import BLOCK, DepthSlices, DoublingSlices, FusionSlices, JoinSlices, StemSlices, StrideSlices
 from sdic_export.cpu_volume import (
     DepthConv,
     DepthDoubling,
@@ -17,9 +20,11 @@ from sdic_export.cpu_volume import (
     Phases,
     PlainConv,
     SingleDoubling,
+    basic,
     convolution,
     leaky,
     parameters,
+    slice_parameters,
 )
 from sdic_export.folded import constant
 from sdic_export.fusion import fused
@@ -58,24 +63,36 @@ class CpuDIPN(nn.Module):
 
 
 class CpuVolume(nn.Module):
-    """The stem and the 3D hourglass: volume [N, D, S, S] and the context at scales 1/2, 1/4, 1/8 -> [N, D, S, S]."""
+    """The stem and the 3D hourglass: volume [N, D, S, S] and the context at scales 1/2, 1/4, 1/8 -> [N, D, S, S].
+
+    Where the channels fill the blocks of ONNX Runtime's convolutions, the volume of half the size, which is the largest one, is a list
+    of slices.
+    """
 
     def __init__(self, stem: BasicConv, hourglass: Hourglass3d, depth: int, size: int) -> None:
         super().__init__()
         half, quarter, eighth = depth // 2, depth // 4, depth // 8
-        self.stem = PairStem(stem.conv, depth)
-        self.down1, self.same1 = _down(hourglass.conv1, depth)
-        self.down2, self.same2 = _down(hourglass.conv2, half)
-        self.down3, self.same3 = _down(hourglass.conv3, quarter)
+        (down1, same1), (down2, same2), (down3, same3) = (
+            (basic(block).conv for block in blocks) for blocks in (hourglass.conv1, hourglass.conv2, hourglass.conv3))
+        up1, join1 = hourglass.conv1_up.conv, [basic(block).conv for block in hourglass.agg_1]
+        if len(parameters(down1)[0]) % BLOCK:
+            first: list[nn.Module] = [
+                nn.Sequential(PairStem(stem.conv, depth), PairConv(down1, depth)), DepthConv(same1, half), PairConv(down2, half),
+                Joined(join1, half), CpuContextFusion(hourglass.CGF_8, half, size // 2), SingleDoubling(up1, half)]
+        else:
+            first = [StemSlices(stem.conv, down1, depth), DepthSlices(same1), StrideSlices(down2),
+                     JoinSlices(join1), FusionSlices(hourglass.CGF_8, size // 2), DoublingSlices(up1, half)]
+        self.down1, self.same1, self.down2, self.join1, self.fusion1, self.up1 = first
+        self.same2 = DepthConv(same2, quarter)
+        self.down3, self.same3 = PairConv(down3, quarter), DepthConv(same3, eighth)
         self.fusion3 = CpuContextFusion(hourglass.CGF_32, eighth, size // 8)
-        self.up3, self.join2 = DepthDoubling(hourglass.conv3_up.conv, eighth), Joined(hourglass.agg_0, quarter)
+        self.up3 = DepthDoubling(hourglass.conv3_up.conv, eighth)
+        self.join2 = Joined([basic(block).conv for block in hourglass.agg_0], quarter)
         self.fusion2 = CpuContextFusion(hourglass.CGF_16, quarter, size // 4)
-        self.up2, self.join1 = DepthDoubling(hourglass.conv2_up.conv, quarter), Joined(hourglass.agg_1, half)
-        self.fusion1 = CpuContextFusion(hourglass.CGF_8, half, size // 2)
-        self.up1 = SingleDoubling(hourglass.conv1_up.conv, half)
+        self.up2 = DepthDoubling(hourglass.conv2_up.conv, quarter)
 
     def forward(self, volume: Tensor, half: Tensor, quarter: Tensor, eighth: Tensor) -> Tensor:
-        first = self.same1(self.down1(self.stem(volume)))
+        first = self.same1(self.down1(volume))
         second = self.same2(self.down2(first))
         third = self.fusion3(self.same3(self.down3(second)), eighth)
         second = self.fusion2(self.join2(self.up3(third), second), quarter)
@@ -89,9 +106,9 @@ class Joined(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, blocks: nn.Sequential, depth: int) -> None:
+    def __init__(self, layers: Sequence[nn.Module], depth: int) -> None:
         super().__init__()
-        point, *convs = (_basic(block).conv for block in blocks)
+        point, *convs = layers
         weight, bias = parameters(point)
         constant(self, "weight", weight[..., 0, 0])
         constant(self, "bias", bias)
@@ -110,8 +127,8 @@ class CpuContextFusion(nn.Module):
         super().__init__()
         first, last = fusion.att
         self.depth, self.semantic = depth, fusion.semantic
-        self.attend, self.aggregate = (convolution(*_slice_parameters(_basic(block).conv), height) for block in (first, fusion.agg))
-        weight, bias = _slice_parameters(last)
+        self.attend, self.aggregate = (convolution(*slice_parameters(basic(block).conv), height) for block in (first, fusion.agg))
+        weight, bias = slice_parameters(last)
         self.scale = PlainConv(weight, bias, torch.sigmoid)
 
     def forward(self, volume: Tensor, context: Tensor) -> Tensor:
@@ -121,26 +138,9 @@ class CpuContextFusion(nn.Module):
         return self.aggregate((attention * context + volume).flatten(0, 1))
 
 
-def _down(blocks: nn.Sequential, depth: int) -> tuple[nn.Module, nn.Module]:
-    """A convolution that halves a volume of `depth` slices, and the one behind it."""
-    stride, same = (_basic(block).conv for block in blocks)
-    return PairConv(stride, depth), DepthConv(same, depth // 2)
-
-
 def _rearrange(up: FeatureUp, size: int) -> None:
     """Give `up` the forms for processors, in place, for pictures of `size`."""
     for block, height in ((up.deconv8_4, size // 4), (up.deconv4_2, size // 2), (up.deconv2_1, size)):
         weight, bias = parameters(block.conv1.conv)
         block.conv1 = Phases(weight.transpose(0, 1), bias)  # type: ignore[assignment]
         block.conv2 = convolution(*parameters(block.conv2.conv), height)  # type: ignore[assignment]
-
-
-def _basic(block: nn.Module) -> BasicConv:
-    assert isinstance(block, BasicConv)
-    return block
-
-
-def _slice_parameters(conv: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight [O, I, K, K] and bias of a convolution that stays within a slice, 1 x K x K."""
-    weight, bias = parameters(conv)
-    return weight.squeeze(2), bias

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sdic_export.folded import constant
 from sdic_export.winograd import POINTS, toom_cook
+from sdic_train.networks.layers import BasicConv
 
 SLOPE = 0.01  # of the discrepancy networks' leaky ReLU
 # A transposed convolution with kernel 4, stride 2 and padding 1: the taps that make output 2j read the inputs j - 1 and j, those of
@@ -249,9 +250,12 @@ class SingleDoubling(nn.Module):
         self.depth = depth
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        x = F.conv2d(x, self.weight, padding=1)
-        x = x.reshape(-1, self.depth, 4, 4, height + 1, width + 1)
+        return self.joined(F.conv2d(x, self.weight, padding=1).unflatten(0, (-1, self.depth)))
+
+    def joined(self, x: Tensor) -> Tensor:
+        """What every slice adds, [N, D, 16, H + 1, W + 1] -> [N, 2D, 2H, 2W]."""
+        height, width = x.shape[3] - 1, x.shape[4] - 1
+        x = x.unflatten(2, (4, 4))
         even, odd = x[:, :, 1] + _shifted(x[:, :, 3], 1), x[:, :, 2] + _shifted(x[:, :, 0], -1)
         slices = [_interleaved([part[:, :, index, row : row + height, column : column + width]
                                 for index, (row, column) in enumerate(PHASES)]) for part in (even, odd)]
@@ -300,3 +304,15 @@ def parameters(conv: nn.Module) -> tuple[Tensor, Tensor]:
     assert isinstance(conv, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d)
     bias = conv.bias if conv.bias is not None else torch.zeros(conv.out_channels)
     return conv.weight.detach(), bias.detach()
+
+
+def slice_parameters(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight [O, I, K, K] and bias of a convolution that stays within a slice, 1 x K x K."""
+    weight, bias = parameters(conv)
+    return weight.squeeze(2), bias
+
+
+def basic(block: nn.Module) -> BasicConv:
+    """`block`, which is known to be a `BasicConv`."""
+    assert isinstance(block, BasicConv)
+    return block

@@ -12,15 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from sdic_export.cpu_dipn import cpu_dipn
+from sdic_export.cpu_slices import DepthSlices
 from sdic_export.exporter import export_stage
 from sdic_runtime.stages import STAGES
-from sdic_train.config import DEMO, TINY, ModelConfig
+from sdic_train.config import DEMO, FACES, TINY, ModelConfig
 from sdic_train.networks.dipn import DIPN
 
 STAGE = STAGES["dipn"]
 CLOSE = 2e-5  # of the standard deviation; the tolerance of a bundle is ten times as much
 # Depths of 24, 12, 6 and 3 slices, which no tile but one of three or six fits.
 THREES = replace(TINY, discrepancy=replace(TINY.discrepancy, descriptor=12))
+# Channels that fill a block of the layout of ONNX Runtime's convolutions: lists of slices; 8, 4, 2 and 1 of them.
+BLOCKS = replace(TINY, discrepancy=replace(TINY.discrepancy, descriptor=4, volume=(4, 16, 4, 8)))
 
 
 def network(config: ModelConfig) -> DIPN:
@@ -47,7 +50,7 @@ def off(found: np.ndarray, want: Tensor) -> float:
     return float(np.abs(found - want.numpy()).max() / want.numpy().std())
 
 
-@pytest.mark.parametrize("config", [TINY, DEMO], ids=["tiny", "demo"])
+@pytest.mark.parametrize("config", [TINY, DEMO, BLOCKS], ids=["tiny", "demo", "blocks"])
 def test_the_same_numbers_in_onnx_runtime(config: ModelConfig, tmp_path: Path) -> None:
     model = network(config)
     export_stage(cpu_dipn(model, config.working), STAGE, config.sizes, tmp_path / "dipn.onnx")
@@ -62,6 +65,11 @@ def test_the_same_numbers_in_onnx_runtime(config: ModelConfig, tmp_path: Path) -
 def test_depths_that_no_tile_of_two_fits(count: int) -> None:
     model, given = network(THREES), pictures(THREES, count)
     assert off(cpu_dipn(model, THREES.working)(*given).numpy(), model(*given)) < CLOSE
+
+
+@pytest.mark.parametrize(("config", "listed"), [(TINY, False), (BLOCKS, True), (FACES, True)], ids=["tiny", "blocks", "faces"])
+def test_lists_of_slices_where_channels_fill_blocks(config: ModelConfig, listed: bool) -> None:
+    assert any(isinstance(part, DepthSlices) for part in cpu_dipn(network(config), config.working).modules()) == listed
 
 
 def test_no_3d_and_no_transposed_convolution_is_left() -> None:
