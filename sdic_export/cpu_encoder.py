@@ -9,6 +9,7 @@ outputs stay apart by parity, which is how the second convolution, of stride two
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -22,72 +23,86 @@ from sdic_export.winograd import toom_cook
 from sdic_train.networks.e4e import COARSE_ROWS, MIDDLE_ROWS, Encoder, StyleBlock
 
 PAIR = 2  # outputs of a tile, per axis
-KINDS = 3  # products of a tile's odd pixels, per axis
+ODDS = 3  # products of a tile's odd pixels, per axis
+KINDS = {"odd": slice(0, ODDS), "even": slice(ODDS, ODDS + PAIR)}
 SHARING_FROM = 32  # rows of the level; smaller ones have too little work
 
 
 class SharedFirstConv(nn.Module):
-    """K 3 x 3 convolutions with stride two over one input: [N, I, H, W] -> [N, 4, K, O, H / 4, W / 4].
+    """K 3 x 3 convolutions with stride two over one input: [N, I, H, W] -> K times [N, 4, O, H / 4, W / 4].
 
     The second axis is the parity of the output's row and column: (0, 0), (0, 1), (1, 0), (1, 1).
     """
 
-    of_rows: Tensor
-    of_columns: Tensor
-    odd_odd: Tensor
-    odd_even: Tensor
-    even_odd: Tensor
-    even_even: Tensor
     both: Tensor
     rows: Tensor
     columns: Tensor
-    bias: Tensor
 
     def __init__(self, layers: Sequence[nn.Conv2d], size: tuple[int, int]) -> None:
         super().__init__()
-        after, kernel, _ = toom_cook(PAIR, 2)
-        constant(self, "of_rows", _analysis(size[0]))
-        constant(self, "of_columns", _analysis(size[1]).T)
-        weight = torch.stack([layer.weight for layer in layers]).detach().double()  # one matrix per layer is what caches hold
-        odd, taps = torch.from_numpy(kernel), slice(None, None, 2)
-        constant(self, "odd_odd", torch.einsum("ua,vb,koiab->uvkoi", odd, odd, weight[..., taps, taps]).float())
-        constant(self, "odd_even", torch.einsum("ua,koia->ukoi", odd, weight[..., taps, 1])[:, None].float())
-        constant(self, "even_odd", torch.einsum("vb,koib->vkoi", odd, weight[..., 1, taps]).float())
-        constant(self, "even_even", weight[..., 1, 1].float())
+        after, _, _ = toom_cook(PAIR, 2)
+        for name, kinds in KINDS.items():
+            constant(self, f"{name}_rows", _analysis(size[0])[kinds].flatten(0, 1))
+            constant(self, f"{name}_columns", _analysis(size[1])[kinds].flatten(0, 1).T)
         constant(self, "both", torch.from_numpy(np.kron(after, after)).float())
         constant(self, "rows", torch.from_numpy(np.kron(after, np.eye(PAIR))).float())
         constant(self, "columns", torch.from_numpy(np.kron(np.eye(PAIR), after)).float())
-        constant(self, "bias", torch.stack([layer.bias for layer in layers if layer.bias is not None])[..., None])
+        self.products = nn.ModuleList(FirstProducts(layer) for layer in layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.matmul(self.of_rows, torch.matmul(x, self.of_columns))
-        x = x.unflatten(3, (KINDS + PAIR, -1)).unflatten(2, (KINDS + PAIR, -1)).permute(0, 2, 4, 1, 3, 5)
-        tiles = x.shape[4:]
-        odd_odd, odd_even, even_odd, even_even = (
-            x[:, rows, columns].flatten(4)[:, :, :, None]
-            for rows in (slice(KINDS), slice(KINDS, None)) for columns in (slice(KINDS), slice(KINDS, None)))
-        y = torch.matmul(self.even_even, even_even).flatten(1, 2).flatten(2)
-        y = y + torch.matmul(self.both, torch.matmul(self.odd_odd, odd_odd).flatten(1, 2).flatten(2))
-        y = y + torch.matmul(self.rows, torch.matmul(self.odd_even, odd_even).flatten(1, 2).flatten(2))
-        y = y + torch.matmul(self.columns, torch.matmul(self.even_odd, even_odd).flatten(1, 2).flatten(2))
-        return (y.unflatten(2, (*self.bias.shape[:2], -1)) + self.bias).unflatten(4, tiles)
+    def forward(self, x: Tensor) -> list[Tensor]:
+        tiles = tuple(side // (2 * PAIR) for side in x.shape[2:])
+        outputs, reads = [], self._reads(x)
+        for products in self.products:  # one after the other: caches hold the products of a layer
+            odd_odd, odd_even, even_odd, even_even = products(reads)
+            y = even_even + torch.matmul(self.both, odd_odd) + torch.matmul(self.rows, odd_even) + torch.matmul(self.columns, even_odd)
+            outputs.append((y.unflatten(2, (-1, tiles[0] * tiles[1])) + products.bias).unflatten(3, tiles))
+        return outputs
+
+    def _reads(self, x: Tensor) -> list[Tensor]:
+        """What the products of the kinds of rows and columns read, [N, kinds of rows, kinds of columns, I, tiles] each."""
+        columns = [torch.matmul(x, self.get_buffer(f"{name}_columns")) for name in KINDS]
+        reads = [torch.matmul(self.get_buffer(f"{name}_rows"), part) for name in KINDS for part in columns]
+        counts = [kinds.stop - kinds.start for kinds in KINDS.values()]
+        return [part.unflatten(3, (across, -1)).unflatten(2, (down, -1)).permute(0, 2, 4, 1, 3, 5).flatten(4)
+                for part, (down, across) in zip(reads, product(counts, counts), strict=True)]
+
+
+class FirstProducts(nn.Module):
+    """The products of one convolution, each kind [N, products, O * tiles]."""
+
+    bias: Tensor
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        _, kernel, _ = toom_cook(PAIR, 2)
+        assert layer.bias is not None
+        weight, odd, taps = layer.weight.detach().double(), torch.from_numpy(kernel), slice(None, None, 2)
+        constant(self, "odd_odd", torch.einsum("ua,vb,oiab->uvoi", odd, odd, weight[..., taps, taps]).float())
+        constant(self, "odd_even", torch.einsum("ua,oia->uoi", odd, weight[..., taps, 1])[:, None].float())
+        constant(self, "even_odd", torch.einsum("vb,oib->voi", odd, weight[..., 1, taps]).float())
+        constant(self, "even_even", weight[..., 1, 1].float())
+        constant(self, "bias", layer.bias[:, None])
+
+    def forward(self, reads: Sequence[Tensor]) -> list[Tensor]:
+        names = (f"{rows}_{columns}" for rows in KINDS for columns in KINDS)
+        return [torch.matmul(self.get_buffer(name), read).flatten(1, 2).flatten(2) for name, read in zip(names, reads, strict=True)]
 
 
 def _analysis(size: int) -> Tensor:
-    """What the products of one axis read: [kinds of odd pixels and the even pixels of a tile, tiles] x [size]."""
+    """What the products of one axis read: [kinds of odd pixels and the even pixels of a tile, tiles, size]."""
     _, _, before = toom_cook(PAIR, 2)
-    analysis = np.zeros((KINDS + PAIR, size // (2 * PAIR), size))
+    analysis = np.zeros((ODDS + PAIR, size // (2 * PAIR), size))
     for tile in range(analysis.shape[1]):
-        for position in range(KINDS):
+        for position in range(ODDS):
             if (pixel := 2 * (PAIR * tile + position) - 1) > 0:
-                analysis[:KINDS, tile, pixel] = before[:, position]
+                analysis[:ODDS, tile, pixel] = before[:, position]
         for position in range(PAIR):
-            analysis[KINDS + position, tile, 2 * (PAIR * tile + position)] = 1
-    return torch.from_numpy(analysis.reshape(-1, size)).float()
+            analysis[ODDS + position, tile, 2 * (PAIR * tile + position)] = 1
+    return torch.from_numpy(analysis).float()
 
 
 class ParityConv(nn.Module):
-    """A 3 x 3 convolution with stride two whose input is given by parity: [N, 4, I, H, W] -> [N, O, H, W]."""
+    """A 3 x 3 convolution with stride two whose input is given by parity: 4 times [N, I, H, W] -> [N, O, H, W]."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
@@ -98,10 +113,10 @@ class ParityConv(nn.Module):
         parts[0].bias = layer.bias
         self.parts = nn.ModuleList(parts)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, parities: Sequence[Tensor]) -> Tensor:
         y: Tensor | None = None
-        for parity, part in enumerate(self.parts):
-            term = part(F.pad(x[:, parity], (parity % 2, 0, parity // 2, 0)) if parity else x[:, parity])
+        for parity, (x, part) in enumerate(zip(parities, self.parts, strict=True)):
+            term = part(F.pad(x, (parity % 2, 0, parity // 2, 0)) if parity else x)
             y = term if y is None else y + term
         assert y is not None
         return y
@@ -120,9 +135,8 @@ class SharedStyles(nn.Module):
         self.linear = nn.ModuleList(block.linear for block in blocks)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        parts = self.activation(self.first(x)).unbind(2)
-        return [linear(others(second(part)).flatten(1))
-                for part, second, others, linear in zip(parts, self.second, self.others, self.linear, strict=True)]
+        return [linear(others(second(self.activation(part).unbind(1))).flatten(1))
+                for part, second, others, linear in zip(self.first(x), self.second, self.others, self.linear, strict=True)]
 
 
 class CpuEncoder(nn.Module):

@@ -31,7 +31,7 @@ def test_first_convolutions_of_a_level_at_once(size: tuple[int, int]) -> None:
     layers = [nn.Conv2d(6, 5, 3, 2, 1) for _ in range(3)]
     x = torch.randn(2, 6, *size)
     with torch.no_grad():
-        together = SharedFirstConv(layers, size)(x)
+        together = torch.stack(SharedFirstConv(layers, size)(x), 2)
         expected = torch.stack([layer(x) for layer in layers], 1)
     assert together.shape == (2, 4, 3, 5, size[0] // 4, size[1] // 4)
     for parity in range(4):
@@ -41,7 +41,7 @@ def test_first_convolutions_of_a_level_at_once(size: tuple[int, int]) -> None:
 def test_second_convolution_reads_the_parities() -> None:
     torch.manual_seed(0)
     layer, x = nn.Conv2d(6, 5, 3, 2, 1), torch.randn(2, 6, 16, 16)
-    parities = torch.stack([x[..., parity // 2 :: 2, parity % 2 :: 2] for parity in range(4)], 1)
+    parities = [x[..., parity // 2 :: 2, parity % 2 :: 2] for parity in range(4)]
     with torch.no_grad():
         assert largest(ParityConv(layer)(parities), layer(x)) < 1e-5
 
@@ -82,8 +82,23 @@ def test_batch_norm_in_front_of_a_padded_convolution_is_taken_in(monkeypatch: py
         assert largest(cpu(x), unit(x)) < 1e-5
 
 
-def test_prelu_with_any_slope() -> None:
+@pytest.mark.parametrize("behind_convolution", [False, True])
+@pytest.mark.parametrize("largest_slope", [0.9, 1.0, 3.0])
+def test_prelu_with_any_slope(largest_slope: float, behind_convolution: bool) -> None:
     layer, x = nn.PReLU(5), torch.randn(2, 5, 4, 4)
-    nn.init.normal_(layer.weight, std=2)
+    layer.weight = nn.Parameter(torch.tensor([-2.0, -0.5, 0.0, 0.25, largest_slope]))
     with torch.no_grad():
-        torch.testing.assert_close(SplitPReLU(layer)(x), layer(x))
+        torch.testing.assert_close(SplitPReLU(layer, behind_convolution)(x), layer(x))
+
+
+def test_forms_of_prelu_and_of_a_shortcut() -> None:
+    torch.manual_seed(0)
+    unit, x = BottleneckIR(6, 6, stride=2, reduction=2).eval(), torch.randn(2, 6, 9, 9)
+    layers = nn.Sequential(unit, nn.Identity(), nn.PReLU(6))
+    with torch.no_grad():
+        expected = layers(x)
+        cpu = arranged(layers, x)
+        assert not [module for module in cpu.modules() if isinstance(module, nn.PReLU)]
+        assert [module.behind_convolution for module in cpu.modules() if isinstance(module, SplitPReLU)] == [True, False]
+        assert any(isinstance(module, nn.MaxPool2d) for module in cpu.modules())
+        assert largest(cpu(x), expected) < 1e-5
