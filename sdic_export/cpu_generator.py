@@ -307,6 +307,3 @@ class BandPreview(Band):
 
     def forward(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         return self.picture(feature[:, :, self.path.needs], rgb, latent)
-
-
-PhaseUp, PHASES_FROM = BandUp, 256
