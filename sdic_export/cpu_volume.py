@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_export.folded import constant
-from sdic_export.winograd import POINTS, toom_cook
+from sdic_export.winograd import POINTS, TAPS, faster_form, toom_cook
 from sdic_train.networks.layers import BasicConv
 
 SLOPE = 0.01  # of the discrepancy networks' leaky ReLU
@@ -192,6 +192,20 @@ class PlainConv(nn.Module):
         return self.activation(F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2))
 
 
+class WinogradConv(nn.Module):
+    """A 3 x 3 convolution with stride one and a leaky ReLU in a form of `sdic_export.winograd`."""
+
+    bias: Tensor
+
+    def __init__(self, convolution: nn.Module, bias: Tensor) -> None:
+        super().__init__()
+        self.convolution = convolution
+        constant(self, "bias", bias[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return leaky(self.convolution(x) + self.bias)
+
+
 class Phases(nn.Module):
     """A transposed convolution (kernel 4, stride 2, padding 1): [N, I, H, W] -> [N, O, 2H, 2W].
 
@@ -263,8 +277,11 @@ class SingleDoubling(nn.Module):
 
 
 def convolution(weight: Tensor, bias: Tensor, height: int) -> nn.Module:
-    """A convolution with stride one and a leaky ReLU in the form that costs less at this height."""
+    """A convolution with stride one and a leaky ReLU in the form that costs less for pictures of this height, and as wide."""
     outputs, inputs, taps, _ = weight.shape
+    if taps == TAPS:
+        form = faster_form(inputs, outputs, height)
+        return PlainConv(weight, bias, leaky) if form is None else WinogradConv(form(weight, (height, height)), bias)
     tile = _tile(height, taps)
     rows = -(-height // tile) * (tile + taps - 1)
     transforms = rows * (inputs + outputs) * (2 * height + 40)  # matrix products at half the speed, and the passes around them

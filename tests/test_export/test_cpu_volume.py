@@ -19,8 +19,10 @@ from sdic_export.cpu_volume import (
     PlainConv,
     RowConv,
     SingleDoubling,
+    WinogradConv,
     convolution,
     leaky,
+    parameters,
 )
 
 BATCH = 2
@@ -105,6 +107,9 @@ def test_rows(taps: int, height: int) -> None:
 
 
 @pytest.mark.parametrize(("channels", "taps", "height", "kind"), [
-    (192, 3, 64, RowConv), (64, 3, 128, PlainConv), (48, 5, 32, RowConv), (16, 5, 128, PlainConv)])
-def test_rows_are_transformed_where_that_pays(channels: int, taps: int, height: int, kind: type[nn.Module]) -> None:
-    assert type(convolution(torch.zeros(channels, channels, taps, taps), torch.zeros(channels), height)) is kind
+    (192, 3, 64, WinogradConv), (32, 3, 256, PlainConv), (48, 5, 32, RowConv), (16, 5, 128, PlainConv)])
+def test_the_form_that_pays(channels: int, taps: int, height: int, kind: type[nn.Module]) -> None:
+    conv, x = made(nn.Conv2d, channels, channels, taps, 1, taps // 2), random(1, channels, height, height)
+    form = convolution(*parameters(conv), height)
+    assert type(form) is kind
+    assert_close(form(x), expected(conv, x))
