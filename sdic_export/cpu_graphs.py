@@ -20,7 +20,7 @@ def cpu_modules(model: SDIC) -> dict[str, list[nn.Module]]:
     """
     import torch
 
-    from sdic_export.cpu_convolutions import arranged
+    from sdic_export.cpu_dicn import CpuDICN
     from sdic_export.cpu_dipn import cpu_dipn
     from sdic_export.cpu_encoder import CpuEncoder
     from sdic_export.cpu_generator import BandPreview, BandTail, bands
@@ -38,7 +38,7 @@ def cpu_modules(model: SDIC) -> dict[str, list[nn.Module]]:
         modules: dict[str, list[nn.Module]] = {
             "e4e": [CpuEncoder(fused(EncoderGraph(model)), *example("e4e"))],
             "dipn": [cpu_dipn(model.dipn, config.working)],
-            "dicn": [arranged(fused(DICNGraph(model)), *example("dicn"))],
+            "dicn": [CpuDICN(fused(DICNGraph(model)), *example("dicn"))],
         }
         head = cpu_head(fused(HeadGraph(model)))
         if head is not None:
