@@ -21,7 +21,7 @@ from sdic_export.winograd import faster_form
 from sdic_train.networks.layers import LEAKY_SLOPE
 
 STRIPED_FROM = 512  # rows of a block's picture; the tensors of larger blocks are kept in caches by computing it in strips
-STRIP_ROWS = 64  # tensors of 8 MB in the released blocks of 512 and 1024, instead of 67 and 134
+STRIP_ROWS = 32  # tensors of 4 MB in the released blocks of 512 and 1024, instead of 67 and 134
 
 
 @dataclass(frozen=True)
