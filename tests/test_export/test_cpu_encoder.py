@@ -91,6 +91,22 @@ def test_prelu_with_any_slope(largest_slope: float, behind_convolution: bool) ->
         torch.testing.assert_close(SplitPReLU(layer, behind_convolution)(x), layer(x))
 
 
+@pytest.mark.parametrize("forms", [(), EVERYWHERE], ids=["direct", "winograd"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_channels_with_slopes_above_one_are_turned(forms: tuple[winograd.Form, ...], bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "FORMS", forms)
+    torch.manual_seed(0)
+    activation, x = nn.PReLU(5), torch.randn(2, 4, 16, 16)
+    activation.weight = nn.Parameter(torch.tensor([-2.0, 0.25, 1.0, 1.5, 3.0]))
+    layers = nn.Sequential(nn.Conv2d(4, 5, 3, 1, 1, bias=bias), activation, nn.Conv2d(5, 6, 3, 2, 1, bias=bias))
+    with torch.no_grad():
+        expected = layers(x)
+        cpu = arranged(copy.deepcopy(layers), x)
+        (split,) = (module for module in cpu.modules() if isinstance(module, SplitPReLU))
+        assert split.is_maximum and split.behind_convolution == (not forms)
+        assert largest(cpu(x), expected) < 1e-5
+
+
 def test_forms_of_prelu_and_of_a_shortcut() -> None:
     torch.manual_seed(0)
     unit, x = BottleneckIR(6, 6, stride=2, reduction=2).eval(), torch.randn(2, 6, 9, 9)
