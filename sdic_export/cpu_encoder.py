@@ -8,9 +8,10 @@ outputs stay apart by parity, which is how the second convolution, of stride two
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,77 +23,82 @@ from sdic_export.winograd import toom_cook
 from sdic_train.networks.e4e import COARSE_ROWS, MIDDLE_ROWS, Encoder, StyleBlock
 
 PAIR = 2  # outputs of a tile, per axis
-EVEN = 3  # products of a tile's odd pixels, per axis; its even pixels follow them
-KINDS = range(EVEN + PAIR)
-COMMON = 1  # the product of odd pixels that both outputs need
-OWN = ((0, EVEN), (2, EVEN + 1))  # what only the first and only the second output needs
-Reads = dict[tuple[int, int], Tensor]  # by the kinds of row and column
+ODDS = 3  # products of a tile's odd pixels, per axis
+KINDS = {"odd": slice(0, ODDS), "even": slice(ODDS, ODDS + PAIR)}
 SHARING_FROM = 32  # rows of the level; smaller ones have too little work
 
 
-class SharedReads(nn.Module):
-    """What the products of all convolutions with stride two over one input read: [N, I, H, W] -> by kinds, [N, I, H / 4, W / 4] each.
+class SharedFirstConv(nn.Module):
+    """K 3 x 3 convolutions with stride two over one input: [N, I, H, W] -> K times [N, 4, O, H / 4, W / 4].
 
-    Depthwise convolutions with a stride of one tile, from the pixel in front of it on.
+    The second axis is the parity of the output's row and column: (0, 0), (0, 1), (1, 0), (1, 1).
     """
 
-    def __init__(self, channels: int) -> None:
+    both: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, layers: Sequence[nn.Conv2d], size: tuple[int, int]) -> None:
         super().__init__()
-        _, _, before = toom_cook(PAIR, 2)
-        taps = torch.zeros(len(KINDS), 2 * PAIR + 1)
-        taps[:EVEN, ::2] = torch.from_numpy(before).float()
-        taps[range(EVEN, EVEN + PAIR), range(1, 2 * PAIR, 2)] = 1
-        lengths = [max(int(kind.nonzero().max()) + 1, 3) for kind in taps]  # three with a padding of one fit the tiles
-        for row, column in product(KINDS, repeat=2):
-            weight = torch.outer(taps[row, : lengths[row]], taps[column, : lengths[column]])
-            constant(self, f"weight{row}{column}", weight.expand(channels, 1, -1, -1))
+        after, _, _ = toom_cook(PAIR, 2)
+        for name, kinds in KINDS.items():
+            constant(self, f"{name}_rows", _analysis(size[0])[kinds].flatten(0, 1))
+            constant(self, f"{name}_columns", _analysis(size[1])[kinds].flatten(0, 1).T)
+        constant(self, "both", torch.from_numpy(np.kron(after, after)).float())
+        constant(self, "rows", torch.from_numpy(np.kron(after, np.eye(PAIR))).float())
+        constant(self, "columns", torch.from_numpy(np.kron(np.eye(PAIR), after)).float())
+        self.products = nn.ModuleList(FirstProducts(layer) for layer in layers)
 
-    def forward(self, x: Tensor) -> Reads:
-        return {(row, column): F.conv2d(x, self.get_buffer(f"weight{row}{column}"), stride=2 * PAIR, padding=1, groups=x.shape[1])
-                for row, column in product(KINDS, repeat=2)}
+    def forward(self, x: Tensor) -> list[Tensor]:
+        tiles = tuple(side // (2 * PAIR) for side in x.shape[2:])
+        outputs, reads = [], self._reads(x)
+        for products in self.products:  # one after the other: caches hold the products of a layer
+            odd_odd, odd_even, even_odd, even_even = products(reads)
+            y = even_even + torch.matmul(self.both, odd_odd) + torch.matmul(self.rows, odd_even) + torch.matmul(self.columns, even_odd)
+            outputs.append((y.unflatten(2, (-1, tiles[0] * tiles[1])) + products.bias).unflatten(3, tiles))
+        return outputs
+
+    def _reads(self, x: Tensor) -> list[Tensor]:
+        """What the products of the kinds of rows and columns read, [N, kinds of rows, kinds of columns, I, tiles] each."""
+        columns = [torch.matmul(x, self.get_buffer(f"{name}_columns")) for name in KINDS]
+        reads = [torch.matmul(self.get_buffer(f"{name}_rows"), part) for name in KINDS for part in columns]
+        counts = [kinds.stop - kinds.start for kinds in KINDS.values()]
+        return [part.unflatten(3, (across, -1)).unflatten(2, (down, -1)).permute(0, 2, 4, 1, 3, 5).flatten(4)
+                for part, (down, across) in zip(reads, product(counts, counts), strict=True)]
 
 
-class FirstConv(nn.Module):
-    """A 3 x 3 convolution with stride two and an activation: `SharedReads` -> four times [N, O, H / 4, W / 4].
+class FirstProducts(nn.Module):
+    """The products of one convolution, each kind [N, products, O * tiles]."""
 
-    These are the outputs by the parity of row and column: (0, 0), (0, 1), (1, 0), (1, 1). Output i of an axis adds its own product of odd
-    pixels, its even pixel, and the product that both outputs have in common. Products are pointwise convolutions and sums, which ONNX
-    Runtime computes in each other's place.
-    """
-
-    ones: Tensor
     bias: Tensor
 
-    def __init__(self, layer: nn.Conv2d, activation: nn.Module) -> None:
+    def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
         _, kernel, _ = toom_cook(PAIR, 2)
         assert layer.bias is not None
-        # By kind of weight: the three of odd pixels, and the one tap that even pixels have.
-        taps = torch.tensor([[first, 0, last] for first, last in kernel] + [[0, 1, 0]], dtype=torch.float64)
-        weight = torch.einsum("ua,vb,oiab->uvoi", taps, taps, layer.weight.detach().double()).float()[..., None, None]
-        for row, column in product(range(len(taps)), repeat=2):
-            constant(self, f"weight{row}{column}", weight[row, column])
-        constant(self, "ones", torch.ones(layer.out_channels, 1, 1, 1))
-        constant(self, "bias", layer.bias)
-        self.activation = activation
+        weight, odd, taps = layer.weight.detach().double(), torch.from_numpy(kernel), slice(None, None, 2)
+        constant(self, "odd_odd", torch.einsum("ua,vb,oiab->uvoi", odd, odd, weight[..., taps, taps]).float())
+        constant(self, "odd_even", torch.einsum("ua,oia->uoi", odd, weight[..., taps, 1])[:, None].float())
+        constant(self, "even_odd", torch.einsum("vb,oib->voi", odd, weight[..., 1, taps]).float())
+        constant(self, "even_even", weight[..., 1, 1].float())
+        constant(self, "bias", layer.bias[:, None])
 
-    def forward(self, reads: Reads) -> list[Tensor]:
-        common = self._product(reads, COMMON, COMMON)
-        columns = [self._sum(reads, [(COMMON, column) for column in own], common) for own in OWN]
-        rows = [self._sum(reads, [(row, COMMON) for row in own]) for own in OWN]
-        outputs = [self._sum(reads, product(OWN[row], OWN[column]), rows[row] + columns[column])
-                   for row, column in product(range(PAIR), repeat=2)]
-        return [self.activation(F.conv2d(x, self.ones, self.bias, groups=x.shape[1])) for x in outputs]
+    def forward(self, reads: Sequence[Tensor]) -> list[Tensor]:
+        names = (f"{rows}_{columns}" for rows in KINDS for columns in KINDS)
+        return [torch.matmul(self.get_buffer(name), read).flatten(1, 2).flatten(2) for name, read in zip(names, reads, strict=True)]
 
-    def _sum(self, reads: Reads, kinds: Iterable[tuple[int, int]], total: Tensor | None = None) -> Tensor:
-        for row, column in kinds:
-            term = self._product(reads, row, column)
-            total = term if total is None else term + total
-        assert total is not None
-        return total
 
-    def _product(self, reads: Reads, row: int, column: int) -> Tensor:
-        return F.conv2d(reads[row, column], self.get_buffer(f"weight{min(row, EVEN)}{min(column, EVEN)}"))
+def _analysis(size: int) -> Tensor:
+    """What the products of one axis read: [kinds of odd pixels and the even pixels of a tile, tiles, size]."""
+    _, _, before = toom_cook(PAIR, 2)
+    analysis = np.zeros((ODDS + PAIR, size // (2 * PAIR), size))
+    for tile in range(analysis.shape[1]):
+        for position in range(ODDS):
+            if (pixel := 2 * (PAIR * tile + position) - 1) > 0:
+                analysis[:ODDS, tile, pixel] = before[:, position]
+        for position in range(PAIR):
+            analysis[ODDS + position, tile, 2 * (PAIR * tile + position)] = 1
+    return torch.from_numpy(analysis).float()
 
 
 class ParityConv(nn.Module):
@@ -119,19 +125,18 @@ class ParityConv(nn.Module):
 class SharedStyles(nn.Module):
     """The style blocks of one level: [N, I, H, W] -> their rows of the latent code, [N, C] each."""
 
-    def __init__(self, blocks: Sequence[StyleBlock]) -> None:
+    def __init__(self, blocks: Sequence[StyleBlock], size: tuple[int, int]) -> None:
         super().__init__()
-        first, second = ([layer for block in blocks if isinstance(layer := block.convs[index], nn.Conv2d)] for index in (0, 2))
-        self.reads = SharedReads(first[0].in_channels)
-        self.first = nn.ModuleList(FirstConv(layer, blocks[0].convs[1]) for layer in first)
-        self.second = nn.ModuleList(ParityConv(layer) for layer in second)
+        first, second = ([block.convs[index] for block in blocks] for index in (0, 2))
+        self.first = SharedFirstConv([layer for layer in first if isinstance(layer, nn.Conv2d)], size)
+        self.activation = blocks[0].convs[1]
+        self.second = nn.ModuleList(ParityConv(layer) for layer in second if isinstance(layer, nn.Conv2d))
         self.others = nn.ModuleList(block.convs[3:] for block in blocks)
         self.linear = nn.ModuleList(block.linear for block in blocks)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        reads = self.reads(x)
-        return [linear(others(second(first(reads))).flatten(1))
-                for first, second, others, linear in zip(self.first, self.second, self.others, self.linear, strict=True)]
+        return [linear(others(second(self.activation(part).unbind(1))).flatten(1))
+                for part, second, others, linear in zip(self.first(x), self.second, self.others, self.linear, strict=True)]
 
 
 class CpuEncoder(nn.Module):
@@ -150,7 +155,7 @@ class CpuEncoder(nn.Module):
         blocks = [block for block in self.encoder.styles if isinstance(block, StyleBlock)]
         groups = (blocks[:COARSE_ROWS], blocks[COARSE_ROWS:MIDDLE_ROWS], blocks[MIDDLE_ROWS:])
         self.levels = nn.ModuleList(
-            SharedStyles(group) if min(size) >= SHARING_FROM and not (size[0] % 4 or size[1] % 4) else nn.ModuleList(group)
+            SharedStyles(group, size) if min(size) >= SHARING_FROM and not (size[0] % 4 or size[1] % 4) else nn.ModuleList(group)
             for group, size in zip(groups, sizes, strict=True))
         del self.encoder.styles
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sdic_export import build as building
-from sdic_export import cpu_graphs
+from sdic_export import cpu_graphs, exporter
 from sdic_export.build import BuildOptions, BuildReport, build
 from sdic_export.graphs import stage_modules
 from sdic_runtime.stages import Stage
@@ -69,6 +69,14 @@ def save_model() -> Callable[[Path, SDIC], Path]:
 @pytest.fixture(scope="session")
 def checkpoint(model: SDIC, save_model: Callable[[Path, SDIC], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", model)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_weights_apart() -> Iterator[None]:
+    """The tensors of a tiny model are kept apart where those of a released one would be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "EXTERNAL_TENSOR_FROM", 1024)
+        yield
 
 
 @pytest.fixture(scope="session")

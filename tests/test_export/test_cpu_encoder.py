@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from sdic_export import winograd
 from sdic_export.cpu_convolutions import SplitPReLU, arranged
-from sdic_export.cpu_encoder import CpuEncoder, FirstConv, ParityConv, SharedReads, SharedStyles
+from sdic_export.cpu_encoder import CpuEncoder, ParityConv, SharedFirstConv, SharedStyles
 from sdic_export.fusion import fused
 from sdic_export.graphs import EncoderGraph
 from sdic_train.networks.e4e import StyleBlock
 from sdic_train.networks.layers import BottleneckIR
 from sdic_train.networks.sdic import SDIC
 
-EVERYWHERE = tuple(replace(form, channels=1) for form in winograd.FORMS)  # also for the narrow layers of a test
+# Also for the narrow layers and small pictures of a test.
+EVERYWHERE = tuple(replace(form, channels=1, sizes=range(form.sizes.start * 2 // 3, form.sizes.stop)) for form in winograd.FORMS)
 
 
 def largest(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -29,13 +29,14 @@ def largest(actual: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("size", [(8, 8), (16, 32), (64, 64)])
 def test_first_convolutions_of_a_level_at_once(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    layers, x = [nn.Conv2d(6, 5, 3, 2, 1) for _ in range(3)], torch.randn(2, 6, *size)
+    layers = [nn.Conv2d(6, 5, 3, 2, 1) for _ in range(3)]
+    x = torch.randn(2, 6, *size)
     with torch.no_grad():
-        reads = SharedReads(6)(x)
-        for layer in layers:
-            expected = F.leaky_relu(layer(x))
-            for parity, actual in enumerate(FirstConv(layer, nn.LeakyReLU())(reads)):
-                assert largest(actual, expected[..., parity // 2 :: 2, parity % 2 :: 2]) < 1e-5
+        together = torch.stack(SharedFirstConv(layers, size)(x), 2)
+        expected = torch.stack([layer(x) for layer in layers], 1)
+    assert together.shape == (2, 4, 3, 5, size[0] // 4, size[1] // 4)
+    for parity in range(4):
+        assert largest(together[:, parity], expected[..., parity // 2 :: 2, parity % 2 :: 2]) < 1e-5
 
 
 def test_second_convolution_reads_the_parities() -> None:
@@ -50,7 +51,7 @@ def test_style_blocks_that_share_a_level() -> None:
     torch.manual_seed(0)
     blocks, x = [StyleBlock(6, 5, 7, 32) for _ in range(3)], torch.randn(2, 6, 32, 32)
     with torch.no_grad():
-        for actual, block in zip(SharedStyles(blocks)(x), blocks, strict=True):
+        for actual, block in zip(SharedStyles(blocks, (32, 32))(x), blocks, strict=True):
             assert largest(actual, block(x)) < 1e-5
 
 

@@ -19,7 +19,8 @@ from sdic_train.config import TINY
 from sdic_train.networks.sdic import SDIC
 
 RESOLUTION, WORKING = 256, 64
-EVERYWHERE = tuple(replace(form, channels=1) for form in winograd.FORMS)  # also for the narrow layers of a test
+# Also for the narrow layers and small pictures of a test.
+EVERYWHERE = tuple(replace(form, channels=1, sizes=range(form.sizes.start * 2 // 3, form.sizes.stop)) for form in winograd.FORMS)
 
 
 @pytest.fixture(scope="module")
