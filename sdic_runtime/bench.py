@@ -50,7 +50,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall-clock seconds of repeated calls."""
+    """Wall-clock seconds of repeated calls, and the calls themselves."""
 
     p50: float
     p90: float
@@ -58,6 +58,7 @@ class Timing:
     mean: float
     runs: int
     pictures_per_second: float
+    seconds: tuple[float, ...]
 
     @classmethod
     def of(cls, seconds: Sequence[float], batch: int) -> Timing:
@@ -66,7 +67,7 @@ class Timing:
 
         p50, p90, p99 = (float(value) for value in np.percentile(seconds, PERCENTILES))
         total = float(np.sum(seconds))
-        return cls(p50, p90, p99, total / len(seconds), len(seconds), batch * len(seconds) / total)
+        return cls(p50, p90, p99, total / len(seconds), len(seconds), batch * len(seconds) / total, tuple(seconds))
 
 
 @dataclass
@@ -212,6 +213,23 @@ def measure_apart(plan: Plan) -> dict[str, Any]:
     if "error" in answer:
         raise SdicError(answer["error"])
     return answer
+
+
+def pooled(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The measurements of one plan in several rounds as one: all calls together, the middle load and first call, the most memory."""
+    import numpy as np
+
+    def together(timings: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
+        return asdict(Timing.of([seconds for timing in timings for seconds in timing["seconds"]], batch))
+
+    batches = []
+    for parts in zip(*(each["batches"] for each in rounds), strict=True):
+        size, stages = parts[0]["batch"], [part["stages"] for part in parts]
+        calls = {what: together([part[what] for part in parts], size) for what in ("inversion", "edit")}
+        batches.append({"batch": size, **calls, "stages": {stage: together([each[stage] for each in stages], size) for stage in stages[0]}})
+    middle = {name: float(np.median([each[name] for each in rounds])) for name in ("load_seconds", "first_call_seconds")}
+    return {**rounds[0], **middle, "rounds": len(rounds), "batches": batches,
+            "peak_memory_bytes": max(each["peak_memory_bytes"] or 0 for each in rounds) or None}
 
 
 if __name__ == "__main__":

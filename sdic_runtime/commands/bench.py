@@ -23,6 +23,9 @@ def run(
     batches: Annotated[list[int] | None, typer.Option("--batch", help="Pictures per call; repeat it for several sizes.")] = None,
     runs: Annotated[int, typer.Option("--runs", help="Measured calls for each number.")] = 10,
     warm_up: Annotated[int, typer.Option("--warm-up", help="Calls before the measured ones.")] = 2,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="Times that all backends are measured in turn, for machines whose speed drifts.")
+    ] = 1,
     precision: PrecisionOption = None,
     checkpoint: CheckpointOption = None,
     json_file: Annotated[
@@ -33,13 +36,13 @@ def run(
     """Measure how fast backends are.
 
     Load time, first call, inversion, edit of an inversion, every stage, and peak memory. Each backend runs in a process
-    of its own. Ratios say how many times as fast as the first backend.
+    of its own, once in every round. Ratios say how many times as fast as the first backend.
 
     \b
     Example:
       sdic-run bench --bundle engines/ffhq1024 --backend onnxruntime --backend torch --batch 1 --batch 4
     """
-    from sdic_runtime.bench import Plan, measure_apart
+    from sdic_runtime.bench import Plan, measure_apart, pooled
     from sdic_runtime.commands.outputs import check_report, report
     from sdic_runtime.errors import SdicError
     from sdic_runtime.progress import progress
@@ -49,17 +52,21 @@ def run(
         notice(DEMO_NOTICE)
     folder, weights = (str(path) if path is not None else None for path in (bundle, checkpoint))
     plans = [Plan(folder, backend, precision, weights, tuple(batches or (1,)), runs, warm_up) for backend in backends or ["auto"]]
-    measured: list[dict[str, Any]] = []
-    failures = 0
-    for plan in progress(plans, "backends", unit="backend"):
+    found: dict[int, list[dict[str, Any]]] = {index: [] for index in range(len(plans))}
+    failed = False
+    for index in progress([*found] * rounds, "backends", unit="backend"):
+        if index not in found:
+            continue
         try:
-            measured.append(measure_apart(plan))
+            found[index].append(measure_apart(plans[index]))
         except SdicError as error:
-            failures += 1
-            notice(f"error: {plan.backend}: {error}")
+            failed = True
+            del found[index]
+            notice(f"error: {plans[index].backend}: {error}")
+    measured = [pooled(results) for results in found.values()]
     if measured:
         report({"measured": measured}, json_file, lambda: show(measured))
-    if failures:
+    if failed:
         raise typer.Exit(2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from sdic_runtime import bench
 from sdic_runtime.backend_options import chosen_backend, parse_backend
-from sdic_runtime.bench import Plan, TimedBackend, Timing, measure_apart, peak_memory, stage_seconds
+from sdic_runtime.bench import Plan, TimedBackend, Timing, measure_apart, peak_memory, pooled, stage_seconds
 from sdic_runtime.commands.bench import ratio
 from sdic_runtime.errors import SdicError
 from sdic_runtime.stages import STAGES
@@ -124,6 +125,20 @@ def test_a_real_measurement_has_all_its_parts(tiny_bundle: Path) -> None:
         for timing in (batch["inversion"], batch["edit"], *batch["stages"].values()):
             assert 0 < timing["p50"] <= timing["p90"] <= timing["p99"] and timing["runs"] == 3
             assert timing["pictures_per_second"] == pytest.approx(batch["batch"] / timing["mean"])
+
+
+def test_rounds_are_pooled_call_by_call() -> None:
+    def measured(seconds: Sequence[float], load: float, peak: int | None) -> dict[str, Any]:
+        timing = asdict(Timing.of(seconds, 2))
+        batch = {"batch": 2, "inversion": timing, "edit": timing, "stages": {"dicn": timing}}
+        return {"backend": "clock", "load_seconds": load, "first_call_seconds": load / 2, "batches": [batch], "peak_memory_bytes": peak}
+
+    found = pooled([measured((1.0, 2.0), 3.0, 10), measured((5.0, 9.0), 4.0, 30), measured((3.0, 4.0), 8.0, None)])
+    assert (found["backend"], found["rounds"], found["load_seconds"], found["first_call_seconds"]) == ("clock", 3, 4.0, 2.0)
+    assert found["peak_memory_bytes"] == 30
+    for timing in (*(found["batches"][0][what] for what in ("inversion", "edit")), found["batches"][0]["stages"]["dicn"]):
+        assert timing == asdict(Timing.of((1.0, 2.0, 5.0, 9.0, 3.0, 4.0), 2))
+    assert pooled([measured((1.0,), 1.0, None)])["peak_memory_bytes"] is None
 
 
 def test_the_memory_of_a_measurement_is_not_that_of_the_process_which_asked_for_it(tiny_bundle: Path) -> None:

@@ -269,12 +269,12 @@ def test_compare_prints_a_table_and_its_json_says_the_same(run: Any, photos: Pat
 
 
 def test_bench_reports_the_good_backend_and_fails_for_the_bad_one(run: Any, tiny_bundle: Path) -> None:
-    few = ("--runs", 2, "--warm-up", 0)
+    few = ("--runs", 2, "--warm-up", 0, "--rounds", 2)
     code, lines, errors = run("bench", "--bundle", tiny_bundle, "--backend", "nonsense", *BACKEND, *few, "--json", "b.json")
     assert code == 2 and 'error: nonsense: there is no backend "nonsense"' in errors and errors.count("\n") == 1
     assert sum(line.startswith("onnxruntime:threads=1") for line in lines) == 2 + 6 + 1 and lines[-1] == "b.json"
     (measured,) = json.loads(Path("b.json").read_text())["measured"]
-    assert measured["backend"] == "onnxruntime:threads=1" and measured["batches"][0]["inversion"]["runs"] == 2
+    assert measured["backend"] == "onnxruntime:threads=1" and measured["batches"][0]["inversion"]["runs"] == 4 and measured["rounds"] == 2
 
 
 def test_doctor_exits_with_2_only_when_something_named_is_bad(run: Any, tiny_bundle: Path, tmp_path: Path) -> None:
