@@ -1,6 +1,7 @@
 """The generator behind layer 7 in bands of rows that run side by side, its middle layers by Winograd's algorithm.
 
-ONNX Runtime spreads convolutions over the cores, but not the copies between layouts. Bands of the picture that know the few rows of their neighbours which they need run on a core each from end to end.
+ONNX Runtime spreads convolutions over the cores, but not the copies between layouts. Bands of the picture that know the few rows of
+their neighbours which they need run on a core each from end to end.
 """
 
 from __future__ import annotations
