@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from sdic_export.cpu_dicn import CpuDICN, halfway
 from sdic_export.fusion import fused
 from sdic_export.graphs import DICNGraph
 from sdic_runtime.stages import STAGES
+from sdic_train.config import TINY
 from sdic_train.networks.sdic import SDIC
 
 
@@ -29,10 +32,18 @@ def test_convolution_and_resizing_as_one(factor: int, bias: bool) -> None:
         assert largest(halfway(conv, factor)(x), expected) < 1e-5
 
 
-def test_dicn_of_a_model(model: SDIC) -> None:
+@pytest.mark.parametrize("working", [64, 128])
+def test_dicn_of_a_model(working: int) -> None:
     torch.manual_seed(0)
-    inputs = [torch.randn(2, *model.config.sizes.shape(name, 1)[1:]) for name in STAGES["dicn"].inputs]
+    model = SDIC(replace(TINY, resolution=128, working=working)).eval().requires_grad_(False)
+    for parameter in model.dicn.parameters():  # the last layers begin as zeros
+        parameter.normal_(0, 0.2)
+    inputs = [torch.randn(model.config.sizes.shape(name, 2)) for name in STAGES["dicn"].inputs]
     graph = DICNGraph(model).eval()
-    with torch.no_grad():
-        for actual, expected in zip(CpuDICN(fused(graph), *inputs).eval()(*inputs), graph(*inputs), strict=True):
-            assert largest(actual, expected) < 1e-5
+    expected = graph(*inputs)
+    cpu = CpuDICN(fused(graph), *inputs).eval()
+    for actual, one in zip(cpu(*inputs), expected, strict=True):
+        assert largest(actual, one) < 1e-5
+    assert (cpu.dicn.condition_shift3[2].stride == (2, 2)) == (working == 128)
+    for again, one in zip(graph(*inputs), expected, strict=True):  # the graph that it comes from is left as it was
+        torch.testing.assert_close(again, one)

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from volume_examples import BATCH, CLOSE, expected, made, random
 
 from sdic_export.cpu_slices import DepthSlices, DoublingSlices, FusionSlices, JoinSlices, StemSlices, StrideSlices
-from sdic_export.cpu_volume import SLOPE
 from sdic_export.fusion import fused
 from sdic_train.networks.dipn import ContextFusion
-
-BATCH = 2
-CLOSE = 2e-5  # of the standard deviation
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def made(kind: Callable[..., nn.Module], inputs: int, outputs: int, *arguments: int, bias: bool = True) -> nn.Module:
-    torch.manual_seed(inputs + outputs)
-    return kind(inputs, outputs, *arguments, bias=bias).requires_grad_(False)
 
 
 def slices(volume: Tensor) -> list[Tensor]:
     """[N, C, D, H, W] -> D times [N, C, H, W]."""
     return list(volume.unbind(2))
-
-
-def expected(conv: nn.Module, x: Tensor, activation: bool = True) -> Tensor:
-    y = conv.double()(x.double())
-    conv.float()
-    return F.leaky_relu(y, SLOPE) if activation else y
 
 
 def assert_close(found: Sequence[Tensor] | Tensor, want: Tensor) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from volume_examples import BATCH, CLOSE, expected, made, random
 
 from sdic_export.cpu_volume import (
-    SLOPE,
     DepthConv,
     DepthDoubling,
     PairConv,
@@ -25,28 +22,10 @@ from sdic_export.cpu_volume import (
     parameters,
 )
 
-BATCH = 2
-CLOSE = 2e-5  # of the standard deviation
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def made(kind: Callable[..., nn.Module], inputs: int, outputs: int, *arguments: int, bias: bool = True) -> nn.Module:
-    torch.manual_seed(inputs + outputs)
-    return kind(inputs, outputs, *arguments, bias=bias).requires_grad_(False)
-
 
 def slices(volume: Tensor) -> Tensor:
     """[N, C, D, H, W] -> [N * D, C, H, W]."""
     return volume.transpose(1, 2).flatten(0, 1)
-
-
-def expected(conv: nn.Module, x: Tensor, activation: bool = True) -> Tensor:
-    y = conv.double()(x.double())
-    conv.float()
-    return F.leaky_relu(y, SLOPE) if activation else y
 
 
 def assert_close(found: Tensor, want: Tensor) -> None:
