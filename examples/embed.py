@@ -103,6 +103,7 @@ async def respond(request: Request, edit: tuple[str, float, str] | None = None) 
 
 def create_app(bundle: str | None = None, **options: Any) -> FastAPI:
     """The application on a bundle (the embedded demo bundle when None); `options` go to Pipeline.load."""
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.pipeline, app.state.reason = None, "the bundle is still loading; try again in a moment"

@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import sdic_runtime
-from sdic_export.directions import find_directions, read_direction, write_directions
-from sdic_export.exporter import OPSET, export_partial, export_sharing, export_stage, require_packages
+from sdic_export.check import TOLERANCES, cpu_label, prove_stage
+from sdic_export.direction_files import find_directions, read_direction, write_directions
 from sdic_export.golden import FILE as GOLDEN_FILE
 from sdic_export.golden import MADE_BY, Golden, example_direction, make_golden, run_chain, smooth_pictures, stage_inputs, write_golden
-from sdic_export.half_stages import HalfProgress, HalfStages, add_half
+from sdic_export.graphs.exporter import OPSET, export_partial, export_sharing, export_stage, require_packages
+from sdic_export.half.precision import Policy, load_policy
+from sdic_export.half.stages import HalfProgress, HalfStages, add_half
 from sdic_export.placement import check_place, placed_folder
-from sdic_export.precision import Policy, load_policy
-from sdic_export.proof import TOLERANCES, cpu_label, prove_stage
-from sdic_runtime.bundle import Manifest, file_entries, write_manifest
-from sdic_runtime.compare import Difference, difference
+from sdic_runtime.bundle.bundle import Manifest, file_entries, write_manifest
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import sha256
 from sdic_runtime.stages import STAGES, Sizes
+from sdic_runtime.tools.compare import Difference, difference
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from sdic_runtime.backends import Backend
-    from sdic_train.networks.sdic import SDIC
+    from sdic_runtime.backends.registry import Backend
+    from sdic_train.networks.sdic.model import SDIC
 
 PRECISION = "fp32"
 CPU = "cpu"  # how the files of graphs for processors are called: dicn.cpu.onnx
@@ -94,7 +94,7 @@ class Progress:
 def build(options: BuildOptions, progress: Progress | None = None) -> BuildReport:
     """Build the bundle `options.out`, whole or not at all. Raises SdicError, for one when a stage differs from PyTorch."""
     require_packages("sdic-export build")
-    from sdic_train.checkpoints import load_sdic
+    from sdic_train.checkpoints.load import load_sdic
 
     progress, start = progress or Progress(), time.perf_counter()
     _check(options)
@@ -120,13 +120,26 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         if options.policy is not None:
             half = add_half(folder, stages, partials, tensors, direction, options.policy, progress.half)
         progress.begin("writing the manifest")
-        manifest = finish(folder, Manifest(
-            name=options.name or Path(options.out).resolve().name, domain=config.domain, sizes=config.sizes,
-            visible_rows=config.visible_rows, stages=_by_precision(stages, half.stages if half else {}, half),
-            partials=_by_precision(partials, half.partials if half else {}, half), cpu=cpu, default_precision=PRECISION, files={},
-            directions=write_directions(folder, options.directions, config.sizes, config.domain), golden=golden,
-            tolerances={PRECISION: TOLERANCES[PRECISION], **({half.precision: half.tolerance} if half else {})},
-            tools=tool_versions(), licence=options.licence, checkpoint=_checkpoint_record(options)))
+        manifest = finish(
+            folder,
+            Manifest(
+                name=options.name or Path(options.out).resolve().name,
+                domain=config.domain,
+                sizes=config.sizes,
+                visible_rows=config.visible_rows,
+                stages=_by_precision(stages, half.stages if half else {}, half),
+                partials=_by_precision(partials, half.partials if half else {}, half),
+                cpu=cpu,
+                default_precision=PRECISION,
+                files={},
+                directions=write_directions(folder, options.directions, config.sizes, config.domain),
+                golden=golden,
+                tolerances={PRECISION: TOLERANCES[PRECISION], **({half.precision: half.tolerance} if half else {})},
+                tools=tool_versions(),
+                licence=options.licence,
+                checkpoint=_checkpoint_record(options),
+            ),
+        )
     return BuildReport(manifest, reports, rounding, half, time.perf_counter() - start)
 
 
@@ -141,7 +154,7 @@ def cpu_files(stage: str, count: int) -> list[str]:
 
 
 def cpu_partials(stage: str, count: int) -> dict[str, str]:
-    """"stage:output" -> where a bundle keeps the graph of that output alone for processors; there is none where `stage` is in bands."""
+    """ "stage:output" -> where a bundle keeps the graph of that output alone for processors; there is none where `stage` is in bands."""
     whole = cpu_files(stage, count)
     return {f"{stage}:{output}": beside(whole[0], output) for output in PARTIALS.get(stage, ()) if count == 1}
 
@@ -152,8 +165,15 @@ def cpu_table(counts: Mapping[str, int]) -> dict[str, list[str]]:
     return table | {key: [file] for stage, count in counts.items() for key, file in cpu_partials(stage, count).items()}
 
 
-def _stages(folder: Path, modules: dict[str, nn.Module], cpu_modules: dict[str, list[nn.Module]], sizes: Sizes,
-            tensors: Mapping[str, np.ndarray], options: BuildOptions, progress: Progress) -> list[StageReport]:
+def _stages(
+    folder: Path,
+    modules: dict[str, nn.Module],
+    cpu_modules: dict[str, list[nn.Module]],
+    sizes: Sizes,
+    tensors: Mapping[str, np.ndarray],
+    options: BuildOptions,
+    progress: Progress,
+) -> list[StageReport]:
     """Export and prove one stage after the other; each leaves its table, so that its weights are freed before the next."""
     reports = []
     for name in STAGES:
@@ -190,8 +210,8 @@ def tool_versions() -> dict[str, str]:
 
 def stage_modules_for(model: SDIC, weights: str) -> dict[str, nn.Module]:
     """The modules that are exported: constants folded, and rounded to float16 where `weights` says so."""
-    from sdic_export.fusion import fused, round_to_half
-    from sdic_export.graphs import stage_modules
+    from sdic_export.graphs.fusion import fused, round_to_half
+    from sdic_export.graphs.sdic import stage_modules
 
     modules = {name: fused(module) for name, module in stage_modules(model).items()}
     if weights == "float16":
@@ -202,8 +222,8 @@ def stage_modules_for(model: SDIC, weights: str) -> dict[str, nn.Module]:
 
 def cpu_modules_for(model: SDIC, options: BuildOptions) -> dict[str, list[nn.Module]]:
     """The modules of the graphs for processors, constants folded; none for rounded weights, which have no rounded other form."""
-    from sdic_export.cpu_graphs import cpu_modules
-    from sdic_export.fusion import fused
+    from sdic_export.cpu.arrange import cpu_modules
+    from sdic_export.graphs.fusion import fused
 
     wanted = options.cpu_graphs and options.weights == "float32"
     return {name: [fused(module) for module in modules] for name, modules in cpu_modules(model).items()} if wanted else {}
@@ -262,8 +282,9 @@ def _stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: Mapp
     return worst
 
 
-def _cpu_stage(folder: Path, modules: list[nn.Module], name: str, sizes: Sizes, tensors: Mapping[str, np.ndarray],
-               opset: int) -> Difference:
+def _cpu_stage(
+    folder: Path, modules: list[nn.Module], name: str, sizes: Sizes, tensors: Mapping[str, np.ndarray], opset: int
+) -> Difference:
     """Export the form of a stage for processors beside its own graph, and prove it and its partial graphs as those were; the largest
     difference.
 

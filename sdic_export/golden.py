@@ -20,7 +20,7 @@ from sdic_runtime.files import replacing
 from sdic_runtime.stages import STAGES, Sizes
 
 if TYPE_CHECKING:
-    from sdic_runtime.backends import Backend
+    from sdic_runtime.backends.registry import Backend
 
 FILE = "golden/golden.safetensors"
 STRENGTH = 1.5
@@ -30,9 +30,17 @@ WHOLE = ("image", "direction")  # inputs, which cannot be thinned
 METADATA = "golden"  # one entry, because safetensors writes several in any order
 # Chain tensor -> the stage that made it, in the order in which they are made. Edits run the head and the tail alone.
 MADE_BY = {
-    "latent": "e4e", "feature": "generator_head", "rgb": "generator_head", "reconstruction": "generator_preview", "discrepancy": "dipn",
-    "latent_enhanced": "dicn", "residual": "dicn", "rgb_enhanced": "generator_head", "picture": "generator_tail",
-    "edited.paper.picture": "generator_tail", "edited.released.picture": "generator_tail",
+    "latent": "e4e",
+    "feature": "generator_head",
+    "rgb": "generator_head",
+    "reconstruction": "generator_preview",
+    "discrepancy": "dipn",
+    "latent_enhanced": "dicn",
+    "residual": "dicn",
+    "rgb_enhanced": "generator_head",
+    "picture": "generator_tail",
+    "edited.paper.picture": "generator_tail",
+    "edited.released.picture": "generator_tail",
 }
 ALONE = {"rgb": "rgb", "rgb_enhanced": "rgb"}  # tensor of `run_chain` -> the output of its stage, for those that are asked for alone
 TAIL_INPUTS = {"rgb": "rgb_enhanced", "latent": "latent_enhanced"}  # in an inversion the tail reads those of the enhanced code
@@ -105,7 +113,7 @@ def stride_of(array: np.ndarray) -> int:
 
 def thin(array: np.ndarray, stride: int) -> np.ndarray:
     """Every `stride`-th row and column of [N, C, H, W], from stride // 2 on."""
-    return array if stride == 1 else array[:, :, stride // 2::stride, stride // 2::stride]
+    return array if stride == 1 else array[:, :, stride // 2 :: stride, stride // 2 :: stride]
 
 
 def write_golden(path: Path, golden: Golden) -> None:

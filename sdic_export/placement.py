@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sdic_runtime.bundle import MANIFEST_NAME
+from sdic_runtime.bundle.bundle import MANIFEST_NAME
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import reason
 

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sdic_export.build import BuildReport, StageReport
-    from sdic_export.inspection import StageContents
-    from sdic_export.precision_proof import StageProof
+    from sdic_export.half.check import StageProof
+    from sdic_export.inspect import StageContents
     from sdic_export.verify import Verification
-    from sdic_runtime.bundle import Bundle
+    from sdic_runtime.bundle.bundle import Bundle
 
 MEGA = 1e6
 CLEAR_LINE = "\r\033[K"
@@ -118,7 +118,7 @@ def show_verification(result: Verification, as_json: bool) -> None:
 
 def show_contents(bundle: Bundle, contents: Sequence[StageContents], as_json: bool) -> None:
     """What `sdic-export inspect` prints."""
-    from sdic_runtime.bundle import manifest_to_dict
+    from sdic_runtime.bundle.bundle import manifest_to_dict
 
     if as_json:
         typer.echo(json.dumps({"manifest": manifest_to_dict(bundle.manifest), "stages": [item.as_dict() for item in contents]}, indent=1))

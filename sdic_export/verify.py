@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdic_export.check import TOLERANCES, cpu_label
 from sdic_export.golden import ALONE, MADE_BY, Golden, make_golden, read_golden, run_chain
-from sdic_export.proof import TOLERANCES, cpu_label
-from sdic_runtime.bundle import Bundle
-from sdic_runtime.compare import Difference, difference
+from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.errors import SdicError
+from sdic_runtime.tools.compare import Difference, difference
 
 if TYPE_CHECKING:
-    from sdic_runtime.backends import Backend
+    from sdic_runtime.backends.registry import Backend
 
 GOLDEN, CHECKPOINT = "golden tensors", "checkpoint"
 
@@ -57,8 +57,13 @@ class Verification:
         return max(self.checks, key=lambda check: check.difference.ratio / check.tolerance)
 
 
-def verify(path: Path, backend: str = "onnxruntime", precision: str | None = None, checkpoint: Path | None = None,
-           options: Mapping[str, Any] | None = None) -> Verification:
+def verify(
+    path: Path,
+    backend: str = "onnxruntime",
+    precision: str | None = None,
+    checkpoint: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Verification:
     """Prove the bundle in the folder `path`: manifest, hashes of all files, and every tensor of an inversion and of an edit in both forms
     of Eq. 6, for one picture and for a batch, against the golden tensors; with `checkpoint` also against what PyTorch computes now.
 
@@ -78,8 +83,13 @@ def verify(path: Path, backend: str = "onnxruntime", precision: str | None = Non
     expected = {GOLDEN: golden}
     if checkpoint is not None:
         expected[CHECKPOINT] = _from_checkpoint(bundle, checkpoint, golden)
-    checks = [Check(against, len(tensors["latent"]), run.labelled(found), run.tolerance) for against, truth in expected.items()
-              for run in runs for part, tensors in run.results for found in compare_with(truth, tensors, part)]
+    checks = [
+        Check(against, len(tensors["latent"]), run.labelled(found), run.tolerance)
+        for against, truth in expected.items()
+        for run in runs
+        for part, tensors in run.results
+        for found in compare_with(truth, tensors, part)
+    ]
     return Verification(str(path), "; ".join(run.description for run in runs), len(bundle.manifest.files), checks)
 
 
@@ -101,7 +111,7 @@ class _Run:
 
 
 def _run(bundle: Bundle, backend: str, options: Mapping[str, Any], golden: Golden) -> _Run:
-    from sdic_runtime.backends import load_backend
+    from sdic_runtime.backends.registry import load_backend
 
     runner = load_backend(backend, bundle, **options)
     tolerance = _tolerance(bundle, runner, options["precision"])
@@ -135,15 +145,16 @@ def _tolerance(bundle: Bundle, backend: Backend, precision: str | None) -> float
 def _from_checkpoint(bundle: Bundle, checkpoint: Path, golden: Golden) -> Golden:
     """The golden tensors as PyTorch computes them now from `checkpoint`, with weights rounded as in the bundle."""
     from sdic_export.build import reference_for, stage_modules_for
-    from sdic_export.exporter import require_packages
+    from sdic_export.graphs.exporter import require_packages
 
     require_packages("sdic-export verify --checkpoint")
-    from sdic_train.checkpoints import load_sdic
+    from sdic_train.checkpoints.load import load_sdic
 
     model = load_sdic(checkpoint, bundle.manifest.domain)
     if model.config.sizes != bundle.sizes:
-        raise SdicError(f"{checkpoint} is of another model: its sizes are {model.config.sizes.as_dict()}, the bundle's are "
-                        f"{bundle.sizes.as_dict()}")
+        raise SdicError(
+            f"{checkpoint} is of another model: its sizes are {model.config.sizes.as_dict()}, the bundle's are {bundle.sizes.as_dict()}"
+        )
     weights = bundle.manifest.checkpoint.get("weights", "float32")
     reference = reference_for(model, stage_modules_for(model, weights), weights)
     tensors = run_chain(reference, golden.tensors["image"], golden.tensors["direction"], golden.strength)

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdic_runtime.bundle import Bundle, Manifest
+    from sdic_runtime.bundle.bundle import Bundle, Manifest
     from sdic_runtime.edits import CombinedEdit, Direction, GanSpaceEdit, Pca, load_direction, save_direction
     from sdic_runtime.errors import MissingExtraError, SdicError
     from sdic_runtime.inversion import Edited, Inversion
@@ -19,18 +19,37 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Bundle": "bundle", "Manifest": "bundle",
-    "CombinedEdit": "edits", "Direction": "edits", "GanSpaceEdit": "edits", "Pca": "edits", "load_direction": "edits",
+    "Bundle": "bundle",
+    "Manifest": "bundle",
+    "CombinedEdit": "edits",
+    "Direction": "edits",
+    "GanSpaceEdit": "edits",
+    "Pca": "edits",
+    "load_direction": "edits",
     "save_direction": "edits",
-    "MissingExtraError": "errors", "SdicError": "errors",
-    "Edited": "inversion", "Inversion": "inversion",
+    "MissingExtraError": "errors",
+    "SdicError": "errors",
+    "Edited": "inversion",
+    "Inversion": "inversion",
     "Pipeline": "pipeline",
     "Sizes": "stages",
 }
 
 __all__ = [
-    "Bundle", "CombinedEdit", "Direction", "Edited", "GanSpaceEdit", "Inversion", "Manifest", "MissingExtraError", "Pca", "Pipeline",
-    "SdicError", "Sizes", "load_direction", "save_direction",
+    "Bundle",
+    "CombinedEdit",
+    "Direction",
+    "Edited",
+    "GanSpaceEdit",
+    "Inversion",
+    "Manifest",
+    "MissingExtraError",
+    "Pca",
+    "Pipeline",
+    "SdicError",
+    "Sizes",
+    "load_direction",
+    "save_direction",
 ]
 
 

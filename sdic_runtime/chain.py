@@ -5,7 +5,7 @@ Numbers of equations are those of the SDIC paper. L, C, K, R, S: see `Sizes`.
 
 from __future__ import annotations
 
-from sdic_runtime.backends import Backend, Tensor
+from sdic_runtime.backends.registry import Backend, Tensor
 from sdic_runtime.errors import SdicError
 
 EQ6_FORMS = ("paper", "released")
@@ -49,8 +49,10 @@ def edit(backend: Backend, latent: Tensor, latent_enhanced: Tensor, residual: Te
     if check_eq6(eq6) == "released":
         head = backend.run("generator_head", {"latent": latent_enhanced}, ["feature", "rgb"])
     else:
-        head = {**backend.run("generator_head", {"latent": latent}, ["feature"]),
-                **backend.run("generator_head", {"latent": latent_enhanced}, ["rgb"])}
+        head = {
+            **backend.run("generator_head", {"latent": latent}, ["feature"]),
+            **backend.run("generator_head", {"latent": latent_enhanced}, ["rgb"]),
+        }
     return render(backend, head["feature"], residual, head["rgb"], latent_enhanced)
 
 

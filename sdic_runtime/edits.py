@@ -24,8 +24,13 @@ EditLike: TypeAlias = Any  # what `as_edit` accepts: an Edit, a name, an array, 
 # Domain -> name -> (component, first row, end row, sigma): the edits published with the SDIC release.
 GANSPACE_PRESETS: dict[str, dict[str, tuple[int, int, int, float]]] = {
     "faces": {"eyes": (54, 7, 8, 20.0), "beard": (58, 7, 9, -20.0), "lip": (34, 10, 11, 20.0)},
-    "cars": {"left": (0, 0, 5, 2.0), "right": (0, 0, 5, -2.0), "cube": (16, 3, 6, 25.0), "color": (22, 9, 11, -8.0),
-             "grass": (41, 9, 11, -18.0)},
+    "cars": {
+        "left": (0, 0, 5, 2.0),
+        "right": (0, 0, 5, -2.0),
+        "cube": (16, 3, 6, 25.0),
+        "color": (22, 9, 11, -8.0),
+        "grass": (41, 9, 11, -18.0),
+    },
 }
 
 
@@ -103,8 +108,10 @@ class Direction:
     def check(self, sizes: Sizes) -> None:
         rows, width = self.vector.shape
         if width != sizes.style_width or rows not in (1, sizes.rows):
-            raise SdicError(f"{self._label} has shape [{rows}, {width}], and this model's latent codes are "
-                            f"[{sizes.rows}, {sizes.style_width}]; use [1, {sizes.style_width}] or [{sizes.rows}, {sizes.style_width}]")
+            raise SdicError(
+                f"{self._label} has shape [{rows}, {width}], and this model's latent codes are "
+                f"[{sizes.rows}, {sizes.style_width}]; use [1, {sizes.style_width}] or [{sizes.rows}, {sizes.style_width}]"
+            )
         _check_rows(self.rows, sizes, self._label)
 
 
@@ -122,8 +129,10 @@ class Pca:
         mean, comp, std = (_array(getattr(self, part), f"the PCA basis' {part}") for part in ("mean", "comp", "std"))
         width = mean.shape[-1] if mean.ndim else 0
         if width < 1 or mean.size != width or std.ndim != 1 or comp.shape not in ((len(std), 1, width), (len(std), width)):
-            raise SdicError(f"the PCA basis has mean {list(mean.shape)}, comp {list(comp.shape)} and std {list(std.shape)}; "
-                            "expected [1, C], [k, 1, C] and [k]")
+            raise SdicError(
+                f"the PCA basis has mean {list(mean.shape)}, comp {list(comp.shape)} and std {list(std.shape)}; "
+                "expected [1, C], [k, 1, C] and [k]"
+            )
         if not (std > 0).all():
             raise SdicError("the PCA basis has a component with a standard deviation of zero or less; make it again")
         for part, array in (("mean", mean.reshape(1, width)), ("comp", comp.reshape(-1, 1, width)), ("std", std)):
@@ -170,13 +179,15 @@ class GanSpaceEdit:
         if self.mode == "set":
             amount -= (latent[:, 0] - self.pca.mean) @ component / deviation
         offset = np.zeros(latent.shape, np.float32)
-        offset[:, self.start:self.end] = (amount * deviation)[:, None, None] * component
+        offset[:, self.start : self.end] = (amount * deviation)[:, None, None] * component
         return offset
 
     def check(self, sizes: Sizes) -> None:
         if self.pca.mean.shape[1] != sizes.style_width:
-            raise SdicError(f"the PCA basis has width {self.pca.mean.shape[1]}, and this model's style width is {sizes.style_width}; "
-                            "use a basis of this model")
+            raise SdicError(
+                f"the PCA basis has width {self.pca.mean.shape[1]}, and this model's style width is {sizes.style_width}; "
+                "use a basis of this model"
+            )
         _check_rows((self.start, self.end), sizes, "the GANSpace edit")
 
 
@@ -189,8 +200,9 @@ class CombinedEdit:
     def __post_init__(self) -> None:
         if not self.parts:
             raise SdicError("the combined edit is empty; give at least one (edit, strength)")
-        parts = tuple((edit if isinstance(edit, str) else as_edit(edit), check_number(strength, "the strength"))
-                      for edit, strength in self.parts)
+        parts = tuple(
+            (edit if isinstance(edit, str) else as_edit(edit), check_number(strength, "the strength")) for edit, strength in self.parts
+        )
         object.__setattr__(self, "parts", parts)
 
     def offset(self, latent: np.ndarray) -> np.ndarray:
@@ -217,9 +229,14 @@ def _pca(value: Any) -> Pca:
 
 def _is_combination(value: Any) -> bool:
     """A list of (edit, strength): pairs whose second half is one number and whose first half is not."""
-    return isinstance(value, list | tuple) and len(value) > 0 and all(
-        isinstance(part, tuple) and len(part) == 2 and np.ndim(part[1]) == 0 and (isinstance(part[0], str) or not np.isscalar(part[0]))
-        for part in value)
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(
+            isinstance(part, tuple) and len(part) == 2 and np.ndim(part[1]) == 0 and (isinstance(part[0], str) or not np.isscalar(part[0]))
+            for part in value
+        )
+    )
 
 
 def as_edit(value: EditLike, directions: Mapping[str, Any] | None = None) -> Edit:
@@ -266,8 +283,10 @@ def load_direction(path: str | os.PathLike[str]) -> Direction | Pca:
     path = Path(path)
     readers = {".safetensors": _read_safetensors, ".npy": _read_numpy, ".npz": _read_numpy}
     if path.suffix not in readers:
-        raise SdicError(f"{path} is not a direction file this program reads; use .safetensors, .npy or .npz "
-                        "(a PyTorch file is converted by: sdic-export build --directions)")
+        raise SdicError(
+            f"{path} is not a direction file this program reads; use .safetensors, .npy or .npz "
+            "(a PyTorch file is converted by: sdic-export build --directions)"
+        )
     try:
         tensors, metadata = readers[path.suffix](path)
     except OSError as error:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdic_runtime.backends import Backend, Tensor
-from sdic_runtime.bundle import Manifest
+from sdic_runtime.backends.registry import Backend, Tensor
+from sdic_runtime.bundle.bundle import Manifest
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import reason, save_tensors
 from sdic_runtime.pictures import to_bytes
@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 FORMAT = "sdic-inversion"
 FORMAT_VERSION = 1
 # Tensor of the stage table -> its name as an attribute and in the file.
-NAMES = {"latent": "latent", "latent_enhanced": "latent_enhanced", "feature": "feature", "residual": "residual",
-         "reconstruction": "reconstruction", "discrepancy": "discrepancy", "picture": "pixels"}
+NAMES = {
+    "latent": "latent",
+    "latent_enhanced": "latent_enhanced",
+    "feature": "feature",
+    "residual": "residual",
+    "reconstruction": "reconstruction",
+    "discrepancy": "discrepancy",
+    "picture": "pixels",
+}
 
 
 @dataclass(frozen=True)
@@ -165,9 +172,15 @@ class Inversion(Pictures):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file, whole or not at all. Raises SdicError."""
-        metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "model": self.model.identity, "bundle": self.model.name,
-                    "sizes": json.dumps(self.model.sizes.as_dict()), "visible_rows": json.dumps(self.model.visible_rows),
-                    "names": json.dumps(self.names)}
+        metadata = {
+            "format": FORMAT,
+            "version": str(FORMAT_VERSION),
+            "model": self.model.identity,
+            "bundle": self.model.name,
+            "sizes": json.dumps(self.model.sizes.as_dict()),
+            "visible_rows": json.dumps(self.model.visible_rows),
+            "names": json.dumps(self.names),
+        }
         save_tensors(path, {name: held.host() for name, held in self.tensors.items()}, metadata)
 
     @classmethod
@@ -194,8 +207,10 @@ def _read_metadata(metadata: Mapping[str, str], path: str | os.PathLike[str]) ->
     if metadata.get("format") != FORMAT:
         raise SdicError(f"{path} is not a saved inversion; make one with: sdic-run invert IMG --save")
     if metadata.get("version") != str(FORMAT_VERSION):
-        raise SdicError(f"{path} is an inversion of format version {metadata.get('version')}, and this program reads version "
-                        f"{FORMAT_VERSION}; invert the picture again")
+        raise SdicError(
+            f"{path} is an inversion of format version {metadata.get('version')}, and this program reads version "
+            f"{FORMAT_VERSION}; invert the picture again"
+        )
     try:
         first, end = json.loads(metadata["visible_rows"])
         names = [str(name) for name in json.loads(metadata["names"])]

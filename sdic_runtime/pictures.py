@@ -129,8 +129,10 @@ def prepare(picture: PictureLike, sizes: Sizes, visible_rows: tuple[int, int]) -
         if array.dtype == np.uint8:
             return fit(_from_bytes(array), sizes, visible_rows)
         return _check_floats(array, sizes)
-    raise SdicError(f"a picture cannot be made from {type(picture).__name__}; give a path, a PIL image, a uint8 array [H, W, 3] or "
-                    "a float32 array [N, 3, S, S]")
+    raise SdicError(
+        f"a picture cannot be made from {type(picture).__name__}; give a path, a PIL image, a uint8 array [H, W, 3] or "
+        "a float32 array [N, 3, S, S]"
+    )
 
 
 def fit(image: Image, sizes: Sizes, visible_rows: tuple[int, int]) -> np.ndarray:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from sdic_runtime import chain
-from sdic_runtime.backends import Backend, choose_backend, load_backend, run_whole
-from sdic_runtime.bundle import Bundle
+from sdic_runtime.backends.registry import Backend, choose_backend, load_backend, run_whole
+from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.edits import Direction, EditLike, Pca, as_edit, check_number, edited, load_direction
 from sdic_runtime.errors import SdicError
 from sdic_runtime.inversion import NAMES, Edited, Held, Inversion, Model
@@ -77,8 +77,16 @@ class Pipeline:
         self.directions = Directions(bundle)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] | None = None, backend: str = "auto", *, precision: str | None = None,
-             threads: int | None = None, verify: bool = True, **options: Any) -> Pipeline:
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        backend: str = "auto",
+        *,
+        precision: str | None = None,
+        threads: int | None = None,
+        verify: bool = True,
+        **options: Any,
+    ) -> Pipeline:
         """Load the bundle in the folder `path` (the embedded demo bundle when None) on a backend.
 
         `backend`: onnxruntime, tensorrt, tensorrt-rtx, torch, any other installed one, or "auto"; see `Pipeline.reason`. `precision`: the
@@ -114,8 +122,9 @@ class Pipeline:
         names = [str(name) for name, array in zip(names, arrays, strict=True) for _ in range(len(array))]
         return self._invert(np.concatenate(arrays) if len(arrays) > 1 else arrays[0], names, self._batch(batch))
 
-    def invert_files(self, paths: Iterable[str | os.PathLike[str]], batch: int | None = None,
-                     keep_going: bool = False) -> Iterator[FileResult]:
+    def invert_files(
+        self, paths: Iterable[str | os.PathLike[str]], batch: int | None = None, keep_going: bool = False
+    ) -> Iterator[FileResult]:
         """Invert any number of files, `batch` at a time, one result per file in their order; memory does not grow with their number.
 
         A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error.
@@ -138,8 +147,9 @@ class Pipeline:
             for index, path in enumerate(group):
                 yield FileResult(path, found.get(index), errors.get(index))
 
-    def edit(self, inversion: Inversion, edit: EditLike, strength: float | Sequence[float] = 1.0, eq6: str = "paper",
-             batch: int | None = None) -> Edited:
+    def edit(
+        self, inversion: Inversion, edit: EditLike, strength: float | Sequence[float] = 1.0, eq6: str = "paper", batch: int | None = None
+    ) -> Edited:
         """Edit an inversion of N pictures: latent codes become code + strength * edit.
 
         `edit`: a Direction (or its name in this bundle), an array [C], [1, C], [L, C] or [1, L, C], a GanSpaceEdit, a CombinedEdit, or
@@ -154,8 +164,10 @@ class Pipeline:
             raise SdicError("the list of strengths is empty; give at least one")
         change = as_edit(edit, self.directions)
         change.check(self.sizes)
-        codes, enhanced = (np.stack([edited(code, change, value) for value in strengths], axis=1).reshape(-1, *code.shape[1:])
-                           for code in (inversion.latent, inversion.latent_enhanced))
+        codes, enhanced = (
+            np.stack([edited(code, change, value) for value in strengths], axis=1).reshape(-1, *code.shape[1:])
+            for code in (inversion.latent, inversion.latent_enhanced)
+        )
         sources = np.repeat(np.arange(len(inversion)), len(strengths))
 
         def run(part: slice) -> Any:
@@ -179,11 +191,11 @@ class Pipeline:
     def _invert(self, image: np.ndarray, names: Sequence[str], batch: int) -> Inversion:
         parts = []
         for start in range(0, len(image), batch):
-            tensors = run_whole(self.backend, chain.invert, {"image": self.backend.upload(image[start:start + batch])})
+            tensors = run_whole(self.backend, chain.invert, {"image": self.backend.upload(image[start : start + batch])})
             held = {NAMES[name]: Held(device=tensor, backend=self.backend) for name, tensor in tensors.items()}
             if len(image) > batch:  # leave the device free for the next part
                 held = {name: Held(tensor.host()) for name, tensor in held.items()}
-            parts.append(Inversion(self.model, held, names[start:start + batch]))
+            parts.append(Inversion(self.model, held, names[start : start + batch]))
         return Inversion.join(parts)
 
     def _residual(self, inversion: Inversion, sources: np.ndarray) -> Any:
@@ -208,5 +220,7 @@ class Pipeline:
 
     def _check_model(self, inversion: Inversion) -> None:
         if inversion.model.identity != self.model.identity:
-            raise SdicError(f'the inversion was made by the model "{inversion.model.name}" ({inversion.model.identity[:12]}), and this is '
-                            f'"{self.model.name}" ({self.model.identity[:12]}); invert the picture again with this bundle')
+            raise SdicError(
+                f'the inversion was made by the model "{inversion.model.name}" ({inversion.model.identity[:12]}), and this is '
+                f'"{self.model.name}" ({self.model.identity[:12]}); invert the picture again with this bundle'
+            )

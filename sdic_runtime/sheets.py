@@ -123,4 +123,3 @@ def picture_format(path: Path) -> str:
     if kind is None:
         raise SdicError(f'"{path.name}" names no picture format; end the name with one of {", ".join(PICTURE_FORMATS)}')
     return kind
-

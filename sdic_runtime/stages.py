@@ -20,8 +20,7 @@ class Sizes:
 
     def shape(self, tensor: str, batch: int) -> tuple[int, ...]:
         """The shape of the tensor called `tensor` for `batch` pictures."""
-        letters = {"N": batch, "R": self.resolution, "S": self.working, "L": self.rows, "C": self.style_width,
-                   "K": self.feature_channels}
+        letters = {"N": batch, "R": self.resolution, "S": self.working, "L": self.rows, "C": self.style_width, "K": self.feature_channels}
         return tuple(letters[axis] if isinstance(axis, str) else axis for axis in TENSORS[tensor])
 
     def as_dict(self) -> dict[str, int]:
@@ -51,11 +50,14 @@ class Stage:
     outputs: tuple[str, ...]
 
 
-STAGES: dict[str, Stage] = {stage.name: stage for stage in (
-    Stage("e4e", ("image",), ("latent",)),
-    Stage("generator_head", ("latent",), ("feature", "rgb")),
-    Stage("generator_preview", ("feature", "rgb", "latent"), ("reconstruction",)),
-    Stage("dipn", ("image", "reconstruction"), ("discrepancy",)),
-    Stage("dicn", ("discrepancy", "feature", "latent"), ("latent_enhanced", "residual")),
-    Stage("generator_tail", ("feature", "residual", "rgb", "latent"), ("picture",)),
-)}
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("e4e", ("image",), ("latent",)),
+        Stage("generator_head", ("latent",), ("feature", "rgb")),
+        Stage("generator_preview", ("feature", "rgb", "latent"), ("reconstruction",)),
+        Stage("dipn", ("image", "reconstruction"), ("discrepancy",)),
+        Stage("dicn", ("discrepancy", "feature", "latent"), ("latent_enhanced", "residual")),
+        Stage("generator_tail", ("feature", "residual", "rgb", "latent"), ("picture",)),
+    )
+}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdic_runtime.bundle import Bundle
+from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.files import sha256
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from sdic_train.networks.reference import PlainGenerator
-    from sdic_train.networks.sdic import SDIC
+    from sdic_train.networks.sdic.model import SDIC
     from sdic_train.networks.stylegan2 import Generator
 
 PURPOSE = "the PyTorch backend"
@@ -31,8 +31,15 @@ def unavailable(bundle: Bundle | None = None) -> str | None:
     return None
 
 
-def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = None, device: str = "cpu",
-         checkpoint: str | Path | None = None, compile: bool = False) -> TorchBackend:
+def load(
+    bundle: Bundle,
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    compile: bool = False,
+) -> TorchBackend:
     """The networks of the checkpoint that `bundle` was built from, or of `checkpoint`.
 
     `precision`: fp32, whatever the bundle's default: PyTorch is the reference. `threads`: CPU threads of the whole process.
@@ -43,7 +50,7 @@ def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = 
         raise MissingExtraError("torch", "train", PURPOSE)
     import torch
 
-    from sdic_train.checkpoints import load_sdic
+    from sdic_train.checkpoints.load import load_sdic
 
     if precision not in (None, "fp32"):
         raise SdicError(f'the PyTorch backend runs in fp32 and not in "{precision}"; leave the precision out')
@@ -53,8 +60,10 @@ def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = 
         torch.set_num_threads(threads)
     model = load_sdic(Path(checkpoint) if checkpoint is not None else recorded_checkpoint(bundle), bundle.manifest.domain)
     if model.config.sizes != bundle.sizes:
-        raise SdicError(f"the checkpoint has sizes {model.config.sizes.as_dict()} and the bundle {bundle.sizes.as_dict()}; "
-                        "name the checkpoint that the bundle was built from")
+        raise SdicError(
+            f"the checkpoint has sizes {model.config.sizes.as_dict()} and the bundle {bundle.sizes.as_dict()}; "
+            "name the checkpoint that the bundle was built from"
+        )
     return TorchBackend(model.to(device), device, compile)
 
 

@@ -97,7 +97,6 @@ class ModelConfig:
             raise SdicError(f"The model configuration does not fit this version ({error}); save the checkpoint again with it.") from error
 
 
-
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
@@ -115,8 +114,9 @@ DEMO = ModelConfig(
     channels={4: 128, 8: 128, 16: 128, 32: 128, 64: 64, 128: 32},
     mapping_layers=4,
     encoder=EncoderConfig(widths=(16, 32, 64, 96), units=(1, 2, 2, 1), style_block=64),
-    discrepancy=DiscrepancyConfig(scales=(8, 16, 32, 48), up=(32, 16, 8), middle=16, descriptor=8, volume=(2, 4, 8, 12), stem=(16, 32),
-                                  shift_rows=12),
+    discrepancy=DiscrepancyConfig(
+        scales=(8, 16, 32, 48), up=(32, 16, 8), middle=16, descriptor=8, volume=(2, 4, 8, 12), stem=(16, 32), shift_rows=12
+    ),
     domain="portraits",
 )
 TINY = replace(
@@ -127,7 +127,8 @@ TINY = replace(
     channels={4: 16, 8: 16, 16: 16, 32: 16, 64: 8, 128: 8},
     mapping_layers=2,
     encoder=EncoderConfig(widths=(4, 8, 8, 16), units=(1, 1, 1, 1)),
-    discrepancy=DiscrepancyConfig(scales=(4, 8, 8, 16), up=(8, 8, 4), middle=4, descriptor=8, volume=(2, 4, 4, 8), stem=(4, 8),
-                                  shift_rows=12),
+    discrepancy=DiscrepancyConfig(
+        scales=(4, 8, 8, 16), up=(8, 8, 4), middle=4, descriptor=8, volume=(2, 4, 4, 8), stem=(4, 8), shift_rows=12
+    ),
 )
 PRESETS = {"faces": FACES, "cars": CARS, "demo": DEMO, "tiny": TINY}

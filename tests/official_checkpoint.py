@@ -32,8 +32,7 @@ def car_shapes() -> Shapes:
     dropped = re.compile(r"encoder\.styles\.1[67]\.|decoder\.convs\.1[45]\.|decoder\.to_rgbs\.7\.|decoder\.noises\.noise_1[56]$")
     narrowed = re.compile(r"SAF\.aff1d\.(sen\.3|att|att2|agg)\b")
     shapes = {name: shape for name, shape in face_shapes().items() if not dropped.match(name)}
-    return {name: tuple(16 if size == 18 else size for size in shape) if narrowed.match(name) else shape
-            for name, shape in shapes.items()}
+    return {name: tuple(16 if size == 18 else size for size in shape) if narrowed.match(name) else shape for name, shape in shapes.items()}
 
 
 def drawn(name: str, shape: tuple[int, ...], salt: int = 0) -> np.ndarray:
@@ -50,8 +49,12 @@ def container(shapes: Shapes, salt: int = 0) -> dict[str, Any]:
     import torch
 
     rows = sum(bool(re.fullmatch(r"encoder\.styles\.\d+\.linear\.weight", name)) for name in shapes)
-    options = {"stylegan_size": 2 ** (rows // 2 + 1), "dataset_type": "ffhq_encode" if rows == 18 else "cars_encode",
-               "start_from_latent_avg": True, "encoder_type": "Encoder4Editing"}
+    options = {
+        "stylegan_size": 2 ** (rows // 2 + 1),
+        "dataset_type": "ffhq_encode" if rows == 18 else "cars_encode",
+        "start_from_latent_avg": True,
+        "encoder_type": "Encoder4Editing",
+    }
     state = {name: torch.from_numpy(np.asarray(drawn(name, shape, salt))) for name, shape in shapes.items()}
     return {"state_dict": state, "opts": options, "latent_avg": torch.from_numpy(drawn("latent_avg", (rows, 512), salt))}
 
@@ -126,8 +129,10 @@ RULES: tuple[tuple[Callable[[str, tuple[int, ...]], bool], Callable[[np.random.G
     (lambda name, shape: name.endswith("modulation.bias"), lambda rng, shape: 1 + 0.1 * _normal(rng, shape)),
     (_leaf("bias"), lambda rng, shape: 0.05 * _normal(rng, shape)),
     (lambda name, shape: ".noise." in name, lambda rng, shape: 0.1 * _normal(rng, shape)),
-    (lambda name, shape: _is_vector(name, shape) and name.endswith("res_layer.4.weight"),
-     lambda rng, shape: (0.2 * (0.8 + 0.4 * _uniform(rng, shape))).astype(np.float32)),
+    (
+        lambda name, shape: _is_vector(name, shape) and name.endswith("res_layer.4.weight"),
+        lambda rng, shape: (0.2 * (0.8 + 0.4 * _uniform(rng, shape))).astype(np.float32),
+    ),
     (_is_vector, lambda rng, shape: (1.0 * (0.8 + 0.4 * _uniform(rng, shape))).astype(np.float32)),
     (lambda name, shape: name.endswith("modulation.weight"), lambda rng, shape: 0.3 * _normal(rng, shape)),
     (_is_equalized, _normal),

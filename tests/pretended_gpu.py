@@ -11,13 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from sdic_runtime.backends.cuda.dlpack import CPU
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
-from sdic_runtime.dlpack import CPU
-from sdic_runtime.engine_files import (
-    TARGETS,
-    GpuAttributes,
-    Place,
-)
+from sdic_runtime.backends.tensorrt.engine_files import TARGETS, GpuAttributes, Place
 from sdic_runtime.pictures import to_bytes
 from sdic_runtime.stages import STAGES, Stage
 
@@ -55,7 +51,7 @@ class PretendedCuda:
     def allocate(self, size: int) -> int:
         assert self.capturing is None, "an allocation inside a capture"
         if sum(item.nbytes for item in self.buffers.values()) + size > self.total:
-            from sdic_runtime.device_memory import out_of_memory
+            from sdic_runtime.backends.cuda.driver import out_of_memory
 
             raise out_of_memory(size, self)
         self.allocations += 1

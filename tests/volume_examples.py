@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_export.cpu_volume import SLOPE
+from sdic_export.cpu.volume import SLOPE
 
 BATCH = 2
 CLOSE = 2e-5  # of the standard deviation

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sdic_runtime.bands import Bands, available_cores
-from sdic_runtime.bundle import CPU_PRECISION, Bundle
+from sdic_runtime.backends.bands import Bands, available_cores
+from sdic_runtime.bundle.bundle import CPU_PRECISION, Bundle
 from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.stages import STAGES, Stage
 
@@ -35,8 +35,16 @@ def unavailable(bundle: Bundle | None = None) -> str | None:
     return None
 
 
-def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = None, device: str = "cpu", tf32: bool = False,
-         cpu_graphs: bool = True, lazy: bool = False) -> OnnxRuntime:
+def load(
+    bundle: Bundle,
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    tf32: bool = False,
+    cpu_graphs: bool = True,
+    lazy: bool = False,
+) -> OnnxRuntime:
     """The stages of `bundle` as ONNX Runtime sessions.
 
     `precision`: the bundle's default when None. `threads`: CPU threads of one stage, all cores when None. `device`: "cpu", "cuda" or
@@ -61,8 +69,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, precision: str, threads: int | None, device: str, tf32: bool,
-                 cpu_graphs: bool = True) -> None:
+    def __init__(self, bundle: Bundle, precision: str, threads: int | None, device: str, tf32: bool, cpu_graphs: bool = True) -> None:
         import onnxruntime
 
         kind, _, index = device.partition(":")
@@ -146,8 +153,10 @@ class OnnxRuntime:
             session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         # ONNX Runtime goes on with the CPU when CUDA cannot start, and only logs it.
         if provider not in session.get_providers():
-            raise SdicError(f'ONNX Runtime could not start on "{self._kind}:{self._index}"; check the NVIDIA driver and the CUDA and cuDNN '
-                            'libraries, or use device="cpu"')
+            raise SdicError(
+                f'ONNX Runtime could not start on "{self._kind}:{self._index}"; check the NVIDIA driver and the CUDA and cuDNN '
+                'libraries, or use device="cpu"'
+            )
         _check_tensors(stage, session, path)
         return session
 
@@ -216,5 +225,7 @@ def _check_tensors(stage: Stage, session: Any, path: Path) -> None:
         found = {info.name: info.type for info in infos}
         if set(found) != set(names) or set(found.values()) != {FLOAT}:
             listed = ", ".join(f"{name} {kind}" for name, kind in found.items())
-            raise SdicError(f'{path} has the {role} {listed} where the stage "{stage.name}" has {", ".join(names)} in float32; '
-                            "build it again with: sdic-export build")
+            raise SdicError(
+                f'{path} has the {role} {listed} where the stage "{stage.name}" has {", ".join(names)} in float32; '
+                "build it again with: sdic-export build"
+            )

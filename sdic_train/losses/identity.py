@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_runtime.errors import SdicError
-from sdic_train.checkpoint_files import load_container
+from sdic_train.checkpoints.files import load_container
 from sdic_train.networks.recognition import FACE_SIZE, FaceNetwork, ResNet50
 
 CROP = (35 / 256, 223 / 256, 32 / 256, 220 / 256)  # rows and columns of an aligned face that the loss of e4e and SDIC looks at

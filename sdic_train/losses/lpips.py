@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_runtime.errors import SdicError
-from sdic_train.checkpoint_files import load_container
+from sdic_train.checkpoints.files import load_container
 
 # AlexNet's convolutions: index in `features`, inputs, outputs, kernel, stride, padding, and whether a pooling comes before it.
 CONVOLUTIONS = (

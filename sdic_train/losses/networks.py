@@ -38,7 +38,7 @@ def identity_network(path: Path | None) -> nn.Module | None:
 
 def open_reader(path: Path) -> PortraitReader:
     """The portrait reader that `sdic-train reader` saved."""
-    from sdic_train.checkpoint_files import read_safetensors
+    from sdic_train.checkpoints.files import read_safetensors
 
     state, metadata = read_safetensors(path)
     if metadata.get("format") != READER_FORMAT:

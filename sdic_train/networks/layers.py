@@ -60,11 +60,24 @@ class ScaledLeakyReLU(nn.Module):
 class BasicConv(nn.Module):
     """Convolution without bias, batch norm, leaky ReLU (0.01): two- or three-dimensional, plain or transposed."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, ...], stride: int = 1, padding: int | tuple[int, ...] = 0,
-                 volume: bool = False, transposed: bool = False, norm: bool = True) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, ...],
+        stride: int = 1,
+        padding: int | tuple[int, ...] = 0,
+        volume: bool = False,
+        transposed: bool = False,
+        norm: bool = True,
+    ) -> None:
         super().__init__()
         kinds: dict[tuple[bool, bool], type[nn.Module]] = {
-            (False, False): nn.Conv2d, (False, True): nn.ConvTranspose2d, (True, False): nn.Conv3d, (True, True): nn.ConvTranspose3d}
+            (False, False): nn.Conv2d,
+            (False, True): nn.ConvTranspose2d,
+            (True, False): nn.Conv3d,
+            (True, True): nn.ConvTranspose3d,
+        }
         self.conv = kinds[volume, transposed](inputs, outputs, kernel, stride=stride, padding=padding, bias=False)
         self.bn = (nn.BatchNorm3d if volume else nn.BatchNorm2d)(outputs) if norm else None
 
@@ -93,11 +106,16 @@ class BottleneckIR(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1, reduction: int | None = None) -> None:
         super().__init__()
         self.stride = stride
-        self.shortcut_layer = None if inputs == outputs else nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut_layer = (
+            None if inputs == outputs else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        )
         layers: list[nn.Module] = [
-            nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.PReLU(outputs),
-            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)]
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        ]
         if reduction is not None:
             layers.append(SqueezeExcite(outputs, reduction))
         self.res_layer = nn.Sequential(*layers)

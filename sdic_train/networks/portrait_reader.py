@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_train.portraits import PARAMETERS
+from sdic_train.portraits.portraits import PARAMETERS
 
 READING_SIZE = 128
 READER_FORMAT = "sdic-portrait-reader"

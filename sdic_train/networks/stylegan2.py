@@ -189,8 +189,9 @@ class Generator(nn.Module):
             x, rgb = self._block(block, x, rgb, latent, noises)
         return self.convs[6](x, latent[:, 7], noises[7]), rgb
 
-    def tail(self, feature: Tensor, rgb: Tensor, latent: Tensor, residual: Tensor | None = None,
-             noises: Sequence[Tensor] | None = None) -> Tensor:
+    def tail(
+        self, feature: Tensor, rgb: Tensor, latent: Tensor, residual: Tensor | None = None, noises: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """feature and residual [N, K, 64, 64], rgb [N, 3, 32, 32], latent [N, L, C] -> picture [N, 3, R, R], unclamped.
 
         The sum feature + residual is Eq. 5 in an inversion (F_R + P) and Eq. 6 in an edit (F_E + P).

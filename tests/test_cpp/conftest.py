@@ -27,32 +27,69 @@ PROGRESS = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctyp
 
 
 class OpenParams(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t), ("precision", ctypes.c_char_p), ("provider", ctypes.c_char_p), ("device", ctypes.c_int32),
-                ("threads", ctypes.c_int32), ("tf32", ctypes.c_int32), ("verify", ctypes.c_int32), ("onnxruntime_library", ctypes.c_char_p),
-                ("log", LOG), ("progress", PROGRESS), ("user_data", ctypes.c_void_p)]
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("precision", ctypes.c_char_p),
+        ("provider", ctypes.c_char_p),
+        ("device", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("tf32", ctypes.c_int32),
+        ("verify", ctypes.c_int32),
+        ("onnxruntime_library", ctypes.c_char_p),
+        ("log", LOG),
+        ("progress", PROGRESS),
+        ("user_data", ctypes.c_void_p),
+    ]
 
 
 class Info(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t), *((name, ctypes.c_char_p) for name in ("name", "domain", "licence", "description")),
-                *((name, ctypes.c_int32) for name in ("resolution", "working", "rows", "style_width", "feature_channels", "picture_width",
-                                                      "picture_height"))]
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        *((name, ctypes.c_char_p) for name in ("name", "domain", "licence", "description")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("resolution", "working", "rows", "style_width", "feature_channels", "picture_width", "picture_height")
+        ),
+    ]
 
 
 class Image(ctypes.Structure):
-    _fields_ = [("pixels", ctypes.c_void_p), ("width", ctypes.c_int32), ("height", ctypes.c_int32), ("channels", ctypes.c_int32),
-                ("stride", ctypes.c_size_t), ("name", ctypes.c_char_p)]
+    _fields_ = [
+        ("pixels", ctypes.c_void_p),
+        ("width", ctypes.c_int32),
+        ("height", ctypes.c_int32),
+        ("channels", ctypes.c_int32),
+        ("stride", ctypes.c_size_t),
+        ("name", ctypes.c_char_p),
+    ]
 
 
 class EditPart(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t), ("kind", ctypes.c_int), ("direction", ctypes.c_char_p), ("vector", ctypes.c_void_p),
-                ("rows", ctypes.c_int64), ("width", ctypes.c_int64), ("weight", ctypes.c_float), ("component", ctypes.c_int32),
-                ("first_row", ctypes.c_int32), ("end_row", ctypes.c_int32), ("sigma", ctypes.c_float)]
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("kind", ctypes.c_int),
+        ("direction", ctypes.c_char_p),
+        ("vector", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("weight", ctypes.c_float),
+        ("component", ctypes.c_int32),
+        ("first_row", ctypes.c_int32),
+        ("end_row", ctypes.c_int32),
+        ("sigma", ctypes.c_float),
+    ]
 
 
 class EditParams(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t), ("parts", ctypes.POINTER(EditPart)), ("part_count", ctypes.c_size_t),
-                ("strengths", ctypes.POINTER(ctypes.c_float)), ("strength_count", ctypes.c_size_t), ("eq6", ctypes.c_int),
-                ("batch", ctypes.c_size_t)]
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("parts", ctypes.POINTER(EditPart)),
+        ("part_count", ctypes.c_size_t),
+        ("strengths", ctypes.POINTER(ctypes.c_float)),
+        ("strength_count", ctypes.c_size_t),
+        ("eq6", ctypes.c_int),
+        ("batch", ctypes.c_size_t),
+    ]
 
 
 class View(ctypes.Structure):
@@ -121,7 +158,7 @@ class NativePictures:
     def tensor(self, name: str) -> np.ndarray:
         view = View()
         self.library.call(f"sdic_{self.kind}_tensor", self.handle, name.encode(), ctypes.byref(view))
-        return np.ctypeslib.as_array(view.data, tuple(view.shape[:view.rank])).copy()
+        return np.ctypeslib.as_array(view.data, tuple(view.shape[: view.rank])).copy()
 
     def pictures(self) -> np.ndarray:
         """uint8 [N, H, W, 3]."""
@@ -129,8 +166,13 @@ class NativePictures:
         self.library.call(f"sdic_{self.kind}_size", self.handle, ctypes.byref(width), ctypes.byref(height))
         out = np.empty((len(self), height.value, width.value, 3), np.uint8)
         for index, picture in enumerate(out):
-            self.library.call(f"sdic_{self.kind}_picture", self.handle, ctypes.c_size_t(index), picture.ctypes.data_as(ctypes.c_void_p),
-                              ctypes.c_size_t(picture.nbytes))
+            self.library.call(
+                f"sdic_{self.kind}_picture",
+                self.handle,
+                ctypes.c_size_t(index),
+                picture.ctypes.data_as(ctypes.c_void_p),
+                ctypes.c_size_t(picture.nbytes),
+            )
         return out
 
     def name(self, index: int) -> str | None:
@@ -158,8 +200,10 @@ class NativePipeline:
         return info
 
     def directions(self) -> list[str]:
-        names = [self.library.raw.sdic_direction_name(self.handle, ctypes.c_size_t(index))
-                 for index in range(self.library.raw.sdic_direction_count(self.handle))]
+        names = [
+            self.library.raw.sdic_direction_name(self.handle, ctypes.c_size_t(index))
+            for index in range(self.library.raw.sdic_direction_count(self.handle))
+        ]
         return [name.decode() for name in names]
 
     def invert(self, *pictures: np.ndarray, batch: int = 0, names: Sequence[str] = ()) -> NativePictures:
@@ -167,8 +211,14 @@ class NativePipeline:
         images = (Image * max(1, len(pictures)))()
         for index, picture in enumerate(pictures):
             channels = picture.shape[2] if picture.ndim == 3 else 1
-            images[index] = Image(picture.ctypes.data, picture.shape[1], picture.shape[0], channels, picture.strides[0],
-                                  names[index].encode() if names else None)
+            images[index] = Image(
+                picture.ctypes.data,
+                picture.shape[1],
+                picture.shape[0],
+                channels,
+                picture.strides[0],
+                names[index].encode() if names else None,
+            )
         return self._inversion("sdic_invert", images, len(pictures), batch)
 
     def invert_tensor(self, images: np.ndarray, batch: int = 0) -> NativePictures:
@@ -190,8 +240,9 @@ class NativePipeline:
             setattr(part, name, value)
         return part
 
-    def edit(self, inversion: NativePictures, parts: Any, strengths: Sequence[float] | None = None, eq6: int = 0,
-             batch: int = 0) -> NativePictures:
+    def edit(
+        self, inversion: NativePictures, parts: Any, strengths: Sequence[float] | None = None, eq6: int = 0, batch: int = 0
+    ) -> NativePictures:
         """`parts`: a name, an array [rows, C], an EditPart, or a list of EditParts."""
         if not isinstance(parts, list):
             parts = [parts if isinstance(parts, EditPart) else self.part(parts)]
@@ -308,6 +359,7 @@ def tiny_bundle(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def make_bundle(tiny: ModuleType, tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
     """A copy of the tiny bundle to break, or with changed manifest fields a new one."""
+
     def make(name: str = "copy", **changes: Any) -> Path:
         folder = tmp_path / name
         return Path(tiny.write_bundle(folder, **changes) if changes else shutil.copytree(tiny_bundle, folder))
@@ -328,6 +380,7 @@ def native(library: Library, tiny_bundle: Path) -> NativePipeline:
 @pytest.fixture
 def refusal() -> Callable[..., tuple[int, str]]:
     """The status and the sentence of a call that must fail."""
+
     def refused(work: Callable[[], Any]) -> tuple[int, str]:
         with pytest.raises(NativeError) as caught:
             work()

@@ -12,7 +12,7 @@ import pytest
 
 from sdic_export.golden import MADE_BY, read_golden
 from sdic_runtime import Pipeline
-from sdic_runtime.bundle import DEMO_FOLDER, MANIFEST_NAME
+from sdic_runtime.bundle.bundle import DEMO_FOLDER, MANIFEST_NAME
 from sdic_runtime.inversion import NAMES
 from sdic_runtime.pictures import FORMATS, load_picture, to_bytes
 
@@ -26,9 +26,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     from sdic_export.build import BuildOptions, build
-    from sdic_train.checkpoints import save_checkpoint
+    from sdic_train.checkpoints.load import save_checkpoint
     from sdic_train.config import TINY
-    from sdic_train.networks.sdic import SDIC
+    from sdic_train.networks.sdic.model import SDIC
 
     folder = tmp_path_factory.mktemp("exported")
     torch.manual_seed(3)

@@ -218,8 +218,14 @@ def test_edits_equal_those_of_python(native: Any, python: Pipeline, eq6: str) ->
     parts = [native.part("smile", weight=0.5), native.part(vector, weight=-1.5), ganspace(native, 2, weight=2.0)]
     added = ganspace(native, 2, component=0, first_row=0, end_row=12, sigma=-2)
     cases: list[tuple[Any, Any]] = [
-        ("smile", "smile"), ("age", "age"), (vector, vector), (vector[:1], vector[:1]), (both, parts),
-        (GanSpaceEdit(basis, 2, 3, 7, 1.5), ganspace(native, 1)), (GanSpaceEdit(basis, 0, 0, 12, -2, "add"), added)]
+        ("smile", "smile"),
+        ("age", "age"),
+        (vector, vector),
+        (vector[:1], vector[:1]),
+        (both, parts),
+        (GanSpaceEdit(basis, 2, 3, 7, 1.5), ganspace(native, 1)),
+        (GanSpaceEdit(basis, 0, 0, 12, -2, "add"), added),
+    ]
     for edit, native_edit in cases:
         expected = python.edit(theirs, edit, [-2, 0, 1.25], eq6)
         got = native.edit(ours, native_edit, [-2, 0, 1.25], EQ6[eq6])
@@ -298,7 +304,7 @@ def test_stages_with_weights_in_files_of_their_own(library: Any, make_bundle: Ca
 
     import onnx
 
-    from sdic_runtime.bundle import Bundle, file_entries, write_manifest
+    from sdic_runtime.bundle.bundle import Bundle, file_entries, write_manifest
 
     folder = make_bundle()
     manifest = Bundle.open(folder).manifest

@@ -28,9 +28,11 @@ def example(release_build: Path, build_folder: Path, execute: Execute) -> Path:
 
 def build_example(library: Path, folder: Path, execute: Execute) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
-    for command in (("cmake", "--install", library, "--prefix", folder / "prefix"),
-                    ("cmake", "-S", ROOT / "examples/cpp", "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={folder / 'prefix'}"),
-                    ("cmake", "--build", folder / "build")):
+    for command in (
+        ("cmake", "--install", library, "--prefix", folder / "prefix"),
+        ("cmake", "-S", ROOT / "examples/cpp", "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={folder / 'prefix'}"),
+        ("cmake", "--build", folder / "build"),
+    ):
         done = execute(*command)
         if "Could NOT find PNG" in done.stderr:
             pytest.skip("libpng's headers are not installed")
@@ -51,8 +53,9 @@ def test_the_header_is_c(release_build: Path, execute: Execute) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-def test_the_example_gives_the_pictures_of_python(example: Path, execute: Execute, tiny_bundle: Path, python: Pipeline, tmp_path: Path,
-                                                  mode: str) -> None:
+def test_the_example_gives_the_pictures_of_python(
+    example: Path, execute: Execute, tiny_bundle: Path, python: Pipeline, tmp_path: Path, mode: str
+) -> None:
     path = photo(tmp_path / "photo.png", mode)
     done = execute(example, tiny_bundle, path, tmp_path / "out", "smile", "age")
     assert done.returncode == 0, done.stderr
@@ -79,8 +82,11 @@ def test_the_example_says_what_is_wrong(example: Path, execute: Execute, tiny_bu
         ([tiny_bundle, good, out, "smiel"], 'error: there is no direction "smiel"; the bundle "tiny" has: age, basis, smile; did you '),
         ([tiny_bundle, good, good / "below", "smile"], "error: "),
         ([tiny_bundle, tmp_path / "vast.png", out, "smile"], f"error: {tmp_path}/vast.png has more than 100 megapixels; make the"),
-        *(([tiny_bundle, tmp_path / f"{name}.png", out, "smile"], f"error: {tmp_path}/{name}.png ")
-          for name in ("text", "short", "empty", "none"))]
+        *(
+            ([tiny_bundle, tmp_path / f"{name}.png", out, "smile"], f"error: {tmp_path}/{name}.png ")
+            for name in ("text", "short", "empty", "none")
+        ),
+    ]
     for arguments, sentence in cases:
         done = execute(example, *arguments)
         assert done.returncode == 2 and done.stdout.count("\n") <= 1
@@ -129,9 +135,19 @@ def test_no_leak_and_no_invalid_access_over_200_inversions(build: Callable[..., 
 def test_valgrind_finds_no_error_and_nothing_lost(release_build: Path, execute: Execute, tiny_bundle: Path) -> None:
     if shutil.which("valgrind") is None:
         pytest.skip("valgrind is not installed")
-    done = execute("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite",
-                   "--show-leak-kinds=definite", f"--suppressions={ROOT / 'sdic_runtime/cpp/tests/valgrind.supp'}",
-                   release_build / "tests/soak", tiny_bundle, "2", "1")
+    done = execute(
+        "valgrind",
+        "--quiet",
+        "--error-exitcode=9",
+        "--leak-check=full",
+        "--errors-for-leak-kinds=definite",
+        "--show-leak-kinds=definite",
+        f"--suppressions={ROOT / 'sdic_runtime/cpp/tests/valgrind.supp'}",
+        release_build / "tests/soak",
+        tiny_bundle,
+        "2",
+        "1",
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr[-4000:]
 
 
@@ -162,8 +178,9 @@ def test_no_leak_of_bands(build: Callable[..., Path], execute: Execute, banded: 
 
 
 @pytest.mark.full
-def test_a_static_library_serves_too(build: Callable[..., Path], build_folder: Path, execute: Execute, tiny_bundle: Path,
-                                     tmp_path: Path) -> None:
+def test_a_static_library_serves_too(
+    build: Callable[..., Path], build_folder: Path, execute: Execute, tiny_bundle: Path, tmp_path: Path
+) -> None:
     program = build_example(build("static", "-DBUILD_SHARED_LIBS=OFF"), build_folder / "installed-static", execute)
     done = execute(program, tiny_bundle, photo(tmp_path / "photo.png", "RGB"), tmp_path / "out", "smile")
     assert done.returncode == 0, done.stderr

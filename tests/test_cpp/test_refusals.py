@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from sdic_runtime import Bundle, Direction, GanSpaceEdit, Inversion, Pipeline, SdicError
-from sdic_runtime.bundle import BUILD_HINT
+from sdic_runtime.bundle.bundle import BUILD_HINT
 from sdic_runtime.edits import Pca, save_direction
 from sdic_runtime.files import sha256
 from sdic_runtime.pictures import to_bytes
@@ -165,8 +165,11 @@ def damage(kind: str, path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     actions: dict[str, Callable[[], Any]] = {
-        "flipped": lambda: path.write_bytes(content), "short": lambda: path.write_bytes(content[:-5]),
-        "empty": lambda: path.write_bytes(b""), "missing": path.unlink}
+        "flipped": lambda: path.write_bytes(content),
+        "short": lambda: path.write_bytes(content[:-5]),
+        "empty": lambda: path.write_bytes(b""),
+        "missing": path.unlink,
+    }
     actions[kind]()
 
 
@@ -200,11 +203,12 @@ def test_a_graph_of_more_outputs_than_the_one_it_is_for(library: Any, refusal: A
     assert said.endswith('where the stage "generator_head" has rgb in float32; build it again with: sdic-export build')
 
 
-@pytest.mark.parametrize(("rows", "batch"), [
-    (((0, 64), (64, 127)), 1), (((0, 65), (64, 128)), 1), (((0, 64), (64, 128)), 2), (((0, 64), (64, 128)), "N"),
-])
-def test_graphs_that_are_not_bands_of_the_stage(library: Any, refusal: Any, make_bundle: Callable[..., Path], tiny: Any, rows: Any,
-                                                batch: int | str) -> None:
+@pytest.mark.parametrize(
+    ("rows", "batch"), [(((0, 64), (64, 127)), 1), (((0, 65), (64, 128)), 1), (((0, 64), (64, 128)), 2), (((0, 64), (64, 128)), "N")]
+)
+def test_graphs_that_are_not_bands_of_the_stage(
+    library: Any, refusal: Any, make_bundle: Callable[..., Path], tiny: Any, rows: Any, batch: int | str
+) -> None:
     folder = make_bundle()
     tiny.add_bands(folder, "generator_tail", rows, batch)
     assert refusal(lambda: library.open(folder)) == (BUNDLE, sentence(lambda: Pipeline.load(folder, "onnxruntime", threads=1)))
@@ -265,8 +269,10 @@ def test_options_of_opening(library: Any, refusal: Any, tiny_bundle: Path, tmp_p
     assert status == PROVIDER and said.startswith("the library libm.so.6 is not ONNX Runtime, it has no OrtGetApiBase; ")
 
 
-@pytest.mark.parametrize("provider, name", [("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider"),
-                                            ("tensorrt-rtx", "NvTensorRTRTXExecutionProvider")])
+@pytest.mark.parametrize(
+    "provider, name",
+    [("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider"), ("tensorrt-rtx", "NvTensorRTRTXExecutionProvider")],
+)
 def test_a_provider_that_is_not_there_is_not_replaced(library: Any, refusal: Any, tiny_bundle: Path, provider: str, name: str) -> None:
     import onnxruntime
 
@@ -342,6 +348,7 @@ def write_directions(folder: Path) -> dict[str, str]:
     save_direction(folder / "wide.safetensors", Direction(np.zeros((1, 9), np.float32), "wide"))
     save_direction(folder / "below.safetensors", Direction(np.zeros((1, 8), np.float32), "below", rows=(5, 13)))
     save_direction(folder / "basis9.safetensors", Pca(np.zeros((1, 9)), np.zeros((2, 1, 9)), np.ones(2), "basis9"))
+
     def zeros(*shape: int) -> np.ndarray:
         return np.zeros(shape, np.float32)
 
@@ -359,8 +366,12 @@ def test_direction_files(library: Any, refusal: Any, make_bundle: Callable[..., 
     folder = make_bundle()
     names = write_directions(folder / "directions")
     change_manifest(folder, lambda data: data.update(directions=names))
-    change_manifest(folder, lambda data: data["files"].update(
-        {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in names.values()}))
+    change_manifest(
+        folder,
+        lambda data: data["files"].update(
+            {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in names.values()}
+        ),
+    )
     native, python = library.open(folder), Pipeline.load(folder, "onnxruntime", threads=1)
     ours, theirs = native.invert(black(4, 4, 3)), python.invert(black(4, 4, 3))
     for name in ("wide", "below", "infinite", "shape", "rows", "names", "comp", "flat"):
@@ -378,7 +389,7 @@ def test_files_of_inversions(library: Any, native: Any, refusal: Any, python: Pi
     good = tmp_path / "good.safetensors"
     python.invert(black(9, 9, 3)).save(good)
     tensors = load_file(good)
-    metadata = json.loads(good.read_bytes()[8:8 + int.from_bytes(good.read_bytes()[:8], "little")])["__metadata__"]
+    metadata = json.loads(good.read_bytes()[8 : 8 + int.from_bytes(good.read_bytes()[:8], "little")])["__metadata__"]
 
     def written(name: str, change: dict[str, Any] | None = None, **fields: str | None) -> Path:
         path = tmp_path / f"{name}.safetensors"
@@ -386,22 +397,41 @@ def test_files_of_inversions(library: Any, native: Any, refusal: Any, python: Pi
         save_file(held, path, {key: value for key, value in {**metadata, **fields}.items() if value is not None})
         return path
 
-    same = [tmp_path / "nowhere", tmp_path, good / "below", written("none", format=None), written("version", version="2"),
-            written("shape", {"residual": tensors["residual"][:, :1]}), written("gone", {"pixels": None}),
-            written("half", {"latent": tensors["latent"].astype(np.float16)}), written("nan", {"feature": tensors["feature"] * np.nan}),
-            written("two names", names='["", ""]'), written("no model", model=None)]
+    same = [
+        tmp_path / "nowhere",
+        tmp_path,
+        good / "below",
+        written("none", format=None),
+        written("version", version="2"),
+        written("shape", {"residual": tensors["residual"][:, :1]}),
+        written("gone", {"pixels": None}),
+        written("half", {"latent": tensors["latent"].astype(np.float16)}),
+        written("nan", {"feature": tensors["feature"] * np.nan}),
+        written("two names", names='["", ""]'),
+        written("no model", model=None),
+    ]
     for path in same:
         assert refusal(lambda path=path: library.load(path)) == (FILE, sentence(lambda path=path: Inversion.load(path))), path
     vast = json.dumps({**python.sizes.as_dict(), "rows": 2**62})
-    for name, fields in {"sizes": {"sizes": '{"rows": 1}'}, "json": {"names": "["}, "visible": {"visible_rows": "[0, 9999]"},
-                         "list": {"names": "{}"}, "vast": {"sizes": vast}}.items():
+    for name, fields in {
+        "sizes": {"sizes": '{"rows": 1}'},
+        "json": {"names": "["},
+        "visible": {"visible_rows": "[0, 9999]"},
+        "list": {"names": "{}"},
+        "vast": {"sizes": vast},
+    }.items():
         path = written(name, **fields)
         status, said = refusal(lambda path=path: library.load(path))
         assert status == FILE and said.startswith(f"{path} has damaged metadata (") and said.endswith("; invert the picture again")
     content = good.read_bytes()
-    for name, bad in {"empty": b"", "short": content[:5000], "long": content + b"x", "text": b"a text" * 50,
-                      "length": b"\xff" * 8 + content[8:],
-                      "offsets": content.replace(b'"data_offsets":[0,', b'"data_offsets":[4,')}.items():
+    for name, bad in {
+        "empty": b"",
+        "short": content[:5000],
+        "long": content + b"x",
+        "text": b"a text" * 50,
+        "length": b"\xff" * 8 + content[8:],
+        "offsets": content.replace(b'"data_offsets":[0,', b'"data_offsets":[4,'),
+    }.items():
         path = tmp_path / name
         path.write_bytes(bad)
         for said in (refusal(lambda path=path: library.load(path))[1], sentence(lambda path=path: Inversion.load(path))):
@@ -441,10 +471,25 @@ def test_wrong_arguments_of_the_c_functions(library: Any, native: Any, refusal: 
     assert refusal(lambda: picture(0, room.nbytes - 1, place)) == (ARGUMENT, "the place for the picture has 49151 bytes; 49152 are needed")
     assert refusal(lambda: picture(0, room.nbytes, None)) == (ARGUMENT, "the place for the picture is NULL; give one")
     assert refusal(lambda: inversion.tensor("rgb")) == (
-        ARGUMENT, 'there is no tensor "rgb"; there are: discrepancy, feature, latent, latent_enhanced, pixels, reconstruction, residual')
-    arguments = {"sdic_open": 3, "sdic_pipeline_info": 2, "sdic_invert": 5, "sdic_invert_tensor": 5, "sdic_edit": 4, "sdic_baseline": 4,
-                 "sdic_inversion_save": 2, "sdic_inversion_load": 2, "sdic_inversion_size": 3, "sdic_edited_size": 3,
-                 "sdic_inversion_picture": 4, "sdic_edited_picture": 4, "sdic_inversion_tensor": 3, "sdic_edited_tensor": 3}
+        ARGUMENT,
+        'there is no tensor "rgb"; there are: discrepancy, feature, latent, latent_enhanced, pixels, reconstruction, residual',
+    )
+    arguments = {
+        "sdic_open": 3,
+        "sdic_pipeline_info": 2,
+        "sdic_invert": 5,
+        "sdic_invert_tensor": 5,
+        "sdic_edit": 4,
+        "sdic_baseline": 4,
+        "sdic_inversion_save": 2,
+        "sdic_inversion_load": 2,
+        "sdic_inversion_size": 3,
+        "sdic_edited_size": 3,
+        "sdic_inversion_picture": 4,
+        "sdic_edited_picture": 4,
+        "sdic_inversion_tensor": 3,
+        "sdic_edited_tensor": 3,
+    }
     for function, count in arguments.items():
         status, said = refusal(lambda function=function, count=count: library.call(function, *[None] * count))
         assert status == ARGUMENT and said.endswith(" is NULL; give one")

@@ -104,8 +104,11 @@ def expected(tiny_bundle: Path) -> dict[str, np.ndarray]:
     """What the good requests must give, by their path."""
     pipeline = Pipeline.load(tiny_bundle, "onnxruntime", threads=1)
     inversion = pipeline.invert(np.asarray(Image.open(io.BytesIO(png()))))
-    pictures = {"/invert": inversion, "/edit?direction=smile": pipeline.edit(inversion, "smile"),
-                "/edit?direction=age&strength=-2&eq6=released": pipeline.edit(inversion, "age", -2, "released")}
+    pictures = {
+        "/invert": inversion,
+        "/edit?direction=smile": pipeline.edit(inversion, "smile"),
+        "/edit?direction=age&strength=-2&eq6=released": pipeline.edit(inversion, "age", -2, "released"),
+    }
     return {path: np.asarray(picture.images[0], int) for path, picture in pictures.items()}
 
 
@@ -128,8 +131,12 @@ BAD: dict[str, tuple[str, bytes, int, str]] = {
     "cut": ("/invert", png()[:4000], 400, "the picture is damaged: "),
     "oversized": ("/invert", bytes(300_000), 413, "the upload is larger than 200000 bytes; send a smaller file"),
     "pixels": ("/invert", b"", 400, "the picture has 4 megapixels, and the limit is 1; make the picture smaller"),
-    "direction": ("/edit?direction=smiel", png(), 400,
-                  'there is no direction "smiel"; the bundle "tiny" has: age, basis, smile; did you mean "smile"?'),
+    "direction": (
+        "/edit?direction=smiel",
+        png(),
+        400,
+        'there is no direction "smiel"; the bundle "tiny" has: age, basis, smile; did you mean "smile"?',
+    ),
     "basis": ("/edit?direction=basis", png(), 400, "a PCA basis is not an edit by itself"),
     "nan": ("/edit?direction=smile&strength=nan", png(), 400, "the strength is nan; give a finite number"),
     "strength": ("/edit?direction=smile&strength=much", png(), 400, "the parameter strength is not right: "),

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from sdic_export import build as building
-from sdic_export import cpu_graphs, exporter
 from sdic_export.build import BuildOptions, BuildReport, build
-from sdic_export.graphs import stage_modules
+from sdic_export.cpu import arrange as cpu_graphs
+from sdic_export.graphs import exporter
+from sdic_export.graphs.sdic import stage_modules
 from sdic_runtime.stages import Stage
-from sdic_train.checkpoints import save_checkpoint
+from sdic_train.checkpoints.load import save_checkpoint
 from sdic_train.config import TINY
-from sdic_train.networks.sdic import SDIC
+from sdic_train.networks.sdic.model import SDIC
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def model() -> SDIC:
 @pytest.fixture(scope="session")
 def save_model() -> Callable[[Path, SDIC], Path]:
     """Writes the checkpoint of a model."""
+
     def save(path: Path, model: SDIC) -> Path:
         parts = {name: getattr(model, name) for name in ("encoder", "generator", "dipn", "dicn")}
         save_checkpoint(path, model.config, model.latent_avg, **parts)
@@ -152,6 +154,7 @@ def copies(monkeypatch: pytest.MonkeyPatch, built: Built) -> Callable[[str], Non
 
 def copying(built: Built, damaged: Sequence[str] = ()) -> Callable[..., None]:
     """In place of `export_stage`."""
+
     def export(module: object, stage: Stage, sizes: object, path: Path, *options: object, **named: object) -> None:
         for file in (built.folder / "onnx/fp32").glob(f"{stage.name}.onnx*"):
             shutil.copy(file, path.parent)

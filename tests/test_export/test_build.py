@@ -16,18 +16,18 @@ from PIL import Image
 from torch import nn
 
 from sdic_export import build as building
-from sdic_export import cpu_graphs
 from sdic_export.build import BuildOptions, Progress, StageReport, build
-from sdic_export.exporter import save_graph
-from sdic_export.fusion import HALF_FROM
+from sdic_export.cpu import arrange as cpu_graphs
 from sdic_export.golden import read_golden, smooth_pictures
-from sdic_export.graphs import stage_modules
+from sdic_export.graphs.exporter import save_graph
+from sdic_export.graphs.fusion import HALF_FROM
+from sdic_export.graphs.sdic import stage_modules
 from sdic_export.verify import verify
-from sdic_runtime.bundle import Bundle
+from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.errors import SdicError
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.stages import STAGES, Stage
-from sdic_train.networks.sdic import SDIC
+from sdic_train.networks.sdic.model import SDIC
 
 
 def names(folder: Path) -> list[str]:
@@ -65,9 +65,15 @@ def test_the_runtime_gives_the_numbers_of_pytorch(built: Any, model: SDIC) -> No
     with torch.no_grad():
         want = model.invert(torch.from_numpy(image))
         edits = {form: model.edit(want, torch.from_numpy(2 * delta), form) for form in ("paper", "released")}
-    got = {"latent": inversion.latent, "feature": inversion.feature, "reconstruction": inversion.reconstruction,
-           "discrepancy": inversion.discrepancy, "latent_enhanced": inversion.latent_enhanced, "residual": inversion.residual,
-           "picture": inversion.pixels}
+    got = {
+        "latent": inversion.latent,
+        "feature": inversion.feature,
+        "reconstruction": inversion.reconstruction,
+        "discrepancy": inversion.discrepancy,
+        "latent_enhanced": inversion.latent_enhanced,
+        "residual": inversion.residual,
+        "picture": inversion.pixels,
+    }
     pairs = [(name, value, getattr(want, name)) for name, value in got.items()]
     pairs += [(form, pipeline.edit(inversion, delta, 2.0, eq6=form).pixels, picture) for form, picture in edits.items()]
     for name, value, reference in pairs:
@@ -94,8 +100,9 @@ def test_options_end_up_in_the_bundle(copies: Any, checkpoint: Path, tmp_path: P
     assert [step for step in said if step.startswith("exporting")] == [f"exporting {name}" for name in STAGES]
 
 
-def test_float16_weights_are_proven_against_pytorch_with_the_same_weights(built: Any, checkpoint: Path, tmp_path: Path,
-                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float16_weights_are_proven_against_pytorch_with_the_same_weights(
+    built: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def export(module: Any, stage: Stage, sizes: Any, path: Path, opset: int, half: bool, share_weights: bool) -> None:
         """The graph of an earlier build with the weights that `module` must have: rounded where they are large."""
         graph = ir.load(built.folder / f"onnx/fp32/{stage.name}.onnx")
@@ -174,8 +181,11 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, checkpoint:
 def test_graphs_for_processors_lie_beside_the_stages_own(arranged: Any, built: Any) -> None:
     bundle = Bundle.open(arranged.folder)
     bundle.check()
-    assert bundle.manifest.cpu == {"generator_head": ["onnx/fp32/generator_head.cpu.onnx"], "dicn": ["onnx/fp32/dicn.cpu.onnx"],
-                                   "generator_head:rgb": ["onnx/fp32/generator_head.cpu.rgb.onnx"]}
+    assert bundle.manifest.cpu == {
+        "generator_head": ["onnx/fp32/generator_head.cpu.onnx"],
+        "dicn": ["onnx/fp32/dicn.cpu.onnx"],
+        "generator_head:rgb": ["onnx/fp32/generator_head.cpu.rgb.onnx"],
+    }
     own = {name: entry for name, entry in built.report.manifest.files.items() if ".cpu." not in name}
     for name, entry in own.items():  # the canonical graphs are as they were
         if name.startswith("onnx/"):
@@ -201,8 +211,9 @@ def test_the_runtime_takes_the_graphs_for_processors(arranged: Any, built: Any) 
         assert float(np.abs(value - reference).max()) <= 2e-4 * float(reference.std()), name
 
 
-def test_without_graphs_for_processors_there_are_none(copies: Any, checkpoint: Path, tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_graphs_for_processors_there_are_none(
+    copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: pytest.fail("they were asked for"))
     build(BuildOptions(checkpoint, tmp_path / "bundle", cpu_graphs=False))
     assert Bundle.open(tmp_path / "bundle").manifest.cpu == {}
@@ -228,8 +239,9 @@ def pale_head(model: SDIC, error: float) -> dict[str, list[nn.Module]]:
     return {"generator_head": [PaleHead(stage_modules(model)["generator_head"], error)]}
 
 
-def test_a_partial_graph_for_processors_shares_the_weights_of_both_forms(copies: Any, checkpoint: Path, tmp_path: Path,
-                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_graph_for_processors_shares_the_weights_of_both_forms(
+    copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: pale_head(model, 0))
     report = build(BuildOptions(checkpoint, tmp_path / "bundle"))
     folder = tmp_path / "bundle/onnx/fp32"
@@ -245,8 +257,9 @@ def test_a_partial_graph_for_processors_shares_the_weights_of_both_forms(copies:
     assert pipeline.invert(smooth_pictures(64, 2)).pixels.shape == (2, 3, 128, 128)
 
 
-def test_an_error_in_the_rgb_for_processors_fails_the_build(copies: Any, checkpoint: Path, tmp_path: Path,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_rgb_for_processors_fails_the_build(
+    copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: pale_head(model, 0.1))
     with pytest.raises(SdicError, match=r'^"rgb" of generator_head \(CPU graph\) is off by \S+ of its standard deviation'):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
@@ -264,8 +277,9 @@ class Shifted(nn.Module):
         return self.dipn(image, reconstruction) + 0.1 * image
 
 
-def test_a_graph_for_processors_that_differs_fails_the_build(copies: Any, checkpoint: Path, tmp_path: Path,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_for_processors_that_differs_fails_the_build(
+    copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {"dipn": [Shifted(stage_modules(model)["dipn"])]})
     with pytest.raises(SdicError, match=r'^"discrepancy" of dipn \(CPU graph\) is off by \S+ of its standard deviation'):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
@@ -297,12 +311,19 @@ def test_the_runtime_puts_bands_together(count: int, in_bands: Any, built: Any) 
     assert got.shape == want.shape and float(np.abs(got - want).max()) <= 2e-4 * float(want.std())
 
 
-def test_bands_that_leave_out_rows_fail_the_build(copies: Any, checkpoint: Path, tmp_path: Path, tail_band: Any,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {"generator_tail": [
-        tail_band(stage_modules(model)["generator_tail"], *rows) for rows in ((0, 64), (64, 120))]})
-    with pytest.raises(SdicError, match=r'^the bands of the stage "generator_tail \(CPU graph\)" give picture as \[1, 3, 64, 128\], '
-                                        r"\[1, 3, 56, 128\], which do not add up to the rows of \[1, 3, 128, 128\]; build it again"):
+def test_bands_that_leave_out_rows_fail_the_build(
+    copies: Any, checkpoint: Path, tmp_path: Path, tail_band: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        cpu_graphs,
+        "cpu_modules",
+        lambda model: {"generator_tail": [tail_band(stage_modules(model)["generator_tail"], *rows) for rows in ((0, 64), (64, 120))]},
+    )
+    with pytest.raises(
+        SdicError,
+        match=r'^the bands of the stage "generator_tail \(CPU graph\)" give picture as \[1, 3, 64, 128\], '
+        r"\[1, 3, 56, 128\], which do not add up to the rows of \[1, 3, 128, 128\]; build it again",
+    ):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
     assert names(tmp_path) == []
 
@@ -320,8 +341,9 @@ class LateTail(nn.Module):
         return picture
 
 
-def test_an_error_in_one_band_fails_the_build(copies: Any, checkpoint: Path, tmp_path: Path, tail_band: Any,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_one_band_fails_the_build(
+    copies: Any, checkpoint: Path, tmp_path: Path, tail_band: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def modules(model: SDIC) -> dict[str, list[nn.Module]]:
         tail = stage_modules(model)["generator_tail"]
         return {"generator_tail": [tail_band(tail, 0, 64), LateTail(tail)]}

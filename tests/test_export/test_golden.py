@@ -26,7 +26,7 @@ from sdic_export.golden import (
 from sdic_runtime.errors import SdicError
 from sdic_runtime.stages import STAGES, Sizes
 from sdic_train.backend import TorchBackend
-from sdic_train.networks.sdic import SDIC
+from sdic_train.networks.sdic.model import SDIC
 
 SIZES = Sizes(128, 64, 12, 16, 8)
 
@@ -42,8 +42,12 @@ def test_the_chain_gives_what_the_model_gives(model: SDIC, tensors: dict[str, np
         inversion = model.invert(torch.from_numpy(smooth_pictures(64)))
         edited = {form: model.edit(inversion, delta, form) for form in ("paper", "released")}
         rgb, enhanced = model.generator.head(inversion.latent)[1], model.generator.head(inversion.latent_enhanced)[1]
-    want = {**inversion._asdict(), "rgb": rgb, "rgb_enhanced": enhanced,
-            **{f"edited.{form}.picture": picture for form, picture in edited.items()}}
+    want = {
+        **inversion._asdict(),
+        "rgb": rgb,
+        "rgb_enhanced": enhanced,
+        **{f"edited.{form}.picture": picture for form, picture in edited.items()},
+    }
     assert set(tensors) == set(want) == set(MADE_BY)
     for name, value in want.items():
         np.testing.assert_allclose(tensors[name], value.numpy(), rtol=0, atol=1e-5 * float(value.std()), err_msg=name)

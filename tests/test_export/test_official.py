@@ -43,11 +43,22 @@ def computed(pipeline: Pipeline, picture: np.ndarray, rows: int) -> dict[str, np
     released = pipeline.edit(inversion, direction, 1.5, eq6="released")
     ganspace = pipeline.edit(inversion, GanSpaceEdit(pca, *GANSPACE), eq6="released")
     paper = pipeline.edit(inversion, direction, 1.5, eq6="paper")
-    got = {"w": inversion.latent, "w_enh": inversion.latent_enhanced, "w_edit": released.latent, "ganspace.w": ganspace.latent,
-           "F_R.slice": inversion.feature[:, ::37, ::5, ::5], "F_enh.slice": (inversion.feature + inversion.residual)[:, ::37, ::5, ::5],
-           "ro.slice": inversion.reconstruction[:, :, ::4, ::4], "D.slice": inversion.discrepancy[:, :, ::4, ::4]}
-    for name, pixels in (("inversion", inversion.pixels), ("edit", released.pixels), ("edit_ganspace", ganspace.pixels),
-                         ("edit_paper", paper.pixels)):
+    got = {
+        "w": inversion.latent,
+        "w_enh": inversion.latent_enhanced,
+        "w_edit": released.latent,
+        "ganspace.w": ganspace.latent,
+        "F_R.slice": inversion.feature[:, ::37, ::5, ::5],
+        "F_enh.slice": (inversion.feature + inversion.residual)[:, ::37, ::5, ::5],
+        "ro.slice": inversion.reconstruction[:, :, ::4, ::4],
+        "D.slice": inversion.discrepancy[:, :, ::4, ::4],
+    }
+    for name, pixels in (
+        ("inversion", inversion.pixels),
+        ("edit", released.pixels),
+        ("edit_ganspace", ganspace.pixels),
+        ("edit_paper", paper.pixels),
+    ):
         got |= {f"{name}.{part}": array for part, array in slices(pixels).items()}
     return got
 

@@ -15,11 +15,11 @@ import torch
 from sdic_export.build import finish
 from sdic_export.golden import MADE_BY
 from sdic_export.verify import CHECKPOINT, GOLDEN, verify
-from sdic_runtime.bundle import Bundle
+from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.errors import SdicError
-from sdic_train.checkpoints import load_sdic
+from sdic_train.checkpoints.load import load_sdic
 from sdic_train.config import TINY
-from sdic_train.networks.sdic import SDIC
+from sdic_train.networks.sdic.model import SDIC
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_bundle_without_golden_tensors_cannot_be_verified(copy: Path) -> None:
 
 def test_both_forms_of_a_stage_are_proven(arranged: Any) -> None:
     result = verify(arranged.folder, options={"threads": 1})
-    own, cpu = (result.checks[:2 * len(MADE_BY)], result.checks[2 * len(MADE_BY):])
+    own, cpu = (result.checks[: 2 * len(MADE_BY)], result.checks[2 * len(MADE_BY) :])
     assert not result.failures and len(own) == len(cpu)
     assert {check.difference.where for check in own} == set(MADE_BY.values())
     assert {"dicn (CPU graph)", "generator_head (CPU graph)", "dipn"} <= {check.difference.where for check in cpu}
@@ -130,7 +130,7 @@ def test_where_only_the_stage_has_a_graph_for_processors_the_partial_one_is_name
     """A bundle of the version before."""
     folder = shutil.copytree(arranged.folder, tmp_path / "bundle")
     rehash(folder, cpu={stage: graphs for stage, graphs in Bundle.open(folder).manifest.cpu.items() if ":" not in stage})
-    checks = verify(folder, options={"threads": 1}).checks[2 * len(MADE_BY):]
+    checks = verify(folder, options={"threads": 1}).checks[2 * len(MADE_BY) :]
     named = {check.difference.tensor: check.difference.where for check in checks}
     assert named["feature"] == "generator_head (CPU graph)" and named["rgb"] == named["rgb_enhanced"] == "generator_head"
 

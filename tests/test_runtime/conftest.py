@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdic_runtime.bundle import Manifest, file_entries, write_manifest
+from sdic_runtime.bundle.bundle import Manifest, file_entries, write_manifest
 from sdic_runtime.edits import Direction, Pca, save_direction
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.stages import FEATURE_SIZE, HEAD_SIZE, STAGES, Sizes
@@ -59,8 +59,15 @@ class Reference:
         enhanced = latent + np.tanh(discrepancy.mean((2, 3)) @ self.enhance)[:, None]
         residual = self.mix(self.compensate, discrepancy) / (1 + np.exp(-feature))
         pixels = self.tail(feature, residual, self.head(enhanced)[1], enhanced)
-        return {"latent": latent, "feature": feature, "reconstruction": reconstruction, "discrepancy": discrepancy,
-                "latent_enhanced": enhanced, "residual": residual, "pixels": pixels}
+        return {
+            "latent": latent,
+            "feature": feature,
+            "reconstruction": reconstruction,
+            "discrepancy": discrepancy,
+            "latent_enhanced": enhanced,
+            "residual": residual,
+            "pixels": pixels,
+        }
 
 
 def stage_nodes(stage: str, model: Reference) -> tuple[list[Any], dict[str, np.ndarray]]:
@@ -75,29 +82,86 @@ def stage_nodes(stage: str, model: Reference) -> tuple[list[Any], dict[str, np.n
     nearest = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
     unsqueeze = np.array([2, 3], np.int64)
     table: dict[str, tuple[list[Any], dict[str, np.ndarray]]] = {
-        "e4e": ([node("ReduceMean", "image axes", "m", keepdims=0), node("MatMul", "m w", "l"), node("Tanh", "l", "t"),
-                 node("Reshape", "t shape", "latent")],
-                {"axes": axes, "w": model.to_latent, "shape": np.array([-1, SIZES.rows, SIZES.style_width], np.int64)}),
-        "generator_head": ([node("ReduceMean", "latent one", "m", keepdims=0), node("MatMul", "m wf", "f"), node("Sin", "f", "s"),
-                            node("Unsqueeze", "s u", "fu"), node("Mul", "fu fm", "feature"), node("MatMul", "m wr", "r"),
-                            node("Unsqueeze", "r u", "ru"), node("Mul", "ru rm", "rgb")],
-                           {"one": np.array([1], np.int64), "u": unsqueeze, "wf": model.to_feature, "fm": model.feature_map,
-                            "wr": model.to_rgb, "rm": model.rgb_map}),
-        "generator_preview": ([node("Conv", "feature w", "c"), node("Resize", "rgb  double", "r", **nearest), node("Add", "c r", "a"),
-                               node("ReduceMean", "latent all", "unused"), node("Clip", "a low high", "reconstruction")],
-                              {"w": model.preview[..., None, None], "double": double, "all": np.array([1, 2], np.int64),
-                               "low": np.array(-1, np.float32), "high": np.array(1, np.float32)}),
+        "e4e": (
+            [
+                node("ReduceMean", "image axes", "m", keepdims=0),
+                node("MatMul", "m w", "l"),
+                node("Tanh", "l", "t"),
+                node("Reshape", "t shape", "latent"),
+            ],
+            {"axes": axes, "w": model.to_latent, "shape": np.array([-1, SIZES.rows, SIZES.style_width], np.int64)},
+        ),
+        "generator_head": (
+            [
+                node("ReduceMean", "latent one", "m", keepdims=0),
+                node("MatMul", "m wf", "f"),
+                node("Sin", "f", "s"),
+                node("Unsqueeze", "s u", "fu"),
+                node("Mul", "fu fm", "feature"),
+                node("MatMul", "m wr", "r"),
+                node("Unsqueeze", "r u", "ru"),
+                node("Mul", "ru rm", "rgb"),
+            ],
+            {
+                "one": np.array([1], np.int64),
+                "u": unsqueeze,
+                "wf": model.to_feature,
+                "fm": model.feature_map,
+                "wr": model.to_rgb,
+                "rm": model.rgb_map,
+            },
+        ),
+        "generator_preview": (
+            [
+                node("Conv", "feature w", "c"),
+                node("Resize", "rgb  double", "r", **nearest),
+                node("Add", "c r", "a"),
+                node("ReduceMean", "latent all", "unused"),
+                node("Clip", "a low high", "reconstruction"),
+            ],
+            {
+                "w": model.preview[..., None, None],
+                "double": double,
+                "all": np.array([1, 2], np.int64),
+                "low": np.array(-1, np.float32),
+                "high": np.array(1, np.float32),
+            },
+        ),
         "dipn": ([node("Sub", "image reconstruction", "d"), node("Mul", "d half", "discrepancy")], {"half": np.array(0.5, np.float32)}),
-        "dicn": ([node("ReduceMean", "discrepancy axes", "m", keepdims=0), node("MatMul", "m we", "e"), node("Tanh", "e", "t"),
-                  node("Unsqueeze", "t one", "tu"), node("Add", "latent tu", "latent_enhanced"), node("Conv", "discrepancy wc", "c"),
-                  node("Sigmoid", "feature", "g"), node("Mul", "g c", "residual")],
-                 {"axes": axes, "one": np.array([1], np.int64), "we": model.enhance, "wc": model.compensate[..., None, None]}),
-        "generator_tail": ([node("Add", "feature residual", "fr"), node("Tanh", "fr", "t"), node("Conv", "t w", "c"),
-                            node("Resize", "rgb  double", "r", **nearest), node("Mul", "r tenth", "rt"), node("Add", "c rt", "small"),
-                            node("ReduceMean", "latent rows", "m", keepdims=0), node("Unsqueeze", "m u", "mu"),
-                            node("Add", "small mu", "sum"), node("Resize", "sum  double", "picture", **nearest)],
-                           {"w": model.last[..., None, None], "double": double, "tenth": np.array(0.1, np.float32),
-                            "rows": np.array([1, 2], np.int64), "u": np.array([1, 2, 3], np.int64)}),
+        "dicn": (
+            [
+                node("ReduceMean", "discrepancy axes", "m", keepdims=0),
+                node("MatMul", "m we", "e"),
+                node("Tanh", "e", "t"),
+                node("Unsqueeze", "t one", "tu"),
+                node("Add", "latent tu", "latent_enhanced"),
+                node("Conv", "discrepancy wc", "c"),
+                node("Sigmoid", "feature", "g"),
+                node("Mul", "g c", "residual"),
+            ],
+            {"axes": axes, "one": np.array([1], np.int64), "we": model.enhance, "wc": model.compensate[..., None, None]},
+        ),
+        "generator_tail": (
+            [
+                node("Add", "feature residual", "fr"),
+                node("Tanh", "fr", "t"),
+                node("Conv", "t w", "c"),
+                node("Resize", "rgb  double", "r", **nearest),
+                node("Mul", "r tenth", "rt"),
+                node("Add", "c rt", "small"),
+                node("ReduceMean", "latent rows", "m", keepdims=0),
+                node("Unsqueeze", "m u", "mu"),
+                node("Add", "small mu", "sum"),
+                node("Resize", "sum  double", "picture", **nearest),
+            ],
+            {
+                "w": model.last[..., None, None],
+                "double": double,
+                "tenth": np.array(0.1, np.float32),
+                "rows": np.array([1, 2], np.int64),
+                "u": np.array([1, 2, 3], np.int64),
+            },
+        ),
     }
     nodes, constants = table[stage]
     for item in nodes:  # "a  b" leaves an optional input out
@@ -127,15 +191,27 @@ def write_bundle(folder: Path, **changes: Any) -> Path:
     stages = {stage: {"fp32": f"onnx/fp32/{stage}.onnx"} for stage in STAGES}
     for stage in STAGES:
         write_stage(folder / stages[stage]["fp32"], stage, *stage_nodes(stage, model))
-    directions = {"smile": Direction(draw(SIZES.style_width, seed=5), "smile", "drawn", (-3, 3)),
-                  "age": Direction(draw(SIZES.rows, SIZES.style_width, seed=6), "age", "drawn", rows=(2, 5)),
-                  "basis": Pca(draw(1, 8, seed=7), draw(6, 1, 8), np.arange(6, 0, -1), "basis", "drawn")}
+    directions = {
+        "smile": Direction(draw(SIZES.style_width, seed=5), "smile", "drawn", (-3, 3)),
+        "age": Direction(draw(SIZES.rows, SIZES.style_width, seed=6), "age", "drawn", rows=(2, 5)),
+        "basis": Pca(draw(1, 8, seed=7), draw(6, 1, 8), np.arange(6, 0, -1), "basis", "drawn"),
+    }
     files = {name: f"directions/{name}.safetensors" for name in directions}
     for name, direction in directions.items():
         save_direction(folder / files[name], direction)
     entries = file_entries(folder, [*files.values(), *(choices["fp32"] for choices in stages.values())])
-    manifest = Manifest(name="tiny", domain="test", sizes=SIZES, visible_rows=(0, SIZES.resolution), stages=stages, files=entries,
-                        default_precision="fp32", directions=files, tolerances={"fp32": 1e-4}, licence="none")
+    manifest = Manifest(
+        name="tiny",
+        domain="test",
+        sizes=SIZES,
+        visible_rows=(0, SIZES.resolution),
+        stages=stages,
+        files=entries,
+        default_precision="fp32",
+        directions=files,
+        tolerances={"fp32": 1e-4},
+        licence="none",
+    )
     write_manifest(folder, dataclasses.replace(manifest, **changes))
     return folder
 
@@ -181,7 +257,7 @@ def break_band(folder: Path, stage: str, band: int) -> None:
     import onnx
     from onnx import helper, numpy_helper
 
-    from sdic_runtime.bundle import Bundle
+    from sdic_runtime.bundle.bundle import Bundle
 
     names = list(Bundle.open(folder).manifest.cpu[stage])
     model = onnx.load(folder / names[band])
@@ -195,7 +271,7 @@ def break_band(folder: Path, stage: str, band: int) -> None:
 
 
 def own_graph(folder: Path, key: str) -> str:
-    from sdic_runtime.bundle import Bundle
+    from sdic_runtime.bundle.bundle import Bundle
 
     return Bundle.open(folder).manifest.stages[key.partition(":")[0]]["fp32"]
 
@@ -225,11 +301,12 @@ def onnx_save(model: Any, path: Path) -> None:
 
 
 def set_cpu(folder: Path, key: str, names: list[str]) -> None:
-    from sdic_runtime.bundle import Bundle
+    from sdic_runtime.bundle.bundle import Bundle
 
     manifest = Bundle.open(folder).manifest
-    write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, names)},
-                                               cpu={**manifest.cpu, key: names}))
+    write_manifest(
+        folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, names)}, cpu={**manifest.cpu, key: names})
+    )
 
 
 @pytest.fixture
@@ -261,6 +338,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_bundle(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
     """A copy of the tiny bundle, or with changed manifest fields a new one."""
+
     def make(name: str = "copy", **changes: Any) -> Path:
         folder = tmp_path / name
         return write_bundle(folder, **changes) if changes else Path(shutil.copytree(tiny_bundle, folder))
@@ -271,7 +349,7 @@ def make_bundle(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def replace_stage() -> Callable[..., None]:
     """Put another graph in place of one stage of a bundle, hashes and all."""
-    from sdic_runtime.bundle import Bundle
+    from sdic_runtime.bundle.bundle import Bundle
 
     def replace(folder: Path, stage: str, nodes: list[Any], constants: dict[str, np.ndarray]) -> None:
         manifest = Bundle.open(folder).manifest
@@ -296,7 +374,7 @@ def image() -> np.ndarray:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[str], str]]:
     """Run a command in the test's own folder: exit code, lines of standard output, standard error."""
-    from sdic_runtime import cli
+    from sdic_runtime.cli import app as cli
 
     monkeypatch.chdir(tmp_path)
 

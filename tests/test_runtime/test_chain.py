@@ -40,8 +40,14 @@ def test_invert_runs_the_stages_as_the_design_says() -> None:
     discrepancy = f"dipn(image, {reconstruction}).discrepancy"
     enhanced, residual = (f"dicn({discrepancy}, {feature}, {w}).{name}" for name in ("latent_enhanced", "residual"))
     assert tensors == {
-        "latent": w, "feature": feature, "reconstruction": reconstruction, "discrepancy": discrepancy, "latent_enhanced": enhanced,
-        "residual": residual, "picture": f"generator_tail({feature}, {residual}, generator_head({enhanced}).rgb, {enhanced}).picture"}
+        "latent": w,
+        "feature": feature,
+        "reconstruction": reconstruction,
+        "discrepancy": discrepancy,
+        "latent_enhanced": enhanced,
+        "residual": residual,
+        "picture": f"generator_tail({feature}, {residual}, generator_head({enhanced}).rgb, {enhanced}).picture",
+    }
     assert backend.runs.count(("generator_head", ("rgb",))) == 1, "the dead convolution of the second head is not asked for"
     assert len(backend.runs) == 7
 

@@ -50,31 +50,37 @@ def test_rows_restrict_a_direction(latent: np.ndarray, count: int) -> None:
     np.testing.assert_allclose(moved[:, 3:5], want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("value", "message"), [
-    (np.zeros((2, 12, 8)), r"^the direction has shape \[2, 12, 8\]; expected \[C\], \[1, C\], \[L, C\] or \[1, L, C\]$"),
-    (np.zeros((1, 1, 1, 8)), r"has shape \[1, 1, 1, 8\]"),
-    (np.zeros((0, 8)), r"has shape \[0, 8\]"),
-    (np.float32(3), r"has shape \[\]"),
-    ([1.0, float("nan")], "^the direction holds NaN or infinite values; make it again$"),
-    ([1e300], "holds NaN or infinite"),
-    (["a", "b"], "^the direction is not an array of numbers"),
-    (object(), "^the direction is not an array of numbers"),
-    (None, "^the direction is not an array of numbers"),
-    ([[1, 2], [3]], "^the direction is not an array of numbers"),
-    (np.zeros(8, complex), "^the direction is not an array of numbers"),
-    ("smile", '^the edit "smile" is a name, and no directions were given'),
-])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.zeros((2, 12, 8)), r"^the direction has shape \[2, 12, 8\]; expected \[C\], \[1, C\], \[L, C\] or \[1, L, C\]$"),
+        (np.zeros((1, 1, 1, 8)), r"has shape \[1, 1, 1, 8\]"),
+        (np.zeros((0, 8)), r"has shape \[0, 8\]"),
+        (np.float32(3), r"has shape \[\]"),
+        ([1.0, float("nan")], "^the direction holds NaN or infinite values; make it again$"),
+        ([1e300], "holds NaN or infinite"),
+        (["a", "b"], "^the direction is not an array of numbers"),
+        (object(), "^the direction is not an array of numbers"),
+        (None, "^the direction is not an array of numbers"),
+        ([[1, 2], [3]], "^the direction is not an array of numbers"),
+        (np.zeros(8, complex), "^the direction is not an array of numbers"),
+        ("smile", '^the edit "smile" is a name, and no directions were given'),
+    ],
+)
 def test_what_is_no_direction_is_one_sentence(value: Any, message: str) -> None:
     with pytest.raises(SdicError, match=message):
         as_edit(value)
 
 
-@pytest.mark.parametrize(("edit", "message"), [
-    (Direction(np.zeros(512), "smile"), r'^the direction "smile" has shape \[1, 512\], and this model\'s latent codes are \[12, 8\]'),
-    (Direction(np.zeros((11, 8))), r"has shape \[11, 8\]"),
-    (Direction(np.zeros(8), rows=(3, 13)), "is for the style rows 3 to 13 .end not included., and this model has 12 rows"),
-    (Direction(np.zeros(8), rows=(3, 3)), "is for the style rows 3 to 3"),
-])
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (Direction(np.zeros(512), "smile"), r'^the direction "smile" has shape \[1, 512\], and this model\'s latent codes are \[12, 8\]'),
+        (Direction(np.zeros((11, 8))), r"has shape \[11, 8\]"),
+        (Direction(np.zeros(8), rows=(3, 13)), "is for the style rows 3 to 13 .end not included., and this model has 12 rows"),
+        (Direction(np.zeros(8), rows=(3, 3)), "is for the style rows 3 to 3"),
+    ],
+)
 def test_a_direction_for_another_model_is_one_sentence(edit: Direction, message: str) -> None:
     with pytest.raises(SdicError, match=message):
         edit.check(SIZES)
@@ -119,18 +125,23 @@ def test_ganspace_add_moves_every_code_alike(latent: np.ndarray, pca: dict[str, 
     np.testing.assert_allclose(moved, np.stack([want, want]), atol=1e-5)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"index": 60}, "the GANSpace component 60 does not exist; the basis has components 0 to 59"),
-    ({"index": -1}, "component -1 does not exist"),
-    ({"index": 1.5}, "component 1.5 does not exist"),
-    ({"sigma": float("nan")}, "the GANSpace sigma is nan; give a finite number"),
-    ({"mode": "put"}, 'the GANSpace mode is "put"; use "set" or "add"'),
-    ({"pca": np.zeros(8)}, "needs a PCA basis: a Pca, or a mapping with mean, comp and std"),
-    ({"pca": {"mean": np.zeros((1, 8)), "comp": np.zeros((3, 1, 9)), "std": np.ones(3)}},
-     r"has mean \[1, 8\], comp \[3, 1, 9\] and std \[3\]; expected \[1, C\], \[k, 1, C\] and \[k\]"),
-    ({"pca": {"mean": np.zeros((1, 8)), "comp": np.zeros((3, 1, 8)), "std": np.zeros(3)}}, "standard deviation of zero or less"),
-    ({"pca": {"mean": np.zeros((1, 8)), "comp": np.full((3, 1, 8), np.nan), "std": np.ones(3)}}, "the PCA basis' comp holds NaN"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"index": 60}, "the GANSpace component 60 does not exist; the basis has components 0 to 59"),
+        ({"index": -1}, "component -1 does not exist"),
+        ({"index": 1.5}, "component 1.5 does not exist"),
+        ({"sigma": float("nan")}, "the GANSpace sigma is nan; give a finite number"),
+        ({"mode": "put"}, 'the GANSpace mode is "put"; use "set" or "add"'),
+        ({"pca": np.zeros(8)}, "needs a PCA basis: a Pca, or a mapping with mean, comp and std"),
+        (
+            {"pca": {"mean": np.zeros((1, 8)), "comp": np.zeros((3, 1, 9)), "std": np.ones(3)}},
+            r"has mean \[1, 8\], comp \[3, 1, 9\] and std \[3\]; expected \[1, C\], \[k, 1, C\] and \[k\]",
+        ),
+        ({"pca": {"mean": np.zeros((1, 8)), "comp": np.zeros((3, 1, 8)), "std": np.zeros(3)}}, "standard deviation of zero or less"),
+        ({"pca": {"mean": np.zeros((1, 8)), "comp": np.full((3, 1, 8), np.nan), "std": np.ones(3)}}, "the PCA basis' comp holds NaN"),
+    ],
+)
 def test_a_wrong_ganspace_edit_is_one_sentence(pca: dict[str, np.ndarray], arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(SdicError, match=message):
         GanSpaceEdit(**{"pca": pca, "index": 3, "start": 0, "end": 2, "sigma": 1.0, **arguments})
@@ -149,7 +160,9 @@ def test_presets_are_the_published_ones(pca: dict[str, np.ndarray]) -> None:
     edit = GanSpaceEdit.preset(pca, "faces", "eyes")
     assert (edit.index, edit.start, edit.end, edit.sigma, edit.mode) == (54, 7, 8, 20, "set")
     assert {domain: sorted(edits) for domain, edits in GANSPACE_PRESETS.items()} == {
-        "faces": ["beard", "eyes", "lip"], "cars": ["color", "cube", "grass", "left", "right"]}
+        "faces": ["beard", "eyes", "lip"],
+        "cars": ["color", "cube", "grass", "left", "right"],
+    }
     with pytest.raises(SdicError, match="there is no GANSpace preset faces/left; the presets are: faces/eyes"):
         GanSpaceEdit.preset(pca, "faces", "left")
 
@@ -175,17 +188,24 @@ def test_combined_edits_are_checked_part_by_part() -> None:
         as_edit([(np.zeros(8), 1.0), (np.zeros(9), 1.0)]).check(SIZES)
 
 
-@pytest.mark.parametrize("direction", [
-    Direction(np.arange(8), "smile", "InterFaceGAN, 2,000 portraits, accuracy .98", (-3.0, 3.0), (0, 8)),
-    Direction(np.arange(96).reshape(12, 8), "age"),
-])
+@pytest.mark.parametrize(
+    "direction",
+    [
+        Direction(np.arange(8), "smile", "InterFaceGAN, 2,000 portraits, accuracy .98", (-3.0, 3.0), (0, 8)),
+        Direction(np.arange(96).reshape(12, 8), "age"),
+    ],
+)
 def test_a_saved_direction_reads_back_equal(tmp_path: Path, direction: Direction) -> None:
     save_direction(tmp_path / "a.safetensors", direction)
     loaded = load_direction(tmp_path / "a.safetensors")
     assert isinstance(loaded, Direction)
     np.testing.assert_array_equal(loaded.vector, direction.vector)
     assert (loaded.name, loaded.method, loaded.strength_range, loaded.rows) == (
-        direction.name, direction.method, direction.strength_range, direction.rows)
+        direction.name,
+        direction.method,
+        direction.strength_range,
+        direction.rows,
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
@@ -219,11 +239,15 @@ def test_files_that_are_no_directions_are_one_sentence(tmp_path: Path) -> None:
     np.save(tmp_path / "pickled.npy", np.array([{}], object), allow_pickle=True)
     for name, message in {
         "other.safetensors": 'it holds other, expected "direction", or "mean", "comp" and "std"',
-        "nan.safetensors": "nan.safetensors: the direction \"nan\" holds NaN", "cut.safetensors": "is not a direction file",
+        "nan.safetensors": 'nan.safetensors: the direction "nan" holds NaN',
+        "cut.safetensors": "is not a direction file",
         "range.safetensors": "its metadata \"strength_range\" is 'wide', expected two numbers",
         "text.safetensors": "is not a direction file",
-        "empty.npy": "is not a direction file", "smile.pt": "use .safetensors, .npy or .npz", "folder.npy": "cannot read the direction",
-        "pickled.npy": "is not a direction file", "none.npy": "cannot read the direction .*none.npy: no such file",
+        "empty.npy": "is not a direction file",
+        "smile.pt": "use .safetensors, .npy or .npz",
+        "folder.npy": "cannot read the direction",
+        "pickled.npy": "is not a direction file",
+        "none.npy": "cannot read the direction .*none.npy: no such file",
     }.items():
         with pytest.raises(SdicError, match=message) as caught:
             load_direction(tmp_path / name)

@@ -47,7 +47,8 @@ def test_a_disk_that_fills_up_is_one_sentence(tmp_path: Path) -> None:
         "try:\n"
         "    save_tensors(sys.argv[1], {'x': numpy.zeros(10000)}, {})\n"
         "except ValueError as error:\n"
-        "    print(type(error).__name__, error)\n")
+        "    print(type(error).__name__, error)\n"
+    )
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "a"], capture_output=True, text=True, check=True)
     assert done.stdout == f"SdicError cannot write {tmp_path / 'a'}: file too large; choose another place or make room\n"
     assert list(tmp_path.iterdir()) == []
@@ -60,7 +61,7 @@ def test_a_folder_that_cannot_be_written_to() -> None:
 
 
 def test_equal_contents_are_equal_files_whatever_the_order_of_their_metadata(tmp_path: Path) -> None:
-    metadata = {f"key {number}": "\u00e9\"" * number for number in range(9)}
+    metadata = {f"key {number}": '\u00e9"' * number for number in range(9)}
     tensors = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "y": np.array([1], np.int64)}
     contents = set()
     for order in (list(metadata), sorted(metadata, reverse=True), sorted(metadata)):
@@ -81,10 +82,27 @@ def test_sha256_is_that_of_hashlib(tmp_path: Path) -> None:
     assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
-@pytest.mark.parametrize(("name", "inside"), [
-    ("a", True), ("a/b.onnx", True), ("a/.b", True), ("..a/b", True), ("", False), (".", False), ("..", False), ("../a", False),
-    ("a/../b", False), ("/a", False), ("//a", False), ("a//b", False), ("./a", False), ("a/", False), ("a\\b", False), ("C:a", False),
-    ("a\0b", False),
-])
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("a", True),
+        ("a/b.onnx", True),
+        ("a/.b", True),
+        ("..a/b", True),
+        ("", False),
+        (".", False),
+        ("..", False),
+        ("../a", False),
+        ("a/../b", False),
+        ("/a", False),
+        ("//a", False),
+        ("a//b", False),
+        ("./a", False),
+        ("a/", False),
+        ("a\\b", False),
+        ("C:a", False),
+        ("a\0b", False),
+    ],
+)
 def test_names_that_stay_inside_their_folder(name: str, inside: bool) -> None:
     assert is_inside(name) is inside

@@ -39,8 +39,16 @@ def test_lossless_formats_decode_exactly(tmp_path: Path, colours: np.ndarray, su
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, colours: np.ndarray, orientation: int) -> None:
-    upright = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.transpose(1, 0, 2),
-               6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: np.rot90}[orientation]
+    upright = {
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+        8: np.rot90,
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "a.jpg"
@@ -96,6 +104,7 @@ def test_sixteen_bit_colour_is_read(tmp_path: Path) -> None:
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
     """A PNG made by hand, so that its header may claim anything."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -104,8 +113,9 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("width", "height", "megapixels"), [(30000, 30000, 900), (12000, 10000, 120)])
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, recwarn: pytest.WarningsRecorder, width: int, height: int,
-                                                              megapixels: int) -> None:
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, width: int, height: int, megapixels: int
+) -> None:
     (tmp_path / "bomb.png").write_bytes(png(width, height, 8, 2, b""))
     with pytest.raises(SdicError) as caught:
         load_picture(tmp_path / "bomb.png")
@@ -122,16 +132,20 @@ def jpeg(colours: np.ndarray) -> bytes:
 def test_bad_files_are_one_sentence(tmp_path: Path, colours: np.ndarray) -> None:
     good = jpeg(colours)
     (tmp_path / "text.png").write_text("this is not a picture")
-    (tmp_path / "cut.jpg").write_bytes(good[:len(good) // 2])
+    (tmp_path / "cut.jpg").write_bytes(good[: len(good) // 2])
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "header.png").write_bytes(png(64, 64, 8, 2, b"")[:40])
     (tmp_path / "short.png").write_bytes(png(64, 64, 8, 2, b"\0" * 50))
     (tmp_path / "drawing.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     for name, message in {
-        "text.png": "text.png is not a picture this program can read; use JPEG, PNG", "cut.jpg": "cut.jpg is damaged: ",
-        "empty.png": r"empty.png is empty \(0 bytes\); get the picture again", "folder.png": "folder.png is a folder; name a picture file",
-        "header.png": "header.png is ", "short.png": "short.png is damaged: ", "drawing.eps": "drawing.eps is not a picture",
+        "text.png": "text.png is not a picture this program can read; use JPEG, PNG",
+        "cut.jpg": "cut.jpg is damaged: ",
+        "empty.png": r"empty.png is empty \(0 bytes\); get the picture again",
+        "folder.png": "folder.png is a folder; name a picture file",
+        "header.png": "header.png is ",
+        "short.png": "short.png is damaged: ",
+        "drawing.eps": "drawing.eps is not a picture",
         "none.png": "there is no picture at .*none.png",
     }.items():
         with pytest.raises(SdicError, match=message) as caught:
@@ -145,7 +159,7 @@ def test_every_cut_and_many_flips_of_a_file_give_a_picture_or_a_sentence(tmp_pat
     random = np.random.default_rng(0)
     for content in (stream.getvalue(), jpeg(colours[:12, :12])):
         for _ in range(60):
-            damaged = bytearray(content[:random.integers(1, len(content) + 1)])
+            damaged = bytearray(content[: random.integers(1, len(content) + 1)])
             damaged[random.integers(len(damaged))] ^= int(random.integers(1, 256))
             (tmp_path / "a").write_bytes(damaged)
             try:
@@ -175,19 +189,22 @@ def test_a_float_array_is_taken_as_it_is() -> None:
     np.testing.assert_array_equal(prepare(array, SIZES, ALL), array)
 
 
-@pytest.mark.parametrize(("picture", "message"), [
-    (np.zeros((2, 3, 64, 64)), r"the picture array has type float64; use uint8 \[H, W, 3\] or float32 \[N, 3, 64, 64\] in \[-1, 1\]"),
-    (np.zeros((3, 64, 64), np.float32), r"the float32 picture has shape \[3, 64, 64\]; expected \[N, 3, 64, 64\]"),
-    (np.zeros((0, 3, 64, 64), np.float32), r"has shape \[0, 3, 64, 64\]"),
-    (np.zeros((1, 3, 32, 64), np.float32), r"has shape \[1, 3, 32, 64\]"),
-    (np.full((1, 3, 64, 64), 255, np.float32), r"has values from 255 to 255; expected \[-1, 1\] without NaN"),
-    (np.full((1, 3, 64, 64), np.nan, np.float32), "has values from nan to nan"),
-    (np.zeros((4, 4, 5), np.uint8), r"the uint8 picture has shape \[4, 4, 5\]; expected \[H, W, 3\]"),
-    (np.zeros((0, 4, 3), np.uint8), r"the uint8 picture has shape \[0, 4, 3\]"),
-    (np.zeros((1, 4, 4, 3), np.uint8), r"the uint8 picture has shape \[1, 4, 4, 3\]"),
-    (17, "a picture cannot be made from int"),
-    (None, "a picture cannot be made from NoneType"),
-])
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.zeros((2, 3, 64, 64)), r"the picture array has type float64; use uint8 \[H, W, 3\] or float32 \[N, 3, 64, 64\] in \[-1, 1\]"),
+        (np.zeros((3, 64, 64), np.float32), r"the float32 picture has shape \[3, 64, 64\]; expected \[N, 3, 64, 64\]"),
+        (np.zeros((0, 3, 64, 64), np.float32), r"has shape \[0, 3, 64, 64\]"),
+        (np.zeros((1, 3, 32, 64), np.float32), r"has shape \[1, 3, 32, 64\]"),
+        (np.full((1, 3, 64, 64), 255, np.float32), r"has values from 255 to 255; expected \[-1, 1\] without NaN"),
+        (np.full((1, 3, 64, 64), np.nan, np.float32), "has values from nan to nan"),
+        (np.zeros((4, 4, 5), np.uint8), r"the uint8 picture has shape \[4, 4, 5\]; expected \[H, W, 3\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"the uint8 picture has shape \[0, 4, 3\]"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"the uint8 picture has shape \[1, 4, 4, 3\]"),
+        (17, "a picture cannot be made from int"),
+        (None, "a picture cannot be made from NoneType"),
+    ],
+)
 def test_arrays_that_do_not_fit_are_one_sentence(picture: Any, message: str) -> None:
     with pytest.raises(SdicError, match=message):
         prepare(picture, SIZES, ALL)

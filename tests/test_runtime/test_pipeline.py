@@ -144,19 +144,22 @@ def test_baseline_is_e4e_alone(pipeline: Pipeline, reference: Any, image: np.nda
     np.testing.assert_allclose(baseline.pixels, reference.tail(feature, np.zeros_like(feature), rgb, latent), **CLOSE)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"edit": "smil"}, r'^there is no direction "smil"; the bundle "tiny" has: age, basis, smile; did you mean "smile"\?$'),
-    ({"edit": "zebra"}, r'^there is no direction "zebra"; the bundle "tiny" has: age, basis, smile$'),
-    ({"edit": "smile", "strength": float("nan")}, r"^the strength is nan; give a finite number$"),
-    ({"edit": "smile", "strength": [1.0, float("inf")]}, r"^the strength is inf; give a finite number$"),
-    ({"edit": "smile", "strength": "strong"}, r"^the strength is 'strong'; give a finite number$"),
-    ({"edit": "smile", "strength": []}, r"^the list of strengths is empty; give at least one$"),
-    ({"edit": "smile", "eq6": "other"}, r'^eq6 is "other"; use "paper" or "released"$'),
-    ({"edit": np.zeros((17, 8))}, r"^the direction has shape \[17, 8\], and this model's latent codes are \[12, 8\]; use \[1, 8\] or"),
-    ({"edit": np.zeros(512)}, r"^the direction has shape \[1, 512\], and this model's latent codes are \[12, 8\]"),
-    ({"edit": np.full(8, np.nan)}, r"^the direction holds NaN or infinite values"),
-    ({"edit": "basis"}, r"^a PCA basis is not an edit by itself"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"edit": "smil"}, r'^there is no direction "smil"; the bundle "tiny" has: age, basis, smile; did you mean "smile"\?$'),
+        ({"edit": "zebra"}, r'^there is no direction "zebra"; the bundle "tiny" has: age, basis, smile$'),
+        ({"edit": "smile", "strength": float("nan")}, r"^the strength is nan; give a finite number$"),
+        ({"edit": "smile", "strength": [1.0, float("inf")]}, r"^the strength is inf; give a finite number$"),
+        ({"edit": "smile", "strength": "strong"}, r"^the strength is 'strong'; give a finite number$"),
+        ({"edit": "smile", "strength": []}, r"^the list of strengths is empty; give at least one$"),
+        ({"edit": "smile", "eq6": "other"}, r'^eq6 is "other"; use "paper" or "released"$'),
+        ({"edit": np.zeros((17, 8))}, r"^the direction has shape \[17, 8\], and this model's latent codes are \[12, 8\]; use \[1, 8\] or"),
+        ({"edit": np.zeros(512)}, r"^the direction has shape \[1, 512\], and this model's latent codes are \[12, 8\]"),
+        ({"edit": np.full(8, np.nan)}, r"^the direction holds NaN or infinite values"),
+        ({"edit": "basis"}, r"^a PCA basis is not an edit by itself"),
+    ],
+)
 def test_a_wrong_edit_is_one_sentence(pipeline: Pipeline, image: np.ndarray, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(SdicError, match=message):
         pipeline.edit(pipeline.invert(image[:1]), **arguments)
@@ -190,8 +193,9 @@ def test_letterboxed_domain_shows_only_the_visible_rows(make_bundle: Callable[..
     assert cars.edit(inversion, "smile").images[0].size == (128, 96)
 
 
-def test_files_come_in_bounded_batches_with_the_numbers_of_one_at_a_time(pipeline: Pipeline, tmp_path: Path,
-                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_come_in_bounded_batches_with_the_numbers_of_one_at_a_time(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = [photo(tmp_path / f"{index}.png", index) for index in range(7)]
     sizes: list[int] = []
     plain = pipeline._invert
@@ -279,7 +283,8 @@ def test_the_runtime_works_where_torch_cannot_be_imported(tiny_bundle: Path) -> 
         "    importlib.import_module(module.name)\n"
         "pipeline = sdic_runtime.Pipeline.load(sys.argv[1], threads=1)\n"
         "inversion = pipeline.invert(np.zeros((1, 3, 64, 64), np.float32))\n"
-        "print(pipeline.edit(inversion, 'smile').pixels.shape)\n")
+        "print(pipeline.edit(inversion, 'smile').pixels.shape)\n"
+    )
     done = subprocess.run([sys.executable, "-c", program, str(tiny_bundle)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "(1, 3, 128, 128)"

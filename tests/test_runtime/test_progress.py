@@ -50,8 +50,9 @@ def test_what_is_done_in_a_moment_shows_no_bar(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("error", [False, True])
-def test_lines_go_to_their_own_stream_with_and_without_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-                                                             error: bool) -> None:
+def test_lines_go_to_their_own_stream_with_and_without_a_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: bool
+) -> None:
     say("plain", error)
     monkeypatch.setattr(module, "shown", lambda: True)
     say("beside a bar", error)

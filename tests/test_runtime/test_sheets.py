@@ -30,8 +30,8 @@ def test_each_picture_stands_in_its_own_cell() -> None:
 
 def test_captions_are_drawn_below_their_own_columns() -> None:
     canvas = np.asarray(sheets.strip([plain(RED), plain(RED)], ["wide caption", ""], height=100))
-    below = canvas[100 + sheets.GAP + 1:].min(axis=(0, 2))
-    first, second = below[sheets.GAP:sheets.GAP + 100], below[sheets.GAP * 2 + 100:]
+    below = canvas[100 + sheets.GAP + 1 :].min(axis=(0, 2))
+    first, second = below[sheets.GAP : sheets.GAP + 100], below[sheets.GAP * 2 + 100 :]
     assert first.min() < 120
     assert second.min() == 255
 
@@ -54,7 +54,7 @@ def test_other_modes_are_drawn_in_colour() -> None:
 
 def test_a_long_caption_is_shortened_to_its_column() -> None:
     canvas = np.asarray(sheets.strip([plain(RED), plain(RED)], ["an endless caption that nobody can read", ""]))
-    assert canvas[40 + sheets.GAP:, 2 * sheets.GAP + 40:].min() == 255
+    assert canvas[40 + sheets.GAP :, 2 * sheets.GAP + 40 :].min() == 255
 
 
 def test_wrong_number_of_captions_is_refused() -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sdic_train.config import TINY
-from sdic_train.datasets import PictureSet, draw_portraits, open_portraits
+from sdic_train.data.datasets import PictureSet, draw_portraits, open_portraits
 from sdic_train.networks.portrait_reader import PortraitReader
-from sdic_train.training.engine import Engine, EngineOptions
+from sdic_train.trainers.engine import Engine, EngineOptions
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def reader() -> PortraitReader:
 @pytest.fixture(scope="session")
 def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with a tiny generator and encoder."""
-    from sdic_train.checkpoints import mean_rows, save_checkpoint
+    from sdic_train.checkpoints.load import mean_rows, save_checkpoint
     from sdic_train.networks.e4e import Encoder
     from sdic_train.networks.stylegan2 import Generator
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from sdic_runtime import chain
-from sdic_runtime.bundle import Bundle, FileEntry, Manifest
+from sdic_runtime.bundle.bundle import Bundle, FileEntry, Manifest
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import sha256
 from sdic_runtime.stages import STAGES
 from sdic_train import backend as torch_backend
-from sdic_train.checkpoints import load_sdic, save_checkpoint
+from sdic_train.checkpoints.load import load_sdic, save_checkpoint
 from sdic_train.config import TINY
-from sdic_train.networks.sdic import SDIC
+from sdic_train.networks.sdic.model import SDIC
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +25,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     torch.manual_seed(0)
     model = SDIC(TINY)
-    save_checkpoint(folder / "model.safetensors", TINY, model.latent_avg, encoder=model.encoder, generator=model.generator, dipn=model.dipn,
-                    dicn=model.dicn)
+    save_checkpoint(
+        folder / "model.safetensors",
+        TINY,
+        model.latent_avg,
+        encoder=model.encoder,
+        generator=model.generator,
+        dipn=model.dipn,
+        dicn=model.dicn,
+    )
     return folder
 
 
 def bundle_of(folder: Path, **record: str) -> Bundle:
     stages = {name: {"fp32": f"{name}.onnx"} for name in STAGES}
     files = {f"{name}.onnx": FileEntry("0" * 64, 1) for name in STAGES}
-    return Bundle(folder, Manifest(name="test", domain=TINY.domain, sizes=TINY.sizes, visible_rows=TINY.visible_rows, stages=stages,
-                                   default_precision="fp32", files=files, checkpoint=record))
+    return Bundle(
+        folder,
+        Manifest(
+            name="test",
+            domain=TINY.domain,
+            sizes=TINY.sizes,
+            visible_rows=TINY.visible_rows,
+            stages=stages,
+            default_precision="fp32",
+            files=files,
+            checkpoint=record,
+        ),
+    )
 
 
 @pytest.fixture

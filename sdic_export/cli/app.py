@@ -1,0 +1,221 @@
+"""`sdic-export`: turn checkpoints into bundles, prove bundles, and look into them."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdic_export import report
+from sdic_export.cli.engines import build_with_progress, engines, half
+from sdic_export.cli.triton import triton
+from sdic_runtime.cli.app import BAD_INPUT, INTERRUPTED, explained, print_version
+from sdic_runtime.cli.options import Debug, PrecisionOption, Settings
+
+FP16 = "fp16"  # the policy of --fp16
+FAILED = 1  # a check was made and did not pass
+OLDEST_OPSET, NEWEST_OPSET = 18, 22
+
+app = typer.Typer(
+    name="sdic-export",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Turn SDIC checkpoints into bundles of ONNX graphs that are proven equal to PyTorch.",
+    epilog="Example: sdic-export build SDIC_ffhq.pt --out engines/ffhq1024",
+)
+
+
+class Domain(str, Enum):
+    """Domains whose pictures are prepared in different ways."""
+
+    faces = "faces"
+    cars = "cars"
+
+
+class BuildTarget(str, Enum):
+    """What a build makes: graphs alone, or engines of them too."""
+
+    onnx = "onnx"
+    tensorrt = "tensorrt"
+    tensorrt_rtx = "tensorrt-rtx"
+
+
+class Weights(str, Enum):
+    """How large weights are stored."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Bundle folder.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback()
+def whole(
+    debug: Debug = False,
+    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Hold the options that stand before a command; their callbacks do all there is to do."""
+
+
+@app.command("build")
+def build_bundle(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="SDIC checkpoint: the released .pt, or .safetensors of sdic-train.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the new bundle.", show_default=False)],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the bundle; the folder's when left out.")] = None,
+    domain: Annotated[Domain | None, typer.Option("--domain", help="What the checkpoint is of, in spite of what it says itself.")] = None,
+    directions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--directions",
+            metavar="DIR|FILE",
+            help="Edit directions: .pt as published, .safetensors, .npy or .npz; may be given several times.",
+        ),
+    ] = None,
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--pictures", metavar="FILE", help="Pictures for the golden tensors; synthetic ones when left out. May be given several times."
+        ),
+    ] = None,
+    licence: Annotated[str | None, typer.Option("--licence", metavar="TEXT", help="A sentence about the licence of the weights.")] = None,
+    weights: Annotated[
+        Weights, typer.Option("--weights", help="float16 rounds large weights and halves the bundle; the arithmetic stays float32.")
+    ] = Weights.float32,
+    cpu_graphs: Annotated[
+        bool,
+        typer.Option(
+            "--cpu-graphs/--no-cpu-graphs",
+            help="Also write graphs arranged for processors, which ONNX Runtime takes on the CPU; with float32 weights only.",
+        ),
+    ] = True,
+    opset: Annotated[
+        int, typer.Option("--opset", min=OLDEST_OPSET, max=NEWEST_OPSET, help="Version of the ONNX operators.")
+    ] = OLDEST_OPSET,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Also write the stages in half precision, proven layer by layer.")] = False,
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", metavar="NAME|FILE", help="Another half precision than that of --fp16: bf16, or the file of a policy."),
+    ] = None,
+    target: Annotated[
+        BuildTarget, typer.Option("--target", help="Also build engines; more options for them: sdic-export engines --help.")
+    ] = BuildTarget.onnx,
+    force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is at DIR.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Export the six stages of a checkpoint to ONNX, prove each against PyTorch, and put the bundle in place whole.
+
+    \b
+    Examples:
+      sdic-export build SDIC_ffhq.pt --out engines/ffhq1024 --directions editings/interfacegan_directions
+      sdic-export build SDIC_ffhq.pt --out engines/ffhq1024 --fp16 --target tensorrt-rtx
+      sdic-export build runs/portraits.safetensors --out engines/portraits --weights float16
+    """
+    from sdic_export.build import UNKNOWN_LICENCE, BuildOptions, Progress, build
+    from sdic_export.half.stages import HalfProgress
+    from sdic_export.tensorrt.engines import require_builder
+    from sdic_runtime.backends.tensorrt.engine_files import EngineSettings
+
+    options = BuildOptions(
+        checkpoint,
+        out,
+        name=name,
+        domain=domain.value if domain else None,
+        directions=directions or [],
+        pictures=pictures or [],
+        licence=licence or UNKNOWN_LICENCE,
+        opset=opset,
+        weights=weights.value,
+        cpu_graphs=cpu_graphs,
+        policy=policy or (FP16 if fp16 else None),
+        force=force,
+    )
+    if target is not BuildTarget.onnx:
+        require_builder(target.value)
+    result = build(options, Progress(report.show_step, report.show_stage, HalfProgress(report.show_step, report.show_half_stage)))
+    report.show_build(result)
+    if target is not BuildTarget.onnx:
+        build_with_progress(out, target.value, EngineSettings(precision=result.half.precision if result.half else "fp32"))
+    typer.echo(str(out))
+
+
+app.command("half")(half)
+app.command("engines")(engines)
+app.command("triton")(triton)
+
+
+@app.command("verify")
+def verify_bundle(
+    bundle: BundleArgument,
+    backend: Annotated[str, typer.Option("--backend", metavar="NAME[:KEY=VALUE,...]", help="What to run the stages on.")] = "onnxruntime",
+    precision: PrecisionOption = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", metavar="PT", help="Also compare with what PyTorch computes from this checkpoint now.")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: Debug = False,
+) -> None:
+    """Check a bundle: its manifest, the hash of every file, and every stage against the golden tensors.
+
+    The exit code is 1 when a tensor is further off than the bundle allows, and 2 when the bundle is damaged.
+
+    \b
+    Examples:
+      sdic-export verify engines/ffhq1024
+      sdic-export verify engines/ffhq1024 --backend torch:checkpoint=SDIC_ffhq.pt
+    """
+    from sdic_export.verify import verify
+    from sdic_runtime.backends.options import parse_backend
+
+    name, options = parse_backend(backend)
+    result = verify(bundle, name, precision, checkpoint, options)
+    report.show_verification(result, as_json)
+    if result.failures:
+        raise typer.Exit(FAILED)
+
+
+@app.command("inspect")
+def inspect_contents(bundle: BundleArgument, as_json: JsonOption = False, debug: Debug = False) -> None:
+    """List what is in a bundle: stages, files, sizes, parameters, operations, arithmetic and hashes.
+
+    \b
+    Example:
+      sdic-export inspect engines/ffhq1024 --json
+    """
+    from sdic_export.inspect import inspect_bundle
+
+    report.show_contents(*inspect_bundle(bundle), as_json)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    settings = Settings()
+    try:
+        code = app(args=list(arguments) if arguments is not None else None, prog_name="sdic-export", standalone_mode=False, obj=settings)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except Exception as error:
+        if settings.debug:
+            traceback.print_exc()
+        sentence = explained(error)
+        if sentence is None:
+            raise
+        typer.echo(f"error: {sentence}", err=True)
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Variants of stages that are optimized for ONNX Runtime on CPUs."""

@@ -1,0 +1,1 @@
+"""Stages as modules that export well."""

@@ -1,0 +1,193 @@
+"""Half precision in the graph: float32 at the borders and wherever a policy says so, half everywhere else.
+
+A policy is a small TOML file (`policies/fp16.toml` says what the rules mean). The types are explicit in the graph, so every runtime
+that honours a strongly typed graph computes what `precision_proof` proved.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdic_export.half.typed_graph import FLOAT, HALVES, Shapes, infer_shapes, layer_names, prepared, retyped
+from sdic_runtime.errors import SdicError
+from sdic_runtime.stages import STAGES
+
+if TYPE_CHECKING:
+    import onnx
+
+POLICY_FOLDER = Path(__file__).with_name("policies")
+EVERY = "every"
+SEE = f"see {POLICY_FOLDER / 'fp16.toml'} for one that works"
+EXTERNAL_FROM = 64 << 20  # bytes of weights from which they go to a file of their own
+EXTERNAL_TENSOR_FROM = 1024
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which nodes of a stage stay float32; see `policies/fp16.toml`."""
+
+    axes: int = 0
+    channels: int = 0
+    size: int = 0
+    operators: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+
+    def joined(self, other: Rules) -> Rules:
+        """What either keeps."""
+        return Rules(
+            max(self.axes, other.axes),
+            max(self.channels, other.channels),
+            max(self.size, other.size),
+            self.operators + other.operators,
+            self.layers + other.layers,
+        )
+
+    def keep(self, node: onnx.NodeProto, layer: str, shapes: Shapes) -> bool:
+        """Whether `node` of `layer` stays float32."""
+        shape = shapes.get(node.output[0], ())
+        if node.op_type in self.operators or any(fnmatchcase(layer, pattern) for pattern in self.layers):
+            return True
+        if len(shape) <= self.axes:
+            return True
+        if self.size and len(shape) >= 4 and all(isinstance(axis, int) and axis <= self.size for axis in shape[2:]):
+            return True
+        return _channels(shape) <= self.channels and all(
+            _channels(shapes[name]) <= self.channels
+            for name in node.input
+            if len(shapes.get(name, ())) > self.axes and name not in shapes.constants
+        )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the proof asks for: see `policies/fp16.toml`."""
+
+    stage: float
+    chain: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A precision: the type that replaces float32, where it does not, and what the proof asks for."""
+
+    name: str  # also the precision's name in a bundle
+    type: str  # "float16" or "bfloat16"
+    limits: Limits
+    stages: Mapping[str, Rules] = field(default_factory=dict)
+
+    def rules(self, stage: str) -> Rules:
+        """The rules of `stage` joined with those of every stage."""
+        return self.stages.get(EVERY, Rules()).joined(self.stages.get(stage, Rules()))
+
+    def without_rules(self) -> Policy:
+        """The same type with nothing kept in float32 but the borders."""
+        return replace(self, stages={})
+
+
+def policy_names() -> list[str]:
+    """The policies that come with the package."""
+    return sorted(path.stem for path in POLICY_FOLDER.glob("*.toml"))
+
+
+def load_policy(policy: str | os.PathLike[str] | Policy = "fp16") -> Policy:
+    """A policy by its name or from a TOML file. Raises SdicError."""
+    if isinstance(policy, Policy):
+        return policy
+    path = POLICY_FOLDER / f"{policy}.toml" if str(policy) in policy_names() else Path(policy)
+    if not path.is_file():
+        raise SdicError(f'there is no precision policy "{policy}"; use {" or ".join(policy_names())}, or name a TOML file')
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise SdicError(f"cannot read the precision policy {path} ({error}); {SEE}") from error
+    return _policy(path, data)
+
+
+def to_half(model: onnx.ModelProto, stage: str, policy: str | os.PathLike[str] | Policy = "fp16") -> onnx.ModelProto:
+    """`model`, a float32 graph of `stage`, in the precision of `policy`; `model` itself is left as it is.
+
+    Inputs and outputs stay float32, names stay the same. Weights in half precision are rounded to nearest. Raises SdicError for a weight
+    beyond the range of the type, with its layer.
+    """
+    if stage not in STAGES:
+        raise SdicError(f'there is no stage "{stage}"; use one of {", ".join(STAGES)}')
+    policy = load_policy(policy)
+    rules, model = policy.rules(stage), prepared(model)
+    shapes, layers = infer_shapes(model), layer_names(model)
+    types = {
+        index: FLOAT if rules.keep(node, layers[node.output[0]], shapes) else HALVES[policy.type]
+        for index, node in enumerate(model.graph.node)
+    }
+    return retyped(model, types, shapes, stage)
+
+
+def write_half(source: Path, target: Path, stage: str, policy: str | os.PathLike[str] | Policy = "fp16") -> None:
+    """`to_half` from file to file; large weights go to `target`.data, and so do those that `source` keeps apart. Raises SdicError."""
+    import onnx
+    import onnx_ir as ir
+
+    single = onnx.load(source, load_external_data=False)
+    external = any(tensor.external_data for tensor in single.graph.initializer)
+    onnx.load_external_data_for_model(single, str(source.parent))
+    model = to_half(single, stage, policy)
+    del single
+    target.parent.mkdir(parents=True, exist_ok=True)
+    external = external or sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_FROM
+    place = f"{target.name}.data" if external else None
+    ir.save(ir.from_proto(model), target, external_data=place, size_threshold_bytes=EXTERNAL_TENSOR_FROM)
+
+
+def _channels(shape: tuple[int | None, ...]) -> int:
+    """Channels of a map [N, C, ...]; a very large number where that is not known."""
+    return shape[1] if len(shape) > 1 and shape[1] is not None else sys.maxsize
+
+
+def _policy(path: Path, data: Mapping[str, Any]) -> Policy:
+    def fail(what: str) -> SdicError:
+        return SdicError(f"the precision policy {path} is not valid: {what}; {SEE}")
+
+    data = dict(data)
+    kind, limits = data.pop("type", None), data.pop("proof", None)
+    if kind not in HALVES:
+        raise fail(f"type is {kind!r}, expected {' or '.join(HALVES)}")
+    wanted = [item.name for item in fields(Limits)]
+    if not isinstance(limits, dict) or sorted(limits) != sorted(wanted) or not all(_is_number(value) for value in limits.values()):
+        raise fail(f"[proof] is {limits!r:.80}, expected numbers for {', '.join(wanted)}")
+    for stage, table in data.items():
+        if stage != EVERY and stage not in STAGES:
+            raise fail(f'it has rules for the stage "{stage}", and the stages are {EVERY}, {", ".join(STAGES)}')
+        if not isinstance(table, dict):
+            raise fail(f'"{stage}" is {table!r:.60}, expected a table of rules')
+    return Policy(path.stem, kind, Limits(**limits), {stage: _rules(stage, table, fail) for stage, table in data.items()})
+
+
+def _rules(stage: str, table: Mapping[str, Any], fail: Any) -> Rules:
+    kinds = {item.name: tuple if item.name in ("operators", "layers") else int for item in fields(Rules)}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if name not in kinds:
+            raise fail(f'[{stage}] has the unknown rule "{name}", and the rules are {", ".join(kinds)}')
+        valid = _are_strings(value) if kinds[name] is tuple else isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if not valid:
+            raise fail(f"[{stage}] {name} is {value!r:.60}, expected {'a list of names' if kinds[name] is tuple else 'a whole number'}")
+        values[name] = tuple(value) if kinds[name] is tuple else value
+    return Rules(**values)
+
+
+def _are_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

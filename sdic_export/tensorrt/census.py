@@ -1,0 +1,136 @@
+"""Which types an engine computes in, read off the built engine itself, so that a half-precision engine is proven to be one.
+
+On a machine with a GPU TensorRT's own inspector says it. Without a GPU no engine can be loaded, but TensorRT-RTX plans describe their
+device tensors as text (`tensor={ ... const_payload_size=2592 ... type=half }`), which is counted instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sdic_export.half.typed_graph import FLOAT, HALVES, NAMES
+from sdic_runtime.errors import SdicError
+
+INSPECTOR, PLAN, NOTHING = "inspector", "plan", "none"
+TYPES = {
+    "half": "float16",
+    "fp16": "float16",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float": "float32",
+    "fp32": "float32",
+    "float32": "float32",
+}
+PRECISION_TYPES = {"fp16": "float16", "bf16": "bfloat16"}  # the half type a precision asks for
+PLAN_TENSOR = re.compile(rb"tensor=\{ ([ -~]{0,4000}?) type=(\w+) \}")
+PLAN_PAYLOAD = re.compile(rb"const_payload_size=(\d+)")
+PLAN_HOST = b"system_hmem"  # shapes and sizes live in host memory
+KEPT = 0.5  # of the graph's share of half weights, how much must be found in the engine: fusions keep some constants in float32
+
+
+@dataclass(frozen=True)
+class Census:
+    """Tensors and weight bytes per type. `source` says where the numbers come from."""
+
+    source: str
+    tensors: Mapping[str, int] = field(default_factory=dict)
+    weight_bytes: Mapping[str, int] = field(default_factory=dict)
+    layers: int = 0
+    capturable: bool | None = None  # whether the plan says that its work can be captured as a CUDA graph
+
+    def share(self, kind: str) -> float:
+        """The part of the tensors that have the type `kind`."""
+        total = sum(self.tensors.values())
+        return self.tensors.get(kind, 0) / total if total else 0.0
+
+    def weight_share(self, kind: str) -> float:
+        """The part of the weights' bytes that have the type `kind`."""
+        total = sum(self.weight_bytes.values())
+        return self.weight_bytes.get(kind, 0) / total if total else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "tensors": dict(self.tensors), "weight_bytes": dict(self.weight_bytes)}
+
+
+def plan_census(plan: bytes | memoryview) -> Census:
+    """Count the device tensors that the text in a plan describes."""
+    tensors: Counter[str] = Counter()
+    weights: Counter[str] = Counter()
+    for match in PLAN_TENSOR.finditer(plan):
+        kind = TYPES.get(match[2].decode())
+        if kind is None or PLAN_HOST in match[1]:
+            continue
+        tensors[kind] += 1
+        payload = PLAN_PAYLOAD.search(match[1])
+        if payload:
+            weights[kind] += int(payload[1])
+    flags = set(re.findall(rb"stream_capturable=(\d)", plan))
+    return Census(PLAN if tensors else NOTHING, dict(tensors), dict(weights), capturable=flags == {b"1"} if flags else None)
+
+
+def inspector_census(information: str) -> Census:
+    """Count what `EngineInspector.get_engine_information` says in JSON (of an engine built with detailed verbosity)."""
+    layers = [layer for layer in json.loads(information).get("Layers", []) if isinstance(layer, dict)]
+    tensors: Counter[str] = Counter()
+    weights: Counter[str] = Counter()
+    for layer in layers:
+        for tensor in layer.get("Outputs", []):
+            kind = _named_type(str(tensor.get("Format/Datatype", tensor.get("Format", ""))))
+            if kind:
+                tensors[kind] += 1
+        for part in ("Weights", "Bias"):
+            value = layer.get(part)
+            kind = _named_type(str(value.get("Type", ""))) if isinstance(value, dict) else None
+            if kind and isinstance(value, dict):
+                weights[kind] += int(value.get("Count", 0)) * (4 if kind == "float32" else 2)
+    return Census(INSPECTOR if tensors else NOTHING, dict(tensors), dict(weights), len(layers))
+
+
+def graph_census(path: Path) -> Census:
+    """What the ONNX file at `path` asks for: the weights of its graph."""
+    import onnx
+
+    weights: Counter[str] = Counter()
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        if tensor.data_type in (FLOAT, *HALVES.values()):
+            count = 1
+            for size in tensor.dims:
+                count *= size
+            weights[NAMES[tensor.data_type]] += count * (4 if tensor.data_type == FLOAT else 2)
+    return Census("graph", {}, dict(weights))
+
+
+def check_precision(graph: str, precision: str, engine: Census, asked: Census) -> None:
+    """Raise SdicError when `engine`, built in a half precision, does not hold the half types that its graph asks for.
+
+    `asked` is the census of the graph. An engine that says nothing about its types is refused too: precision is proven, not assumed.
+    """
+    kind = PRECISION_TYPES.get(precision)
+    if kind is None:
+        return
+    again = f"write the graphs anew with: sdic-export half DIR --policy {precision}"
+    if asked.weight_share(kind) == 0:
+        raise SdicError(f'the ONNX graph of "{graph}" has no {kind} weights, so its engine cannot be {precision}; {again}')
+    if engine.source == NOTHING:
+        raise SdicError(
+            f'the engine of "{graph}" does not say in which types it computes, so that it is {precision} cannot be proven; '
+            "build it on a machine with a GPU, where the inspector says it"
+        )
+    found, wanted = engine.weight_share(kind), KEPT * asked.weight_share(kind)
+    if engine.share(kind) == 0 or (any(engine.weight_bytes.values()) and found < wanted):
+        raise SdicError(
+            f'the engine of "{graph}" was asked for in {precision} and is not: {engine.share(kind):.0%} of its tensors and '
+            f"{found:.0%} of its weights are {kind}, and at least {wanted:.0%} of the weights are expected"
+        )
+
+
+def _named_type(text: str) -> str | None:
+    """The type in words such as "Row major linear FP16 format" or "Half"."""
+    return next((TYPES[word] for word in re.findall(r"\w+", text.lower()) if word in TYPES), None)

@@ -1,0 +1,99 @@
+"""A stage in bands of rows: graphs that each compute some rows of every output, for one picture, and run side by side."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from sdic_runtime.errors import SdicError
+from sdic_runtime.stages import Sizes, Stage
+
+ROWS = 2  # the axis of an output that the bands divide
+
+
+def available_cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Bands:
+    """The ONNX Runtime sessions of a stage's bands, top to bottom, behind the `run` of a single session.
+
+    Every band of every picture is a task. The calling thread takes tasks until none is left, helped by up to `workers` - 1 threads that
+    all runs share: calls from several threads never wait for each other's tasks. The threads end with this object.
+    Raises SdicError when the sessions are not for one picture each or their rows do not add up to those of `stage`.
+    """
+
+    def __init__(self, stage: Stage, sizes: Sizes, sessions: Sequence[Any], workers: int) -> None:
+        self._sessions, self._sizes = list(sessions), sizes
+        self._rows = _rows(stage, sizes, sessions)
+        self._helpers = workers - 1
+        self._pool = ThreadPoolExecutor(self._helpers, "sdic-bands") if self._helpers else None
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The tensors `outputs` of the stage for N pictures, in that order. Raises ValueError when the inputs differ in N."""
+        pictures = {len(array) for array in inputs.values()}
+        if len(pictures) != 1:
+            raise ValueError(f"the inputs are for {' and '.join(map(str, sorted(pictures)))} pictures")
+        count = pictures.pop()
+        results = {name: np.empty(self._sizes.shape(name, count), np.float32) for name in outputs}
+        tasks = deque((picture, band) for picture in range(count) for band in range(len(self._sessions)))
+        helpers = (
+            [self._pool.submit(self._work, tasks, inputs, results) for _ in range(min(self._helpers, len(tasks) - 1))]
+            if self._pool is not None
+            else []
+        )
+        try:
+            self._work(tasks, inputs, results)
+            for helper in helpers:
+                if not helper.cancel():  # those that have not begun would find nothing to do
+                    helper.result()
+        finally:
+            tasks.clear()
+        return list(results.values())
+
+    def _work(self, tasks: deque[tuple[int, int]], inputs: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray]) -> None:
+        """Take tasks and do them until none is left, or one fails."""
+        while True:
+            try:
+                picture, band = tasks.popleft()
+            except IndexError:
+                return
+            one = slice(picture, picture + 1)
+            try:
+                values = self._sessions[band].run(list(results), {name: array[one] for name, array in inputs.items()})
+                for (name, result), value in zip(results.items(), values, strict=True):
+                    result[one, :, self._rows[name][band]] = value
+            except BaseException:
+                tasks.clear()
+                raise
+
+
+def _rows(stage: Stage, sizes: Sizes, sessions: Sequence[Any]) -> dict[str, list[slice]]:
+    """Output -> the rows of each band, after the shapes of all tensors were checked."""
+    for session in sessions:
+        for info in session.get_inputs():
+            if tuple(info.shape) != sizes.shape(info.name, 1):
+                raise SdicError(
+                    f'a band of the stage "{stage.name}" takes {info.name} as {list(info.shape)} where the stage has '
+                    f"{list(sizes.shape(info.name, 1))} for one picture; build it again with: sdic-export build"
+                )
+    rows = {}
+    for name in stage.outputs:
+        whole = list(sizes.shape(name, 1))
+        shapes = [list(info.shape) for session in sessions for info in session.get_outputs() if info.name == name]
+        heights = [shape[ROWS] if len(shape) == len(whole) and isinstance(shape[ROWS], int) else 0 for shape in shapes]
+        around = [shape[:ROWS] + shape[ROWS + 1 :] == whole[:ROWS] + whole[ROWS + 1 :] for shape in shapes]
+        if not all(around) or min(heights) < 1 or sum(heights) != whole[ROWS]:
+            raise SdicError(
+                f'the bands of the stage "{stage.name}" give {name} as {", ".join(map(str, shapes))}, which do not add up '
+                f"to the rows of {whole}; build it again with: sdic-export build"
+            )
+        rows[name] = [slice(end - height, end) for height, end in zip(heights, accumulate(heights), strict=True)]
+    return rows

@@ -1,0 +1,108 @@
+"""Tensors in GPU memory, and a pool that plans each buffer once and hands it out again."""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sdic_runtime.backends.cuda.driver import Cuda
+
+ALIGNMENT = 256  # bytes; sizes are rounded up to it
+
+
+class DeviceTensor:
+    """A dense array in device memory. Its memory returns to the pool when nobody holds it any more.
+
+    `__dlpack__` hands it to torch or cupy without a copy; they hold it then.
+    """
+
+    def __init__(
+        self,
+        address: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        device: tuple[int, int],
+        keeps: Any = None,
+        settle: Callable[[], None] | None = None,
+    ) -> None:
+        self.address, self.shape, self.dtype, self.device = address, shape, dtype, device
+        self.keeps = keeps  # whoever owns the memory, where that is not the pool
+        self._settle = settle
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """A capsule. The work that fills the tensor is waited for, so its reader need not wait for any stream."""
+        from sdic_runtime.backends.cuda.dlpack import to_capsule
+
+        if self._settle is not None:
+            self._settle()
+        return to_capsule(self, self.address, self.shape, self.dtype, self.device)
+
+
+@dataclass
+class _Recording:
+    tensors: list[DeviceTensor]
+
+
+class BufferPool:
+    """Device memory by size. A buffer that is given back is handed out again before anything new is allocated.
+
+    Not safe for several threads by itself: the backend holds its lock.
+    """
+
+    def __init__(self, gpu: Cuda, device: tuple[int, int], settle: Callable[[], None] | None = None) -> None:
+        """`settle` waits for all work on the GPU; it is called before another library reads a tensor."""
+        self.gpu, self.device, self.settle = gpu, device, settle
+        self.allocated = 0  # bytes, all buffers
+        self._free: dict[int, list[int]] = defaultdict(list)
+        self._recordings: list[_Recording] = []
+        self._all: list[int] = []
+
+    def tensor(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceTensor:
+        """A new tensor with memory of its own. Raises SdicError when there is not enough."""
+        kind = np.dtype(dtype)
+        size = max(1, -(-prod(shape) * kind.itemsize // ALIGNMENT)) * ALIGNMENT
+        free = self._free[size]
+        address = free.pop() if free else self._allocate(size)
+        tensor = DeviceTensor(address, shape, kind, self.device, settle=self.settle)
+        weakref.finalize(tensor, free.append, address).atexit = False
+        for recording in self._recordings:
+            recording.tensors.append(tensor)
+        return tensor
+
+    @contextmanager
+    def holding(self) -> Iterator[list[DeviceTensor]]:
+        """Keep every tensor that is made in the block: a captured graph goes on writing to their addresses."""
+        recording = _Recording([])
+        self._recordings.append(recording)
+        try:
+            yield recording.tensors
+        finally:
+            self._recordings.remove(recording)
+
+    def close(self) -> None:
+        """Free all memory; tensors that are still held must not be used after it."""
+        for address in self._all:
+            self.gpu.free(address)
+        self._all.clear()
+        self._free.clear()
+
+    def _allocate(self, size: int) -> int:
+        address = self.gpu.allocate(size)
+        self._all.append(address)
+        self.allocated += size
+        return address

@@ -1,0 +1,1 @@
+"""Many pictures, in a job that can be continued."""

@@ -1,0 +1,355 @@
+"""Any number of pictures, once each: what is to be done, what is done already, and what failed.
+
+Workers write the results of a picture under temporary names and move them into place; only then is the picture noted in the journal. A run
+that was killed is started again with the same words: pictures in the journal are left alone, all others are done, and a result that was
+written but not noted is replaced by the same result.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from sdic_runtime.errors import SdicError
+from sdic_runtime.files import reason, replacing
+
+if TYPE_CHECKING:
+    from sdic_runtime.bundle.bundle import Bundle
+    from sdic_runtime.pipeline import Pipeline
+
+JOURNAL = ".sdic-batch.jsonl"
+LOCK = ".sdic-batch.lock"
+ATTEMPTS = ".sdic-batch.attempts"  # a file per picture that is being worked on, a byte per attempt
+FAILURES = "failures.csv"
+MOST_ATTEMPTS = 3
+INVERTED, INVERSION = ".inverted.png", ".safetensors"
+LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `replacing` leaves behind when its process is killed
+
+
+@dataclass(frozen=True)
+class EditOrder:
+    """One edited picture to be made of every inversion: the bundle's directions by name, each with its strength."""
+
+    parts: tuple[tuple[str, float], ...]
+
+    @property
+    def ending(self) -> str:
+        """How the file ends, as `sdic-run edit` names it: ".smile+2.png"."""
+        return re.sub(r"[^\w.+-]", "-", ".{}.png".format("_".join(f"{name}{strength:+g}" for name, strength in self.parts)))
+
+    @classmethod
+    def parse(cls, text: str, bundle: Bundle) -> EditOrder:
+        """Read "smile:2" or "smile:2,age:-1", checked against the bundle. Raises SdicError."""
+        from sdic_runtime.edits import as_edit, check_number
+        from sdic_runtime.pipeline import Directions
+
+        known, parts = Directions(bundle), []
+        for part in text.split(","):
+            name, colon, strength = part.rpartition(":")
+            if not colon or not name:
+                raise SdicError(f'--edit is "{text}"; give NAME:STRENGTH, such as smile:2, or several with commas')
+            as_edit(known[name]).check(bundle.sizes)
+            parts.append((name, check_number(strength, f'the strength of "{name}"')))
+        return cls(tuple(parts))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is made of every picture, and with what; workers on other machines get a copy."""
+
+    bundle: Path | None  # None: the embedded demo bundle
+    out: Path
+    backend: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the backend
+    precision: str | None = None
+    edits: tuple[EditOrder, ...] = ()
+    eq6: str = "paper"
+    save: bool = False
+    batch: int = 1  # pictures that run at once
+    threads: int | None = None  # CPU threads of a worker, for backends that know the option
+
+    @property
+    def endings(self) -> list[str]:
+        return [INVERTED, *(edit.ending for edit in self.edits), *([INVERSION] if self.save else [])]
+
+    def work(self, bundle: Bundle) -> str:
+        """A hash over all that the results depend on besides the picture."""
+        manifest = bundle.manifest
+        names = sorted({name for edit in self.edits for name, _ in edit.parts})
+        content = [
+            manifest.identity,
+            self.precision or manifest.default_precision,
+            self.eq6 if self.edits else "",
+            self.endings,
+            [edit.parts for edit in self.edits],
+            [manifest.files[manifest.directions[name]].sha256 for name in names],
+        ]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One picture, and where its results go: `stem` is relative to the output folder."""
+
+    source: str
+    stem: str
+
+    def outputs(self, job: Job) -> list[str]:
+        return [self.stem + ending for ending in job.endings]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task. `size` and `modified` (nanoseconds) are the picture's from before it was read; `error` is "" on success."""
+
+    task: Task
+    size: int = -1
+    modified: int = -1
+    error: str = ""
+
+
+@dataclass
+class Summary:
+    """How a run ended."""
+
+    done: int = 0
+    complete: int = 0  # found complete, left alone
+    failed: int = 0
+
+
+Executor = Callable[[Job, Sequence[Task]], Iterator[Outcome]]
+
+
+class Worker:
+    """Holds a pipeline and does tasks; one per process."""
+
+    def __init__(self, job: Job) -> None:
+        from sdic_runtime.backends.options import has_option
+        from sdic_runtime.backends.registry import choose_backend
+        from sdic_runtime.bundle.bundle import Bundle
+        from sdic_runtime.pipeline import Pipeline
+
+        self.job = job
+        name = choose_backend(Bundle.open(job.bundle))[0] if job.backend == "auto" else job.backend
+        threads = {"threads": job.threads} if has_option(name, "threads") else {}
+        self.pipeline: Pipeline = Pipeline.load(job.bundle, backend=name, **{"precision": job.precision, **threads, **job.options})
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """Do the tasks in batches; no error of a picture gets out.
+
+        Where a process died, tasks come back: then one at a time, to find the picture that kills it, which fails in the end.
+        """
+        attempts = Attempts(self.job.out)
+        again = any(attempts.of(task) for task in tasks)
+        return [outcome for group in ([[task] for task in tasks] if again else [tasks]) for outcome in self._attempt(group, attempts)]
+
+    def _attempt(self, tasks: Sequence[Task], attempts: Attempts) -> list[Outcome]:
+        if max(attempts.of(task) for task in tasks) >= MOST_ATTEMPTS:
+            return [
+                Outcome(
+                    task,
+                    *stamp(task.source),
+                    f"{task.source} ended its worker {MOST_ATTEMPTS} times, for want of memory or by a "
+                    "fault of a decoder; look at the picture alone with: sdic-run invert",
+                )
+                for task in tasks
+            ]
+        attempts.begin(tasks)
+        outcomes = self._do(tasks)
+        attempts.end(tasks)
+        return outcomes
+
+    def _do(self, tasks: Sequence[Task]) -> list[Outcome]:
+        stamps = [stamp(task.source) for task in tasks]
+        results = self.pipeline.invert_files([task.source for task in tasks], self.job.batch, keep_going=True)
+        outcomes = []
+        for task, (size, modified), result in zip(tasks, stamps, results, strict=True):
+            error = str(result.error) if result.error else ""
+            if result.inversion is not None:
+                try:
+                    self._write(task, result.inversion)
+                except SdicError as problem:
+                    error = str(problem)
+            outcomes.append(Outcome(task, size, modified, error))
+        return outcomes
+
+    def _write(self, task: Task, inversion: Any) -> None:
+        from sdic_runtime.edits import CombinedEdit
+        from sdic_runtime.sheets import save_picture
+
+        place = self.job.out / task.stem
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(inversion.images[0], Path(f"{place}{INVERTED}"))
+        for edit in self.job.edits:
+            named = CombinedEdit([(self.pipeline.directions[name], strength) for name, strength in edit.parts])
+            save_picture(self.pipeline.edit(inversion, named, 1.0, self.job.eq6).images[0], Path(f"{place}{edit.ending}"))
+        if self.job.save:
+            inversion.save(f"{place}{INVERSION}")
+
+
+def stamp(source: str) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds of a file, -1 and -1 where there is none."""
+    try:
+        status = os.stat(source)
+    except (OSError, ValueError):
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+class Attempts:
+    """How often each picture was begun and not ended in this run, kept in files because the processes that count die."""
+
+    def __init__(self, out: Path) -> None:
+        self._folder = out / ATTEMPTS
+
+    def _file(self, task: Task) -> Path:
+        return self._folder / hashlib.sha256(os.fsencode(task.source)).hexdigest()
+
+    def of(self, task: Task) -> int:
+        return max(stamp(str(self._file(task)))[0], 0)
+
+    def begin(self, tasks: Iterable[Task]) -> None:
+        self._folder.mkdir(exist_ok=True)
+        for task in tasks:
+            with self._file(task).open("ab") as stream:
+                stream.write(b".")
+
+    def end(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            self._file(task).unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Start from nothing: a run that was killed says nothing about its pictures."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Journal:
+    """The pictures that are complete, one JSON line each, in the output folder."""
+
+    def __init__(self, out: Path, work: str) -> None:
+        self._out, self._work, self._path = out, work, out / JOURNAL
+        self._entries = self._read()
+        self._stream: IO[str] | None = None
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        entries: dict[str, dict[str, Any]] = {}
+        try:
+            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return entries
+        except OSError as error:
+            raise SdicError(f"cannot read {self._path}: {reason(error)}; choose another folder with --out") from error
+        for line in lines:
+            with suppress(ValueError, KeyError, TypeError):  # a killed run leaves half a line
+                entry = json.loads(line)
+                entries[entry["source"]] = entry
+        return entries
+
+    def complete(self, task: Task, job: Job) -> bool:
+        """Whether this very picture was done with this very work, and all its results are there as they were written."""
+        entry = self._entries.get(task.source)
+        if entry is None or entry.get("work") != self._work or (entry.get("size"), entry.get("modified")) != stamp(task.source):
+            return False
+        written = entry.get("outputs", {})
+        return all(name in written and stamp(str(self._out / name))[0] == written[name] for name in task.outputs(job))
+
+    def open(self) -> None:
+        """Write the entries anew, one line per picture, and get ready to add."""
+        with replacing(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self._entries.values()), encoding="utf-8")
+        self._stream = self._path.open("a", encoding="utf-8")
+
+    def add(self, outcome: Outcome, job: Job) -> None:
+        """Note that a picture is complete."""
+        assert self._stream is not None
+        outputs = {name: stamp(str(self._out / name))[0] for name in outcome.task.outputs(job)}
+        entry = {"source": outcome.task.source, "size": outcome.size, "modified": outcome.modified, "work": self._work, "outputs": outputs}
+        self._entries[outcome.task.source] = entry
+        self._stream.write(json.dumps(entry) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def run(job: Job, bundle: Bundle, tasks: Sequence[Task], execute: Executor, summary: Summary) -> Iterator[Outcome]:
+    """Do all of `tasks` that are not complete, and give the outcome of each; `summary` is filled on the way.
+
+    `execute` does tasks in any order and gives every outcome once; a task without an outcome counts as failed. The output folder is
+    locked meanwhile. `failures.csv` gets the pictures that failed in this run, and vanishes when none did. Raises SdicError when the
+    folder is in use.
+    """
+    with _locked(job.out):
+        journal = Journal(job.out, job.work(bundle))
+        waiting = {task.source: task for task in tasks if not journal.complete(task, job)}
+        summary.complete = len(tasks) - len(waiting)
+        folders = {(job.out / task.stem).parent for task in tasks}
+        failures: dict[str, str] = {}
+        journal.open()
+        try:
+            remove_left_overs(folders)
+            Attempts(job.out).forget()
+            for outcome in execute(job, list(waiting.values())) if waiting else ():
+                del waiting[outcome.task.source]
+                if outcome.error:
+                    failures[outcome.task.source] = outcome.error
+                    summary.failed += 1
+                else:
+                    journal.add(outcome, job)
+                    summary.done += 1
+                yield outcome
+            for task in waiting.values():
+                failures[task.source] = f"{task.source} was not done; start again with the same command"
+                summary.failed += 1
+                yield Outcome(task, error=failures[task.source])
+        finally:
+            journal.close()
+            remove_left_overs(folders)
+            Attempts(job.out).forget()
+            write_failures(job.out / FAILURES, failures)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SdicError(f"another run is writing into {out}; wait for it, or choose another folder with --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_left_overs(folders: Iterable[Path]) -> None:
+    """Remove the temporary files of workers that were killed; the caller holds the lock of the output folder."""
+    for folder in folders:
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if LEFT_OVER.fullmatch(entry.name):
+                    with suppress(OSError):
+                        os.unlink(entry.path)
+
+
+def write_failures(path: Path, failures: Mapping[str, str]) -> None:
+    """Write the table of failures, path and reason, in order of path; no table where there are none."""
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="", errors="backslashreplace") as stream:
+        table = csv.writer(stream)
+        table.writerow(["path", "reason"])
+        table.writerows(sorted(failures.items()))

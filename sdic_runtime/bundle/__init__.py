@@ -1,0 +1,1 @@
+"""Bundles: the folder a model is shipped in."""

@@ -1,0 +1,120 @@
+"""`sdic-run bench`: how fast backends are, side by side in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sdic_runtime.cli.options import DEMO_NOTICE, BundleOption, CheckpointOption, Debug, PrecisionOption, notice
+
+NAME = "bench"
+MEBIBYTE = 1 << 20
+
+
+def run(
+    bundle: BundleOption = None,
+    backends: Annotated[
+        list[str] | None,
+        typer.Option("--backend", help="Backend to measure; repeat it to compare. Options follow a colon: torch:compile=true."),
+    ] = None,
+    batches: Annotated[list[int] | None, typer.Option("--batch", help="Pictures per call; repeat it for several sizes.")] = None,
+    runs: Annotated[int, typer.Option("--runs", help="Measured calls for each number.")] = 10,
+    warm_up: Annotated[int, typer.Option("--warm-up", help="Calls before the measured ones.")] = 2,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="Times that all backends are measured in turn, for machines whose speed drifts.")
+    ] = 1,
+    precision: PrecisionOption = None,
+    checkpoint: CheckpointOption = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help='Write the numbers as JSON; "-" prints them instead of the tables.')
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure how fast backends are.
+
+    Load time, first call, inversion, edit of an inversion, every stage, and peak memory. Each backend runs in a process
+    of its own, once in every round. Ratios say how many times as fast as the first backend.
+
+    \b
+    Example:
+      sdic-run bench --bundle engines/ffhq1024 --backend onnxruntime --backend torch --batch 1 --batch 4
+    """
+    from sdic_runtime.cli.outputs import check_report, report
+    from sdic_runtime.errors import SdicError
+    from sdic_runtime.progress import progress
+    from sdic_runtime.tools.bench import Plan, measure_apart, pooled
+
+    check_report(json_file)
+    if bundle is None:
+        notice(DEMO_NOTICE)
+    folder, weights = (str(path) if path is not None else None for path in (bundle, checkpoint))
+    plans = [Plan(folder, backend, precision, weights, tuple(batches or (1,)), runs, warm_up) for backend in backends or ["auto"]]
+    found: dict[int, list[dict[str, Any]]] = {index: [] for index in range(len(plans))}
+    failed = False
+    for index in progress([*found] * rounds, "backends", unit="backend"):
+        if index not in found:
+            continue
+        try:
+            found[index].append(measure_apart(plans[index]))
+        except SdicError as error:
+            failed = True
+            del found[index]
+            notice(f"error: {plans[index].backend}: {error}")
+    measured = [pooled(results) for results in found.values()]
+    if measured:
+        report({"measured": measured}, json_file, lambda: show(measured))
+    if failed:
+        raise typer.Exit(2)
+
+
+def show(measured: Sequence[dict[str, Any]]) -> None:
+    """Print three tables: whole calls, stages, and what each process cost."""
+    from sdic_runtime.cli.tables import table
+
+    first = measured[0]
+    calls = [
+        (
+            result["backend"],
+            str(batch["batch"]),
+            what,
+            *milliseconds(batch[what]),
+            f"{batch[what]['pictures_per_second']:.2f}",
+            f"{ratio(first, batch['batch'], what, batch[what]['p50']):.2f}x",
+        )
+        for result in measured
+        for batch in result["batches"]
+        for what in ("inversion", "edit")
+        if what in batch
+    ]
+    typer.echo(table(("backend", "batch", "what", "p50 ms", "p90 ms", "p99 ms", "pictures/s", "ratio"), calls, left=3))
+    stages = [
+        (result["backend"], str(batch["batch"]), stage, *milliseconds(timing))
+        for result in measured
+        for batch in result["batches"]
+        for stage, timing in batch["stages"].items()
+    ]
+    typer.echo("\n" + table(("backend", "batch", "stage of an inversion", "p50 ms", "p90 ms", "p99 ms"), stages, left=3))
+    costs = [
+        (
+            result["backend"],
+            f"{result['load_seconds']:.2f}",
+            f"{result['first_call_seconds']:.2f}",
+            f"{result['peak_memory_bytes'] / MEBIBYTE:.0f}" if result["peak_memory_bytes"] else "unknown",
+            result["description"],
+        )
+        for result in measured
+    ]
+    typer.echo("\n" + table(("backend", "load s", "first call s", "peak MiB", "what ran"), costs))
+
+
+def milliseconds(timing: dict[str, float]) -> list[str]:
+    """The percentiles of one timing."""
+    return [f"{timing[name] * 1000:.1f}" for name in ("p50", "p90", "p99")]
+
+
+def ratio(first: dict[str, Any], size: int, what: str, p50: float) -> float:
+    """How many times as fast as the first backend at the same batch size."""
+    return next(batch[what]["p50"] for batch in first["batches"] if batch["batch"] == size) / p50

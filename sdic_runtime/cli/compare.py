@@ -1,0 +1,92 @@
+"""`sdic-run compare`: hold one backend against another, stage by stage and end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sdic_runtime.cli.options import DEMO_NOTICE, BundleOption, CheckpointOption, Debug, PrecisionOption, notice
+
+if TYPE_CHECKING:
+    from sdic_runtime.tools.compare import Comparison
+
+NAME = "compare"
+
+
+def run(
+    picture: Annotated[Path, typer.Argument(metavar="IMG", help="The picture that both invert.", show_default=False)],
+    backend: Annotated[str, typer.Option("--backend", help="The backend that is examined.")] = "onnxruntime",
+    against: Annotated[str, typer.Option("--against", help="The backend that is taken as right.")] = "torch",
+    swap: Annotated[
+        str | None, typer.Option("--swap", metavar="STAGE", help="Run only this stage on --backend, all others on --against.")
+    ] = None,
+    bundle: BundleOption = None,
+    precision: PrecisionOption = None,
+    checkpoint: CheckpointOption = None,
+    against_precision: Annotated[
+        str | None, typer.Option("--against-precision", help="Precision of --against; the bundle's default when left out.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option("--tolerance", help="Largest difference over standard deviation that passes; the bundle's when left out."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help='Write the numbers as JSON; "-" prints them instead of the table.')
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Hold one backend against another.
+
+    Prints how far apart they are on one picture. Each stage is given the same inputs on both, those of --against; then
+    the whole inversion and one edit are compared. The exit code is 1 when a difference exceeds the tolerance.
+
+    \b
+    Example:
+      sdic-run compare portrait.png --backend tensorrt --against torch --swap dicn
+    """
+    from sdic_runtime.cli.outputs import check_report, report
+    from sdic_runtime.tools.compare import compare_backends
+
+    check_report(json_file)
+    if bundle is None:
+        notice(DEMO_NOTICE)
+    comparison = compare_backends(
+        bundle,
+        picture,
+        backend,
+        against,
+        swap=swap,
+        precision=precision,
+        against_precision=against_precision,
+        checkpoint=checkpoint,
+        tolerance=tolerance,
+    )
+    report(comparison.as_dict(), json_file, lambda: show(comparison))
+    if not comparison.passed:
+        first = comparison.excessive[0]
+        where = f"{len(comparison.excessive)} tensors are above the tolerance, first {first.where} {first.tensor}"
+        notice(f"{where}: it differs by {first.ratio:.1e} of its standard deviation, and {comparison.tolerance:.1e} is allowed")
+        raise typer.Exit(1)
+
+
+def show(comparison: Comparison) -> None:
+    """Print the table."""
+    from sdic_runtime.cli.tables import decibels, scientific, table
+
+    typer.echo(f"{comparison.backend}\nagainst {comparison.against}\n")
+    rows = [
+        (
+            item.where,
+            item.tensor,
+            scientific(item.largest),
+            scientific(item.ratio),
+            decibels(item.psnr),
+            f"{item.cosine:.7f}",
+            "" if item.ratio <= comparison.tolerance else "above the tolerance",
+        )
+        for item in comparison.differences
+    ]
+    typer.echo(table(("where", "tensor", "largest", "over std", "PSNR dB", "cosine", ""), rows, left=2))
+    typer.echo(f"\ntolerance {comparison.tolerance:.1e} of each tensor's standard deviation: {'passed' if comparison.passed else 'failed'}")

@@ -1,0 +1,256 @@
+"""Measures backends, each in a process of its own, so that neither memory nor warm caches of one colour the numbers of another.
+
+`python -m sdic_runtime.tools.bench` reads one `Plan` as JSON from standard input and writes one measurement as JSON to standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdic_runtime.errors import SdicError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sdic_runtime.backends.registry import Backend
+    from sdic_runtime.pipeline import Pipeline
+
+PERCENTILES = (50, 90, 99)
+SEED = 11  # of the noise picture: the time of these networks does not depend on what a picture shows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure on one backend."""
+
+    bundle: str | None
+    backend: str  # a backend's name, with options after a colon: "torch:compile=true"
+    precision: str | None
+    checkpoint: str | None  # the weights for a backend that reads a checkpoint
+    batches: tuple[int, ...]
+    runs: int
+    warm_up: int
+
+    def __post_init__(self) -> None:
+        for what, value in (("runs", self.runs), *(("batch", batch) for batch in self.batches)):
+            if value < 1:
+                raise SdicError(f"--{what} is {value}; give a whole number of at least 1")
+        if self.warm_up < 0:
+            raise SdicError(f"--warm-up is {self.warm_up}; give a whole number of at least 0")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall-clock seconds of repeated calls, and the calls themselves."""
+
+    p50: float
+    p90: float
+    p99: float
+    mean: float
+    runs: int
+    pictures_per_second: float
+    seconds: tuple[float, ...]
+
+    @classmethod
+    def of(cls, seconds: Sequence[float], batch: int) -> Timing:
+        """Percentiles by linear interpolation; throughput from the whole time."""
+        import numpy as np
+
+        p50, p90, p99 = (float(value) for value in np.percentile(seconds, PERCENTILES))
+        total = float(np.sum(seconds))
+        return cls(p50, p90, p99, total / len(seconds), len(seconds), batch * len(seconds) / total, tuple(seconds))
+
+
+@dataclass
+class TimedBackend:
+    """A backend that adds up how long each stage takes; waits for the device after each, so that the time is the stage's own."""
+
+    inner: Backend
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def description(self) -> str:
+        return self.inner.description
+
+    def upload(self, array: np.ndarray) -> Any:
+        return self.inner.upload(array)
+
+    def download(self, tensor: Any) -> np.ndarray:
+        return self.inner.download(tensor)
+
+    def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        wait = getattr(self.inner, "synchronize", None)
+        start = time.perf_counter()
+        results = self.inner.run(stage, inputs, outputs)
+        if wait is not None:
+            wait()
+        self.seconds[stage] += time.perf_counter() - start
+        return results
+
+
+def peak_memory() -> int | None:
+    """The most memory this process has held, in bytes; None where the system does not tell."""
+    try:
+        # Not getrusage on Linux: its figure survives exec, so a child would report the peak of the process that started it.
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """Load the backend in this process and measure it; seconds and bytes, ready for JSON.
+
+    Load time counts from an interpreter that has imported nothing of the backend yet, so it includes the imports.
+    """
+    import numpy as np
+
+    from sdic_runtime.backends.options import chosen_backend
+
+    name, options = chosen_backend(plan.backend, plan.precision, plan.checkpoint)
+    start = time.perf_counter()
+    from sdic_runtime.pipeline import Pipeline
+
+    pipeline = Pipeline.load(plan.bundle, backend=name, **options)
+    load_seconds = time.perf_counter() - start
+    sizes = pipeline.bundle.sizes
+    noise = np.random.default_rng(SEED)
+    pictures = {batch: noise.uniform(-1, 1, sizes.shape("image", batch)).astype(np.float32) for batch in plan.batches}
+    first_call = timed(lambda: pipeline.invert(pictures[plan.batches[0]]).pixels)
+    batches = [measure_batch(pipeline, plan, batch, pictures[batch]) for batch in plan.batches]
+    return {
+        "backend": plan.backend,
+        "description": pipeline.backend.description,
+        "bundle": pipeline.bundle.manifest.name,
+        "runs": plan.runs,
+        "warm_up": plan.warm_up,
+        "cpu_cores": os.cpu_count(),
+        "load_seconds": load_seconds,
+        "first_call_seconds": first_call,
+        "batches": batches,
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def measure_batch(pipeline: Pipeline, plan: Plan, batch: int, pictures: np.ndarray) -> dict[str, Any]:
+    """Inversion, edit of a stored inversion, and each stage of an inversion, for `pictures` [batch, 3, S, S]."""
+    import numpy as np
+
+    inversion = pipeline.invert(pictures)
+    direction = np.random.default_rng(SEED).standard_normal((1, pipeline.bundle.sizes.style_width)).astype(np.float32)
+    direction /= np.linalg.norm(direction)
+    calls: dict[str, Callable[[], object]] = {
+        "inversion": lambda: pipeline.invert(pictures).pixels,
+        "edit": lambda: pipeline.edit(inversion, direction, strength=1.0).pixels,
+    }
+    timings = {what: asdict(Timing.of(repeated(call, plan), batch)) for what, call in calls.items()}
+    passes = stage_seconds(pipeline.backend, pictures, plan)
+    return {"batch": batch, **timings, "stages": {stage: asdict(Timing.of([each[stage] for each in passes], batch)) for stage in passes[0]}}
+
+
+def repeated(call: Callable[[], object], plan: Plan) -> list[float]:
+    """Wall-clock seconds of the measured calls, after the warm-up."""
+    for _ in range(plan.warm_up):
+        call()
+    return [timed(call) for _ in range(plan.runs)]
+
+
+def stage_seconds(backend: Backend, pictures: np.ndarray, plan: Plan) -> list[dict[str, float]]:
+    """For each measured inversion the seconds by stage; a stage that runs twice in an inversion counts with both."""
+    from sdic_runtime import chain
+
+    staged = TimedBackend(backend)
+    image = staged.upload(pictures)
+    passes = []
+    for _ in range(plan.warm_up + plan.runs):
+        staged.seconds.clear()
+        chain.invert(staged, image)
+        passes.append(dict(staged.seconds))
+    return passes[plan.warm_up :]
+
+
+def child() -> int:
+    """Read a plan from standard input, measure, and write the result or the error sentence to standard output."""
+    plan = json.loads(sys.stdin.read())
+    try:
+        answer = measure(Plan(**{**plan, "batches": tuple(plan["batches"])}))
+    except SdicError as error:
+        answer = {"error": str(error)}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+def measure_apart(plan: Plan) -> dict[str, Any]:
+    """`measure` in a new process. Raises SdicError with that process's sentence when it fails."""
+    here = str(Path(__file__).resolve().parents[2])
+    search = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    process = subprocess.run(
+        [sys.executable, "-m", "sdic_runtime.tools.bench"],
+        input=json.dumps(asdict(plan)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": search},
+    )
+    lines = process.stdout.strip().splitlines()
+    try:
+        answer = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        last = (process.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
+        raise SdicError(f"the process measuring {plan.backend} ended with code {process.returncode}: {last}") from None
+    if "error" in answer:
+        raise SdicError(answer["error"])
+    return answer
+
+
+def pooled(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The measurements of one plan in several rounds as one: all calls together, the middle load and first call, the most memory."""
+    import numpy as np
+
+    def together(timings: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
+        return asdict(Timing.of([seconds for timing in timings for seconds in timing["seconds"]], batch))
+
+    batches = []
+    for parts in zip(*(each["batches"] for each in rounds), strict=True):
+        size, stages = parts[0]["batch"], [part["stages"] for part in parts]
+        calls = {what: together([part[what] for part in parts], size) for what in ("inversion", "edit")}
+        batches.append({"batch": size, **calls, "stages": {stage: together([each[stage] for each in stages], size) for stage in stages[0]}})
+    middle = {name: float(np.median([each[name] for each in rounds])) for name in ("load_seconds", "first_call_seconds")}
+    return {
+        **rounds[0],
+        **middle,
+        "rounds": len(rounds),
+        "batches": batches,
+        "peak_memory_bytes": max(each["peak_memory_bytes"] or 0 for each in rounds) or None,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(child())

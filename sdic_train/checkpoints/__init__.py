@@ -1,0 +1,1 @@
+"""Checkpoints: which file is what, and the networks in it."""

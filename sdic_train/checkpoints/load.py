@@ -1,0 +1,253 @@
+"""Reads the checkpoints that users hold (released SDIC, e4e, rosinality StyleGAN2) and reads and writes our own safetensors files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdic_runtime.errors import SdicError
+from sdic_train.checkpoints.files import GIVE, load_container, read_safetensors, write_safetensors
+from sdic_train.checkpoints.shapes import config_from_shapes
+from sdic_train.config import ModelConfig
+from sdic_train.networks.e4e import Encoder
+from sdic_train.networks.layers import blur_kernel
+from sdic_train.networks.sdic.model import SDIC
+from sdic_train.networks.stylegan2 import Generator
+
+# Prefix in a released file -> prefix of ours. Names behind the prefix are the same.
+PREFIXES = {"encoder.": "encoder.", "decoder.": "generator.", "DIP.": "dipn.", "SAF.": "dicn."}
+KINDS = {  # kind -> the parts it holds
+    "SDIC": ("encoder.", "generator.", "dipn.", "dicn."),
+    "e4e": ("encoder.", "generator."),
+    "StyleGAN2": ("generator.",),
+}
+# Weights that stand in released files and that no forward pass reads.
+UNUSED = (
+    "dipn.stem_2.",
+    "dipn.stem_4.",
+    "dipn.spx.",
+    "dipn.spx_2.",
+    "dipn.spx_4.",
+    "dipn.semantic.",
+    "dipn.agg.",
+    "dipn.hourglass_fusion.conv1_up.bn.",
+    "dicn.aff1.",
+    "dicn.conv1.",
+    "dicn.aff2.",
+    "dicn.aff1d.agg.",
+    "lpips_loss.",
+    "id_loss.",
+    "moco_loss.",
+)
+# Entries whose values follow from the architecture; a file without them is complete.
+DERIVED = (".num_batches_tracked", ".kernel")
+FORMAT = "sdic"
+MEAN_SAMPLES = 4096
+HALF_FROM = 256  # elements from which a tensor is worth rounding to float16
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of one file under our names, and the sizes read off their shapes."""
+
+    path: Path
+    kind: str  # a key of KINDS
+    state: dict[str, Tensor]
+    config: ModelConfig
+    latent_avg: Tensor | None  # [L, C]
+    options: dict[str, Any] = field(default_factory=dict)  # the training options that the file records
+
+    def __post_init__(self) -> None:
+        for name, tensor in self.state.items():
+            if name.endswith(".kernel") and not torch.allclose(tensor.float(), blur_kernel(), atol=1e-6):
+                raise SdicError(f'"{self.path}" has another blur kernel than [1, 3, 3, 1] ("{name}"); this generator cannot be used.')
+
+
+def read_checkpoint(path: str | Path, domain: str | None = None) -> Checkpoint:
+    """Reads any known file without copying its weights (they stay mapped from disk until they are used).
+
+    `domain` ("faces", "cars") overrides what the file says of itself. Raises SdicError for anything that is not a known checkpoint.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        state, metadata = read_safetensors(path)
+        if metadata.get("format") != FORMAT:
+            raise SdicError(f'"{path}" is a safetensors file of another program; give one that sdic-train wrote.')
+        average = state.pop("latent_avg", None)
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        return Checkpoint(path, _kind(path, state), state, config, None if average is None else average.float())
+    container = load_container(path)
+    state, options = _released_state(path, container)
+    kind = _kind(path, state)
+    config = config_from_shapes(path, state, options, domain)
+    return Checkpoint(path, kind, state, config, _latent_average(path, container, config), options)
+
+
+def load_sdic(path: str | Path, domain: str | None = None) -> SDIC:
+    """The whole model, in evaluation mode; raises SdicError if the file holds only a part of it."""
+    checkpoint = read_checkpoint(path, domain)
+    if checkpoint.kind != "SDIC":
+        raise SdicError(f'"{checkpoint.path}" is {_article(checkpoint.kind)} checkpoint without DIPN and DICN; give an SDIC checkpoint.')
+    with torch.device("meta"):
+        model = SDIC(checkpoint.config)
+    _load(model, checkpoint, "")
+    model.latent_avg = checkpoint.latent_avg if checkpoint.latent_avg is not None else mean_rows(model.generator)
+    return model.eval()
+
+
+def load_generator(path: str | Path) -> Generator:
+    """The generator of any known file, in evaluation mode."""
+    checkpoint = read_checkpoint(path)
+    with torch.device("meta"):
+        generator = Generator(checkpoint.config)
+    _load(generator, checkpoint, "generator.")
+    return generator.eval()
+
+
+def load_encoder(path: str | Path) -> tuple[Encoder, Tensor]:
+    """The e4e encoder of an SDIC or e4e file, in evaluation mode, and its mean latent code [L, C]."""
+    checkpoint = read_checkpoint(path)
+    if checkpoint.kind == "StyleGAN2":
+        raise SdicError(f'"{checkpoint.path}" is a StyleGAN2 checkpoint without an encoder; give an e4e or SDIC checkpoint.')
+    with torch.device("meta"):
+        encoder = Encoder(checkpoint.config)
+    _load(encoder, checkpoint, "encoder.")
+    average = checkpoint.latent_avg if checkpoint.latent_avg is not None else mean_rows(load_generator(path))
+    return encoder.eval(), average
+
+
+def save_checkpoint(
+    path: str | Path,
+    config: ModelConfig,
+    latent_avg: Tensor | None = None,
+    metadata: dict[str, str] | None = None,
+    half: bool = False,
+    **parts: nn.Module,
+) -> None:
+    """Writes the parts named `encoder`, `generator`, `dipn`, `dicn` with their configuration to a safetensors file, in one move.
+
+    With `half` large tensors are rounded to float16, which halves the file; they are float32 again when they are read.
+    """
+    tensors = {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
+    if latent_avg is not None:
+        tensors["latent_avg"] = latent_avg
+    state = {}
+    for name, tensor in tensors.items():
+        rounded = half and tensor.is_floating_point() and tensor.numel() >= HALF_FROM
+        state[name] = tensor.detach().cpu().to(torch.float16 if rounded else tensor.dtype).contiguous()
+    write_safetensors(Path(path), state, {**(metadata or {}), "format": FORMAT, "config": json.dumps(config.as_dict())})
+
+
+def mean_rows(generator: Generator) -> Tensor:
+    """The mean latent code of the mapping network in every row; [L, C]. Stands in where a file has no `latent_avg`."""
+    return generator.mean_latent(MEAN_SAMPLES).expand(generator.config.rows, -1).clone()
+
+
+def describe(path: Path) -> list[tuple[str, str]]:
+    """What `sdic-run doctor` says of a checkpoint: pairs of a topic and a sentence."""
+    checkpoint = read_checkpoint(path)
+    sizes, rows = checkpoint.config.sizes, [("kind", checkpoint.kind)]
+    rows.append(
+        (
+            "sizes",
+            f"generator {sizes.resolution}, working {sizes.working}, {sizes.rows} rows of {sizes.style_width}, "
+            f"{sizes.feature_channels} channels at layer 7",
+        )
+    )
+    rows.append(("domain", checkpoint.config.domain))
+    average = "missing: it is computed from the mapping network at load" if checkpoint.latent_avg is None else "present"
+    rows.append(("latent_avg", average))
+    said = checkpoint.options.get("stylegan_size")
+    if said is not None and said != sizes.resolution:
+        rows.append(("conflict", f"opts.stylegan_size says {said}, the weights are of a {sizes.resolution} generator; the weights decide"))
+    return rows
+
+
+def _released_state(path: Path, container: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    options = container.get("opts") or container.get("args") or {}
+    options = dict(vars(options)) if hasattr(options, "__dict__") else dict(options)
+    if "g_ema" in container:
+        return {f"generator.{name}": tensor for name, tensor in container["g_ema"].items()}, options
+    state = container.get("state_dict", container)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
+        raise SdicError(f'"{path}" holds none of the known layouts (top-level entries: {_some(list(container))}); {GIVE}')
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if "conv1.conv.weight" in state and "input.input" in state:
+        return {f"generator.{name}": tensor for name, tensor in state.items()}, options
+    renamed = {}
+    for name, tensor in state.items():
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
+        renamed[PREFIXES.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    return renamed, options
+
+
+def _kind(path: Path, state: dict[str, Tensor]) -> str:
+    parts = {prefix for prefix in KINDS["SDIC"] if any(name.startswith(prefix) for name in state)}
+    for kind, needed in KINDS.items():
+        if parts == set(needed):
+            return kind
+    raise SdicError(f'"{path}" holds no complete set of known networks (first names: {_some(list(state))}); {GIVE}')
+
+
+def _latent_average(path: Path, container: dict[str, Any], config: ModelConfig) -> Tensor | None:
+    average = container.get("latent_avg")
+    if average is None:
+        return None
+    if (
+        not isinstance(average, Tensor)
+        or tuple(average.shape[-1:]) != (config.style_width,)
+        or average.numel() not in (config.style_width, config.rows * config.style_width)
+    ):
+        raise SdicError(
+            f'"{path}" has a latent_avg of shape {list(getattr(average, "shape", []))}; '
+            f"expected [{config.rows}, {config.style_width}] or [{config.style_width}]."
+        )
+    return average.float().reshape(-1, config.style_width).expand(config.rows, -1).contiguous()
+
+
+def _load(module: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
+    """Fills a module built on the meta device with the file's own tensors; names and shapes must match exactly."""
+    state = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint.state.items()
+        if name.startswith(prefix) and not name.startswith(UNUSED)
+    }
+    wanted = {name: tensor for name, tensor in module.state_dict().items() if name != "latent_avg"}
+    draw_noises = checkpoint.kind == "StyleGAN2" and not any(name.startswith("noises.") for name in state)  # the oldest layout has none
+    for name, tensor in wanted.items():
+        if name in state:
+            continue
+        if name.endswith(DERIVED):
+            state[name] = blur_kernel() if name.endswith(".kernel") else torch.zeros((), dtype=torch.int64)
+        elif draw_noises and name.startswith("noises."):
+            state[name] = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(int(name.rsplit("_", 1)[1])))
+    path = checkpoint.path
+    _complain(path, "lacks", [prefix + name for name in wanted if name not in state], "it is not complete")
+    _complain(path, "has unknown weights", [prefix + name for name in state if name not in wanted], "it is of another model or version")
+    wrong = [
+        f"{prefix}{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if state[name].shape != tensor.shape
+    ]
+    _complain(path, "has weights of the wrong shape", wrong, "it is of another model or version")
+    if isinstance(module, SDIC):
+        state["latent_avg"] = torch.zeros(module.config.rows, module.config.style_width)
+    module.load_state_dict({name: tensor if tensor.dtype == torch.int64 else tensor.float() for name, tensor in state.items()}, assign=True)
+
+
+def _complain(path: Path, what: str, names: list[str], meaning: str) -> None:
+    if names:
+        raise SdicError(f'"{path}" {what} ({_some(names)}), so {meaning}; download or convert the checkpoint again.')
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(str(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind.lower().startswith(("e", "sdic")) else f"a {kind}"

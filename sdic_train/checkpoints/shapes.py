@@ -1,0 +1,90 @@
+"""The sizes of a released model, read off the shapes of its weights."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sdic_runtime.errors import SdicError
+from sdic_train.config import CARS, FACES, DiscrepancyConfig, EncoderConfig, ModelConfig
+
+WORKING = 256  # every released encoder and DIPN works at this size
+
+
+def config_from_shapes(path: Path, state: dict[str, Tensor], options: dict[str, Any], domain: str | None) -> ModelConfig:
+    """The configuration of a file in the released layout (under our prefixes)."""
+    try:
+        channels = _channels(state)
+        resolution = max(channels)
+        domain = domain or _domain(options, resolution)
+        return ModelConfig(
+            resolution=resolution,
+            working=min(WORKING, resolution),
+            style_width=state["generator.style.1.weight"].shape[0],
+            channels=channels,
+            mapping_layers=_count(state, r"generator\.style\.\d+\.weight"),
+            encoder=_encoder(path, state, domain),
+            discrepancy=_discrepancy(state),
+            domain=domain,
+        )
+    except (KeyError, IndexError) as error:
+        raise SdicError(f'"{path}" lacks weights that every checkpoint of its kind has ({error}); download or convert it again.') from error
+
+
+def _domain(options: dict[str, Any], resolution: int) -> str:
+    said = str(options.get("dataset_type", ""))
+    if said:
+        return "faces" if said.startswith("ffhq") else said.removesuffix("_encode")
+    return CARS.domain if resolution == CARS.resolution else FACES.domain
+
+
+def _count(state: dict[str, Tensor], pattern: str) -> int:
+    return sum(re.fullmatch(pattern, name) is not None for name in state)
+
+
+def _channels(state: dict[str, Tensor]) -> dict[int, int]:
+    """Layer size -> channels: the styled convolutions come in pairs per size."""
+    channels = {4: state["generator.conv1.conv.weight"].shape[1]}
+    for block in range(_count(state, r"generator\.convs\.\d*[02468]\.conv\.weight")):
+        channels[8 * 2**block] = state[f"generator.convs.{2 * block}.conv.weight"].shape[1]
+    return channels
+
+
+def _encoder(path: Path, state: dict[str, Tensor], domain: str) -> EncoderConfig:
+    units = _count(state, r"encoder\.body\.\d+\.res_layer\.1\.weight")
+    crop = CARS.encoder.crop if domain == CARS.domain else None
+    if units == 0:  # a generator alone
+        return EncoderConfig(crop=crop)
+    widths = [state[f"encoder.body.{unit}.res_layer.1.weight"].shape[0] for unit in range(units)]
+    groups = [(width, len(list(members))) for width, members in groupby(widths)]
+    if len(groups) != 4:
+        raise SdicError(
+            f'"{path}" has an encoder whose body has the widths {[width for width, _ in groups]}, not four groups; '
+            "give an e4e or SDIC checkpoint."
+        )
+    return EncoderConfig(widths=tuple(width for width, _ in groups), units=tuple(count for _, count in groups), crop=crop)
+
+
+def _discrepancy(state: dict[str, Tensor]) -> DiscrepancyConfig:
+    if "dipn.desc.weight" not in state:
+        return DiscrepancyConfig()
+
+    def outputs(name: str, axis: int = 0) -> int:
+        return state[name].shape[axis]
+
+    scales = [outputs(f"dipn.feature1.fe{layer}.conv.weight") for layer in (1, 3, 4, 5)]
+    up = [outputs(f"dipn.feature_up.{name}.conv1.conv.weight", 1) for name in ("deconv8_4", "deconv4_2", "deconv2_1")]
+    volume = [outputs("dipn.corr_stem.conv.weight"), *(outputs(f"dipn.hourglass_fusion.conv{layer}.0.conv.weight") for layer in (1, 2, 3))]
+    return DiscrepancyConfig(
+        scales=(scales[0], scales[1], scales[2], scales[3]),
+        middle=outputs("dipn.feature1.fe2.conv.weight"),
+        up=(up[0], up[1], up[2]),
+        descriptor=outputs("dipn.desc.weight"),
+        volume=(volume[0], volume[1], volume[2], volume[3]),
+        stem=(outputs("dicn.conv_layer1.0.weight"), outputs("dicn.semantic.0.conv.weight")),
+        shift_rows=outputs("dicn.condition_shift3.0.weight"),
+    )

@@ -1,0 +1,48 @@
+"""`sdic-train dataset`: draw portraits, or cache a folder of pictures, at the training size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdic_runtime.cli.options import Debug
+
+NAME = "dataset"
+
+
+def run(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the data set.", show_default=False)],
+    size: Annotated[int, typer.Option("--size", help="Pixels of the cached pictures.")] = 128,
+    count: Annotated[int, typer.Option("--count", min=1, help="Portraits to draw.")] = 24_000,
+    photo: Annotated[bool, typer.Option("--photo", help="Draw photos: portraits with details that a generator never sees.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which of the endless data sets; 900000 and above are held out.")] = 0,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Cache the pictures of this folder instead of drawing.")
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option("--held-out", help="Share of a folder's pictures kept for evaluation, chosen by their content's hash.")
+    ] = 0.05,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that draw.")] = 2,
+    debug: Debug = False,
+) -> None:
+    """Draw labelled portraits, or bring a folder of pictures to the training size.
+
+    \b
+    Example:
+      sdic-train dataset --out data/portraits --count 24000 --size 128
+      sdic-train dataset --out data/portraits --count 12000 --size 128 --photo --seed 1
+      sdic-train dataset --out data/faces --from pictures/ --size 256
+    """
+    from sdic_runtime.progress import progress
+    from sdic_train.data.datasets import CHUNK, cache_folder, draw_portraits
+
+    if source is not None:
+        counts = list(progress(cache_folder(source, out, size, held_out), "pictures"))
+        kept, left = counts[-1]
+        typer.echo(f"{kept} pictures for training and {left} held out in {out}")
+        return
+    for _ in progress(draw_portraits(out, count, size, photo, seed, processes), "portraits", total=-(-count // CHUNK), unit="chunk"):
+        pass
+    typer.echo(f"{count} {'photos' if photo else 'portraits'} of {size} pixels with seed {seed} in {out}")

@@ -1,0 +1,151 @@
+"""Picture sets as cached uint8 arrays: procedural portraits drawn once, or a folder of pictures brought to one size."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sdic_runtime.errors import SdicError
+from sdic_runtime.files import replacing
+from sdic_train.portraits.portraits import PARAMETERS, Parameter, sample
+
+CHUNK = 500  # pictures that one process draws at a time
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SIDED_KINDS = {"sides", "switch", "rare"}  # of parameters whose values leave out the middle
+HELD_OUT_SEED = 900_000  # data sets of this seed and above are never trained on
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """`pictures` uint8 [N, size, size, 3]. For portraits also the person drawn: `values` in the units of `PARAMETERS`,
+    `coordinates` the standard normal numbers that those values were made from; both float32 [N, parameters]."""
+
+    pictures: NDArray[np.uint8]
+    values: NDArray[np.float32] | None = None
+    coordinates: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+def coordinates(seed: int, index: int) -> NDArray[np.float32]:
+    """The person `sample(seed, index)` as a vector whose entries have mean 0 and variance 1: every parameter's chance as a normal quantile,
+    but a parameter with two sides as its standardised value, so that nobody stands between the sides (half a pair of glasses)."""
+    chances = np.random.default_rng([seed, index]).random(len(PARAMETERS))
+    return np.asarray([_coordinate(entry, chance) for entry, chance in zip(PARAMETERS, chances, strict=True)], np.float32)
+
+
+def _coordinate(parameter: Parameter, chance: float) -> float:
+    if parameter.kind in SIDED_KINDS:
+        mean, deviation = _moments(parameter)
+        return (parameter.value(chance) - mean) / deviation
+    return NormalDist().inv_cdf(min(max(chance, 1e-4), 1 - 1e-4))
+
+
+@cache
+def _moments(parameter: Parameter) -> tuple[float, float]:
+    """Mean and standard deviation of a parameter's values."""
+    values = np.asarray([parameter.value((step + 0.5) / 6000) for step in range(6000)])
+    return float(values.mean()), float(values.std())
+
+
+def _draw(seed: int, first: int, last: int, size: int, photo: bool) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    drawn = [sample(seed, index, size, photo=photo) for index in range(first, last)]
+    pictures = np.stack([picture for picture, _ in drawn])
+    values = np.stack([portrait.array() for _, portrait in drawn])
+    return pictures, values, np.stack([coordinates(seed, index) for index in range(first, last)])
+
+
+def draw_portraits(folder: Path, count: int, size: int, photo: bool, seed: int = 0, processes: int = 2) -> Iterator[int]:
+    """Draws `count` portraits into `folder`, which `open_portraits` reads; yields the number drawn so far. Finished chunks are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = [start for start in range(0, count, CHUNK) if not _chunk(folder, start, size, photo, seed).exists()]
+    drawn = count - sum(min(CHUNK, count - start) for start in starts)
+    with ProcessPoolExecutor(processes) as pool:
+        jobs = {start: pool.submit(_draw, seed, start, min(start + CHUNK, count), size, photo) for start in starts}
+        for start, job in jobs.items():
+            pictures, values, normal = job.result()
+            path = _chunk(folder, start, size, photo, seed)
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, pictures=pictures, values=values, coordinates=normal)
+            drawn += len(pictures)
+            yield drawn
+
+
+def open_portraits(folder: Path, size: int, photo: bool, seed: int = 0, limit: int | None = None) -> PictureSet:
+    """Reads what `draw_portraits` left in `folder`, at most `limit` pictures."""
+    paths = sorted(folder.glob(_chunk(folder, 0, size, photo, seed).name.replace("_0000000.", "_*.")))
+    if not paths:
+        kind = "photos" if photo else "portraits"
+        raise SdicError(f"{folder} holds no {kind} of {size} pixels with seed {seed}; draw them with `sdic-train dataset`.")
+    parts: dict[str, list[NDArray]] = {"pictures": [], "values": [], "coordinates": []}
+    for path in paths:
+        with np.load(path) as file:
+            for name, values in parts.items():
+                values.append(file[name])
+    return PictureSet(**{name: np.concatenate(values)[:limit] for name, values in parts.items()})
+
+
+def open_pictures(folder: Path, size: int, photo: bool, seed: int = 0) -> PictureSet:
+    """What a data folder holds: a cached folder of pictures if there is one, else the portraits."""
+    path = _cached(folder, size, held_out=seed >= HELD_OUT_SEED)
+    if not path.exists():
+        return open_portraits(folder, size, photo, seed)
+    return PictureSet(np.load(path, mmap_mode="r"))
+
+
+def joined(*sets: PictureSet) -> PictureSet:
+    """Several labelled sets as one."""
+    return PictureSet(*(np.concatenate([getattr(part, name) for part in sets]) for name in ("pictures", "values", "coordinates")))
+
+
+def cache_folder(source: Path, folder: Path, size: int, held_out: float = 0.05) -> Iterator[tuple[int, int]]:
+    """Brings every picture below `source` to size x size (the middle square) and stores them in `folder`; yields how many
+    were kept for training and held out so far.
+
+    A picture is held out when the hash of its file falls into the share `held_out`, so that copies stay on one side.
+    Files that are no pictures are passed over; none at all is an SdicError.
+    """
+    if not source.is_dir():
+        raise SdicError(f"{source} is not a folder; name a folder of pictures")
+    kept: dict[bool, list[NDArray[np.uint8]]] = {False: [], True: []}
+    for path in sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES):
+        try:
+            picture = square(Image.open(path), size)
+        except OSError:
+            continue
+        share = int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) / 2**32
+        kept[share < held_out].append(picture)
+        yield len(kept[False]), len(kept[True])
+    if not kept[False]:
+        raise SdicError(f"{source} holds no pictures for training ({', '.join(sorted(SUFFIXES))}); name a folder that does")
+    folder.mkdir(parents=True, exist_ok=True)
+    for side, pictures in kept.items():
+        if pictures:
+            with replacing(_cached(folder, size, side)) as temporary, temporary.open("wb") as file:
+                np.save(file, np.stack(pictures))
+
+
+def square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The middle square of a picture, RGB, resized with antialiasing: uint8 [size, size, 3]."""
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(picture).convert("RGB")
+    return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS))
+
+
+def _cached(folder: Path, size: int, held_out: bool) -> Path:
+    return folder / f"{'held_out' if held_out else 'pictures'}_{size}.npy"
+
+
+def _chunk(folder: Path, start: int, size: int, photo: bool, seed: int) -> Path:
+    return folder / f"{'photo' if photo else 'plain'}_{size}_{seed}_{start:07d}.npz"

@@ -1,0 +1,1 @@
+"""How good an inversion and its edits are."""

@@ -1,0 +1,205 @@
+"""The paper's Table 1 for any model or bundle: e4e beside SDIC, and edits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdic_runtime import chain
+from sdic_runtime.backends.registry import Backend, run_whole
+from sdic_runtime.edits import Direction
+from sdic_runtime.pipeline import Pipeline
+from sdic_train.losses.pixels import l2, psnr, ssim
+from sdic_train.networks.portrait_reader import PortraitReader
+from sdic_train.networks.sdic.model import SDIC
+from sdic_train.networks.stylegan2 import downsample
+from sdic_train.portraits.portraits import PARAMETERS
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+Change = tuple[Direction, float]  # a direction and its strength
+
+
+class Inverter(Protocol):
+    """What is evaluated: all pictures [n, 3, S, S] float32 in [-1, 1]."""
+
+    def e4e(self, image: Tensor) -> Tensor:
+        """The reconstruction from the encoder's code alone."""
+
+    def sdic(self, image: Tensor) -> Tensor:
+        """The inversion."""
+
+    def edits(self, image: Tensor, changes: Sequence[Change]) -> tuple[Tensor, list[Tensor]]:
+        """The inversion, and what each change makes of it."""
+
+
+@dataclass
+class ModelInverter:
+    """A PyTorch model; pictures are brought to the working size as the release does.
+
+    `edit_first` edits the encoder's code and then compensates, the paper's ablation, instead of compensating and then editing.
+    """
+
+    model: SDIC
+    edit_first: bool = False
+
+    @torch.no_grad()
+    def e4e(self, image: Tensor) -> Tensor:
+        return self._small(self.model.generator(self.model.encode(image)))
+
+    @torch.no_grad()
+    def sdic(self, image: Tensor) -> Tensor:
+        return self._small(self.model(image))
+
+    @torch.no_grad()
+    def edits(self, image: Tensor, changes: Sequence[Change]) -> tuple[Tensor, list[Tensor]]:
+        found = self.model.invert(image)
+        codes = found.latent.cpu().numpy()
+        deltas = [
+            torch.from_numpy(strength * direction.offset(codes)).to(image.device).expand_as(found.latent) for direction, strength in changes
+        ]
+        if self.edit_first:
+            return self._small(found.picture), [self._small(self._compensated(image, found.latent + delta)) for delta in deltas]
+        return self._small(found.picture), [self._small(self.model.edit(found, delta)) for delta in deltas]
+
+    def _compensated(self, image: Tensor, latent: Tensor) -> Tensor:
+        """The picture of an edited code with the discrepancy between the unedited input and the edited reconstruction put back."""
+        generator = self.model.generator
+        feature, rgb = generator.head(latent)
+        discrepancy = self.model.dipn(image, generator.preview(feature, rgb, latent))
+        enhanced, residual = self.model.dicn(discrepancy, feature, latent)
+        return generator.tail(feature, generator.head(enhanced)[1], enhanced, residual)
+
+    def _small(self, picture: Tensor) -> Tensor:
+        return downsample(picture.clamp(-1, 1), self.model.config.working)
+
+
+@dataclass
+class PipelineInverter:
+    """A bundle on any backend."""
+
+    pipeline: Pipeline
+
+    def e4e(self, image: Tensor) -> Tensor:
+        backend, sizes = self.pipeline.backend, self.pipeline.sizes
+        zero = np.zeros(sizes.shape("residual", len(image)), np.float32)
+        tensors = {"image": backend.upload(image.numpy()), "zero": backend.upload(zero)}
+        return self._small(backend.download(run_whole(backend, _baseline, tensors)))
+
+    def sdic(self, image: Tensor) -> Tensor:
+        return self._small(self.pipeline.invert(image.numpy()).pixels)
+
+    def edits(self, image: Tensor, changes: Sequence[Change]) -> tuple[Tensor, list[Tensor]]:
+        inversion = self.pipeline.invert(image.numpy())
+        edited = [self.pipeline.edit(inversion, direction, strength=strength) for direction, strength in changes]
+        return self._small(inversion.pixels), [self._small(result.pixels) for result in edited]
+
+    def _small(self, pixels: NDArray[np.float32]) -> Tensor:
+        return downsample(torch.from_numpy(np.array(pixels)).clamp(-1, 1), self.pipeline.sizes.working)
+
+
+def _baseline(backend: Backend, image: Any, zero: Any) -> Any:
+    """The picture of e4e alone, from the input image [N, 3, S, S]."""
+    return chain.baseline(backend, backend.run("e4e", {"image": image}, ["latent"])["latent"], zero)
+
+
+def table(
+    inverter: Inverter, images: Tensor, identity: Distance | None, perceptual: Distance | None, batch: int = 8
+) -> dict[str, dict[str, float]]:
+    """Method -> metric -> mean over the pictures. Metrics: ID (cosine similarity), SSIM, PSNR (dB), LPIPS, L2 (on [-1, 1]), seconds per
+    picture (encoder included, after one call that is not counted)."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, method in (("e4e", inverter.e4e), ("SDIC", inverter.sdic)):
+        method(images[:1])
+        parts: dict[str, list[Tensor]] = {}
+        seconds = 0.0
+        for image in images.split(batch):
+            start = _now(image)
+            picture = method(image)
+            seconds += _now(image) - start
+            for metric, values in _metrics(picture, image, identity, perceptual).items():
+                parts.setdefault(metric, []).append(values.cpu())
+        rows[name] = {metric: float(torch.cat(values).mean()) for metric, values in parts.items()} | {"seconds": seconds / len(images)}
+    return rows
+
+
+def edit_table(
+    inverter: Inverter,
+    images: Tensor,
+    directions: Mapping[str, Direction],
+    strengths: Mapping[str, float],
+    reader: PortraitReader,
+    batch: int = 8,
+) -> dict[str, dict[str, float]]:
+    """Attribute -> what its edit does to portraits that lack it, or have it (then the strength is negative).
+
+    `moved`     the change of the attribute as a share of the distance between its two sides' means
+    `others`    the mean absolute change of the other attributes, on the same scale
+    `identity`  cosine similarity with the unedited inversion
+    """
+    places = {entry.name: index for index, entry in enumerate(PARAMETERS)}
+    attributes = [entry for entry in PARAMETERS if entry.threshold is not None]
+    spans = torch.tensor([_between_sides(entry.kind) * (entry.high - entry.low) for entry in attributes])
+    columns = [places[entry.name] for entry in attributes]
+    names = [name for name in directions if name in {entry.name for entry in attributes}]
+    changes = [(directions[name], sign * strengths[name]) for name in names for sign in (1, -1)]
+    parts: dict[str, dict[str, list[Tensor]]] = {name: {"moved": [], "others": [], "identity": []} for name in names}
+    for image in images.split(batch):
+        with torch.no_grad():
+            before, results = inverter.edits(image, changes)
+            values, person = reader(before), reader.identity(before)
+            for index, name in enumerate(names):
+                own = columns.index(places[name])
+                rising = values[:, places[name]] <= (attributes[own].threshold or 0.0)
+                after = torch.where(rising[:, None, None, None], results[2 * index], results[2 * index + 1])
+                change = (reader(after) - values)[:, columns] / spans
+                parts[name]["moved"].append(torch.where(rising, change[:, own], -change[:, own]))
+                parts[name]["others"].append(torch.cat([change[:, :own], change[:, own + 1 :]], 1).abs().mean(1))
+                parts[name]["identity"].append((person * reader.identity(after)).sum(1))
+    means = {name: {measure: float(torch.cat(found).mean()) for measure, found in measures.items()} for name, measures in parts.items()}
+    return {name: {"strength": strengths[name], **measures} for name, measures in means.items()}
+
+
+def markdown(rows: Mapping[str, Mapping[str, float]], first: str) -> str:
+    """A Markdown table with one row per entry."""
+    columns = list(next(iter(rows.values())))
+    lines = [f"| {first} | {' | '.join(columns)} |", f"|{' --- |' * (len(columns) + 1)}"]
+    lines += [f"| {name} | {' | '.join(f'{values[column]:.4g}' for column in columns)} |" for name, values in rows.items()]
+    return "\n".join(lines)
+
+
+def _metrics(picture: Tensor, image: Tensor, identity: Distance | None, perceptual: Distance | None) -> dict[str, Tensor]:
+    found = {"SSIM": ssim(picture, image), "PSNR": psnr(picture, image), "L2": l2(picture, image)}
+    with torch.no_grad():
+        if identity is not None:
+            found = {"ID": 1 - identity(picture, image)} | found
+        if perceptual is not None:
+            found["LPIPS"] = perceptual(picture, image)
+    return found
+
+
+def _between_sides(kind: str) -> float:
+    """The distance between the means of a parameter's two sides, as a share of its range."""
+    return {"uniform": 0.5, "bell": 0.375, "sides": 0.7, "switch": 1.0, "rare": 0.9}[kind]
+
+
+def _now(image: Tensor) -> float:
+    if image.is_cuda:
+        torch.cuda.synchronize(image.device)
+    return time.perf_counter()
+
+
+def default_strengths(directions: Mapping[str, Direction]) -> dict[str, float]:
+    """Two thirds of each suggested range: the distance between the two sides' means."""
+    return {name: (direction.strength_range[1] / 1.5 if direction.strength_range else 3.0) for name, direction in directions.items()}
+
+
+def only_directions(edits: Mapping[str, object], names: Sequence[str] | None = None) -> dict[str, Direction]:
+    """The constant directions among `edits`, all or those in `names`."""
+    return {name: edit for name, edit in edits.items() if isinstance(edit, Direction) and (names is None or name in names)}

@@ -1,0 +1,71 @@
+"""The whole of SDIC in PyTorch: invert, edit in both forms of Eq. 6, and the e4e baseline."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sdic_train.config import ModelConfig
+from sdic_train.networks.e4e import Encoder
+from sdic_train.networks.sdic.dicn import DICN
+from sdic_train.networks.sdic.dipn import DIPN
+from sdic_train.networks.stylegan2 import Generator
+
+
+class InversionTensors(NamedTuple):
+    """Everything an inversion computes, named as in the stage table."""
+
+    latent: Tensor
+    feature: Tensor
+    reconstruction: Tensor
+    discrepancy: Tensor
+    latent_enhanced: Tensor
+    residual: Tensor
+    picture: Tensor
+
+
+class SDIC(nn.Module):
+    """Encoder, generator, DIPN and DICN of one model."""
+
+    latent_avg: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.generator = Generator(config)
+        self.dipn = DIPN(config)
+        self.dicn = DICN(config)
+        self.register_buffer("latent_avg", torch.zeros(config.rows, config.style_width))
+
+    def encode(self, image: Tensor) -> Tensor:
+        """image [N, 3, S, S] in [-1, 1] -> latent code [N, L, C] in W+."""
+        return self.encoder(image) + self.latent_avg
+
+    def invert(self, image: Tensor) -> InversionTensors:
+        """image [N, 3, S, S] in [-1, 1] -> the inversion (Section 3)."""
+        latent = self.encode(image)
+        feature, rgb = self.generator.head(latent)
+        reconstruction = self.generator.preview(feature, rgb, latent)
+        discrepancy = self.dipn(image, reconstruction)
+        latent_enhanced, residual = self.dicn(discrepancy, feature, latent)
+        _, rgb = self.generator.head(latent_enhanced)
+        picture = self.generator.tail(feature, rgb, latent_enhanced, residual)
+        return InversionTensors(latent, feature, reconstruction, discrepancy, latent_enhanced, residual, picture)
+
+    def edit(self, inversion: InversionTensors, delta: Tensor, eq6: Literal["paper", "released"] = "paper") -> Tensor:
+        """The picture [N, 3, R, R] of the inversion moved by `delta` [N, L, C] (Eq. 6: F_E + P).
+
+        "paper" takes F_E from latent + delta; "released" takes it from latent_enhanced + delta, as the released code does.
+        """
+        edited = inversion.latent_enhanced + delta
+        feature, rgb = self.generator.head(edited)
+        if eq6 == "paper":
+            feature, _ = self.generator.head(inversion.latent + delta)
+        return self.generator.tail(feature, rgb, edited, inversion.residual)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image [N, 3, S, S] -> inverted picture [N, 3, R, R], unclamped."""
+        return self.invert(image).picture

@@ -1,0 +1,213 @@
+"""Training of the e4e encoder on a frozen generator (Tov et al. 2021): image losses, delta regularisation, latent discriminator,
+progressive deltas; and regression of the code itself where the person behind a picture is known."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdic_runtime.errors import SdicError
+from sdic_train.checkpoints.load import mean_rows, save_checkpoint
+from sdic_train.data.datasets import PictureSet
+from sdic_train.networks.e4e import Encoder
+from sdic_train.networks.layers import EqualLinear
+from sdic_train.networks.stylegan2 import Generator, downsample
+from sdic_train.trainers.engine import Engine, Losses
+from sdic_train.trainers.layout import widen
+from sdic_train.trainers.pictures import batch_pictures, scaled, sheet_of
+
+REAL_SAMPLES = 4  # mapped codes per picture that the latent discriminator sees as real
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """Weights and rates; the defaults are e4e's. A loss with weight 0 is not computed."""
+
+    rate: float = 1e-4
+    warm_up: int = 0
+    decay: float = 0.0  # last share of the steps over which the rate falls to a twentieth
+    l2: float = 1.0
+    perceptual: float = 0.8
+    identity: float = 0.1
+    code: float = 0.0  # mean squared error of the code against the mapping of the picture's own coordinates; labelled sets only
+    delta: float = 2e-4  # L2 norm of the rows' offsets from row 0
+    latent_adversarial: float = 0.1
+    latent_rate: float = 2e-5
+    latent_r1: float = 10.0
+    latent_r1_every: int = 16
+    first_delta: int = 20_000  # the step from which rows get their own offsets, one more every `delta_every` steps; -1: all at once
+    delta_every: int = 2_000
+    mirror: bool = True  # mirror half of the pictures; not where `code` is used
+    seed: int = 0
+
+
+class LatentDiscriminator(nn.Module):
+    """Tells mapped codes from encoded ones: four equalized linear layers; [N, C] -> [N, 1]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(EqualLinear(width, width, rate=0.01, activation=True) for _ in range(3)), EqualLinear(width, 1, rate=0.01)
+        )
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.layers(latent)
+
+
+class EncoderTrainer:
+    """The encoder; the generator stays as it is. Everything random in step k follows from (seed, k)."""
+
+    losses: tuple[str, ...] = ("encoder", "l2", "perceptual", "identity", "code", "delta", "latent_adversarial", "latent_discriminator")
+
+    def __init__(
+        self,
+        generator: Generator,
+        recipe: EncoderRecipe,
+        pictures: PictureSet,
+        engine: Engine,
+        steps: int,
+        perceptual: nn.Module | None,
+        identity: nn.Module | None,
+    ) -> None:
+        self.config, self.recipe, self.pictures, self.engine, self.steps = generator.config, recipe, pictures, engine, steps
+        if recipe.code and pictures.coordinates is None:
+            raise SdicError("the loss code needs labelled pictures (the portraits); use --set code=0 for a folder")
+        self.distances = {"perceptual": perceptual, "identity": identity}
+        for name, network in self.distances.items():
+            if getattr(recipe, name) and network is None:
+                raise SdicError(
+                    f"the loss {name} has the weight {getattr(recipe, name)} and no network; name its weights with --{name}, "
+                    f"or use --set {name}=0"
+                )
+        torch.manual_seed(recipe.seed)
+        self.encoder = widen(Encoder(self.config)).to(engine.device)
+        self.latent_discriminator = LatentDiscriminator(self.config.style_width).to(engine.device)
+        self.generator = widen(generator).to(engine.device).eval().requires_grad_(False)
+        for network in (perceptual, identity):
+            if network is not None:
+                network.to(engine.device).eval().requires_grad_(False)
+        self.latent_avg = mean_rows(self.generator).to(engine.device)
+        self.step = 0
+        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=recipe.rate)
+        self.latent_optimizer = torch.optim.Adam(self.latent_discriminator.parameters(), lr=recipe.latent_rate, betas=(0.0, 0.99))
+
+    def start_from(self, encoder: Encoder) -> None:
+        """Goes on from another run's encoder."""
+        self.encoder.load_state_dict(encoder.state_dict())
+
+    def advance(self) -> dict[str, float]:
+        recipe, engine = self.recipe, self.engine
+        rise = min(1.0, (self.step + 1) / max(1, recipe.warm_up))
+        fall = min(1.0, max(0.05, (self.steps - self.step) / max(1.0, recipe.decay * self.steps)))
+        self.optimizer.param_groups[0]["lr"] = recipe.rate * rise * fall
+        random = torch.Generator().manual_seed((recipe.seed << 32) + self.step)
+        images, coordinates = batch_pictures(
+            self.pictures, engine.options.batch, self.config.working, random, recipe.mirror and not recipe.code
+        )
+        mapped = torch.randn(len(images) * REAL_SAMPLES, self.config.style_width, generator=random).to(engine.device)
+        self.encoder.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, codes = Losses(engine), []
+        for image, person in engine.parts(images, coordinates):
+            with engine.autocast():
+                offsets = self.encoder(image.contiguous(memory_format=torch.channels_last), self._deltas()).float()
+            latent = offsets + self.latent_avg
+            terms = self._terms(image, person, offsets, latent)
+            total = sum((getattr(recipe, name) * value for name, value in terms.items()), torch.zeros((), device=engine.device))
+            engine.backward(total)
+            losses.add(encoder=total, **terms)
+            codes.append(latent.detach())
+        engine.average_gradients(self.encoder.parameters())
+        self.optimizer.step()
+        if recipe.latent_adversarial:
+            self._advance_latent_discriminator(torch.cat(codes), mapped, losses)
+        self.step += 1
+        return losses.means()
+
+    def _deltas(self) -> int | None:
+        """The number of rows that may leave row 0 now."""
+        recipe = self.recipe
+        if recipe.first_delta < 0:
+            return None
+        return 0 if self.step < recipe.first_delta else 1 + (self.step - recipe.first_delta) // max(1, recipe.delta_every)
+
+    def _terms(self, image: Tensor, person: Tensor | None, offsets: Tensor, latent: Tensor) -> dict[str, Tensor]:
+        recipe, terms = self.recipe, dict[str, Tensor]()
+        if recipe.code and person is not None:
+            terms["code"] = F.mse_loss(latent, self._wanted(person)[:, None].expand_as(latent))
+        if recipe.l2 or recipe.perceptual or recipe.identity:
+            with self.engine.autocast():
+                picture = downsample(self.generator(latent).float(), self.config.working)
+                terms |= {
+                    name: network(picture, image).mean() for name, network in self.distances.items() if network and getattr(recipe, name)
+                }
+            if recipe.l2:
+                terms["l2"] = F.mse_loss(picture, image)
+        if recipe.delta:
+            terms["delta"] = (offsets[:, 1:] - offsets[:, :1]).norm(dim=2).mean(0).sum()
+        if recipe.latent_adversarial:
+            terms["latent_adversarial"] = F.softplus(-self.latent_discriminator(latent.flatten(0, 1))).mean()
+        return terms
+
+    @torch.no_grad()
+    def _wanted(self, person: Tensor) -> Tensor:
+        """The mapping of a person's coordinates, with the mean square of z that its other coordinates, standard normal, would bring."""
+        width = self.config.style_width
+        person = person[:, :width]
+        mean_square = (person.square().sum(1, keepdim=True) + width - person.shape[1]) / width
+        return self.generator.style[1:](F.pad(person * mean_square.rsqrt(), (0, width - person.shape[1])))
+
+    def _advance_latent_discriminator(self, codes: Tensor, z: Tensor, losses: Losses) -> None:
+        recipe = self.recipe
+        self.latent_optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            real = self.generator.mapping(z)
+        score = F.softplus(-self.latent_discriminator(real)).mean() + F.softplus(self.latent_discriminator(codes.flatten(0, 1))).mean()
+        losses.add(latent_discriminator=score * self.engine.options.accumulate)
+        if recipe.latent_r1 and self.step % recipe.latent_r1_every == 0:
+            probe = real.requires_grad_(True)
+            slope = torch.autograd.grad(self.latent_discriminator(probe).sum(), probe, create_graph=True)[0]
+            score = score + recipe.latent_r1 / 2 * recipe.latent_r1_every * slope.square().sum(1).mean()
+        score.backward()
+        self.engine.average_gradients(self.latent_discriminator.parameters())
+        self.latent_optimizer.step()
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, **{name: getattr(self, name).state_dict() for name in STATES}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name in STATES:
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "encoder",
+            "config": self.config.as_dict(),
+            "steps": self.steps,
+            "batch": self.engine.options.batch,
+            "precision": self.engine.options.precision,
+            **asdict(self.recipe),
+        }
+
+    @torch.no_grad()
+    def sheet(self) -> Any:
+        """Pictures above their reconstructions."""
+        self.encoder.eval()
+        image = scaled(self.pictures, np.linspace(0, len(self.pictures) - 1, 8).astype(int), self.config.working).to(self.engine.device)
+        picture = downsample(self.generator(self.encoder(image) + self.latent_avg), self.config.working)
+        return sheet_of(image, picture)
+
+    def save(self, path: Path) -> None:
+        save_checkpoint(
+            path, self.config, self.latent_avg, {"trained": f"encoder, {self.step} steps"}, encoder=self.encoder, generator=self.generator
+        )
+
+
+STATES = ("encoder", "latent_discriminator", "optimizer", "latent_optimizer")

@@ -1,0 +1,350 @@
+"""Generator training: adversarial (StyleGAN2), or fitted to labelled renders with an adversarial term that sharpens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdic_runtime.errors import SdicError
+from sdic_train.config import ModelConfig
+from sdic_train.data.datasets import PictureSet
+from sdic_train.losses.portrait import feature_distance
+from sdic_train.networks.discriminator import Discriminator
+from sdic_train.networks.layers import EqualLinear
+from sdic_train.networks.portrait_reader import PortraitReader
+from sdic_train.networks.stylegan2 import Generator
+from sdic_train.trainers.engine import Engine, Losses
+from sdic_train.trainers.layout import widen
+from sdic_train.trainers.pictures import batch_pictures, scaled, sheet_of
+
+SHEET = 16  # pictures on a sample sheet
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    """Weights and rates; the defaults are StyleGAN2's. A loss with weight 0 is not computed.
+
+    The losses of `SUPERVISED` compare the generated picture with the render of the same person. They need a labelled set:
+    its coordinates are then the first of z, and the mapping starts from these alone.
+    """
+
+    size: int = 64  # the picture size trained now, 8 to R: the generator grows over several runs
+    rate: float = 2e-3
+    discriminator_rate: float = 2e-3
+    mapping_factor: float = 1.0  # the mapping's rate on top of its equalized 0.01
+    momentum: float = 0.0  # Adam's first beta for the generator
+    warm_up: int = 0  # steps over which the rates rise
+    decay: float = 0.0  # last share of the steps over which the rates fall to a twentieth
+    adversarial: float = 1.0
+    fit: float = 0.0  # mean absolute difference of the pictures
+    edges: float = 0.0  # mean absolute difference of the differences of neighbouring pixels
+    features: float = 0.0  # mean absolute difference of the discriminator's features, each scaled to unit mean
+    perceptual: float = 0.0  # distance of a portrait reader's features
+    attributes: float = 0.0  # mean squared difference of what the reader reads
+    r1: float = 10.0
+    r1_every: int = 16
+    path: float = 2.0  # weight of the path length regularisation
+    path_every: int = 4
+    mixing: float = 0.9  # probability that a latent code is made of two
+    average_pictures: float = 10_000.0  # half-life of the weights' moving average
+    mirror: bool = False  # mirror half of the pictures; unlabelled sets only
+    seed: int = 0
+
+
+class GeneratorTrainer:
+    """Generator, its moving average and the discriminator. Everything random in step k follows from (seed, k)."""
+
+    losses: tuple[str, ...] = (
+        "generator",
+        "fit",
+        "edges",
+        "adversarial",
+        "features",
+        "perceptual",
+        "attributes",
+        "path",
+        "discriminator",
+        "r1",
+    )
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        recipe: GeneratorRecipe,
+        pictures: PictureSet,
+        engine: Engine,
+        steps: int,
+        discriminator_channels: dict[int, int] | None = None,
+        reader: PortraitReader | None = None,
+    ) -> None:
+        self.config, self.recipe, self.engine, self.steps, self.pictures = config, recipe, engine, steps, pictures
+        used = [name for name in SUPERVISED if getattr(recipe, name)]
+        self.supervised = bool(used)
+        if used and pictures.coordinates is None:
+            raise SdicError(f"the loss {used[0]} needs labelled pictures (the portraits); use --set {used[0]}=0 for a folder")
+        if (recipe.perceptual or recipe.attributes) and reader is None:
+            raise SdicError(
+                "the losses perceptual and attributes need a portrait reader; name one with --reader, or set their weights to 0"
+            )
+        self.reader = None if reader is None else reader.to(engine.device).eval().requires_grad_(False)
+        if self.supervised and recipe.mixing:
+            raise SdicError(f"style mixing ({recipe.mixing}) contradicts the losses that compare with a render; set mixing to 0")
+        if not 8 <= recipe.size <= config.resolution or recipe.size & (recipe.size - 1):
+            raise SdicError(
+                f"the training size {recipe.size} does not fit a generator of {config.resolution}; use a power of two from 8 to it"
+            )
+        torch.manual_seed(recipe.seed)
+        self.generator = Generator(config)
+        self.discriminator = Discriminator(recipe.size, discriminator_channels or config.channels)
+        if self.supervised and pictures.coordinates is not None:
+            condition_mapping(self.generator, pictures.coordinates.shape[1])
+        widen(self.generator).to(engine.device)
+        widen(self.discriminator).to(engine.device)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.path_mean = torch.zeros((), device=engine.device)
+        self.step = 0
+        mapping = list(self.generator.style.parameters())
+        others = [weight for name, weight in self.generator.named_parameters() if not name.startswith("style.")]
+        self.rates = (recipe.rate, recipe.rate * recipe.mapping_factor)
+        self.generator_optimizer = torch.optim.Adam(
+            [{"params": others}, {"params": mapping}], lr=recipe.rate, betas=(recipe.momentum, 0.99)
+        )
+        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=recipe.discriminator_rate, betas=(0.0, 0.99))
+
+    def grow_from(self, state: dict[str, Any]) -> None:
+        """Starts from the averaged generator of another run and its discriminator's blocks of the same sizes, with fresh optimizers."""
+        self.generator.load_state_dict(state["average"])
+        self.average.load_state_dict(state["average"])
+        own = self.discriminator.state_dict()
+        self.discriminator.load_state_dict({**own, **aligned(state["discriminator"], own)})
+
+    def advance(self) -> dict[str, float]:
+        recipe, engine = self.recipe, self.engine
+        self._set_rates()
+        real, coordinates = batch_pictures(
+            self.pictures, engine.options.batch, recipe.size, self._random(0), recipe.mirror and not self.supervised
+        )
+        z, second, crossing, noises = self._chances(coordinates if self.supervised else None)
+        losses, fakes = Losses(engine), []
+        self.discriminator.requires_grad_(False)
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        for wanted, first, other, cross in engine.parts(real, z, second, crossing):
+            wanted = wanted.contiguous(memory_format=torch.channels_last)
+            with engine.autocast():
+                fake = self.generator.picture_at(self._latent(first, other, cross), recipe.size, noises).float()
+                terms = self._generator_terms(fake, wanted)
+            total = sum((getattr(recipe, name) * value for name, value in terms.items()), torch.zeros((), device=engine.device))
+            engine.backward(total)
+            losses.add(generator=total, **terms)
+            fakes.append(fake.detach())
+        if recipe.path and self.step % recipe.path_every == 0:
+            losses.add(path=self._path_length(z, noises))
+        self._update(self.generator_optimizer, self.generator)
+        self._follow()
+        if recipe.adversarial:
+            self._advance_discriminator(real, fakes, losses)
+        self.step += 1
+        return losses.means()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "size": self.recipe.size,
+            "path_mean": self.path_mean,
+            **{name: getattr(self, name).state_dict() for name in STATES},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name in STATES:
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.path_mean = state["step"], state["path_mean"].to(self.engine.device)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "generator",
+            "config": self.config.as_dict(),
+            "steps": self.steps,
+            "batch": self.engine.options.batch,
+            "precision": self.engine.options.precision,
+            **asdict(self.recipe),
+        }
+
+    @torch.no_grad()
+    def sheet(self) -> Any:
+        """Generated pictures; above each the render of the same person where the set is labelled."""
+        z = torch.randn(SHEET, self.config.style_width, generator=torch.Generator().manual_seed(1))
+        index, rows = np.arange(SHEET) % len(self.pictures), []
+        if self.supervised and self.pictures.coordinates is not None:
+            coordinates = torch.from_numpy(self.pictures.coordinates[index])[:, : z.shape[1]]
+            z[:, : coordinates.shape[1]] = coordinates
+            rows.append(scaled(self.pictures, index, self.recipe.size))
+        latent = self.average.mapping(z.to(self.engine.device))[:, None].repeat(1, self.config.rows, 1)
+        rows.append(self.average.picture_at(latent, self.recipe.size))
+        return sheet_of(*(row[part : part + SHEET // 2] for part in (0, SHEET // 2) for row in rows))
+
+    def save(self, path: Path) -> None:
+        from sdic_train.checkpoints.load import mean_rows, save_checkpoint
+
+        trained = {"trained": f"generator, {self.step} steps at {self.recipe.size}"}
+        save_checkpoint(path, self.config, mean_rows(self.average), trained, generator=self.average)
+
+    def _set_rates(self) -> None:
+        recipe = self.recipe
+        rise = min(1.0, (self.step + 1) / max(1, recipe.warm_up))
+        fall = min(1.0, max(0.05, (self.steps - self.step) / max(1.0, recipe.decay * self.steps)))
+        for group, rate in zip(self.generator_optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * rise * fall
+        self.discriminator_optimizer.param_groups[0]["lr"] = recipe.discriminator_rate * rise * fall
+
+    def _random(self, stream: int) -> torch.Generator:
+        return torch.Generator().manual_seed(((self.recipe.seed << 32) + self.step) * 8 + stream)
+
+    def _chances(self, coordinates: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
+        """z, a second z and the row from which it takes over (for mixing), and the step's noise maps."""
+        random, batch, width = self._random(1), self.engine.options.batch, self.config.style_width
+        z = torch.randn(batch, width, generator=random)
+        if coordinates is not None:
+            z[:, : coordinates.shape[1]] = coordinates[:, :width]
+        noises = [torch.randn(noise.shape, generator=random).to(self.engine.device) for noise in self.generator.noises.maps()]
+        if not self.recipe.mixing:
+            return z, None, None, noises
+        rows = torch.randint(1, self.config.rows, (batch,), generator=random)
+        mixed = torch.rand(batch, generator=random) < self.recipe.mixing
+        return z, torch.randn(batch, width, generator=random), torch.where(mixed, rows, self.config.rows), noises
+
+    def _latent(self, z: Tensor, second: Tensor | None, crossing: Tensor | None) -> Tensor:
+        latent = self.generator.mapping(z)[:, None].repeat(1, self.config.rows, 1)
+        if second is None or crossing is None:
+            return latent
+        behind = torch.arange(self.config.rows, device=z.device)[None, :, None] >= crossing[:, None, None]
+        return torch.where(behind, self.generator.mapping(second)[:, None], latent)
+
+    def _generator_terms(self, fake: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+        recipe, terms = self.recipe, dict[str, Tensor]()
+        if recipe.fit:
+            terms["fit"] = F.l1_loss(fake, wanted)
+        if recipe.edges:
+            terms["edges"] = edge_difference(fake, wanted)
+        if self.reader is not None and (recipe.perceptual or recipe.attributes):
+            terms |= _read_terms(self.reader, fake, wanted)
+        if not (recipe.adversarial or recipe.features):
+            return terms
+        found = self.discriminator.features(fake)
+        if recipe.adversarial:
+            terms["adversarial"] = F.softplus(-self.discriminator.score(found[-1]).float()).mean()
+        if recipe.features:
+            with torch.no_grad():
+                aims = self.discriminator.features(wanted)
+            terms["features"] = feature_difference(found, aims)
+        return terms
+
+    def _path_length(self, z: Tensor, noises: list[Tensor]) -> Tensor:
+        """StyleGAN2's regularisation: a step in w should change the picture by the same amount everywhere. On half of the batch."""
+        part = next(iter(self.engine.parts(z)))[0]
+        part = part[: max(1, len(part) // 2)]
+        latent = self.generator.mapping(part)[:, None].repeat(1, self.config.rows, 1)
+        picture = self.generator.picture_at(latent, self.recipe.size, noises)
+        probe = torch.randn(picture.shape, generator=self._random(2)).to(picture.device) / self.recipe.size
+        slope = torch.autograd.grad((picture * probe).sum(), latent, create_graph=True)[0]
+        lengths = slope.square().sum(2).mean(1).sqrt()
+        self.path_mean = self.path_mean.lerp(lengths.mean().detach(), 0.01)
+        loss = (lengths - self.path_mean).square().mean()
+        (self.recipe.path * self.recipe.path_every * loss).backward()
+        return loss * self.engine.options.accumulate
+
+    def _advance_discriminator(self, real: Tensor, fakes: Sequence[Tensor], losses: Losses) -> None:
+        recipe, engine = self.recipe, self.engine
+        self.discriminator.requires_grad_(True)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        for (wanted,), fake in zip(engine.parts(real), fakes, strict=True):
+            wanted = wanted.contiguous(memory_format=torch.channels_last)
+            with engine.autocast():
+                scores = self.discriminator(wanted).float(), self.discriminator(fake.contiguous(memory_format=torch.channels_last)).float()
+            total = F.softplus(-scores[0]).mean() + F.softplus(scores[1]).mean()
+            losses.add(discriminator=total)
+            if recipe.r1 and self.step % recipe.r1_every == 0:
+                penalty = self._r1(wanted)
+                losses.add(r1=penalty)
+                total = total + recipe.r1 / 2 * recipe.r1_every * penalty
+            engine.backward(total)
+        self._update(self.discriminator_optimizer, self.discriminator)
+
+    def _r1(self, real: Tensor) -> Tensor:
+        probe = real.detach().requires_grad_(True)
+        with self.engine.autocast():
+            score = self.discriminator(probe).float().sum()
+        return torch.autograd.grad(score, probe, create_graph=True)[0].square().sum((1, 2, 3)).mean()
+
+    def _update(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        self.engine.average_gradients(model.parameters())
+        optimizer.step()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The moving average; at first its half-life is a tenth of the pictures seen, so that it forgets the start."""
+        batch = self.engine.options.batch
+        half_life = min(self.recipe.average_pictures, 0.1 * (self.step + 1) * batch)
+        keep = 0.5 ** (batch / half_life) if half_life else 0.0
+        for mean, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            mean.lerp_(weight, 1 - keep)
+
+
+SUPERVISED = ("fit", "edges", "features", "perceptual", "attributes")
+STATES = ("generator", "average", "discriminator", "generator_optimizer", "discriminator_optimizer")
+
+
+def _read_terms(reader: PortraitReader, fake: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """What the portrait reader makes of the generated pictures and of the renders."""
+    with torch.no_grad():
+        aims = reader.features(wanted)
+        values = reader.read(aims[-1]).float()
+    found = reader.features(fake)
+    return {"perceptual": feature_distance(found, aims).mean(), "attributes": F.mse_loss(reader.read(found[-1]).float(), values)}
+
+
+def condition_mapping(generator: Generator, coordinates: int) -> None:
+    """Lets the mapping start from the first `coordinates` of z only, with the variance that all of z would give."""
+    first = generator.style[1]
+    assert isinstance(first, EqualLinear)
+    weight = first.weight
+    with torch.no_grad():
+        weight[:, coordinates:] = 0
+        weight[:, :coordinates] *= max(1.0, weight.shape[1] / coordinates) ** 0.5
+
+
+def edge_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of the finite differences of two [N, 3, H, W], the sum over both axes."""
+    difference = a - b
+    return difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+
+
+def feature_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Mean over levels and samples of the mean absolute difference, each sample's divided by the mean magnitude of its `wanted`."""
+    pairs = [(a.float().flatten(1), b.float().flatten(1)) for a, b in zip(found, wanted, strict=True)]
+    return torch.stack([((a - b).abs().mean(1) / (b.abs().mean(1) + 1e-8)).mean() for a, b in pairs]).mean()
+
+
+def len_of_blocks(state: dict[str, Tensor]) -> int:
+    """The number of entries of `convs` in a discriminator's state."""
+    return 1 + max(int(name.split(".")[1]) for name in state if name.startswith("convs."))
+
+
+def aligned(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of `state` under the names that the same picture sizes have in `own`; those of another shape are left out."""
+    shift = len_of_blocks(own) - len_of_blocks(state)
+    found = {}
+    for name, value in state.items():
+        if name.startswith("convs.") and not name.startswith("convs.0."):
+            _, block, rest = name.split(".", 2)
+            name = f"convs.{int(block) + shift}.{rest}"
+        if name in own and own[name].shape == value.shape:
+            found[name] = value
+    return found

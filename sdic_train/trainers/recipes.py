@@ -1,0 +1,67 @@
+"""The named recipes: StyleGAN2's, the paper's, the released code's, and those of the demo domain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sdic_train.trainers.encoder import EncoderRecipe
+from sdic_train.trainers.generator import GeneratorRecipe
+from sdic_train.trainers.sdic import SdicRecipe
+
+_FIT = GeneratorRecipe(
+    size=16,
+    rate=1e-2,
+    mapping_factor=100.0,
+    momentum=0.5,
+    warm_up=100,
+    adversarial=0.0,
+    fit=10.0,
+    edges=10.0,
+    r1=0.0,
+    path=0.0,
+    mixing=0.0,
+    average_pictures=3000.0,
+)
+
+GENERATOR: dict[str, GeneratorRecipe] = {
+    "stylegan2": GeneratorRecipe(),
+    "fit-16": _FIT,
+    "fit-32": replace(_FIT, size=32),
+    "fit-64": replace(_FIT, size=64, rate=8e-3, decay=0.3),
+    "fit-128": replace(_FIT, size=128, rate=4e-3, mapping_factor=50.0, decay=0.5, perceptual=2.0, attributes=4.0),
+    "sharpen-128": replace(
+        _FIT, size=128, rate=1e-3, mapping_factor=0.0, decay=0.5, adversarial=0.3, features=2.0, perceptual=2.0, attributes=4.0, r1=0.05
+    ),
+}
+
+_CODE = EncoderRecipe(
+    rate=2e-3,
+    warm_up=100,
+    decay=0.5,
+    l2=0.0,
+    perceptual=0.0,
+    identity=0.0,
+    code=1.0,
+    delta=0.0,
+    latent_adversarial=0.0,
+    first_delta=-1,
+    mirror=False,
+)
+
+ENCODER: dict[str, EncoderRecipe] = {
+    "e4e": EncoderRecipe(),
+    "code": _CODE,
+    "picture": replace(_CODE, rate=5e-4, l2=1.0, perceptual=0.8, identity=0.1, code=0.1, delta=2e-4),
+}
+
+_DEMO = SdicRecipe(rate=2e-3, optimizer="adam", warm_up=50, decay=0.4, l2=8.0, edit=0.05, mirror=False, settle_norm=500, silent_start=True)
+
+SDIC: dict[str, SdicRecipe] = {
+    "paper": SdicRecipe(),
+    "released": SdicRecipe(identity=0.1, edit_norm="l2", edit_feature=0.8, edit_code=0.2, encoder_norm=True, random_noise=True),
+    "demo": _DEMO,
+    "demo-longer": replace(_DEMO, rate=1e-3, decay=0.8, settle_norm=0, silent_start=False, keep=True),
+}
+
+# Discriminators may be narrower than the generator: domain -> channels by picture size.
+DISCRIMINATORS: dict[str, dict[int, int]] = {"portraits": {4: 128, 8: 128, 16: 96, 32: 64, 64: 48, 128: 24, 256: 12}}

@@ -1,0 +1,233 @@
+"""The loop that every training command shares: resume, logs, sample sheets, progress, and files written whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sdic_runtime.errors import SdicError
+from sdic_runtime.files import replacing
+from sdic_runtime.progress import shown
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdic_train.trainers.engine import Engine
+
+LOGGER = logging.getLogger("sdic_train")
+STATE, LOG, RECIPE, RESULT = "state.pt", "losses.csv", "recipe.json", "model.safetensors"
+
+
+class Trainer(Protocol):
+    """What the loop needs. Everything random in step k must follow from (seed, k), so that a resumed run repeats an undisturbed one."""
+
+    step: int
+    engine: Engine
+    losses: tuple[str, ...]  # the columns of the log
+
+    def advance(self) -> dict[str, float]:
+        """One step; `step` grows by one."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs, as tensors and plain values."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+
+    def sheet(self) -> Image.Image | None:
+        """A picture that shows how far the training is."""
+
+    def save(self, path: Path) -> None:
+        """Writes the model as a checkpoint."""
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe, for the run's folder and for the check that a resumed run is the same one."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """A run's folder and rhythm."""
+
+    folder: Path
+    steps: int
+    save_every: float = 300.0  # seconds between two saved states
+    save_steps: int = 0  # steps between two saved states; 0: by time only
+    log_every: int = 50
+    sheet_every: float = 600.0
+    resume: bool = True
+    tensorboard: bool = False
+    minutes: float = math.inf  # stop after this long, saved and resumable
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.minutes > 0:
+            raise SdicError(
+                f"a run of {self.steps} steps and {self.minutes} minutes trains nothing; give at least a step and a time above 0"
+            )
+
+
+def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] = LOGGER.info) -> dict[str, float]:
+    """Trains until `options.steps` or `options.minutes`; returns the last step's losses. A killed run goes on from its last saved state."""
+    folder = options.folder
+    open_board = _boards() if options.tensorboard and trainer.engine.main else None
+    folder.mkdir(parents=True, exist_ok=True)
+    _same_recipe(trainer, folder, options.resume)
+    if options.resume and (folder / STATE).exists():
+        trainer.load_state(read_state(folder / STATE))
+        report(f"resumed at step {trainer.step}")
+    log = Log(folder / LOG, trainer.losses, trainer.step) if trainer.engine.main else None
+    board = open_board(folder, trainer.step) if open_board else None
+    start = saved = drawn = time.monotonic()
+    first, losses = trainer.step, dict[str, float]()
+    bar = _bar(trainer, options)
+    try:
+        while trainer.step < options.steps and time.monotonic() - start < options.minutes * 60:
+            losses = trainer.advance()
+            _check_finite(losses, trainer.step, folder)
+            if log:
+                log.add(trainer.step, losses)
+            if board:
+                for name, value in losses.items():
+                    board.add_scalar(name, value, trainer.step)
+            if bar:
+                bar.update(1)
+                bar.set_postfix_str(_values(losses))
+            if trainer.step % options.log_every == 0 and not bar:
+                rate = (trainer.step - first) / (time.monotonic() - start)
+                report(f"step {trainer.step}/{options.steps}, {_values(losses)}, {_duration((options.steps - trainer.step) / rate)} left")
+            now = time.monotonic()
+            if now - saved > options.save_every or (options.save_steps and trainer.step % options.save_steps == 0):
+                _save(trainer, folder, log)
+                saved = time.monotonic()
+            if now - drawn > options.sheet_every:
+                _draw(trainer, folder)
+                drawn = time.monotonic()
+    finally:
+        if bar:
+            bar.close()
+        if board:
+            board.close()
+    _save(trainer, folder, log)
+    _draw(trainer, folder)
+    if trainer.engine.main:
+        trainer.save(folder / RESULT)
+    trainer.engine.wait()
+    return losses
+
+
+class Log:
+    """A CSV file with one row per step. Rows behind the step that a run resumes from are dropped: they will be computed again."""
+
+    def __init__(self, path: Path, names: tuple[str, ...], step: int) -> None:
+        self.path, self.names = path, names
+        rows = []
+        if path.exists() and step:
+            with path.open(newline="") as stream:
+                rows = [row for row in csv.reader(stream) if row and row[0].isdigit() and int(row[0]) <= step]
+        with replacing(path) as temporary, temporary.open("w", newline="") as stream:
+            csv.writer(stream).writerows([["step", *names], *rows])
+        self.stream = path.open("a", newline="")
+        self.writer = csv.writer(self.stream)
+
+    def add(self, step: int, losses: dict[str, float]) -> None:
+        self.writer.writerow([step, *(f"{losses[name]:.9g}" if name in losses else "" for name in self.names)])
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def read_log(path: Path) -> dict[str, list[float]]:
+    """The columns of a run's log; steps without a value are left out of that column."""
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {name: [float(row[name]) for row in rows if row[name]] for name in (rows[0] if rows else {})}
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A state that `train` saved. Raises SdicError for a damaged file."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise SdicError(
+            f"the saved state {path} cannot be read ({type(error).__name__}); delete it to start again, or restore it"
+        ) from error
+
+
+def _save(trainer: Trainer, folder: Path, log: Log | None) -> None:
+    import torch
+
+    if trainer.engine.main:
+        if log:
+            log.flush()
+        with replacing(folder / STATE) as temporary:
+            torch.save(trainer.state(), temporary)
+    trainer.engine.wait()
+
+
+def _draw(trainer: Trainer, folder: Path) -> None:
+    if trainer.engine.main and (sheet := trainer.sheet()) is not None:
+        with replacing(folder / f"sheet_{trainer.step:07d}.png") as temporary:
+            sheet.save(temporary, format="PNG")
+
+
+def _same_recipe(trainer: Trainer, folder: Path, resume: bool) -> None:
+    """Refuses to resume a run with other options than it was started with."""
+    recipe, path = json.loads(json.dumps(trainer.describe())), folder / RECIPE
+    if resume and path.exists() and (folder / STATE).exists():
+        before = json.loads(path.read_text())
+        other = [name for name in sorted({*before, *recipe}) if before.get(name) != recipe.get(name)]
+        if other:
+            raise SdicError(
+                f"{folder} holds a run with another {other[0]} ({before.get(other[0])}, now {recipe.get(other[0])}); "
+                "give the same options, another --out, or --restart"
+            )
+    if trainer.engine.main:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(recipe, indent=1))
+    if not resume and trainer.engine.main:
+        (folder / STATE).unlink(missing_ok=True)
+
+
+def _check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
+    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+    if wrong:
+        raise SdicError(
+            f'the loss "{wrong[0]}" became {losses[wrong[0]]} at step {step}; the last good state is in {folder}: '
+            "resume it with a smaller --rate"
+        )
+
+
+def _bar(trainer: Trainer, options: RunOptions) -> Any:
+    if not (trainer.engine.main and shown()):
+        return None
+    from tqdm import tqdm
+
+    return tqdm(total=options.steps, initial=trainer.step, unit="step", desc=options.folder.name)
+
+
+def _boards() -> Callable[[Path, int], Any]:
+    """What opens TensorBoard logs in a run's folder, from a step on: what a killed run wrote behind that step is dropped."""
+    from sdic_runtime.errors import MissingExtraError
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("tensorboard", "train", "--tensorboard") from error
+    return lambda folder, step: SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+
+def _values(losses: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4f}" for name, value in losses.items())
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -1,0 +1,232 @@
+"""Training of DIPN and DICN on a frozen generator and encoder (Section 3.4, Eq. 7 to 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdic_runtime.errors import SdicError
+from sdic_train.checkpoints.load import save_checkpoint
+from sdic_train.data.datasets import PictureSet
+from sdic_train.networks.sdic.dipn import ContextFusion
+from sdic_train.networks.sdic.model import SDIC
+from sdic_train.networks.stylegan2 import downsample
+from sdic_train.trainers.engine import Engine, Losses
+from sdic_train.trainers.layout import widen
+from sdic_train.trainers.pictures import batch_pictures, scaled, sheet_of
+
+SETTLING = 48  # batches over which the batch norms' statistics are averaged
+NORMS = {"l1": F.l1_loss, "l2": F.mse_loss}
+OPTIMIZERS = ("ranger", "adam")
+
+
+@dataclass(frozen=True)
+class SdicRecipe:
+    """Weights and rates; the defaults are the paper's. A loss with weight 0 is not computed."""
+
+    rate: float = 1e-3
+    optimizer: str = "ranger"
+    warm_up: int = 0
+    decay: float = 0.0  # last share of the steps over which the rate falls to a twentieth
+    l2: float = 1.0  # of Eq. 7, at the working size on [-1, 1]
+    perceptual: float = 0.8
+    identity: float = 0.2
+    edit: float = 0.5  # of Eq. 9
+    edit_norm: str = "l1"  # of Eq. 8; the released code takes l2, the mean squared error
+    edit_feature: float = 1.0  # share of the layer-7 feature in Eq. 8; the released code takes 0.8
+    edit_code: float = 1.0  # share of the latent code in Eq. 8; the released code takes 0.2
+    encoder_norm: bool = False  # let the frozen encoder's batch norm drift, as the released code does
+    random_noise: bool = False  # new generator noise in every step, as the released code does
+    mirror: bool = True
+    context: bool = True  # the spatial-contextual branches of Eq. 1 and 2; false is the paper's ablation
+    settle_norm: int = 0  # from this step on DIPN's and DICN's batch norm keeps its statistics, averaged over many batches; 0: never
+    silent_start: bool = False  # let DICN start from zero, so that the first inversions are the encoder's
+    keep: bool = False  # go on from the DIPN and DICN in --model, whose batch norm keeps its statistics; false starts with new ones
+    fusion: str = "attention"  # of DICN; "affine" is the paper's ablation
+    seed: int = 0
+
+
+class SdicTrainer:
+    """DIPN and DICN; the encoder and the generator stay as they are. Everything random in step k follows from (seed, k)."""
+
+    losses: tuple[str, ...] = ("total", "l2", "perceptual", "identity", "edit_feature", "edit_code")
+
+    def __init__(
+        self,
+        model: SDIC,
+        recipe: SdicRecipe,
+        pictures: PictureSet,
+        engine: Engine,
+        steps: int,
+        perceptual: nn.Module | None,
+        identity: nn.Module | None,
+    ) -> None:
+        self.config, self.recipe, self.pictures, self.engine, self.steps = model.config, recipe, pictures, engine, steps
+        for name, value, known in (("edit_norm", recipe.edit_norm, NORMS), ("optimizer", recipe.optimizer, OPTIMIZERS)):
+            if value not in known:
+                raise SdicError(f'the {name} "{value}" is unknown; use {" or ".join(known)}')
+        self.distances = {"perceptual": perceptual, "identity": identity}
+        for name, network in self.distances.items():
+            if getattr(recipe, name) and network is None:
+                raise SdicError(
+                    f"the loss {name} has the weight {getattr(recipe, name)} and no network; name its weights with --{name}, "
+                    f"or use --set {name}=0"
+                )
+            if network is not None:
+                network.to(engine.device).eval().requires_grad_(False)
+        self.model = widen(model).to(engine.device)
+        self.trained = nn.ModuleList([model.dipn, model.dicn])
+        model.requires_grad_(False)
+        self.trained.requires_grad_(True)
+        if not recipe.context:
+            _silence_context(model)
+        self.step = 0
+        self.optimizer = _optimizer(recipe, self.trained)
+
+    def advance(self) -> dict[str, float]:
+        recipe, engine = self.recipe, self.engine
+        rise = min(1.0, (self.step + 1) / max(1, recipe.warm_up))
+        fall = min(1.0, max(0.05, (self.steps - self.step) / max(1.0, recipe.decay * self.steps)))
+        self.optimizer.param_groups[0]["lr"] = recipe.rate * rise * fall
+        random = torch.Generator().manual_seed((recipe.seed << 32) + self.step)
+        images, _ = batch_pictures(self.pictures, engine.options.batch, self.config.working, random, recipe.mirror)
+        noises = None
+        if recipe.random_noise:
+            noises = [torch.randn(noise.shape, generator=random).to(engine.device) for noise in self.model.generator.noises.maps()]
+        self._set_modes()
+        if recipe.settle_norm and self.step == recipe.settle_norm:
+            self._settle_norm()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = Losses(engine)
+        for (image,) in engine.parts(images):
+            terms = self._terms(image.contiguous(memory_format=torch.channels_last), noises)
+            total = weighted(recipe, terms)
+            engine.backward(total)
+            losses.add(total=total, **terms)
+        engine.average_gradients(self.trained.parameters())
+        self.optimizer.step()
+        self.step += 1
+        return losses.means()
+
+    def _set_modes(self) -> None:
+        """Only DIPN and DICN train. The frozen encoder's batch norm keeps its statistics, unless the recipe asks otherwise."""
+        self.model.eval()
+        settled = self.recipe.keep or 0 < self.recipe.settle_norm <= self.step
+        self.trained.train(not settled)
+        if self.recipe.encoder_norm:
+            self.model.encoder.train()
+
+    @torch.no_grad()
+    def _settle_norm(self) -> None:
+        """Replaces the batch norms' moving statistics by means over `SETTLING` batches: small batches make them jump, and a network that
+        trains on its batches' statistics is another one when it is used."""
+        norms = [module for module in self.trained.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        self.trained.train()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over all batches
+        for batch in range(SETTLING):
+            random = torch.Generator().manual_seed((self.recipe.seed << 32) + (1 << 30) + batch)
+            images, _ = batch_pictures(self.pictures, max(4, self.engine.options.batch), self.config.working, random, self.recipe.mirror)
+            with self.engine.autocast():
+                self.model(images.to(self.engine.device).contiguous(memory_format=torch.channels_last))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self._set_modes()
+
+    def _terms(self, image: Tensor, noises: list[Tensor] | None) -> dict[str, Tensor]:
+        recipe, model = self.recipe, self.model
+        with self.engine.autocast():
+            with torch.no_grad():
+                latent = model.encode(image).float()
+                feature, rgb = model.generator.head(latent, noises)
+                reconstruction = downsample(model.generator.tail(feature, rgb, latent, noises=noises).clamp(-1, 1), self.config.working)
+            discrepancy = model.dipn(image, reconstruction)
+            enhanced, residual = model.dicn(discrepancy, feature, latent)
+            _, rgb = model.generator.head(enhanced, noises)
+            picture = downsample(model.generator.tail(feature, rgb, enhanced, residual, noises).float(), self.config.working)
+            terms = {name: network(picture, image).mean() for name, network in self.distances.items() if network and getattr(recipe, name)}
+        terms["l2"] = F.mse_loss(picture, image)
+        norm = NORMS[recipe.edit_norm]
+        terms["edit_feature"] = norm(residual.float(), torch.zeros_like(residual, dtype=torch.float32))
+        terms["edit_code"] = norm(enhanced.float(), latent)
+        return terms
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "trained": self.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "encoder": self.model.encoder.state_dict() if self.recipe.encoder_norm else {},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.trained.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["encoder"]:
+            self.model.encoder.load_state_dict(state["encoder"])
+        self.step = state["step"]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "sdic",
+            "config": self.config.as_dict(),
+            "steps": self.steps,
+            "batch": self.engine.options.batch,
+            "precision": self.engine.options.precision,
+            **asdict(self.recipe),
+        }
+
+    @torch.no_grad()
+    def sheet(self) -> Any:
+        """Pictures, their e4e reconstructions, discrepancy maps, and inversions."""
+        self.model.eval()
+        image = scaled(self.pictures, np.linspace(0, len(self.pictures) - 1, 8).astype(int), self.config.working).to(self.engine.device)
+        found = self.model.invert(image)
+        return sheet_of(image, found.reconstruction, found.discrepancy, downsample(found.picture, self.config.working))
+
+    def save(self, path: Path) -> None:
+        model = self.model
+        save_checkpoint(
+            path,
+            self.config,
+            model.latent_avg,
+            {"trained": f"sdic, {self.step} steps"},
+            encoder=model.encoder,
+            generator=model.generator,
+            dipn=model.dipn,
+            dicn=model.dicn,
+        )
+
+
+def _silence_context(model: SDIC) -> None:
+    """Sets what the context adds to the volume to zero and keeps it there: Eq. 1 and 2 without the 2D branches."""
+    for module in model.dipn.modules():
+        if isinstance(module, ContextFusion):
+            for weight in module.semantic[-1].parameters():
+                nn.init.zeros_(weight).requires_grad_(False)
+
+
+def weighted(recipe: SdicRecipe, terms: Mapping[str, Any]) -> Any:
+    """The loss of Eq. 7 and 9: the sum of the terms named in `SdicTrainer.losses`, tensors or numbers, with the recipe's weights."""
+    return sum((recipe.edit if name.startswith("edit_") else 1.0) * getattr(recipe, name) * value for name, value in terms.items())
+
+
+def _optimizer(recipe: SdicRecipe, module: nn.Module) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(module.parameters(), lr=recipe.rate)
+    try:
+        from pytorch_optimizer import Ranger
+    except ImportError as error:
+        from sdic_runtime.errors import MissingExtraError
+
+        raise MissingExtraError("pytorch-optimizer", "train", "the optimizer Ranger") from error
+    return Ranger(module.parameters(), lr=recipe.rate)

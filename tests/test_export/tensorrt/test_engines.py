@@ -1,0 +1,469 @@
+"""Engines: TensorRT-RTX builds them here without a GPU; what they hold, what is used again, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from typer.testing import CliRunner
+
+from sdic_export.cli.app import app
+from sdic_export.cli.app import main as run_export
+from sdic_export.graphs.bytes_graph import write_bytes_graph
+from sdic_export.graphs.exporter import export_partial
+from sdic_export.half.precision import write_half
+from sdic_export.tensorrt import builder as engine_builder
+from sdic_export.tensorrt import engines
+from sdic_export.tensorrt.builder import build_engine, check_settings, load_library
+from sdic_export.tensorrt.census import Census, check_precision, graph_census, inspector_census, plan_census
+from sdic_export.tensorrt.engines import EngineProgress, build_engines, plan_engines
+from sdic_runtime.backends.cuda.driver import gpu_count
+from sdic_runtime.backends.tensorrt.engine_files import (
+    SIDECAR,
+    TARGETS,
+    EngineSettings,
+    Profile,
+    graph_file,
+    graph_names,
+    onnx_hash,
+    read_sidecar,
+)
+from sdic_runtime.bundle.bundle import Bundle, file_entries, write_manifest
+from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.pictures import to_bytes
+from sdic_runtime.stages import STAGES, Sizes
+
+RTX, PROPER = TARGETS["tensorrt-rtx"], TARGETS["tensorrt"]
+needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+
+
+@pytest.fixture(scope="module")
+def half_bundle(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle with graphs in half precision."""
+    folder = Path(shutil.copytree(built.folder, tmp_path_factory.mktemp("half") / "bundle"))
+    manifest = Bundle.open(folder).manifest
+    stages = {}
+    for name, choices in manifest.stages.items():
+        stages[name] = {**choices, "fp16": f"onnx/fp16/{name}.onnx"}
+        write_half(folder / choices["fp32"], folder / stages[name]["fp16"], name)
+    partials = {}
+    for name, choices in manifest.partials.items():
+        stage, _, output = name.partition(":")
+        partials[name] = {**choices, "fp16": f"onnx/fp16/{stage}.{output}.onnx"}
+        export_partial(folder / stages[stage]["fp16"], output, folder / partials[name]["fp16"])
+    names = [path.relative_to(folder).as_posix() for path in (folder / "onnx/fp16").iterdir()]
+    write_manifest(folder, replace(manifest, stages=stages, partials=partials, files={**manifest.files, **file_entries(folder, names)}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def with_engines(half_bundle: Path) -> Path:
+    """The same with TensorRT-RTX engines of all graphs; no test may change it."""
+    build_engines(half_bundle, "tensorrt-rtx", "fp16")
+    return half_bundle
+
+
+@pytest.fixture
+def changeable(with_engines: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(with_engines, tmp_path / "bundle"))
+
+
+def engine_folder_of(bundle: Path) -> Path:
+    (folder,) = (path.parent for path in bundle.glob(f"engines/*/{SIDECAR}"))
+    return folder
+
+
+# real builds --------------------------------------------------------------------------------------------------------------------------
+
+
+@needs_rtx
+def test_all_graphs_become_half_precision_engines_without_a_gpu(with_engines: Path) -> None:
+    folder, bundle = engine_folder_of(with_engines), Bundle.open(with_engines)
+    sidecar = read_sidecar(folder)
+    assert sidecar.target == "tensorrt-rtx"
+    assert sidecar.gpu is None
+    assert list(sidecar.stages) == graph_names(bundle, "fp16") == [*STAGES, "generator_head:rgb", "to_bytes"]
+    for name, entry in sidecar.stages.items():
+        if name == "to_bytes":
+            continue
+        assert (folder / entry.file).stat().st_size == entry.bytes
+        census = Census(**entry.census)
+        assert census.source == "plan"
+        asked = graph_census(bundle.path / (bundle.manifest.partials[name] if ":" in name else bundle.manifest.stages[name])["fp16"])
+        assert census.weight_share("float16") == pytest.approx(asked.weight_share("float16"), abs=0.15)
+        assert census.capturable
+    assert not list(folder.glob(".*tmp"))
+
+
+@needs_rtx
+def test_what_fits_is_used_again(with_engines: Path) -> None:
+    folder = engine_folder_of(with_engines)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    plan = plan_engines(with_engines, "tensorrt-rtx", EngineSettings())
+    assert plan.folder == folder
+    assert {(item.action, item.reason) for item in plan.graphs} == {("reuse", "it fits its graph")}
+    build_engines(with_engines, "tensorrt-rtx", "fp16")
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@needs_rtx
+def test_only_what_is_stale_is_built_again_and_says_why(changeable: Path) -> None:
+    bundle, folder = Bundle.open(changeable), engine_folder_of(changeable)
+    (folder / "e4e.engine").write_bytes(b"short")
+    (folder / "dipn.engine").unlink()
+    name = bundle.manifest.stages["dicn"]["fp16"]
+    model = (changeable / name).read_bytes()
+    (changeable / name).write_bytes(model + b"\x32\x00")  # an empty field that ONNX readers pass over
+    write_manifest(changeable, replace(bundle.manifest, files={**bundle.manifest.files, **file_entries(changeable, [name])}))
+    plan = plan_engines(changeable, "tensorrt-rtx")
+    why = {item.graph: item.reason for item in plan.to_build}
+    assert why == {
+        "e4e": f"{folder / 'e4e.engine'} has 5 bytes instead of {read_sidecar(folder).stages['e4e'].bytes}",
+        "dipn": f"{folder / 'dipn.engine'} is missing",
+        "dicn": "the ONNX file changed since",
+    }
+    begun: list[str] = []
+    progress = EngineProgress(begin=lambda item: begun.append(f"{item.action} {item.graph}"))
+    report = build_engines(changeable, "tensorrt-rtx", progress=progress)
+    assert [item for item in begun if item.startswith("build")] == ["build e4e", "build dipn", "build dicn"]
+    assert not plan_engines(changeable, "tensorrt-rtx").to_build
+    assert set(report.sidecar.stages) == set(graph_names(bundle, "fp16"))
+
+
+@needs_rtx
+def test_other_settings_are_other_engines(with_engines: Path) -> None:
+    base = EngineSettings()
+    others = ({"profile": Profile(1, 2, 8)}, {"compute_capabilities": ("8.9",)}, {"precision": "fp32"}, {"workspace_bytes": 1 << 30})
+    for settings in (replace(base, **other) for other in others):  # type: ignore[arg-type]
+        plan = plan_engines(with_engines, "tensorrt-rtx", settings)
+        assert plan.folder != engine_folder_of(with_engines)
+        assert {item.reason for item in plan.graphs} == {"there are no engines for these settings yet"}
+    assert {item.reason for item in plan_engines(with_engines, "tensorrt-rtx", force=True).graphs} == {"it was asked for"}
+
+
+@needs_rtx
+def test_a_float32_graph_that_is_passed_off_as_half_fails(half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(half_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("engines")))
+    monkeypatch.setattr(engines, "graph_file", lambda bundle, graph, precision: bundle.path / f"onnx/fp32/{graph}.onnx")
+    monkeypatch.setattr(engines, "graph_census", lambda path: Census("graph", {}, {"float16": 100}))
+    with pytest.raises(
+        SdicError,
+        match='^the engine of "e4e" was asked for in fp16 and is not: 0% of its tensors and 0% of its weights '
+        "are float16, and at least 50% of the weights are expected$",
+    ):
+        build_engines(folder, "tensorrt-rtx", "fp16")
+    assert not list(folder.glob("engines/*/*.engine"))
+
+
+@needs_rtx
+def test_progress_rises_to_one(half_bundle: Path) -> None:
+    seen: list[float] = []
+    build_engine(half_bundle / "onnx/fp16/dicn.onnx", RTX, EngineSettings(), lambda phase, done: seen.append(done))
+    assert seen == sorted(seen)
+    assert seen[0] > 0
+    assert seen[-1] == pytest.approx(1)
+
+
+@needs_rtx
+def test_ctrl_c_stops_cleanly_and_the_next_build_goes_on(half_bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(half_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("engines")))
+
+    def interrupt(graph: str, phase: str, done: float) -> None:
+        if graph == "generator_preview":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def begin_late(planned: Any) -> None:
+        if planned.graph == "dipn":
+            pytest.fail("the build went on")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        build_engines(folder, "tensorrt-rtx", progress=EngineProgress(step=interrupt, begin=begin_late))
+    assert signal.getsignal(signal.SIGINT) is before
+    made = engine_folder_of(folder)
+    assert sorted(path.name for path in made.glob("*.engine")) == ["e4e.engine", "generator_head.engine"]
+    assert not list(made.glob(".*tmp"))
+    assert plan_engines(folder, "tensorrt-rtx").to_build[0].graph == "generator_preview"
+
+
+@needs_rtx
+def test_two_builds_at_once(changeable: Path) -> None:
+    from filelock import FileLock
+
+    folder = engine_folder_of(changeable)
+    (folder / "dicn.engine").unlink()
+    with FileLock(folder / ".lock"), pytest.raises(SdicError, match=f"^another process is building in {folder}; wait for it to end$"):
+        build_engines(changeable, "tensorrt-rtx")
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (EngineSettings(compute_capabilities=("9.0",)), "does not build for compute capability 9.0; it builds for 7.5, 8.0, .* tensorrt$"),
+        (EngineSettings(workspace_bytes=-5), "^the workspace is -5 bytes; give at least 1 MB$"),
+        (EngineSettings(optimization=99), "^the optimization is 99; use 0 to 5$"),
+        (EngineSettings(weights="stripped"), "^TensorRT-RTX .* cannot build dicn.onnx: IBuilder::buildSerializedNetwork: "),
+    ],
+)
+def test_what_the_builder_refuses(half_bundle: Path, settings: EngineSettings, message: str) -> None:
+    if settings.weights == "stripped" and gpu_count():
+        pytest.skip("with a GPU it can")
+    with pytest.raises(SdicError, match=message):
+        build_engine(half_bundle / "onnx/fp16/dicn.onnx", RTX, settings)
+
+
+@needs_rtx
+def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_text("this is not a graph")
+    with pytest.raises(SdicError, match=f"^({path} holds no graph; build it again|TensorRT-RTX .* cannot parse {path}: )"):
+        build_engine(path, RTX, EngineSettings())
+
+
+@pytest.mark.parametrize("rows", [(0, 128), (16, 112)])
+def test_the_graph_of_bytes_makes_what_the_host_makes(tmp_path: Path, rows: tuple[int, int]) -> None:
+    write_bytes_graph(tmp_path / "bytes.onnx", Sizes(128, 64, 12, 16, 8), rows)
+    picture = np.random.default_rng(0).normal(0, 1, (2, 3, 128, 128)).astype(np.float32)
+    picture[0, 0, rows[0], :4] = np.float32([-1, 1, 0, 1 / 255])
+    session = onnxruntime.InferenceSession(str(tmp_path / "bytes.onnx"), providers=["CPUExecutionProvider"])
+    made, total = session.run(["bytes", "total"], {"picture": picture})
+    np.testing.assert_array_equal(made, to_bytes(picture, rows))
+    np.testing.assert_allclose(total, np.abs(picture).sum((1, 2, 3)), rtol=1e-4)
+    picture[1, 2, 0, 0] = np.inf
+    assert np.isfinite(session.run(["total"], {"picture": picture})[0]).tolist() == [True, False]
+
+
+# without a build ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "message"),
+    [
+        (RTX, EngineSettings(hardware="ampere-plus"), "^TensorRT-RTX has no setting hardware; leave it out or use --target tensorrt$"),
+        (RTX, EngineSettings(version_compatible=True), "^TensorRT-RTX has no setting version compatible"),
+        (RTX, EngineSettings(platform="windows"), "^TensorRT-RTX has no setting platform"),
+        (PROPER, EngineSettings(compute_capabilities=("8.9",)), "^TensorRT has no setting compute capabilities; .* --target tensorrt-rtx$"),
+        (PROPER, EngineSettings(hardware="any"), '^the hardware compatibility is "any"; use exact, same-capability or ampere-plus$'),
+    ],
+)
+def test_settings_that_a_target_does_not_have(target: Any, settings: EngineSettings, message: str) -> None:
+    with pytest.raises(SdicError, match=message):
+        check_settings(target, settings)
+
+
+def test_libraries_that_are_missing_or_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError("no", name=name)
+
+    monkeypatch.setattr(engine_builder.importlib, "import_module", missing)
+    with pytest.raises(MissingExtraError, match='^building TensorRT engines needs the package "tensorrt"; install it with: pip'):
+        load_library(PROPER)
+    old = type("Module", (), {"__version__": "10.3.0"})
+    monkeypatch.setattr(engine_builder.importlib, "import_module", lambda name: old)
+    with pytest.raises(SdicError, match=r"^TensorRT 10.3.0 is installed and 10.12 is the oldest that works; update it with: pip install"):
+        load_library(PROPER)
+
+
+def test_tensorrt_needs_the_gpu_it_builds_for(half_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "load_library", lambda target: type("Module", (), {"__version__": "11.4.0"}))
+    monkeypatch.setattr(engines, "gpu_count", lambda: 0)
+    with pytest.raises(SdicError, match="^TensorRT builds for the GPU of this machine, and there is none; run the command where the GPU"):
+        plan_engines(half_bundle, "tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "message"),
+    [
+        ("cuda", "fp16", '^there is no target "cuda"; use tensorrt or tensorrt-rtx$'),
+        ("tensorrt-rtx", "fp16", "has no graphs in fp16, only in fp32; add them with: sdic-export half .* --policy fp16$"),
+        ("tensorrt-rtx", "int8", "has no graphs in int8, only in fp32; choose one of them with --precision$"),
+    ],
+)
+def test_what_cannot_be_planned(built: Any, target: str, precision: str, message: str) -> None:
+    with pytest.raises(SdicError, match=message):
+        plan_engines(built.folder, target, EngineSettings(precision=precision))
+
+
+def test_engines_are_those_of_the_stages_own_graphs(arranged: Any, built: Any) -> None:
+    bundles = [Bundle.open(item.folder) for item in (arranged, built)]
+    assert bundles[0].manifest.cpu
+    names, hashes, files = (
+        [what(bundle) for bundle in bundles]
+        for what in (
+            lambda bundle: graph_names(bundle, "fp32"),
+            lambda bundle: [onnx_hash(bundle, graph, "fp32") for graph in graph_names(bundle, "fp32")],
+            lambda bundle: [graph_file(bundle, graph, "fp32").name for graph in graph_names(bundle, "fp32")],
+        )
+    )
+    assert names[0] == names[1] and hashes[0] == hashes[1] and files[0] == files[1]
+
+
+def test_the_census_of_a_plan_counts_device_tensors_and_their_constants() -> None:
+    plan = (
+        b'\0\1tensor={ alignment=128 const_payload_size=200 dims={ 10 10 } name="c" region=consts strides={ 10 1 } type=half }\n'
+        b'tensor={ alignment=128 const_payload_size=40 dims={ 10 } name="d" region=consts strides={ 1 } type=float }\n'
+        b'tensor={ dims={ 4 } name="e" region="devmem_0" strides={ 1 } type=half }\n'
+        b'tensor={ dims={ 1 } name="f" region="shape_system_hmem" strides={ 1 } type=float }\n'
+        b'tensor={ dims={ 1 } name="g" region="devmem_0" strides={ 1 } type=int64 }\xff stream_capturable=1\n'
+    )
+    census = plan_census(plan)
+    assert census.tensors == {"float16": 2, "float32": 1}
+    assert census.weight_bytes == {"float16": 200, "float32": 40}
+    assert census.weight_share("float16") == pytest.approx(5 / 6)
+    assert census.capturable is True
+    assert plan_census(plan.replace(b"capturable=1", b"capturable=0")).capturable is False
+    assert plan_census(b"\0" * 100) == Census("none")
+
+
+def test_the_census_of_an_inspector() -> None:
+    """The layout of TensorRT's engine information with detailed verbosity."""
+    information = {
+        "Layers": [
+            {
+                "Name": "conv",
+                "LayerType": "CaskConvolution",
+                "Inputs": [{"Name": "x", "Format/Datatype": "Channel major FP16 format"}],
+                "Outputs": [
+                    {"Name": "y", "Dimensions": [1, 8, 4, 4], "Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}
+                ],
+                "Weights": {"Type": "Half", "Count": 576},
+                "Bias": {"Type": "Float", "Count": 8},
+            },
+            {"Name": "cast", "Outputs": [{"Name": "z", "Format/Datatype": "Row major linear FP32"}]},
+            "a layer with names only",
+        ]
+    }
+    census = inspector_census(json.dumps(information))
+    assert (census.source, census.layers) == ("inspector", 2)
+    assert census.tensors == {"float16": 1, "float32": 1}
+    assert census.weight_bytes == {"float16": 1152, "float32": 32}
+
+
+HALF_GRAPH = Census("graph", {}, {"float16": 900, "float32": 100})
+
+
+@pytest.mark.parametrize(
+    ("engine", "asked", "message"),
+    [
+        (
+            Census("plan", {"float32": 9}, {"float32": 1800}),
+            HALF_GRAPH,
+            "was asked for in fp16 and is not: 0% of its tensors and 0% of its",
+        ),
+        (
+            Census("plan", {"float32": 8, "float16": 2}, {"float32": 900, "float16": 100}),
+            HALF_GRAPH,
+            "20% of its tensors and 10% of its weig",
+        ),
+        (Census("none"), HALF_GRAPH, "does not say in which types it computes, so that it is fp16 cannot be proven"),
+        (
+            Census("plan", {"float16": 9}, {"float16": 9}),
+            Census("graph", {}, {"float32": 9}),
+            "has no float16 weights, so its engine cannot",
+        ),
+    ],
+)
+def test_an_engine_that_is_not_proven_to_be_half_is_refused(engine: Census, asked: Census, message: str) -> None:
+    with pytest.raises(SdicError, match=message):
+        check_precision("dicn", "fp16", engine, asked)
+    check_precision("dicn", "fp32", engine, asked)
+
+
+def test_a_half_engine_passes() -> None:
+    check_precision("dicn", "fp16", Census("plan", {"float16": 9, "float32": 3}, {"float16": 800, "float32": 200}), HALF_GRAPH)
+    check_precision("dicn", "bf16", Census("inspector", {"bfloat16": 9}), Census("graph", {}, {"bfloat16": 9}))
+
+
+class PretendedCache:
+    """A timing cache whose content is a set of lines."""
+
+    def __init__(self, data: bytes) -> None:
+        self.lines = set(data.splitlines())
+
+    def combine(self, other: Any, ignore_mismatch: bool) -> bool:
+        self.lines |= other.lines
+        return True
+
+    def serialize(self) -> bytes:
+        return b"\n".join(sorted(self.lines))
+
+
+class PretendedConfig:
+    def __init__(self, accepts: Callable[[Any], bool] = lambda cache: True) -> None:
+        self.accepts = accepts
+
+    def create_timing_cache(self, data: bytes) -> PretendedCache:
+        return PretendedCache(data)
+
+    def set_timing_cache(self, cache: PretendedCache, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        return self.accepts(cache)
+
+
+def test_timing_caches_of_builds_at_once_are_joined(tmp_path: Path) -> None:
+    path, config = tmp_path / "timing" / "gpu.cache", PretendedConfig()
+
+    def build(index: int) -> None:
+        cache = engine_builder._timing_cache(None, config, PROPER, path)
+        cache.lines.add(b"kernel %d" % index)
+        engine_builder._save_timing_cache(config, cache, path)
+
+    threads = [threading.Thread(target=build, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes().splitlines() == [b"kernel %d" % index for index in range(8)]
+
+
+def test_a_timing_cache_of_another_gpu_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.cache"
+    path.write_bytes(b"foreign")
+    cache = engine_builder._timing_cache(None, PretendedConfig(lambda cache: not cache.lines), PROPER, path)
+    assert cache.lines == set()
+    assert engine_builder._timing_cache(None, PretendedConfig(), RTX, path) is None  # it measures nothing
+
+
+# the command --------------------------------------------------------------------------------------------------------------------------
+
+
+@needs_rtx
+def test_a_dry_run_prints_and_writes_nothing(changeable: Path) -> None:
+    (engine_folder_of(changeable) / "dicn.engine").unlink()
+    before = sorted(path.name for path in changeable.rglob("*"))
+    result = CliRunner().invoke(app, ["engines", str(changeable), "--target", "tensorrt-rtx", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].startswith("TensorRT-RTX ")
+    assert "reuse  e4e                  it fits its graph" in lines
+    assert f"build  dicn                 {engine_folder_of(changeable) / 'dicn.engine'} is missing" in lines
+    assert sorted(path.name for path in changeable.rglob("*")) == before
+
+
+@needs_rtx
+def test_the_command_says_what_each_engine_holds(changeable: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (engine_folder_of(changeable) / "dicn.engine").unlink()
+    assert run_export(["engines", str(changeable), "--target", "tensorrt-rtx"]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"{engine_folder_of(changeable)}\n"
+    assert "as it was" in next(line for line in output.err.splitlines() if line.startswith("e4e"))
+    assert "% float16" in next(line for line in output.err.splitlines() if line.startswith("dicn "))
+
+
+def test_bad_input_is_one_sentence(half_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_export(["engines", str(half_bundle / "nowhere"), "--target", "tensorrt-rtx"]) == 2
+    assert "error: there is no bundle at" in capsys.readouterr().err
+    assert run_export(["engines", str(half_bundle), "--target", "tensorrt-rtx", "--batch", "4,1,1"]) == 2
+    assert capsys.readouterr().err == "error: the batch profile is 4,1,1; give MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX, such as 1,1,4\n"

@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdic_runtime import backends
+from sdic_runtime.backends.onnxruntime import load
+from sdic_runtime.backends.registry import available_backends, choose_backend, load_backend
+from sdic_runtime.bundle.bundle import Bundle, file_entries, write_manifest
+from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.stages import STAGES
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Register backends: name -> (load, unavailable), as an installed package would."""
+
+    def install(**made: tuple[Callable[..., Any], Callable[..., str | None] | None]) -> None:
+        entries = []
+        for name, (loader, unavailable) in made.items():
+            module = types.ModuleType(f"made_{name}")
+            module.load = loader  # type: ignore[attr-defined]
+            if unavailable is not None:
+                module.unavailable = unavailable  # type: ignore[attr-defined]
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+            entries.append(types.SimpleNamespace(name=name.replace("_", "-"), value=f"{module.__name__}:load"))
+        monkeypatch.setattr(backends, "entry_points", lambda group: entries if group == "sdic.backends" else [])
+
+    return install
+
+
+def made(bundle: Bundle, *, precision: str | None = None, level: int = 1) -> Any:
+    return types.SimpleNamespace(name="made", precision=precision, level=level)
+
+
+def test_the_installed_backends_are_found() -> None:
+    entries = available_backends()
+    assert {"onnxruntime", "torch"} <= set(entries)
+    assert entries["onnxruntime"].unavailable() is None
+
+
+def test_onnxruntime_is_there_without_installation(register: Callable[..., None]) -> None:
+    register()
+    assert list(available_backends()) == ["onnxruntime"]
+
+
+def test_an_unknown_backend_lists_the_known(bundle: Bundle) -> None:
+    with pytest.raises(SdicError, match=r'^there is no backend "onnx"; installed are: .*onnxruntime.*, or use "auto"'):
+        load_backend("onnx", bundle)
+    with pytest.raises(SdicError, match='did you mean "onnxruntime"'):
+        load_backend("onnxruntme", bundle)
+
+
+def test_auto_takes_the_first_usable_and_says_why(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(tensorrt=(made, lambda bundle: "no NVIDIA GPU"), tensorrt_rtx=(made, lambda bundle: None))
+    name, reason = choose_backend(bundle)
+    assert name == "tensorrt-rtx"
+    assert reason == "tensorrt-rtx is the first of tensorrt, tensorrt-rtx, onnxruntime that can be used here (tensorrt: no NVIDIA GPU)"
+    assert load_backend("auto", bundle).name == "made"
+
+
+def test_a_named_backend_that_cannot_be_used_is_an_error_not_another_backend(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(tensorrt=(made, lambda bundle: "no NVIDIA GPU"))
+    with pytest.raises(SdicError, match='^the backend "tensorrt" cannot be used here: no NVIDIA GPU$'):
+        load_backend("tensorrt", bundle)
+
+
+def test_nothing_usable_is_one_sentence(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(onnxruntime=(made, lambda bundle: "broken"))
+    with pytest.raises(SdicError, match=r"^no backend can be used here \(tensorrt: not installed; .*; onnxruntime: broken\); install one"):
+        choose_backend(bundle)
+
+
+def test_a_backend_whose_package_is_missing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = types.SimpleNamespace(name="far", value="no_such_package.backend:load")
+    monkeypatch.setattr(backends, "entry_points", lambda group: [entry])
+    with pytest.raises(SdicError, match='^the backend "far" cannot be used here: it needs the package no_such_package$'):
+        load_backend("far", bundle)
+
+
+def test_options_reach_the_backend_and_unknown_ones_are_refused(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(made=(made, None))
+    loaded: Any = load_backend("made", bundle, precision="fp32", level=3, threads=None)
+    assert (loaded.precision, loaded.level) == ("fp32", 3)
+    with pytest.raises(SdicError, match='^the backend "made" has no option "threads"; it has: precision, level$'):
+        load_backend("made", bundle, threads=2)
+
+
+# ONNX Runtime ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, '^the device is "gpu"; use cpu, cuda or cuda:N$'),
+        ({"device": "cuda:x"}, '^the device is "cuda:x"'),
+        ({"device": "cuda:"}, '^the device is "cuda:"'),
+        ({"threads": 0}, "^threads is 0; give a whole number of at least 1, or None for all cores$"),
+        ({"precision": "fp16"}, 'in precision "fp16"; it has: fp32'),
+        ({"colour": 1}, 'the backend "onnxruntime" has no option "colour"; it has: precision, threads, device, tf32, cpu_graphs, lazy'),
+        ({"cpu_graphs": "fast"}, "^cpu_graphs is 'fast'; use true or false$"),
+    ],
+)
+def test_wrong_options_are_one_sentence(bundle: Bundle, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SdicError, match=message):
+        load_backend("onnxruntime", bundle, **options)
+
+
+def test_cuda_without_its_package_names_the_extra(bundle: Bundle) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed")
+    with pytest.raises(MissingExtraError, match=r'^the device "cuda" needs the package "onnxruntime-gpu"; .* pip install "sdic\[gpu\]"$'):
+        load_backend("onnxruntime", bundle, device="cuda")
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    plain = onnxruntime.InferenceSession
+
+    def without_cuda(path: str, options: Any, providers: Any) -> Any:
+        assert [name for name, _ in providers] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return plain(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+    with pytest.raises(SdicError, match=r'^ONNX Runtime could not start on "cuda:1"; check the NVIDIA driver'):
+        load_backend("onnxruntime", bundle, device="cuda:1")
+
+
+def test_the_description_says_what_runs_where(bundle: Bundle) -> None:
+    import onnxruntime
+
+    description = load_backend("onnxruntime", bundle, threads=1).description
+    assert description == f"ONNX Runtime {onnxruntime.__version__}, CPUExecutionProvider, fp32"
+
+
+def test_lazy_loading_makes_a_session_at_first_use(bundle: Bundle) -> None:
+    eager, lazy = load(bundle, threads=1), load(bundle, threads=1, lazy=True)
+    assert {path.stem for (path,) in eager._sessions} == set(STAGES) and lazy._sessions == {}
+    lazy.run("e4e", {"image": np.zeros((1, 3, 64, 64), np.float32)}, ["latent"])
+    assert {path.stem for (path,) in lazy._sessions} == {"e4e"}
+
+
+def head_with_a_trap() -> tuple[list[Any], dict[str, np.ndarray]]:
+    """A head whose layer-7 feature, if it is computed at all, gathers beyond the end of a table."""
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("ReduceMean", ["latent", "rows"], ["m"], keepdims=0),
+        helper.make_node("MatMul", ["m", "w"], ["r"]),
+        helper.make_node("Unsqueeze", ["r", "u"], ["ru"]),
+        helper.make_node("Mul", ["ru", "rgb_map"], ["rgb"]),
+        helper.make_node("Cast", ["m"], ["index"], to=7),
+        helper.make_node("Gather", ["table", "index"], ["g"], axis=0),
+        helper.make_node("ReduceMean", ["g", "one"], ["gm"], keepdims=0),
+        helper.make_node("Unsqueeze", ["gm", "uuu"], ["gu"]),
+        helper.make_node("Mul", ["gu", "map"], ["feature"]),
+    ]
+    constants = {
+        "rows": np.array([1], np.int64),
+        "w": np.ones((8, 3), np.float32),
+        "u": np.array([2, 3], np.int64),
+        "rgb_map": np.ones((1, 3, 32, 32), np.float32),
+        "table": np.ones(5, np.float32),
+        "one": np.array([1], np.int64),
+        "uuu": np.array([1, 2, 3], np.int64),
+        "map": np.ones((1, 4, 64, 64), np.float32),
+    }
+    return nodes, constants
+
+
+def test_a_partial_graph_leaves_the_other_outputs_uncomputed(make_bundle: Callable[..., Path], replace_stage: Callable[..., None]) -> None:
+    folder = make_bundle()
+    replace_stage(folder, "generator_head", *head_with_a_trap())
+    fine, fatal = np.ones((1, 12, 8), np.float32), np.full((1, 12, 8), 100, np.float32)
+    whole = load_backend("onnxruntime", Bundle.open(folder), threads=1)
+    want = whole.run("generator_head", {"latent": fine}, ["feature", "rgb"])
+    for outputs in (["feature", "rgb"], ["rgb"]):
+        with pytest.raises(SdicError, match=r'^the stage "generator_head" failed: .*out of'):
+            whole.run("generator_head", {"latent": fatal}, outputs)
+
+    add_partial(folder)
+    parted = load_backend("onnxruntime", Bundle.open(folder), threads=1)
+    assert parted.run("generator_head", {"latent": fatal}, ["rgb"])["rgb"].shape == (1, 3, 32, 32)
+    np.testing.assert_array_equal(parted.run("generator_head", {"latent": fine}, ["rgb"])["rgb"], want["rgb"])
+    np.testing.assert_array_equal(parted.run("generator_head", {"latent": fine}, ["feature"])["feature"], want["feature"])
+    assert Bundle.open(folder).manifest.identity == whole.bundle.manifest.identity  # type: ignore[attr-defined]
+
+
+def add_partial(folder: Path) -> None:
+    """The head cut down to `rgb`, as the export writes it."""
+    from onnx.utils import extract_model
+
+    head, partial = "onnx/fp32/generator_head.onnx", "onnx/fp32/generator_head.rgb.onnx"
+    extract_model(str(folder / head), str(folder / partial), ["latent"], ["rgb"])
+    manifest = Bundle.open(folder).manifest
+    write_manifest(
+        folder,
+        dataclasses.replace(
+            manifest, files={**manifest.files, **file_entries(folder, [partial])}, partials={"generator_head:rgb": {"fp32": partial}}
+        ),
+    )
+
+
+def discrepancy(backend: Any) -> np.ndarray:
+    inputs = {name: np.full((1, 3, 64, 64), value, np.float32) for name, value in (("image", 1), ("reconstruction", 0))}
+    result = backend.run("dipn", {name: backend.upload(array) for name, array in inputs.items()}, ["discrepancy"])["discrepancy"]
+    return np.unique(backend.download(result))
+
+
+def test_graphs_for_processors_run_on_the_cpu_unless_switched_off(make_bundle: Callable[..., Path], arrange: Callable[..., Path]) -> None:
+    folder = make_bundle()
+    identity = Bundle.open(folder).manifest.identity
+    arrange(folder, "dipn", half=3)
+    arranged, own = (load(Bundle.open(folder), threads=1, cpu_graphs=switch) for switch in (True, False))
+    assert Bundle.open(folder).manifest.identity == identity
+    names = {path.name for (path,) in arranged._sessions}
+    assert names == {f"{stage}.cpu.onnx" if stage == "dipn" else f"{stage}.onnx" for stage in STAGES}
+    assert (discrepancy(arranged), discrepancy(own)) == (1.5, 0.5)
+    assert arranged.description.endswith("CPUExecutionProvider, fp32, CPU graphs of dipn") and own.description.endswith("Provider, fp32")
+
+
+def test_only_what_is_loaded_is_hashed(make_bundle: Callable[..., Path], arrange: Callable[..., Path]) -> None:
+    folder = make_bundle()
+    path = arrange(folder, "dipn", half=3)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert discrepancy(load(Bundle.open(folder), threads=1, cpu_graphs=False)) == 0.5
+    for lazy in (False, True):
+        with pytest.raises(SdicError, match=r"dipn\.cpu\.onnx is damaged: its SHA-256 is not the one in bundle\.json"):
+            discrepancy(load(Bundle.open(folder), threads=1, lazy=lazy))
+    arrange(folder, "dipn", half=3)
+    (folder / "onnx/fp32/dipn.onnx").write_bytes(b"damaged")
+    assert discrepancy(load(Bundle.open(folder), threads=1)) == 1.5
+
+
+def test_a_damaged_graph_for_processors_is_not_replaced_by_another(make_bundle: Callable[..., Path], arrange: Callable[..., Path]) -> None:
+    folder = make_bundle()
+    arrange(folder, "dipn", half=3).unlink()
+    with pytest.raises(SdicError, match=r"dipn\.cpu\.onnx is damaged: it is missing; see"):
+        load(Bundle.open(folder), threads=1)
+
+
+def test_other_devices_and_precisions_never_see_graphs_for_processors(
+    make_bundle: Callable[..., Path], arrange: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    folder = make_bundle()
+    arrange(folder, "dipn", half=3)
+    arrange(folder, "generator_head:rgb", rm=4)
+    manifest = Bundle.open(folder).manifest
+    both = {stage: {**choices, "fp16": choices["fp32"]} for stage, choices in manifest.stages.items()}
+    write_manifest(folder, dataclasses.replace(manifest, stages=both))
+    half = load(Bundle.open(folder), threads=1, precision="fp16")
+    assert discrepancy(half) == 0.5 and half.cpu_stages == []
+    assert {path.name for (path,) in half._sessions} == {f"{stage}.onnx" for stage in STAGES}
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    on_gpu = load(Bundle.open(folder), device="cuda", lazy=True)
+    opened: list[str] = []
+    monkeypatch.setattr(on_gpu, "_create", lambda stage, path, threads: opened.append(path.name))
+    on_gpu.session("dipn", ["discrepancy"])
+    on_gpu.session("generator_head", ["rgb"])
+    assert opened == ["dipn.onnx", "generator_head.onnx"] and on_gpu.cpu_stages == []
+    assert on_gpu.description.endswith("CUDAExecutionProvider, fp32")
+
+
+def test_a_partial_graph_stays_beside_a_graph_for_processors(make_bundle: Callable[..., Path], arrange: Callable[..., Path]) -> None:
+    folder = make_bundle()
+    add_partial(folder)
+    arrange(folder, "generator_head", fm=2, rm=2)
+    latent = np.ones((1, 12, 8), np.float32)
+    arranged, own = (load(Bundle.open(folder), threads=1, cpu_graphs=switch) for switch in (True, False))
+    for outputs, factor in ((["feature"], 2), (["feature", "rgb"], 2), (["rgb"], 1)):
+        got, want = (backend.run("generator_head", {"latent": latent}, outputs) for backend in (arranged, own))
+        for name in outputs:
+            np.testing.assert_array_equal(got[name], factor * want[name])
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("canonical", [False, True])
+@pytest.mark.parametrize("whole", [1, 2])
+def test_a_partial_graph_for_processors_is_what_runs(
+    make_bundle: Callable[..., Path], arrange: Callable[..., Path], whole: int, canonical: bool, lazy: bool
+) -> None:
+    """Whatever other graphs the stage has; `whole` 2: also a graph for processors of the whole stage."""
+    folder = make_bundle()
+    if canonical:
+        add_partial(folder)
+    if whole == 2:
+        arrange(folder, "generator_head", fm=2, rm=2)
+    arrange(folder, "generator_head:rgb", rm=4)
+    latent = np.ones((2, 12, 8), np.float32)
+    arranged, own = (load(Bundle.open(folder), threads=1, cpu_graphs=switch, lazy=lazy) for switch in (True, False))
+    assert arranged.description.endswith(f", CPU graphs of {'generator_head, ' * (whole - 1)}generator_head:rgb")
+    for outputs, factor in ((["feature"], whole), (["feature", "rgb"], whole), (["rgb"], 4)):
+        got, want = (backend.run("generator_head", {"latent": latent}, outputs) for backend in (arranged, own))
+        for name in outputs:
+            np.testing.assert_array_equal(got[name], factor * want[name])
+
+
+def test_a_partial_graph_for_processors_is_checked_like_any_other(make_bundle: Callable[..., Path], arrange: Callable[..., Path]) -> None:
+    folder = make_bundle()
+    path = arrange(folder, "generator_head:rgb", rm=4)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"x")
+    for lazy in (False, True):
+        with pytest.raises(SdicError, match=r"generator_head\.cpu\.rgb\.onnx is damaged: its SHA-256 is not the one in bundle\.json"):
+            load(Bundle.open(folder), threads=1, lazy=lazy).session("generator_head", ["rgb"])
+    path.write_bytes(content)
+    manifest = Bundle.open(folder).manifest
+    write_manifest(folder, dataclasses.replace(manifest, cpu={"generator_head:rgb": ["onnx/fp32/generator_head.onnx"]}))
+    with pytest.raises(SdicError, match=r"generator_head\.onnx has the outputs feature .* where the stage .* has rgb in float32"):
+        load(Bundle.open(folder), threads=1, lazy=True).session("generator_head", ["rgb"])
+
+
+def test_running_out_of_memory_says_so(bundle: Bundle) -> None:
+    backend = load(bundle, lazy=True)
+    state = __import__("onnxruntime.capi.onnxruntime_pybind11_state", fromlist=["RuntimeException"])
+
+    class Full:
+        def run(self, *_: Any) -> Any:
+            raise state.RuntimeException("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer")
+
+    backend._answers["e4e", "latent"] = Full()
+    with pytest.raises(SdicError, match=r'^the stage "e4e" failed: not enough memory on cpu; use a smaller batch$'):
+        backend.run("e4e", {"image": np.zeros((1, 3, 64, 64), np.float32)}, ["latent"])
+
+
+def test_inputs_of_a_wrong_shape_are_one_sentence(pipeline: Pipeline) -> None:
+    with pytest.raises(SdicError, match=r'^the stage "e4e" failed: .*image') as caught:
+        pipeline.backend.run("e4e", {"image": np.zeros((1, 3, 65, 64), np.float32)}, ["latent"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_with_other_tensors_is_refused(make_bundle: Callable[..., Path]) -> None:
+    folder = make_bundle()
+    manifest = Bundle.open(folder).manifest
+    stages = {**manifest.stages, "dipn": manifest.stages["dicn"]}
+    write_manifest(folder, dataclasses.replace(manifest, stages=stages))
+    with pytest.raises(SdicError, match=r'dicn.onnx has the inputs .* where the stage "dipn" has image, reconstruction in float32; build'):
+        load_backend("onnxruntime", Bundle.open(folder), threads=1)
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_numbers_of_the_cpu_and_keeps_tensors_there(tiny_bundle: Path, pipeline: Pipeline, image: np.ndarray) -> None:
+    on_gpu = Pipeline.load(tiny_bundle, "onnxruntime", device="cuda")
+    inversion, want = on_gpu.invert(image), pipeline.invert(image)
+    assert not isinstance(inversion.tensors["residual"].on(on_gpu.backend), np.ndarray)
+    for name in want.tensors:
+        np.testing.assert_allclose(getattr(inversion, name), getattr(want, name), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(on_gpu.edit(inversion, "smile").pixels, pipeline.edit(want, "smile").pixels, rtol=0, atol=1e-4)
+
+
+def test_a_program_with_an_allocator_of_its_own_keeps_it(bundle: Bundle) -> None:
+    from sdic_runtime.backends.onnxruntime import _register_shared_arena
+
+    for _ in range(2):  # the second registration is one too many for ONNX Runtime, as it is when the program came first
+        _register_shared_arena.__wrapped__()
+    latent = load(bundle, threads=1).run("e4e", {"image": np.zeros((1, 3, 64, 64), np.float32)}, ["latent"])["latent"]
+    assert latent.shape == (1, 12, 8)

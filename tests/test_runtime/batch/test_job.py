@@ -1,0 +1,351 @@
+"""Batches: what is done, left alone, done again and listed as failed; and the same on Ray, with a kill in the middle."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdic_runtime.batch.inputs import tasks_of
+from sdic_runtime.batch.job import ATTEMPTS, FAILURES, JOURNAL, MOST_ATTEMPTS, Attempts, EditOrder, Job, Outcome, Summary, Task, Worker
+from sdic_runtime.batch.job import run as run_batch
+from sdic_runtime.batch.ray import Cluster
+from sdic_runtime.bundle.bundle import DEMO_FOLDER, Bundle
+from sdic_runtime.errors import SdicError
+from sdic_runtime.pipeline import Pipeline
+
+ONNX = {"backend": "onnxruntime", "options": {"threads": 1}}
+
+
+def make_pictures(folder: Path, count: int, bad: Sequence[int] = (), side: int = 40) -> Path:
+    """Noise, and files that are no pictures."""
+    folder.mkdir()
+    for index in range(count):
+        path = folder / f"p{index:03}.png"
+        if index in bad:
+            path.write_bytes(b"not a picture")
+            continue
+        noise = np.random.default_rng(index).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path, compress_level=1)
+    return folder
+
+
+def run_here(job: Job, source: Path, limit: int | None = None) -> tuple[Summary, list[Outcome]]:
+    """A run in this process, broken off after `limit` outcomes."""
+    job.out.mkdir(exist_ok=True)
+    summary, outcomes = Summary(), []
+    worker = Worker(job)
+
+    def execute(job: Job, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        for task in tasks:
+            yield from worker([task])
+
+    for outcome in run_batch(job, Bundle.open(job.bundle), tasks_of(source, job), execute, summary):
+        outcomes.append(outcome)
+        if len(outcomes) == limit:
+            break
+    return summary, outcomes
+
+
+def failures(out: Path) -> dict[str, str]:
+    with (out / FAILURES).open(newline="") as stream:
+        return {row["path"]: row["reason"] for row in csv.DictReader(stream)}
+
+
+def results(out: Path) -> dict[str, int]:
+    """The visible results -> when they were written."""
+    return {path.name: path.stat().st_mtime_ns for path in out.iterdir() if not path.name.startswith(".") and path.name != FAILURES}
+
+
+@pytest.fixture
+def job(tiny_bundle: Path, tmp_path: Path) -> Job:
+    return Job(tiny_bundle, tmp_path / "out", **ONNX)
+
+
+def test_a_second_run_leaves_alone_what_is_complete_and_tries_failures_again(job: Job, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "in", 4, bad=[2])
+    summary, _ = run_here(job, folder)
+    assert (summary.done, summary.complete, summary.failed) == (3, 0, 1)
+    assert failures(job.out) == {
+        str(folder / "p002.png"): f"{folder / 'p002.png'} is not a picture this program can read; "
+        "use JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM, AVIF"
+    }
+    before = results(job.out)
+    assert set(before) == {f"p00{index}.inverted.png" for index in (0, 1, 3)}
+    Image.new("RGB", (9, 9)).save(folder / "p002.png")
+    summary, _ = run_here(job, folder)
+    assert (summary.done, summary.complete, summary.failed) == (1, 3, 0)
+    assert results(job.out).items() >= before.items()
+    assert not (job.out / FAILURES).exists()
+
+
+def test_a_run_that_stops_keeps_what_is_done(job: Job, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "in", 5)
+    run_here(job, folder, limit=2)
+    with (job.out / JOURNAL).open("a") as stream:
+        stream.write('{"source": "/half a li')  # as a kill in the middle of a line leaves it
+    (job.out / ".p004.inverted.png.0123abcd.tmp").write_bytes(b"half")
+    summary, _ = run_here(job, folder)
+    assert (summary.done, summary.complete) == (3, 2)
+    assert len(results(job.out)) == 5
+    assert not list(job.out.glob(".*.tmp"))
+    assert len([json.loads(line) for line in (job.out / JOURNAL).read_text().splitlines()]) == 5
+
+
+@pytest.mark.parametrize("change", ["picture", "result gone", "result cut off", "edit", "save", "direction"])
+def test_what_changed_is_done_again(make_bundle: Any, tmp_path: Path, change: str) -> None:
+    from dataclasses import replace
+
+    from sdic_runtime.bundle.bundle import file_entries, write_manifest
+    from sdic_runtime.edits import Direction, save_direction
+
+    folder, bundle = make_pictures(tmp_path / "in", 2), make_bundle()
+    job = Job(bundle, tmp_path / "out", **ONNX, edits=(EditOrder((("smile", 1.0),)),))
+    run_here(job, folder)
+    result = job.out / "p000.inverted.png"
+    done = 1
+    if change == "picture":
+        Image.new("RGB", (9, 9)).save(folder / "p000.png")
+    elif change == "result gone":
+        result.unlink()
+    elif change == "result cut off":
+        result.write_bytes(result.read_bytes()[:20])
+    else:
+        done = 2
+    if change == "edit":
+        job = replace(job, edits=(EditOrder((("smile", 2.0),)),))
+    elif change == "save":
+        job = replace(job, save=True)
+    elif change == "direction":
+        save_direction(bundle / "directions/smile.safetensors", Direction(np.ones(8), "smile"))
+        manifest = Bundle.open(bundle).manifest
+        write_manifest(bundle, replace(manifest, files={**manifest.files, **file_entries(bundle, ["directions/smile.safetensors"])}))
+    summary, _ = run_here(job, folder)
+    assert (summary.done, summary.complete) == (done, 2 - done)
+    assert run_here(job, folder)[0].complete == 2
+
+
+def test_results_are_those_of_the_commands_for_one_picture(run: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "in", 2)
+    edits = (EditOrder((("smile", 2.0),)), EditOrder((("smile", 1.0), ("age", -0.5))))
+    job = Job(tiny_bundle, tmp_path / "out", **ONNX, edits=edits, save=True, batch=2)
+    run_here(job, folder)
+    common = ("--bundle", tiny_bundle, "--backend", "onnxruntime:threads=1", "--out", "alone")
+    assert run("invert", folder / "p001.png", "--save", *common)[0] == 0
+    assert run("edit", folder / "p001.png", "--direction", "smile", "--strength", 2, *common)[0] == 0
+    both = ("--direction", "smile", "--strength", 1, "--direction", "age", "--strength", -0.5)
+    assert run("edit", folder / "p001.png", *both, *common)[0] == 0
+    alone = {path.name: path for path in (tmp_path / "alone").iterdir()}
+    assert set(alone) == {f"p001{ending}" for ending in job.endings}
+    for name, path in alone.items():
+        if name.endswith(".png"):
+            assert (job.out / name).read_bytes() == path.read_bytes()
+
+
+def test_a_picture_that_ends_its_worker_again_and_again_fails_alone(job: Job, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "in", 3)
+    job.out.mkdir()
+    tasks, attempts = tasks_of(folder, job), Attempts(job.out)
+    for _ in range(MOST_ATTEMPTS):
+        attempts.begin([tasks[1]])
+    outcomes = Worker(job)(tasks)
+    assert [bool(outcome.error) for outcome in outcomes] == [False, True, False]
+    assert "ended its worker 3 times" in outcomes[1].error
+    assert len(list((job.out / ATTEMPTS).iterdir())) == 1
+    attempts.forget()
+    assert not Worker(job)(tasks)[1].error
+
+
+def test_a_task_without_an_outcome_is_a_failure(job: Job, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "in", 1)
+    job.out.mkdir()
+    summary = Summary()
+    (outcome,) = run_batch(job, Bundle.open(job.bundle), tasks_of(folder, job), lambda job, tasks: iter(()), summary)
+    assert summary.failed == 1
+    assert failures(job.out) == {outcome.task.source: outcome.error}
+
+
+def test_one_run_at_a_time(job: Job, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    folder = make_pictures(tmp_path / "in", 1)
+    job.out.mkdir()
+    with FileLock(job.out / ".sdic-batch.lock"), pytest.raises(SdicError, match="another run is writing into .*out; wait for it"):
+        run_here(job, folder)
+
+
+def test_a_list_keeps_sub_folders_and_names_missing_pictures(job: Job, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "in", 1)
+    make_pictures(tmp_path / "in/deep", 1)
+    names = tmp_path / "in/names.txt"
+    names.write_text(f"p000.png\n\n./deep/p000.png\n{tmp_path / 'in/p000.png'}\ngone.png\n")
+    assert [task.stem for task in tasks_of(names, job)] == ["p000", "deep/p000", "gone"]
+    summary, _ = run_here(job, names)
+    assert (summary.done, summary.failed) == (2, 1)
+    assert failures(job.out) == {str(tmp_path / "in/gone.png"): f"there is no picture at {tmp_path / 'in/gone.png'}"}
+    assert (job.out / "deep/p000.inverted.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the list .* is empty; write the path of one picture per line"),
+        (b"\xff\xfe\x00", "is not a text file; give a list with the path of one picture per line, in UTF-8"),
+    ],
+)
+def test_lists_that_are_none(job: Job, tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(SdicError, match=message):
+        tasks_of(tmp_path / "list.txt", job)
+
+
+def test_results_never_replace_inputs(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "in", 1)
+    with pytest.raises(SdicError, match="is the folder of the pictures itself"):
+        tasks_of(folder, Job(tiny_bundle, folder))
+    Image.new("RGB", (9, 9)).save(folder / "p000.inverted.png")
+    (folder / "list.txt").write_text("p000.png\np000.inverted.png")
+    with pytest.raises(SdicError, match="the result of .*p000.png would replace the input .*p000.inverted.png"):
+        tasks_of(folder / "list.txt", Job(tiny_bundle, folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("smile", '--edit is "smile"; give NAME:STRENGTH'),
+        ("smile:x", "the strength of \"smile\" is 'x'; give a finite number"),
+        ("smil:1", 'there is no direction "smil"; .* did you mean "smile"'),
+        ("smile:nan", "give a finite number"),
+    ],
+)
+def test_edits_that_are_refused(tiny_bundle: Path, text: str, message: str) -> None:
+    with pytest.raises(SdicError, match=message):
+        EditOrder.parse(text, Bundle.open(tiny_bundle))
+
+
+def test_workers_and_threads_share_the_cpus() -> None:
+    shares = {
+        Cluster(): (8, 1),
+        Cluster(workers=2): (2, 4),
+        Cluster(threads=4): (2, 4),
+        Cluster(workers=3, threads=2): (3, 2),
+        Cluster(workers=20): (20, 1),
+    }
+    assert {cluster: cluster.shares(8) for cluster in shares} == shares
+
+
+# On Ray
+
+
+def command(source: Path, bundle: Path, out: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "sdic_runtime.cli.app",
+        "batch",
+        str(source),
+        "--bundle",
+        str(bundle),
+        "--out",
+        str(out),
+        "--backend",
+        "onnxruntime",
+        "--threads",
+        "1",
+        *more,
+    ]
+
+
+def kill_and_resume(folder: Path, bundle: Path, out: Path, kill_after: int, total: int, bad: int) -> subprocess.CompletedProcess[str]:
+    """Kill a run once it has written `kill_after` results, and run again."""
+    first = subprocess.Popen(command(folder, bundle, out, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 600
+    while first.poll() is None and time.monotonic() < end and len(list(out.glob("*.png"))) < kill_after:
+        time.sleep(0.005)
+    assert first.poll() is None, "the run ended before it could be killed"
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    noted = {json.loads(line)["source"] for line in (out / JOURNAL).read_text().splitlines() if line.endswith("}")}
+    assert len(noted) < total - bad
+    kept = {Path(source).stem: time for source in noted for time in [(out / f"{Path(source).stem}.inverted.png").stat().st_mtime_ns]}
+    second = subprocess.run(command(folder, bundle, out, "--workers", "1"), capture_output=True, text=True, timeout=900)
+    assert {stem: (out / f"{stem}.inverted.png").stat().st_mtime_ns for stem in kept} == kept  # what was noted was not done twice
+    assert f"{len(noted)} were complete before" in second.stdout or not noted
+    return second
+
+
+def check_all(folder: Path, out: Path, pipeline: Pipeline, bad: Sequence[int], every: int = 1) -> None:
+    good = sorted(path for index, path in enumerate(sorted(folder.iterdir())) if index not in bad)
+    assert sorted(results(out)) == [f"{path.stem}.inverted.png" for path in good]
+    assert sorted(path.name for path in out.iterdir() if path.name.startswith(".")) == [JOURNAL, ".sdic-batch.lock"]
+    for path in good[::every]:
+        with Image.open(out / f"{path.stem}.inverted.png") as found:
+            assert np.array_equal(np.asarray(found), np.asarray(pipeline.invert(path).images[0]))
+    assert set(failures(out)) == {str(folder / f"p{index:03}.png") for index in bad}
+    assert all("is not a picture this program can read" in text for text in failures(out).values())
+
+
+def test_a_killed_run_on_ray_is_finished_by_the_next(tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason='Ray is in the extra "ray"')
+    bad = [3, 13, 23]
+    folder = make_pictures(tmp_path / "in", 30, bad, side=700)
+    second = kill_and_resume(folder, tiny_bundle, tmp_path / "out", 5, 30, len(bad))
+    assert second.returncode == 2
+    table = tmp_path / "out" / FAILURES
+    assert second.stderr == f"error: 3 of 30 pictures could not be done; they are listed with the reasons in {table}\n"
+    check_all(folder, tmp_path / "out", pipeline, bad)
+
+
+def test_a_worker_that_cannot_start_is_one_sentence(tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason='Ray is in the extra "ray"')
+    folder = make_pictures(tmp_path / "in", 1)
+    answer = subprocess.run(
+        [*command(folder, tiny_bundle, tmp_path / "out"), "--backend", "onnxruntime:device=gpu"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr == 'error: the device is "gpu"; use cpu, cuda or cuda:N\n'
+
+
+@pytest.mark.full
+def test_five_hundred_pictures_ten_bad_ones_and_a_kill(tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason='Ray is in the extra "ray"')
+    bad = list(range(7, 500, 50))
+    folder = make_pictures(tmp_path / "in", 500, bad, side=500)
+    second = kill_and_resume(folder, tiny_bundle, tmp_path / "out", 200, 500, len(bad))
+    assert second.returncode == 2
+    check_all(folder, tmp_path / "out", pipeline, bad, every=7)
+
+
+@pytest.mark.full
+def test_two_workers_are_faster_than_one_and_give_the_same(tmp_path: Path) -> None:
+    """The embedded bundle on 192 portraits, one thread per worker; the time to start Ray is part of both."""
+    pytest.importorskip("ray", reason='Ray is in the extra "ray"')
+    portraits = sorted((DEMO_FOLDER / "pictures").glob("*.png"))
+    (tmp_path / "in").mkdir()
+    for number in range(192):
+        shutil.copy(portraits[number % len(portraits)], tmp_path / "in" / f"{number}.png")
+    seconds = {}
+    for workers in (1, 2):
+        begin = time.perf_counter()
+        subprocess.run(command(tmp_path / "in", DEMO_FOLDER, tmp_path / f"out{workers}", "--workers", str(workers)), check=True)
+        seconds[workers] = time.perf_counter() - begin
+    print(f"two workers / one: {seconds[1] / seconds[2]:.2f} times as fast ({seconds[1]:.1f} s, {seconds[2]:.1f} s)")
+    assert len(list((tmp_path / "out1").glob("*.png"))) == 192
+    for path in sorted((tmp_path / "out1").glob("*.png")):
+        assert path.read_bytes() == (tmp_path / "out2" / path.name).read_bytes()
+    assert seconds[2] < seconds[1]

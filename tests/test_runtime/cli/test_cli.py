@@ -1,0 +1,297 @@
+"""The commands as a user types them: files written, words printed, exit codes."""
+
+from __future__ import annotations
+
+import json
+import resource
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdic_runtime.inversion import Inversion
+from sdic_runtime.pictures import to_images
+from sdic_runtime.pipeline import Pipeline
+
+COMMANDS = ("invert", "edit", "sweep", "batch", "compare", "bench", "doctor", "demo")
+BACKEND = ("--backend", "onnxruntime:threads=1")
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def everything_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# Help and start
+
+
+def test_help_names_every_command_and_gives_an_example(run: Any) -> None:
+    code, lines, _ = run("--help")
+    assert code == 0
+    assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS] == list(COMMANDS)
+    assert any("Example: sdic-run edit" in line for line in lines)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_has_an_example_that_calls_it(run: Any, command: str) -> None:
+    code, lines, _ = run(command, "--help")
+    assert code == 0
+    assert lines[lines.index("  Example:") + 1].startswith(f"    sdic-run {command} ")
+    assert any("--debug" in line for line in lines)
+
+
+def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
+    heavy = ("numpy", "PIL", "onnxruntime", "torch", "tqdm", "safetensors", "rich", "sdic_runtime.pipeline")
+    script = f"import sys, sdic_runtime.cli.app as c; c.main(['invert', '--help']); print([m for m in {heavy} if m in sys.modules])"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert answer.stdout.splitlines()[-1] == "[]"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_version_is_the_installed_one(run: Any) -> None:
+    from sdic_runtime import __version__
+
+    assert run("--version") == (0, [f"sdic {__version__}"], "")
+
+
+# invert
+
+
+def test_invert_writes_what_the_pipeline_gives(run: Any, photos: Path, tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    code, lines, errors = run("invert", photos / "a.png", "--bundle", tiny_bundle, *BACKEND)
+    assert (code, lines, errors) == (0, [str(tmp_path / "a.inverted.png")], "")
+    assert np.array_equal(pixels(tmp_path / "a.inverted.png"), np.asarray(pipeline.invert(photos / "a.png").images[0]))
+
+
+def test_invert_of_a_folder_in_batches_gives_the_same_pictures(run: Any, photos: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    assert run("invert", photos, "--bundle", tiny_bundle, *BACKEND, "--out", "together", "--batch", 2)[0] == 0
+    for name in ("a.png", "b.jpg", "c.webp"):
+        assert run("invert", photos / name, "--bundle", tiny_bundle, *BACKEND, "--out", "apart")[0] == 0
+    assert everything_in(tmp_path / "together") == ["a.inverted.png", "b.inverted.png", "c.inverted.png"]
+    for name in everything_in(tmp_path / "apart"):
+        difference = pixels(tmp_path / "together" / name).astype(int) - pixels(tmp_path / "apart" / name)
+        assert np.abs(difference).max() <= 1
+
+
+def test_invert_writes_everything_that_was_asked_for(run: Any, photos: Path, tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    extras = ("--save", "--side-by-side", "--baseline")
+    code, lines, _ = run("invert", photos / "a.png", "--bundle", tiny_bundle, *BACKEND, "--out", out, *extras)
+    assert code == 0
+    assert sorted(lines) == sorted(str(out / f"a.{ending}") for ending in ("inverted.png", "safetensors", "side-by-side.png", "e4e.png"))
+    inversion = Inversion.load(out / "a.safetensors")
+    assert np.array_equal(pixels(out / "a.inverted.png"), np.asarray(inversion.images[0]))
+    assert np.array_equal(pixels(out / "a.e4e.png"), np.asarray(pipeline.baseline(inversion).images[0]))
+    sheet, size = pixels(out / "a.side-by-side.png"), pipeline.sizes.resolution
+    columns = [sheet[8 : 8 + size, 8 + index * (size + 8) : 8 + index * (size + 8) + size] for index in range(3)]
+    assert np.array_equal(columns[1], pixels(out / "a.e4e.png")) and np.array_equal(columns[2], pixels(out / "a.inverted.png"))
+    seen = to_images(pipeline.prepare(photos / "a.png"))[0].resize((size, size), Image.Resampling.LANCZOS)
+    assert np.array_equal(columns[0], np.asarray(seen))
+
+
+def test_a_named_file_gets_the_result(run: Any, photos: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    code, lines, _ = run("invert", photos / "a.png", "--bundle", tiny_bundle, *BACKEND, "--out", tmp_path / "new" / "x.bmp", "--save")
+    assert (code, lines) == (0, [str(tmp_path / "new/x.bmp"), str(tmp_path / "new/x.safetensors")])
+    assert Image.open(tmp_path / "new/x.bmp").format == "BMP"
+
+
+def test_bad_pictures_are_named_and_the_good_ones_written(run: Any, photos: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    (photos / "text.png").write_text("this is no picture")
+    (photos / "empty.png").touch()
+    (photos / "cut.jpg").write_bytes((photos / "b.jpg").read_bytes()[:700])
+    code, lines, errors = run("invert", photos, "--bundle", tiny_bundle, *BACKEND, "--out", "out", "--batch", 2)
+    assert code == 2
+    assert lines == [str(Path("out") / f"{name}.inverted.png") for name in "abc"]
+    assert everything_in(tmp_path / "out") == ["a.inverted.png", "b.inverted.png", "c.inverted.png"]
+    assert [line for line in errors.splitlines() if line.startswith("error: ")] == errors.splitlines()
+    assert len(errors.splitlines()) == 4
+    assert all(name in errors for name in ("text.png", "empty.png", "cut.jpg"))
+    assert errors.splitlines()[-1] == "error: 3 of 6 pictures could not be inverted; they are named above"
+
+
+def test_a_second_run_over_a_folder_does_not_feed_on_its_results(run: Any, photos: Path, tiny_bundle: Path) -> None:
+    for _ in range(2):
+        assert run("invert", photos, "--bundle", tiny_bundle, *BACKEND, "--out", photos, "--side-by-side", "--baseline")[0] == 0
+    assert len(everything_in(photos)) == 3 + 3 * 3
+
+
+def test_pictures_of_one_name_and_two_endings_get_names_of_their_own(run: Any, photos: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    Image.open(photos / "a.png").save(photos / "a.jpg")
+    assert run("invert", photos / "a.png", photos / "a.jpg", "--bundle", tiny_bundle, *BACKEND, "--out", "out")[0] == 0
+    assert everything_in(tmp_path / "out") == ["a.jpg.inverted.png", "a.png.inverted.png"]
+
+
+def test_results_that_would_replace_something_are_refused(run: Any, photos: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    Image.open(photos / "a.png").save(tmp_path / "other/a.png")
+    Image.open(photos / "a.png").save(tmp_path / "a.inverted.png")
+    Image.open(photos / "a.png").save(tmp_path / "a.png")
+    before = {name: (tmp_path / name).read_bytes() for name in everything_in(tmp_path)}
+    for sources, out, sentence in (
+        ((photos / "a.png", tmp_path / "other/a.png"), "out", "have the same name, so one result would replace the other"),
+        ((tmp_path / "a.png",), tmp_path / "a.png", "is the input itself, which would be replaced; choose another name"),
+        ((tmp_path / "a.png", tmp_path / "a.inverted.png"), tmp_path, "would replace the input"),
+        ((photos,), tmp_path / "x.png", "names one file"),
+        ((photos,), tmp_path / "x.txt", "is neither a folder nor a file ending in .png"),
+    ):
+        code, lines, errors = run("invert", *sources, "--bundle", tiny_bundle, *BACKEND, "--out", out)
+        assert (code, lines) == (2, []) and sentence in errors and errors.count("\n") == 1
+    assert {name: (tmp_path / name).read_bytes() for name in everything_in(tmp_path)} == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    run: Any, photos: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("the bundle was loaded")
+
+    monkeypatch.setattr(Pipeline, "load", never)
+    (tmp_path / "file").touch()
+    for command in (("invert",), ("edit", "--direction", "smile", "--strength", 1), ("sweep", "--direction", "smile")):
+        code, _, errors = run(command[0], photos / "a.png", *command[1:], "--bundle", tiny_bundle, "--out", tmp_path / "file" / "out")
+        assert code == 2
+        assert errors == f"error: cannot write into the folder {tmp_path}/file/out: not a directory; choose another one with --out\n"
+
+
+def test_an_image_with_too_many_pixels_is_refused(run: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    code, lines, errors = run("invert", tmp_path / "bomb.png", "--bundle", tiny_bundle, *BACKEND)
+    assert (code, lines) == (2, [])
+    assert errors == f"error: {tmp_path}/bomb.png has 900 megapixels, and the limit is 100; make the picture smaller\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("missing.png", "there is no file missing.png; check the path"),
+        ("empty", "the folder empty holds no picture; picture names end in .png"),
+    ],
+)
+def test_sources_that_are_not_there(run: Any, tiny_bundle: Path, tmp_path: Path, source: str, sentence: str) -> None:
+    (tmp_path / "empty").mkdir()
+    code, lines, errors = run("invert", source, "--bundle", tiny_bundle)
+    assert (code, lines) == (2, [])
+    assert errors.startswith(f"error: {sentence}") and errors.count("\n") == 1
+
+
+def test_a_flipped_byte_in_the_bundle_is_found(run: Any, photos: Path, make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_bundle()
+    damaged = folder / "onnx/fp32/dicn.onnx"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    code, lines, errors = run("invert", photos / "a.png", "--bundle", folder, *BACKEND, "--out", "out")
+    assert (code, lines) == (2, []) and "dicn.onnx is damaged: its SHA-256 is not the one in bundle.json" in errors
+    assert errors.count("\n") == 1 and everything_in(tmp_path / "out") == []
+
+
+# demo, and what holds for all
+
+
+@pytest.fixture
+def demo_bundle(make_bundle: Callable[..., Path], photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny bundle in the place of the embedded one."""
+    folder = make_bundle("demo-bundle")
+    monkeypatch.setattr("sdic_runtime.bundle.bundle.DEMO_FOLDER", folder)
+    return folder
+
+
+def test_the_demo_draws_one_sheet(run: Any, demo_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    photos.rename(demo_bundle / "pictures")
+    code, lines, errors = run("demo", *BACKEND, "--out", "shown")
+    assert (code, lines) == (0, ["shown/sheet.png", "shown/a.smile.gif"])
+    assert "using the embedded demo bundle" in errors and "open shown/sheet.png" in errors
+    assert Image.open(tmp_path / "shown/sheet.png").size[0] == 5 * (256 + 8) + 8
+
+
+def test_a_demo_without_pictures_says_so(run: Any, demo_bundle: Path) -> None:
+    assert run("demo")[2] == f"error: the demo pictures are missing at {demo_bundle}/pictures; install sdic again\n"
+
+
+def test_the_demo_bundle_and_the_choice_of_backend_are_announced(run: Any, demo_bundle: Path, photos: Path) -> None:
+    code, _, errors = run("invert", photos / "a.png")
+    assert code == 0
+    assert errors.splitlines()[0] == "using the embedded demo bundle (drawn portraits); name your own with --bundle"
+    assert errors.splitlines()[1].startswith("backend: onnxruntime is the first of ")
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_debug_shows_the_traceback_wherever_it_stands(run: Any, place: str) -> None:
+    command = ("--debug", "invert", "missing.png") if place == "before" else ("invert", "missing.png", "--debug")
+    code, _, errors = run(*command)
+    assert code == 2
+    assert "Traceback (most recent call last)" in errors
+    assert errors.splitlines()[-1] == "error: there is no file missing.png; check the path"
+    assert "Traceback" not in run("invert", "missing.png")[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (MemoryError(), 2, "not enough memory; use a smaller --batch or a smaller picture"),
+        (PermissionError(13, "Permission denied", "x.png"), 2, "the system refused access to x.png: permission denied"),
+        (RuntimeError("odd"), 2, "unexpected RuntimeError: odd; this is a fault of the program, and --debug shows where"),
+    ],
+)
+def test_errors_from_below(
+    run: Any, photos: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, sentence: str
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Pipeline, "invert_files", fail)
+    found, lines, errors = run("invert", photos / "a.png", "--bundle", tiny_bundle, *BACKEND)
+    assert (found, lines, errors.strip()) == (code, [], f"error: {sentence}" if sentence else "")
+
+
+# The tables of compare, bench and doctor; their numbers are tested beside their modules
+
+
+def test_compare_prints_a_table_and_its_json_says_the_same(run: Any, photos: Path, tiny_bundle: Path) -> None:
+    base = ("compare", photos / "a.png", "--bundle", tiny_bundle, *BACKEND, "--against", "onnxruntime")
+    code, lines, _ = run(*base, "--json", "numbers.json")
+    assert code == 0 and lines[-1] == "numbers.json" and lines[-2] == "tolerance 1.0e-04 of each tensor's standard deviation: passed"
+    data = json.loads(Path("numbers.json").read_text())
+    shown = [tuple(line.split()[:2]) for line in lines[5:-3]]
+    assert shown == [(item["where"], item["tensor"]) for item in data["differences"]] and len(shown) == 16
+    code, lines, _ = run(*base, "--json", "-")
+    assert code == 0 and json.loads("\n".join(lines)) == data
+
+
+def test_bench_reports_the_good_backend_and_fails_for_the_bad_one(run: Any, tiny_bundle: Path) -> None:
+    few = ("--runs", 2, "--warm-up", 0, "--rounds", 2)
+    code, lines, errors = run("bench", "--bundle", tiny_bundle, "--backend", "nonsense", *BACKEND, *few, "--json", "b.json")
+    assert code == 2 and 'error: nonsense: there is no backend "nonsense"' in errors and errors.count("\n") == 1
+    assert sum(line.startswith("onnxruntime:threads=1") for line in lines) == 2 + 6 + 1 and lines[-1] == "b.json"
+    (measured,) = json.loads(Path("b.json").read_text())["measured"]
+    assert measured["backend"] == "onnxruntime:threads=1" and measured["batches"][0]["inversion"]["runs"] == 4 and measured["rounds"] == 2
+
+
+def test_doctor_exits_with_2_only_when_something_named_is_bad(run: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    code, lines, _ = run("doctor", tiny_bundle)
+    assert code == 0 and {"environment", "gpu", "backends", str(tiny_bundle)} <= set(lines)
+    (tmp_path / "SDIC_ffhq.pt").write_text("<!DOCTYPE html><html>Quota exceeded</html>")
+    code, lines, _ = run("doctor", "SDIC_ffhq.pt", tiny_bundle)
+    assert code == 2
+    assert (
+        "  BAD  content  this is a web page, not weights (it speaks of a download quota); open the link in a browser, "
+        "or download the file again later" in lines
+    )

@@ -1,0 +1,180 @@
+"""The arithmetic of the measurements, and real ones of the tiny bundle in their own processes."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdic_runtime.backends.options import chosen_backend, parse_backend
+from sdic_runtime.cli.bench import ratio
+from sdic_runtime.errors import SdicError
+from sdic_runtime.stages import STAGES
+from sdic_runtime.tools import bench
+from sdic_runtime.tools.bench import Plan, TimedBackend, Timing, measure_apart, peak_memory, pooled, stage_seconds
+
+
+def plan(bundle: Path | None = None, **changes: Any) -> Plan:
+    return Plan(
+        **{
+            "bundle": str(bundle),
+            "backend": "onnxruntime:threads=1",
+            "precision": None,
+            "checkpoint": None,
+            "batches": (1,),
+            "runs": 2,
+            "warm_up": 1,
+            **changes,
+        }
+    )
+
+
+def test_percentiles_and_throughput() -> None:
+    timing = Timing.of([float(value) for value in range(1, 11)], batch=4)
+    assert (timing.p50, timing.p90, timing.p99) == pytest.approx((5.5, 9.1, 9.91))
+    assert (timing.mean, timing.runs, timing.pictures_per_second) == pytest.approx((5.5, 10, 40 / 55))
+
+
+class Clock:
+    """A backend whose stages take known times on a clock of its own."""
+
+    name = description = "clock"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.waits = 0
+        monkeypatch.setattr(bench.time, "perf_counter", lambda: self.now)
+
+    def upload(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def download(self, tensor: np.ndarray) -> np.ndarray:
+        return tensor
+
+    def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        self.now += 1 + list(STAGES).index(stage)
+        return dict.fromkeys(outputs)
+
+    def synchronize(self) -> None:
+        self.now += 0.5
+        self.waits += 1
+
+
+def test_a_stage_that_runs_twice_counts_with_both_and_the_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    passes = stage_seconds(clock, np.zeros(1), plan(runs=3, warm_up=2))
+    once = {stage: 1.5 + index for index, stage in enumerate(STAGES)}
+    assert passes == [{**once, "generator_head": 5.0}] * 3
+    assert clock.waits == 7 * 5
+
+
+def test_the_timed_backend_passes_everything_through(pipeline: Any) -> None:
+    timed = TimedBackend(pipeline.backend)
+    image = np.zeros((1, 3, 64, 64), np.float32)
+    (expected,) = pipeline.backend.run("e4e", {"image": image}, ["latent"]).values()
+    assert np.array_equal(timed.download(timed.run("e4e", {"image": timed.upload(image)}, ["latent"])["latent"]), expected)
+    assert timed.seconds["e4e"] > 0 and timed.description == pipeline.backend.description and timed.name == "onnxruntime"
+
+
+def test_ratio_says_how_many_times_as_fast_as_the_first() -> None:
+    first = {"batches": [{"batch": 1, "edit": {"p50": 3.0}}, {"batch": 2, "edit": {"p50": 8.0}}]}
+    assert (ratio(first, 1, "edit", 1.5), ratio(first, 2, "edit", 16.0)) == (2.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("torch", ("torch", {})),
+        ("torch:form=simple,threads=2,lazy=true", ("torch", {"form": "simple", "threads": 2, "lazy": True})),
+        ("onnxruntime:device=cuda:1", ("onnxruntime", {"device": "cuda:1"})),
+    ],
+)
+def test_backends_with_options(text: str, expected: tuple[str, dict[str, Any]]) -> None:
+    assert parse_backend(text) == expected
+
+
+def test_a_checkpoint_goes_only_to_backends_that_read_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(bundle: Any, checkpoint: str | None = None) -> None:
+        raise AssertionError
+
+    def load_any(bundle: Any, **options: Any) -> None:
+        raise AssertionError
+
+    module = types.ModuleType("reading_backend")
+    module.load, module.load_any = load, load_any  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "reading_backend", module)
+    for name, target in (("reads", "load"), ("takes-all", "load_any")):
+        monkeypatch.setitem(sys.modules["sdic_runtime.backends.registry"].BUILT_IN, name, f"reading_backend:{target}")
+    for name in ("reads", "takes-all"):
+        assert chosen_backend(name, None, "w.pt") == (name, {"precision": None, "checkpoint": "w.pt"})
+    assert chosen_backend("reads:checkpoint=mine.pt", None, "w.pt")[1]["checkpoint"] == "mine.pt"
+    assert chosen_backend("onnxruntime:precision=fp16", "fp32", "w.pt") == ("onnxruntime", {"precision": "fp16"})
+    assert chosen_backend("nowhere", None, "w.pt") == ("nowhere", {"precision": None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"runs": 0}, "--runs is 0; give a whole number of at least 1"),
+        ({"batches": (1, -2)}, "--batch is -2; give a whole number of at least 1"),
+        ({"warm_up": -1}, "--warm-up is -1; give a whole number of at least 0"),
+    ],
+)
+def test_bad_plans(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SdicError, match=sentence):
+        plan(**changes)
+
+
+def test_a_real_measurement_has_all_its_parts(tiny_bundle: Path) -> None:
+    found = measure_apart(plan(tiny_bundle, batches=(1, 3), runs=3))
+    assert (found["backend"], found["bundle"], found["runs"], found["warm_up"]) == ("onnxruntime:threads=1", "tiny", 3, 1)
+    assert found["description"].startswith("ONNX Runtime ") and found["load_seconds"] > 0 and found["first_call_seconds"] > 0
+    assert [batch["batch"] for batch in found["batches"]] == [1, 3]
+    for batch in found["batches"]:
+        assert list(batch["stages"]) == list(STAGES)
+        for timing in (batch["inversion"], batch["edit"], *batch["stages"].values()):
+            assert 0 < timing["p50"] <= timing["p90"] <= timing["p99"] and timing["runs"] == 3
+            assert timing["pictures_per_second"] == pytest.approx(batch["batch"] / timing["mean"])
+
+
+def test_rounds_are_pooled_call_by_call() -> None:
+    def measured(seconds: Sequence[float], load: float, peak: int | None) -> dict[str, Any]:
+        timing = asdict(Timing.of(seconds, 2))
+        batch = {"batch": 2, "inversion": timing, "edit": timing, "stages": {"dicn": timing}}
+        return {"backend": "clock", "load_seconds": load, "first_call_seconds": load / 2, "batches": [batch], "peak_memory_bytes": peak}
+
+    found = pooled([measured((1.0, 2.0), 3.0, 10), measured((5.0, 9.0), 4.0, 30), measured((3.0, 4.0), 8.0, None)])
+    assert (found["backend"], found["rounds"], found["load_seconds"], found["first_call_seconds"]) == ("clock", 3, 4.0, 2.0)
+    assert found["peak_memory_bytes"] == 30
+    for timing in (*(found["batches"][0][what] for what in ("inversion", "edit")), found["batches"][0]["stages"]["dicn"]):
+        assert timing == asdict(Timing.of((1.0, 2.0, 5.0, 9.0, 3.0, 4.0), 2))
+    assert pooled([measured((1.0,), 1.0, None)])["peak_memory_bytes"] is None
+
+
+def test_the_memory_of_a_measurement_is_not_that_of_the_process_which_asked_for_it(tiny_bundle: Path) -> None:
+    held = np.ones(80_000_000, np.float32)
+    own, found = peak_memory(), measure_apart(plan(tiny_bundle))["peak_memory_bytes"]
+    assert own is not None and own >= held.nbytes
+    assert 20_000_000 < found < held.nbytes
+
+
+def test_a_failure_in_the_other_process_is_its_sentence(tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(SdicError, match='^there is no backend "nonsense"'):
+        measure_apart(plan(tiny_bundle, backend="nonsense"))
+    with pytest.raises(SdicError, match=f"^there is no bundle at {tmp_path}/none"):
+        measure_apart(plan(tmp_path / "none"))
+
+
+def test_a_process_that_dies_is_reported(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'Killed' >&2\nexit 137\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(bench.sys, "executable", str(broken))
+    with pytest.raises(SdicError, match="the process measuring onnxruntime:threads=1 ended with code 137: Killed"):
+        measure_apart(plan(tiny_bundle))

@@ -1,0 +1,216 @@
+"""`sdic-train` from the outside: the whole recipe on a tiny model, and bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sdic_runtime.edits import load_direction
+from sdic_train.cli.app import main
+from sdic_train.trainers.run import LOG, read_log
+
+
+def _run(*words: object) -> None:
+    assert main([str(word) for word in words]) == 0
+
+
+def test_the_whole_recipe_on_a_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, common = tmp_path / "data", ("--data", tmp_path / "data", "--data-size", 64, "--device", "cpu", "--threads", 1)
+    for photo, seed in ((False, 0), (True, 1), (True, 900_000)):
+        _run("dataset", "--out", data, "--size", 64, "--count", 24, "--processes", 1, "--seed", seed, *(["--photo"] if photo else []))
+    _run("reader", *common, "--out", tmp_path / "reader", "--steps", 30, "--batch", 8)
+    reader = tmp_path / "reader" / "model.safetensors"
+    _run("generator", *common, "--sizes", "tiny", "--recipe", "fit-16", "--steps", 40, "--batch", 4, "--out", tmp_path / "g16")
+    _run(
+        "generator",
+        *common,
+        "--sizes",
+        "tiny",
+        "--recipe",
+        "fit-32",
+        "--from",
+        tmp_path / "g16",
+        "--steps",
+        2,
+        "--batch",
+        4,
+        "--out",
+        tmp_path / "g32",
+    )
+    generator = tmp_path / "g32" / "model.safetensors"
+    _run(
+        "encoder",
+        *common,
+        "--generator",
+        generator,
+        "--recipe",
+        "code",
+        "--steps",
+        60,
+        "--batch",
+        12,
+        "--set",
+        "warm_up=0",
+        "--set",
+        "rate=0.003",
+        "--out",
+        tmp_path / "encoder",
+    )
+    _run(
+        "sdic",
+        *common,
+        "--model",
+        tmp_path / "encoder" / "model.safetensors",
+        "--recipe",
+        "demo",
+        "--data-seed",
+        1,
+        "--steps",
+        15,
+        "--batch",
+        4,
+        "--perceptual",
+        reader,
+        "--identity",
+        reader,
+        "--out",
+        tmp_path / "sdic",
+    )
+    for run, column in (("reader", "parameters"), ("g16", "fit"), ("encoder", "code"), ("sdic", "l2")):
+        values = read_log(tmp_path / run / LOG)[column]
+        assert np.mean(values[-6:]) < 0.95 * np.mean(values[:6]), run
+    assert json.loads((tmp_path / "g32" / "recipe.json").read_text())["size"] == 32
+
+    model = tmp_path / "sdic" / "model.safetensors"
+    _run("directions", "ganspace", "--model", model, "--components", 5, "--samples", 500, "--out", tmp_path / "directions")
+    _run("directions", "sefa", "--model", model, "--count", 2, "--out", tmp_path / "directions")
+    assert sorted(path.stem for path in (tmp_path / "directions").iterdir()) == ["ganspace", "sefa_0_4_0", "sefa_0_4_1"]
+    assert load_direction(tmp_path / "directions" / "sefa_0_4_0.safetensors").check
+    capsys.readouterr()
+    _run("evaluate", model, "--data", data, "--count", 4, "--perceptual", reader, "--identity", reader, "--out", tmp_path / "evaluation")
+    printed = capsys.readouterr().out
+    assert "| e4e |" in printed and "| SDIC |" in printed
+    assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["pictures"] == 4
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    _run("dataset", "--out", tmp_path / "data", "--size", 32, "--count", 4, "--processes", 1)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--recipe", "best"], 'error: there is no recipe "best"; the recipes are: stylegan2, fit-16,'),
+        (["--sizes", "huge"], 'error: there is no size preset "huge"; the size presets are: faces, cars, demo, tiny'),
+        (["--set", "speed=2"], "error: --set speed=2 names no option of this recipe; use NAME=VALUE with one of: size, rate,"),
+        (["--set", "rate=fast"], "error: --set rate=fast is not a number like 0.002; give one"),
+        (["--set", "rate=nan"], "error: --set rate=nan is not a number like 0.002; give one"),
+        (["--set", "rate=-1"], "error: --set rate=-1 is not a number like 0.002; give one"),
+        (["--steps", "0"], "error: Invalid value for '--steps': Input should be greater than or equal to 1; see: sdic-train generator"),
+        (["--threads", "-1"], "error: Invalid value for '--threads': Input should be greater than or equal to 0"),
+        (["--minutes", "0"], "error: a run of 1 steps and 0.0 minutes trains nothing; give at least a step and a time above 0"),
+        (["--set", "mirror=perhaps"], "error: --set mirror=perhaps is not a switch; use mirror=true or mirror=false"),
+        (["--precision", "fp8"], 'error: the precision "fp8" is unknown; use fp32 or bf16'),
+        (["--device", "tpu9"], 'error: the device "tpu9" is unknown; use auto, cpu, cuda or cuda:<number>'),
+        (["--data-size", "64"], "holds no portraits of 64 pixels with seed 0; draw them with `sdic-train dataset`."),
+        (["--from", "/nowhere"], "error: the saved state /nowhere/state.pt cannot be read"),
+    ],
+)
+def test_bad_options_are_one_sentence(
+    words: list[str], sentence: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["generator", "--data", str(data), "--data-size", "32", "--sizes", "tiny", "--steps", "1", "--out", str(tmp_path / "run")]
+    assert main([*base, *words]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1 and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_weights_are_noticed_before_anything_is_made(
+    encoder_file: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "sdic",
+        "--model",
+        str(encoder_file),
+        "--data",
+        str(data),
+        "--data-size",
+        "32",
+        "--photos",
+        "plain",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main(words) == 2
+    assert "the loss perceptual has the weight 0.8 and no network; name its weights with --perceptual" in capsys.readouterr().err
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
+    assert main([*words, "--perceptual", str(encoder_file)]) == 2
+    assert "is not a portrait reader; make one with `sdic-train reader`" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_is_instant_and_has_an_example_per_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("dataset", "reader", "generator", "encoder", "sdic", "evaluate"):
+        assert main([command, "--help"]) == 0
+        assert f"sdic-train {command}" in capsys.readouterr().out
+
+
+def test_a_bundle_is_evaluated_with_its_own_directions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sdic_runtime.pipeline import Pipeline
+    from sdic_train.checkpoints.files import write_safetensors
+    from sdic_train.data.datasets import open_portraits
+    from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
+
+    pipeline = Pipeline.load(backend="onnxruntime", threads=1)
+    size, data, reader = pipeline.sizes.working, tmp_path / "data", tmp_path / "reader.safetensors"
+    _run("dataset", "--out", data, "--size", size, "--count", 2, "--processes", 1, "--seed", 900_000, "--photo")
+    write_safetensors(reader, PortraitReader().state_dict(), {"format": READER_FORMAT})
+    capsys.readouterr()
+    options = ("--backend", "onnxruntime", "--threads", 1, "--reader", reader, "--out", tmp_path / "evaluation")
+    _run("evaluate", pipeline.bundle.path, "--data", data, *options)
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert capsys.readouterr().out == (tmp_path / "evaluation" / "evaluation.md").read_text()
+
+    photos = open_portraits(data, size, photo=True, seed=900_000).pictures
+    inversion = pipeline.invert(list(photos))
+    image = photos.transpose(0, 3, 1, 2) / 127.5 - 1
+    for method, pixels in (("e4e", pipeline.baseline(inversion).pixels), ("SDIC", inversion.pixels)):
+        assert found["inversion"][method]["L2"] == pytest.approx(((pixels.clip(-1, 1) - image) ** 2).mean(), rel=1e-3)
+        assert found["inversion"][method]["seconds"] > 0
+    assert found["pictures"] == 2
+    assert {"smile", "age", "glasses"} <= set(found["edits"]) <= set(pipeline.directions)
+
+
+def test_edits_are_measured_with_a_reader_along_directions(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sdic_train.checkpoints.files import write_safetensors
+    from sdic_train.checkpoints.load import save_checkpoint
+    from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
+    from sdic_train.trainers.start import with_new_compensation
+
+    model, path, reader = with_new_compensation(encoder_file, 0), tmp_path / "sdic.safetensors", tmp_path / "reader.safetensors"
+    save_checkpoint(path, model.config, model.latent_avg, **dict(model.named_children()))
+    write_safetensors(reader, PortraitReader().state_dict(), {"format": READER_FORMAT})
+    base = ["evaluate", str(path), "--data", str(tmp_path)]
+    assert main([*base, "--reader", str(reader)]) == 2
+    assert capsys.readouterr().err == "error: edits of a checkpoint are measured along directions; name their folder with --directions\n"
+    assert main([*base, "--reader", str(reader), "--directions", str(tmp_path / "none")]) == 2
+    error = f"error: {tmp_path / 'none'} holds no direction of a portrait's attribute; make some with `sdic-train directions`\n"
+    assert capsys.readouterr().err == error
+    assert main([*base, "--count", "0"]) == 2
+    assert "'--count'" in capsys.readouterr().err
+    assert main([*base, "--directions", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: edits are measured with a portrait reader; name one with --reader\n"
+
+
+def test_going_on_needs_an_sdic_checkpoint(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sdic", "--model", str(encoder_file), "--recipe", "demo-longer", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    error = f'error: "{encoder_file}" is an e4e checkpoint without DIPN and DICN; give an SDIC checkpoint.\n'
+    assert capsys.readouterr().err == error and not (tmp_path / "run").exists()

@@ -1,0 +1,97 @@
+"""Cached pictures: drawn portraits and folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdic_runtime.errors import SdicError
+from sdic_train.data.datasets import cache_folder, coordinates, draw_portraits, joined, open_pictures, open_portraits
+from sdic_train.portraits.portraits import PARAMETERS, sample
+
+
+def _draw(folder: Path, count: int, photo: bool = False, seed: int = 0) -> list[int]:
+    return list(draw_portraits(folder, count, 32, photo, seed, processes=1))
+
+
+def test_drawn_portraits_are_those_of_sample_with_their_labels(tmp_path: Path) -> None:
+    assert _draw(tmp_path, 5, photo=True, seed=3) == [5]
+    found = open_portraits(tmp_path, 32, photo=True, seed=3)
+    for index in range(5):
+        picture, person = sample(3, index, 32, photo=True)
+        assert np.array_equal(found.pictures[index], picture)
+        assert np.array_equal(found.values[index], person.array())
+        assert np.array_equal(found.coordinates[index], coordinates(3, index))
+
+
+def test_what_is_drawn_is_kept(tmp_path: Path) -> None:
+    _draw(tmp_path, 3)
+    path = next(tmp_path.iterdir())
+    before = path.stat().st_mtime_ns
+    assert _draw(tmp_path, 3) == []
+    assert path.stat().st_mtime_ns == before
+
+
+def test_coordinates_have_mean_zero_and_variance_one_and_grow_with_the_parameter() -> None:
+    found = np.stack([coordinates(11, index) for index in range(3000)])
+    assert np.abs(found.mean(0)).max() < 0.08
+    assert np.abs(found.std(0) - 1).max() < 0.08
+    values = np.stack([sample(11, index, 32)[1].array() for index in range(40)])
+    for column, entry in enumerate(PARAMETERS):
+        order = np.argsort(values[:, column], kind="stable")
+        assert (np.diff(found[:40, column][order]) >= -1e-6).all(), entry.name
+
+
+def test_nobody_stands_between_the_sides() -> None:
+    names = [entry.name for entry in PARAMETERS]
+    found = np.stack([coordinates(0, index) for index in range(300)])
+    for name in ("glasses", "smile", "baldness"):
+        assert np.abs(found[:, names.index(name)]).min() > 0.3
+
+
+def test_sets_can_be_joined(tmp_path: Path) -> None:
+    _draw(tmp_path, 2)
+    _draw(tmp_path, 3, photo=True, seed=1)
+    both = joined(open_portraits(tmp_path, 32, False, 0), open_portraits(tmp_path, 32, True, 1))
+    assert len(both) == 5 and both.pictures.shape == (5, 32, 32, 3) and both.coordinates.shape == (5, len(PARAMETERS))
+
+
+def test_an_empty_folder_names_the_command_that_fills_it(tmp_path: Path) -> None:
+    with pytest.raises(SdicError) as caught:
+        open_portraits(tmp_path, 32, photo=True, seed=4)
+    assert str(caught.value) == f"{tmp_path} holds no photos of 32 pixels with seed 4; draw them with `sdic-train dataset`."
+
+
+def _pictures(folder: Path, count: int) -> None:
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(count):
+        array = random.integers(0, 256, (40 + index, 60, 3), dtype=np.uint8)
+        Image.fromarray(array).convert("L" if index % 3 == 0 else "RGB").save(folder / f"{index}.png")
+
+
+def test_a_folder_is_cached_and_split_by_content(tmp_path: Path) -> None:
+    _pictures(tmp_path / "in", 30)
+    (tmp_path / "in" / "broken.png").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("no picture either")
+    kept, left = list(cache_folder(tmp_path / "in", tmp_path / "out", 16, held_out=0.3))[-1]
+    assert kept + left == 30 and left > 0
+    training, held = open_pictures(tmp_path / "out", 16, False), open_pictures(tmp_path / "out", 16, False, seed=900_000)
+    assert training.pictures.shape == (kept, 16, 16, 3) and held.pictures.shape == (left, 16, 16, 3)
+    for path in (tmp_path / "in").glob("*.png"):  # a copy under another name falls on the same side
+        path.rename(path.with_name(f"copy_{path.name}"))
+    assert list(cache_folder(tmp_path / "in", tmp_path / "again", 16, held_out=0.3))[-1] == (kept, left)
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_a_folder_without_pictures(make: bool, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    if make:
+        source.mkdir()
+    sentence = "holds no pictures for training" if make else "is not a folder; name a folder of pictures"
+    with pytest.raises(SdicError, match=sentence):
+        list(cache_folder(source, tmp_path / "out", 16))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,322 @@
+"""Training runs: losses fall, a resumed run repeats an undisturbed one, two processes equal one, bad options are one sentence."""
+
+from __future__ import annotations
+
+import csv
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdic_runtime.errors import SdicError
+from sdic_train.checkpoints.load import load_encoder, load_generator, load_sdic
+from sdic_train.config import TINY
+from sdic_train.data.datasets import PictureSet
+from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
+from sdic_train.networks.portrait_reader import PortraitReader
+from sdic_train.networks.stylegan2 import downsample
+from sdic_train.trainers.encoder import EncoderRecipe, EncoderTrainer
+from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
+from sdic_train.trainers.pictures import batch_pictures
+from sdic_train.trainers.reader import ReaderRecipe, ReaderTrainer
+from sdic_train.trainers.recipes import SDIC
+from sdic_train.trainers.run import LOG, RESULT, STATE, RunOptions, Trainer, read_log, train
+from sdic_train.trainers.sdic import SdicRecipe, SdicTrainer
+from sdic_train.trainers.start import with_kept_compensation, with_new_compensation
+
+WIDTHS = {4: 8, 8: 8, 16: 4}
+FIT = GeneratorRecipe(size=16, rate=1e-2, adversarial=0.0, fit=1.0, r1=0.0, path=0.0, mixing=0.0, mapping_factor=100.0, momentum=0.5)
+Make = Callable[[], Trainer]
+
+
+@pytest.fixture
+def makers(portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any]) -> dict[str, Make]:
+    """A tiny trainer of every kind, made anew at each call."""
+    distances = PortraitPerceptual(reader), PortraitIdentity(reader)
+    stylegan2 = GeneratorRecipe(size=16, r1_every=2, path_every=2)
+    code = EncoderRecipe(rate=3e-3, l2=0.0, perceptual=0.0, identity=0.0, code=1.0, latent_adversarial=0.0, first_delta=-1, mirror=False)
+
+    def sdic(recipe: SdicRecipe) -> Trainer:
+        return SdicTrainer(with_new_compensation(encoder_file, 0), recipe, portraits, make_engine(2), 30, *distances)
+
+    return {
+        "stylegan2": lambda: GeneratorTrainer(TINY, stylegan2, portraits, make_engine(4), 30, WIDTHS),
+        "fit": lambda: GeneratorTrainer(TINY, FIT, portraits, make_engine(4), 30, WIDTHS),
+        "encoder": lambda: EncoderTrainer(
+            load_generator(encoder_file), EncoderRecipe(rate=1e-3, first_delta=2, delta_every=1), portraits, make_engine(2), 30, *distances
+        ),
+        "code": lambda: EncoderTrainer(load_generator(encoder_file), code, portraits, make_engine(4), 30, None, None),
+        "sdic": lambda: sdic(SdicRecipe()),
+        "released": lambda: sdic(SDIC["released"]),
+        "reader": lambda: ReaderTrainer(ReaderRecipe(), portraits, make_engine(8), 30),
+    }
+
+
+def _losses(folder: Path) -> list[list[str]]:
+    with (folder / LOG).open(newline="") as stream:
+        return list(csv.reader(stream))
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "column"), [("fit", 30, "fit"), ("code", 30, "code"), ("sdic", 24, "l2"), ("reader", 20, "parameters")]
+)
+def test_losses_fall(kind: str, steps: int, column: str, makers: dict[str, Make], tmp_path: Path) -> None:
+    train(makers[kind](), RunOptions(tmp_path, steps))
+    values = read_log(tmp_path / LOG)[column]
+    assert np.mean(values[-5:]) < 0.8 * np.mean(values[:3])
+
+
+@pytest.mark.parametrize("kind", ["stylegan2", "fit", "encoder", "sdic", "released", "reader"])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(kind: str, makers: dict[str, Make], tmp_path: Path) -> None:
+    train(makers[kind](), RunOptions(tmp_path / "whole", 4))
+
+    interrupted = makers[kind]()
+    advance = interrupted.advance
+
+    def fail_at_three() -> dict[str, float]:
+        if interrupted.step == 3:
+            raise KeyboardInterrupt
+        return advance()
+
+    interrupted.advance = fail_at_three  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted, RunOptions(tmp_path / "killed", 4, save_steps=2))
+    again = makers[kind]()
+    train(again, RunOptions(tmp_path / "killed", 4, save_steps=2))
+    assert _losses(tmp_path / "killed") == _losses(tmp_path / "whole")
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(
+    portraits: PictureSet, make_engine: Callable[..., Any], tmp_path: Path
+) -> None:
+    weights = []
+    for parts in (1, 2):
+        trainer = GeneratorTrainer(TINY, FIT, portraits, make_engine(4, accumulate=parts), 3, WIDTHS)
+        train(trainer, RunOptions(tmp_path / str(parts), 1))
+        weights.append(trainer.generator.convs[0].conv.weight.detach())
+    assert torch.allclose(weights[0], weights[1], atol=1e-5)
+
+
+TWO = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from sdic_train.config import TINY
+from sdic_train.data.datasets import open_portraits
+from sdic_train.trainers.engine import Engine, EngineOptions
+from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
+from sdic_train.trainers.run import RunOptions, train
+folder = Path(sys.argv[1])
+recipe = GeneratorRecipe(size=16, adversarial=1.0, fit=1.0, features=1.0, r1_every=2, path=0.0, mixing=0.0)
+pictures = open_portraits(folder / "data", 32, photo=False, seed=1)
+trainer = GeneratorTrainer(TINY, recipe, pictures, Engine(EngineOptions(batch=8, device="cpu")), 4, {4: 8, 8: 8, 16: 4})
+train(trainer, RunOptions(folder / sys.argv[2], 4))
+"""
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    from sdic_train.data.datasets import draw_portraits
+
+    for _ in draw_portraits(tmp_path / "data", 10, 32, photo=False, seed=1, processes=1):
+        pass
+    (tmp_path / "two.py").write_text(TWO)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = [str(tmp_path / "two.py"), str(tmp_path)]
+    one = subprocess.Popen([sys.executable, *script, "one"])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    two = subprocess.run([*launcher, *script, "two"], capture_output=True, text=True, check=False, timeout=300)
+    assert one.wait(300) == 0
+    assert two.returncode == 0, two.stderr
+    whole, shared = read_log(tmp_path / "one" / LOG), read_log(tmp_path / "two" / LOG)
+    assert whole.keys() == shared.keys()
+    for name, values in whole.items():
+        assert np.allclose(values, shared[name], rtol=2e-3, atol=1e-5), name
+
+
+def test_results_are_checkpoints(makers: dict[str, Make], tmp_path: Path) -> None:
+    for kind in ("fit", "encoder", "sdic"):
+        train(makers[kind](), RunOptions(tmp_path / kind, 1))
+    assert load_generator(tmp_path / "fit" / RESULT).config == TINY
+    encoder, average = load_encoder(tmp_path / "encoder" / RESULT)
+    assert average.shape == (encoder.config.rows, encoder.config.style_width)
+    model = load_sdic(tmp_path / "sdic" / RESULT)
+    assert model(torch.zeros(1, 3, TINY.working, TINY.working)).shape == (1, 3, TINY.resolution, TINY.resolution)
+
+
+def test_sdic_leaves_encoder_and_generator_alone(makers: dict[str, Make]) -> None:
+    trainer = makers["sdic"]()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}  # type: ignore[attr-defined]
+    trainer.advance()
+    after = trainer.model.state_dict()  # type: ignore[attr-defined]
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"dipn", "dicn"}
+
+
+def test_the_released_recipe_lets_the_encoders_batch_norm_drift(makers: dict[str, Make]) -> None:
+    trainer = makers["released"]()
+    before = {name: value.clone() for name, value in trainer.model.encoder.state_dict().items()}  # type: ignore[attr-defined]
+    trainer.advance()
+    after = trainer.model.encoder.state_dict()  # type: ignore[attr-defined]
+    changed = {name.rsplit(".", 1)[1] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_progressive_deltas_open_one_row_after_the_other(makers: dict[str, Make]) -> None:
+    trainer = makers["encoder"]()
+    opened = []
+    for step in (0, 1, 2, 3, 9):
+        trainer.step = step
+        opened.append(trainer._deltas())  # type: ignore[attr-defined]
+    assert opened == [0, 0, 1, 2, 8]
+
+
+def test_another_recipe_does_not_resume(
+    makers: dict[str, Make], portraits: PictureSet, make_engine: Callable[..., Any], tmp_path: Path
+) -> None:
+    train(makers["fit"](), RunOptions(tmp_path, 1))
+    other = GeneratorTrainer(TINY, replace(FIT, rate=0.5), portraits, make_engine(4), 30, WIDTHS)
+    with pytest.raises(SdicError) as caught:
+        train(other, RunOptions(tmp_path, 2))
+    assert (
+        str(caught.value) == f"{tmp_path} holds a run with another rate (0.01, now 0.5); give the same options, another --out, or --restart"
+    )
+
+
+def test_a_damaged_state_is_named(makers: dict[str, Make], tmp_path: Path) -> None:
+    train(makers["fit"](), RunOptions(tmp_path, 1))
+    state = tmp_path / STATE
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(SdicError, match=r"^the saved state .*state\.pt cannot be read \(\w+\); delete it to start again, or restore it$"):
+        train(makers["fit"](), RunOptions(tmp_path, 2))
+
+
+def test_tensorboard_holds_every_step_of_a_killed_run_once(makers: dict[str, Make], tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    killed = makers["fit"]()
+    advance = killed.advance
+
+    def fail_at_three() -> dict[str, float]:
+        if killed.step == 3:
+            raise KeyboardInterrupt
+        return advance()
+
+    killed.advance = fail_at_three  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        train(killed, RunOptions(tmp_path, 5, save_steps=2, tensorboard=True))
+    train(makers["fit"](), RunOptions(tmp_path, 5, tensorboard=True))
+    logs = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    logs.Reload()
+    assert {"generator", "fit"} <= set(logs.Tags()["scalars"])
+    events = logs.Scalars("fit")
+    assert [event.step for event in events] == [1, 2, 3, 4, 5]
+    assert np.allclose([event.value for event in events], read_log(tmp_path / LOG)["fit"])
+
+
+def test_without_tensorboard_nothing_is_begun(makers: dict[str, Make], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SdicError) as caught:
+        train(makers["fit"](), RunOptions(tmp_path / "run", 1, tensorboard=True))
+    assert str(caught.value) == '--tensorboard needs the package "tensorboard"; install it with: pip install "sdic[train]"'
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(makers: dict[str, Make], tmp_path: Path) -> None:
+    trainer = makers["fit"]()
+    with torch.no_grad():
+        trainer.generator.input.input.fill_(float("nan"))  # type: ignore[attr-defined]
+    with pytest.raises(
+        SdicError, match=r'^the loss "generator" became nan at step 1; the last good state is in .*: resume it with a smaller --rate$'
+    ):
+        train(trainer, RunOptions(tmp_path, 2))
+    assert not (tmp_path / STATE).exists()
+
+
+def test_missing_labels_networks_and_wrong_batches_are_one_sentence(
+    portraits: PictureSet, encoder_file: Path, make_engine: Callable[..., Any]
+) -> None:
+    unlabelled = PictureSet(portraits.pictures)
+    cases: list[tuple[Callable[[], object], str]] = [
+        (
+            lambda: GeneratorTrainer(TINY, FIT, unlabelled, make_engine(4), 1, WIDTHS),
+            "the loss fit needs labelled pictures (the portraits); use --set fit=0 for a folder",
+        ),
+        (
+            lambda: GeneratorTrainer(TINY, replace(FIT, size=256), portraits, make_engine(4), 1, WIDTHS),
+            "the training size 256 does not fit a generator of 128; use a power of two from 8 to it",
+        ),
+        (
+            lambda: SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(), portraits, make_engine(2), 1, None, None),
+            "the loss perceptual has the weight 0.8 and no network; name its weights with --perceptual, or use --set perceptual=0",
+        ),
+        (
+            lambda: SdicTrainer(
+                with_new_compensation(encoder_file, 0), SdicRecipe(optimizer="sgd"), portraits, make_engine(2), 1, None, None
+            ),
+            'the optimizer "sgd" is unknown; use ranger or adam',
+        ),
+        (lambda: make_engine(6, accumulate=4), "the batch of 6 cannot be cut into 1 processes times 4 parts; use a multiple of 4"),
+        (lambda: make_engine(4, precision="fp8"), 'the precision "fp8" is unknown; use fp32 or bf16'),
+    ]
+    for make, sentence in cases:
+        with pytest.raises(SdicError) as caught:
+            make()
+        assert str(caught.value) == sentence
+
+
+def test_without_context_the_volume_is_all_that_counts(
+    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any]
+) -> None:
+    distances = PortraitPerceptual(reader), PortraitIdentity(reader)
+    trainer = SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(context=False), portraits, make_engine(2), 9, *distances)
+    trainer.advance()
+    fusion = trainer.model.dipn.hourglass_fusion.CGF_16.eval()
+    volume, context = torch.randn(1, 4, 4, 8, 8), torch.randn(1, 16, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(fusion(volume, context), fusion.agg(volume), atol=1e-6)
+
+
+def test_a_kept_compensation_goes_on_where_the_run_before_ended(
+    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any], tmp_path: Path
+) -> None:
+    distances = PortraitPerceptual(reader), PortraitIdentity(reader)
+    recipe = SdicRecipe(optimizer="adam", fusion="affine")
+    train(
+        SdicTrainer(with_new_compensation(encoder_file, 0, fusion="affine"), recipe, portraits, make_engine(2), 9, *distances),
+        RunOptions(tmp_path, 2),
+    )
+    model = with_kept_compensation(tmp_path / RESULT, "affine")
+    again = SdicTrainer(model, replace(recipe, keep=True), portraits, make_engine(2), 9, *distances)
+    image, _ = batch_pictures(portraits, 2, TINY.working, torch.Generator().manual_seed(0), mirror=True)
+    with torch.no_grad():
+        pictures = downsample(load_sdic(tmp_path / RESULT)(image), TINY.working)
+    norm = model.dipn.corr_stem.bn.running_var.clone()
+    assert again.advance()["l2"] == pytest.approx((pictures - image).square().mean().item(), rel=1e-4)
+    assert torch.equal(model.dipn.corr_stem.bn.running_var, norm)
+
+
+def test_settled_batch_norm_is_the_one_that_is_used_later(
+    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdic_train.trainers.sdic.SETTLING", 3)
+    distances = PortraitPerceptual(reader), PortraitIdentity(reader)
+    trainer = SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(settle_norm=1), portraits, make_engine(2), 9, *distances)
+    norm = trainer.model.dipn.corr_stem.bn
+    trainer.advance()
+    moving = norm.running_var.clone()
+    trainer.advance()
+    settled = norm.running_var.clone()
+    trainer.advance()
+    assert not torch.allclose(moving, settled)
+    assert torch.equal(norm.running_var, settled)
+    assert norm.momentum == 0.1
