@@ -1,0 +1,73 @@
+"""The contract of a backend: what runs the stages of one method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sdic_runtime.pictures import to_bytes
+from sdic_runtime.program import Method, run
+
+Tensor: TypeAlias = Any  # opaque to programs: a numpy array, or whatever the backend keeps on its device
+
+
+class Backend(ABC):
+    """Runs the stages and programs of one method. Safe to call from several threads.
+
+    A tensor returned by `run`, `upload` or `slice` keeps its values for as long as someone holds it: a backend that uses its buffers again
+    must copy first. Only `description`, `upload`, `download` and `run` must be given; the rest has defaults that are right for tensors on
+    the host.
+    """
+
+    name: str = ""  # in the registry
+    precision: str = "fp32"  # of the graphs that it runs
+    largest_batch: int | None = None  # pictures that it takes at once; None: no limit of its own
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """What runs and where: "ONNX Runtime 1.31.1, CPUExecutionProvider, fp32"."""
+
+    @abstractmethod
+    def upload(self, array: np.ndarray) -> Tensor:
+        """A float32 host array as a tensor of this backend."""
+
+    @abstractmethod
+    def download(self, tensor: Tensor) -> np.ndarray:
+        """A tensor of this backend as a float32 host array."""
+
+    @abstractmethod
+    def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Run one stage for the `outputs` asked for; the others need not be computed. Raises BackendError, or OutOfMemoryError."""
+
+    def run_program(self, program: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run a program of the method: the tensors that it gives, by name. A backend may do it in another way, such as one CUDA graph."""
+        return run(self.method.programs[program], self, tensors)
+
+    def slice(self, tensor: Tensor, pictures: slice) -> Tensor:
+        """Some pictures of a tensor (axis 0), on the device where it is."""
+        return self.upload(self.download(tensor)[pictures])
+
+    def to_bytes(self, picture: Tensor, rows: tuple[int, int]) -> np.ndarray:
+        """uint8 [N, end - first, R, 3] of the `rows` (first, end) of `picture` [N, 3, R, R]; see `pictures.to_bytes`."""
+        return to_bytes(self.download(picture), rows)
+
+    def synchronize(self) -> None:
+        """Wait until everything that was asked of the device is done."""
+
+    def variant(self, stage: str, outputs: Sequence[str]) -> tuple[str, str]:
+        """Which graph answers: ("stage" or "stage:output", the variant of it that runs)."""
+        return stage, self.precision
+
+    def standard(self) -> Backend | None:
+        """The same backend on the bundle's standard graphs alone, where it runs other variants of some; for checking both. None where not."""
+        return None
+
+    def close(self) -> None:
+        """Give memory back; nothing of this backend can be used after it."""

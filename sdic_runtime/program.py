@@ -1,0 +1,185 @@
+"""A method as data: its sizes, tensors, stages and programs; and the only interpreter of programs.
+
+A program is a list of steps. A step runs one stage: it binds values to the stage's inputs and names the outputs it asks for. Values are
+single-assignment names; every value is a tensor of the table `tensors`. Whoever runs a bundle (Python, C++, Triton, a CUDA graph) runs these
+steps and knows no method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from sdic_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    from sdic_runtime.backends.base import Backend, Tensor
+
+Axes: TypeAlias = tuple[int | str, ...]
+
+BATCH = "N"
+SIZE_LETTERS = ("R", "S", "L", "C")  # of every method: picture size, working size, style rows, style width
+IMAGE, PICTURE, INVERT = "image", "picture", "invert"
+FIXED_AXES: dict[str, Axes] = {IMAGE: (BATCH, 3, "S", "S"), PICTURE: (BATCH, 3, "R", "R")}
+CODE_AXES: Axes = (BATCH, "L", "C")
+LARGEST_SIZE = 1 << 16  # of one axis
+EDIT_KINDS = ("direction", "ganspace")
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One network or part of one: its tensors by name, in graph order."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True):
+    """One run of one stage: input -> value that it reads, output asked for -> value that it makes."""
+
+    stage: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Steps from the tensors it `takes` (which are values of the same name) to those it `gives` (tensor -> value).
+
+    The host gives zeros for the takes named in `zeros`.
+    """
+
+    takes: tuple[str, ...]
+    steps: tuple[Step, ...]
+    gives: dict[str, str]
+    zeros: tuple[str, ...] = ()
+
+
+class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One form of editing: the host moves `codes`, then runs `program`. `kinds` are the edits it is meant for, see EDIT_KINDS."""
+
+    program: str
+    codes: tuple[str, ...]
+    kinds: tuple[str, ...] = EDIT_KINDS
+
+
+class Method(msgspec.Struct, frozen=True, kw_only=True):
+    """What a method is.
+
+    `sizes`: letter -> number. `tensors`: name -> axes, each a number, a letter of `sizes`, or "N" for the batch, which comes first.
+    `keeps`: the tensors that an inversion stores, each given or taken by the program "invert". `moves`: the forms of editing by name; the
+    first that is meant for an edit's kind is the default.
+    """
+
+    method: str
+    sizes: dict[str, int]
+    tensors: dict[str, Axes]
+    stages: dict[str, Stage]
+    programs: dict[str, Program]
+    keeps: tuple[str, ...]
+    moves: dict[str, Move]
+
+    def shape(self, tensor: str, batch: int) -> tuple[int, ...]:
+        """The shape of the tensor called `tensor` for `batch` pictures."""
+        letters = {**self.sizes, BATCH: batch}
+        return tuple(letters[axis] if isinstance(axis, str) else axis for axis in self.tensors[tensor])
+
+
+def run(program: Program, backend: Backend, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Run the steps on `backend`, from the tensors that the program takes to those that it gives, by name. A value that no later step reads
+    is let go at once."""
+    last = {value: index for index, step in enumerate(program.steps) for value in (*step.inputs.values(), *step.outputs.values())}
+    last |= dict.fromkeys(program.gives.values(), len(program.steps))
+    values = {name: tensors[name] for name in program.takes}
+    for index, step in enumerate(program.steps):
+        results = backend.run(step.stage, {name: values[value] for name, value in step.inputs.items()}, tuple(step.outputs))
+        values |= {value: results[name] for name, value in step.outputs.items()}
+        values = {name: value for name, value in values.items() if last.get(name, -1) > index}
+        del results
+    return {name: values[value] for name, value in program.gives.items()}
+
+
+def check(method: Method) -> None:
+    """Raise BundleError unless tables, programs, keeps and moves fit together."""
+    _check_tables(method)
+    for name, program in method.programs.items():
+        _check_program(method, name, program)
+    _check_keeps(method)
+    _check_moves(method)
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise BundleError(what)
+
+
+def _check_tables(method: Method) -> None:
+    missing = [letter for letter in SIZE_LETTERS if letter not in method.sizes]
+    _require(not missing, f"sizes lacks {', '.join(missing)}")
+    for letter, size in method.sizes.items():
+        _require(letter.isalpha() and letter != BATCH, f'sizes has "{letter}", which is not a letter for a size')
+        _require(0 < size <= LARGEST_SIZE, f'sizes["{letter}"] is {size}, expected 1 to {LARGEST_SIZE}')
+    for name, axes in method.tensors.items():
+        known = all(axis in method.sizes if isinstance(axis, str) else 0 < axis <= LARGEST_SIZE for axis in axes[1:])
+        _require(axes[:1] == (BATCH,) and known, f'the axes of the tensor "{name}" are {list(axes)}, expected "N", then sizes')
+    for name, expected in FIXED_AXES.items():
+        _require(method.tensors.get(name) == expected, f'the tensor "{name}" must have the axes {list(expected)}')
+    for name, stage in method.stages.items():
+        _require(":" not in name, f'the stage "{name}" has a colon in its name')
+        for tensor in (*stage.inputs, *stage.outputs):
+            _require(tensor in method.tensors, f'the stage "{name}" has the tensor "{tensor}", which the table of tensors lacks')
+        twice = len({*stage.inputs, *stage.outputs}) < len(stage.inputs) + len(stage.outputs)
+        _require(bool(stage.inputs) and bool(stage.outputs) and not twice, f'the stage "{name}" needs inputs and outputs, each named once')
+
+
+def _check_program(method: Method, name: str, program: Program) -> None:
+    for tensor in program.takes:
+        _require(tensor in method.tensors, f'the program "{name}" takes "{tensor}", which the table of tensors lacks')
+    _require(set(program.zeros) <= set(program.takes), f'the program "{name}" has zeros that it does not take')
+    axes = {tensor: method.tensors[tensor] for tensor in program.takes}
+
+    def same(value: str, tensor: str) -> bool:
+        return value in axes and axes[value] == method.tensors.get(tensor)
+
+    for index, step in enumerate(program.steps):
+        where = f'step {index + 1} of the program "{name}"'
+        stage = method.stages.get(step.stage)
+        if stage is None:
+            raise BundleError(f'{where} runs "{step.stage}", which is no stage')
+        _require(
+            set(step.inputs) == set(stage.inputs),
+            f'{where} binds {", ".join(step.inputs)} where "{step.stage}" takes {", ".join(stage.inputs)}',
+        )
+        for tensor, value in step.inputs.items():
+            _require(same(value, tensor), f'{where} binds "{value}" to "{tensor}", which was not made before it or has other axes')
+        asked = bool(step.outputs) and set(step.outputs) <= set(stage.outputs)
+        _require(asked, f'{where} asks for {", ".join(step.outputs) or "nothing"} where "{step.stage}" gives {", ".join(stage.outputs)}')
+        for tensor, value in step.outputs.items():
+            _require(value not in axes, f'{where} makes "{value}", which is there already')
+            axes[value] = method.tensors[tensor]
+    for tensor, value in program.gives.items():
+        _require(same(value, tensor), f'the program "{name}" gives "{tensor}" from "{value}", which it does not make or has other axes')
+    _require(PICTURE in program.gives, f'the program "{name}" gives no "{PICTURE}"')
+
+
+def _check_keeps(method: Method) -> None:
+    invert = method.programs.get(INVERT)
+    if invert is None or invert.takes != (IMAGE,):
+        raise BundleError(f'the program "{INVERT}" is missing, or does not take "{IMAGE}" alone')
+    for tensor in method.keeps:
+        _require(tensor in (*invert.takes, *invert.gives), f'keeps has "{tensor}", which the program "{INVERT}" neither takes nor gives')
+    _require(PICTURE in method.keeps, f'keeps lacks "{PICTURE}"')
+    for name, program in method.programs.items():
+        lacking = [tensor for tensor in program.takes if tensor not in (*method.keeps, *program.zeros, *invert.takes)]
+        _require(not lacking, f'the program "{name}" takes {", ".join(lacking)}, which an inversion does not keep')
+
+
+def _check_moves(method: Method) -> None:
+    for name, move in method.moves.items():
+        _require(move.program in method.programs, f'the move "{name}" runs "{move.program}", which is no program')
+        for code in move.codes:
+            taken = code in method.keeps and method.tensors[code] == CODE_AXES
+            _require(taken, f'the move "{name}" moves "{code}", which is no latent code that an inversion keeps')
+        _require(bool(move.codes) and bool(move.kinds), f'the move "{name}" moves nothing or is for no kind of edit')
+        unknown = [kind for kind in move.kinds if kind not in EDIT_KINDS]
+        _require(not unknown, f'the move "{name}" is for "{(unknown or [""])[0]}"; the kinds are {", ".join(EDIT_KINDS)}')
