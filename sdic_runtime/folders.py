@@ -18,12 +18,16 @@ INVERTED, BASELINE, SIDE_BY_SIDE, STRIP, INVERSION = ".inverted.png", ".baseline
 # NAME.png or NAME.safetensors also an edit, NAME.smile+2.png, and a sweep, NAME.smile.gif.
 OWN_ENDINGS = (INVERTED, BASELINE, SIDE_BY_SIDE, STRIP)
 OWN_LABEL = re.compile(r"(?P<stem>.+?)\.(?:[^.].*[+-]\d[\d.e+-]*\.png|[^.][^/]*\.gif)")
+STANDARD_INPUT = Path("-")
 SHOWN = 3  # names of skipped files
 
 
 def pictures_in(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The files named, and of every folder named the pictures directly in it, in order of name and each only once; and the visible files
-    in those folders that are skipped: other kinds of files and results of these commands. Raises FileError or PictureError."""
+    """The pictures to work on, each once, and the files that are skipped.
+
+    Pictures are the files named ("-" for standard input), and of every folder named those directly in it, in order of name. Its other
+    visible files are skipped: what is no picture, and results of these commands. Raises FileError or PictureError.
+    """
     found: dict[Path, None] = {}
     skipped: list[Path] = []
     for path in paths:
@@ -35,7 +39,7 @@ def pictures_in(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
                 raise PictureError(f"the folder {path} holds no picture; picture names end in {', '.join(PICTURE_SUFFIXES)}")
             found.update(dict.fromkeys(inside))
             skipped += [entry for entry in files if entry not in found]
-        elif not path.exists():
+        elif path != STANDARD_INPUT and not path.exists():
             raise FileError(f"there is no file {path}; check the path")
         else:
             found[path] = None
