@@ -140,7 +140,7 @@ def test_identity_is_that_of_the_model_not_of_what_lies_beside_it(data: dict[str
     for stage in data["stages"]:
         more["graphs"][stage]["fp16"] = [f"onnx/fp16/{stage}.onnx"]
         more["files"][f"onnx/fp16/{stage}.onnx"] = {"sha256": "1" * 64, "bytes": 1}
-    more["graphs"]["dipn"]["onnxruntime-cpu"] = more["graphs"]["generator_head:rgb"] = more["graphs"]["dipn"]["fp16"]
+    more["graphs"]["dipn"]["onnxruntime-cpu"] = more["graphs"]["dipn"]["fp16"]
     more["graphs"]["generator_head:rgb"] = {"fp32": ["onnx/fp16/dipn.onnx"]}
     assert {parsed(other).identity for other in [*same, more]} == {identity}
     other_graph = broken(data, "files", "onnx/fp32/dicn.onnx", "sha256", value="2" * 64)
