@@ -145,15 +145,18 @@ def test_cpu_graphs_run_on_the_cpu_unless_switched_off(make_bundle: Callable[...
     folder = make_bundle()
     identity = Bundle.open(folder).manifest.identity
     arrange(folder, "dipn", half=3)
-    arranged, own = (load(Bundle.open(folder), threads=1, cpu_graphs=switch) for switch in (True, False))
+    optimized, standard = (load(Bundle.open(folder), threads=1, cpu_graphs=switch) for switch in (True, False))
     assert Bundle.open(folder).manifest.identity == identity
-    names = {path.name for (path,) in arranged._sessions}
-    assert names == {f"{stage}.cpu.onnx" if stage == "dipn" else f"{stage}.onnx" for stage in arranged.method.stages}
-    assert [backend.variant("dipn", ["discrepancy"]) for backend in (arranged, own)] == [("dipn", "onnxruntime-cpu"), ("dipn", "fp32")]
-    standard = arranged.standard()
-    assert standard is not None and discrepancy(standard) == 0.5 and own.standard() is None
-    assert (discrepancy(arranged), discrepancy(own)) == (1.5, 0.5)
-    assert arranged.description.endswith("CPUExecutionProvider, fp32, CPU-optimized graphs of dipn") and own.description.endswith(
+    names = {path.name for (path,) in optimized._sessions}
+    assert names == {f"{stage}.cpu.onnx" if stage == "dipn" else f"{stage}.onnx" for stage in optimized.method.stages}
+    assert [backend.variant("dipn", ["discrepancy"]) for backend in (optimized, standard)] == [
+        ("dipn", "onnxruntime-cpu"),
+        ("dipn", "fp32"),
+    ]
+    again = optimized.standard()
+    assert again is not None and discrepancy(again) == 0.5 and again.standard() is None and standard.standard() is None
+    assert (discrepancy(optimized), discrepancy(standard)) == (1.5, 0.5)
+    assert optimized.description.endswith("CPUExecutionProvider, fp32, CPU-optimized graphs of dipn") and standard.description.endswith(
         "Provider, fp32"
     )
 
@@ -209,31 +212,31 @@ def test_a_graph_of_one_output_stays_beside_a_cpu_graph(
     add_alone(folder, change)
     arrange(folder, "generator_head", fm=2, rm=2)
     latent = np.ones((1, 12, 8), np.float32)
-    arranged, own = (load(Bundle.open(folder), threads=1, cpu_graphs=switch) for switch in (True, False))
+    optimized, standard = (load(Bundle.open(folder), threads=1, cpu_graphs=switch) for switch in (True, False))
     for outputs, factor in ((["feature"], 2), (["feature", "rgb"], 2), (["rgb"], 1)):
-        got, want = (backend.run("generator_head", {"latent": latent}, outputs) for backend in (arranged, own))
+        got, want = (backend.run("generator_head", {"latent": latent}, outputs) for backend in (optimized, standard))
         for name in outputs:
             np.testing.assert_array_equal(got[name], factor * want[name])
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize("standard", [False, True])
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("whole", [1, 2])
 def test_a_cpu_graph_of_one_output_is_what_runs(
-    make_bundle: Callable[..., Path], arrange: Callable[..., Path], whole: int, standard: bool, lazy: bool, change: Callable[..., Path]
+    make_bundle: Callable[..., Path], arrange: Callable[..., Path], whole: int, alone: bool, lazy: bool, change: Callable[..., Path]
 ) -> None:
     """Whatever other graphs the stage has; `whole` 2: also a CPU-optimized graph of the whole stage."""
     folder = make_bundle()
-    if standard:
+    if alone:
         add_alone(folder, change)
     if whole == 2:
         arrange(folder, "generator_head", fm=2, rm=2)
     arrange(folder, "generator_head:rgb", rm=4)
     latent = np.ones((2, 12, 8), np.float32)
-    arranged, own = (load(Bundle.open(folder), threads=1, cpu_graphs=switch, lazy=lazy) for switch in (True, False))
-    assert arranged.description.endswith(f", CPU-optimized graphs of {'generator_head, ' * (whole - 1)}generator_head:rgb")
+    optimized, standard = (load(Bundle.open(folder), threads=1, cpu_graphs=switch, lazy=lazy) for switch in (True, False))
+    assert optimized.description.endswith(f", CPU-optimized graphs of {'generator_head, ' * (whole - 1)}generator_head:rgb")
     for outputs, factor in ((["feature"], whole), (["feature", "rgb"], whole), (["rgb"], 4)):
-        got, want = (backend.run("generator_head", {"latent": latent}, outputs) for backend in (arranged, own))
+        got, want = (backend.run("generator_head", {"latent": latent}, outputs) for backend in (optimized, standard))
         for name in outputs:
             np.testing.assert_array_equal(got[name], factor * want[name])
 
