@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_runtime.stages import FEATURE_SIZE
-from sdic_train.config import ModelConfig
+from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.networks.layers import BLUR_TAPS, LEAKY_SLOPE, EqualLinear, blur_kernel
 
 DEMODULATION_EPSILON = 1e-8
