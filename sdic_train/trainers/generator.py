@@ -304,7 +304,7 @@ def len_of_blocks(state: dict[str, Tensor]) -> int:
 
 
 def aligned(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of `state` under the names that the same picture sizes have in `own`; those of another shape are left out."""
+    """The weights of `state` under the names that the same picture sizes have in `own`; those of another shape are omitted."""
     shift = len_of_blocks(own) - len_of_blocks(state)
     found = {}
     for name, value in state.items():

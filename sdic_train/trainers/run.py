@@ -120,7 +120,7 @@ def read_log(path: Path) -> dict[str, list[float]]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A state that `train` saved. Raises SdicError for a damaged file."""
+    """A state that `train` saved. Raises ArgumentError for a damaged file."""
     import torch
 
     try:

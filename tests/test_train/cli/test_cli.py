@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdic_runtime.edits import load_direction
+from sdic_runtime.directions import load_direction
 from sdic_train.cli.app import main
 from sdic_train.trainers.run import LOG, read_log
 

@@ -22,12 +22,12 @@ from sdic_train.data.datasets import PictureSet
 from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.stylegan2 import downsample
+from sdic_train.trainers.base import Trainer
 from sdic_train.trainers.encoder import EncoderRecipe, EncoderTrainer
 from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
 from sdic_train.trainers.pictures import batch_pictures
 from sdic_train.trainers.reader import ReaderRecipe, ReaderTrainer
 from sdic_train.trainers.recipes import SDIC
-from sdic_train.trainers.base import Trainer
 from sdic_train.trainers.run import LOG, RESULT, STATE, RunOptions, read_log, train
 from sdic_train.trainers.sdic import SdicRecipe, SdicTrainer
 from sdic_train.trainers.start import with_kept_compensation, with_new_compensation
