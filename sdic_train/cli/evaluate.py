@@ -19,8 +19,7 @@ def run(
     data: shared.DataOption,
     count: Annotated[int, typer.Option("--count", min=1, help="Held-out pictures.")] = 256,
     data_seed: Annotated[
-        int,
-        typer.Option("--data-seed", min=0, help="Which data set of photos; a cached folder's held-out pictures are used from 900000 up."),
+        int, typer.Option("--data-seed", min=0, help="Random seed of the photos; from 900000 on, a folder's held-out pictures.")
     ] = HELD_OUT,
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
@@ -38,7 +37,9 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for evaluation.json and evaluation.md.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Measure e4e and SDIC on held-out pictures: ID, SSIM, PSNR, LPIPS, L2, time; and edits.
+    """Measure inversions and edits on held-out pictures.
+
+    ID, SSIM, PSNR, LPIPS, L2 and time of e4e and SDIC; the paper's Table 1.
 
     \b
     Example:

@@ -24,7 +24,9 @@ def run(
     ] = None,
     sizes: shared.SizesOption = "demo",
 ) -> None:
-    """Train a generator: adversarially on any pictures, or fitted to labelled renders with an adversarial term.
+    """Train a StyleGAN2 generator, or grow one.
+
+    Adversarially on any pictures, or fitted to labelled renders with an adversarial term.
 
     \b
     Example:

@@ -35,25 +35,8 @@ class Photos(str, Enum):
 
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
-OutOption = Annotated[
-    Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run: state, log, sheets, model.", show_default=False)
-]
 DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder that `sdic-train dataset` filled.", show_default=False)]
 SizesOption = Annotated[str, typer.Option("--sizes", help="Sizes of the networks: faces, cars, demo, tiny, or a JSON file.")]
-StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Steps of the whole run.")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Pictures per step, over all processes and accumulated parts.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option of the recipe; may be given several times.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<number>.")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32 or bf16: the arithmetic of the networks.")]
-AccumulateOption = Annotated[int, typer.Option("--accumulate", min=1, help="Parts into which each process cuts its share of a batch.")]
-SeedOption = Annotated[int, typer.Option("--data-seed", min=0, help="Which of the endless data sets.")]
-RestartOption = Annotated[bool, typer.Option("--restart", help="Start again instead of resuming what is in --out.")]
-MinutesOption = Annotated[
-    float, typer.Option("--minutes", min=0, help="Stop after this long; the run stays resumable.", show_default=False)
-]
-BoardOption = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: as PyTorch chooses.")]
 PerceptualOption = Annotated[
     Path | None,
@@ -71,9 +54,7 @@ IdentityOption = Annotated[
         help="Weights of the identity network: IR-SE-50 (ArcFace), MoCo-v2 ResNet-50, or a portrait reader (.safetensors).",
     ),
 ]
-DataSizeOption = Annotated[int, typer.Option("--data-size", min=0, help="Size of the cached pictures; by default the model's.")]
 PhotosOption = Annotated[Photos, typer.Option("--photos", help="Portraits without details, with them (photos, data seed + 1), or both.")]
-SaveOption = Annotated[float, typer.Option("--save-minutes", min=0, help="Minutes between two saved states.")]
 
 
 def changed(recipe: Recipe, changes: Sequence[str] | None) -> Recipe:
@@ -130,20 +111,26 @@ class Training:
     """What every training command is told."""
 
     data: DataOption
-    out: OutOption
-    steps: StepsOption
-    batch: BatchOption
-    changes: SetOption = None
-    data_size: DataSizeOption = 0
-    data_seed: SeedOption = 0
-    device: DeviceOption = "auto"
-    precision: PrecisionOption = "fp32"
-    accumulate: AccumulateOption = 1
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run: state, log, sheets, model.", show_default=False)
+    ]
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the whole run.")]
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures per step, over all processes and accumulated parts.")]
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option of the recipe; may be given several times.")
+    ] = None
+    data_size: Annotated[int, typer.Option("--data-size", min=0, help="Size of the cached pictures; by default the model's.")] = 0
+    data_seed: Annotated[int, typer.Option("--data-seed", min=0, help="Random seed of the data set.")] = 0
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<number>.")] = "auto"
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16: the arithmetic of the networks.")] = "fp32"
+    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Parts into which each process cuts its share of a batch.")] = 1
     threads: ThreadsOption = 0
-    save_minutes: SaveOption = 5.0
-    minutes: MinutesOption = math.inf
-    restart: RestartOption = False
-    tensorboard: BoardOption = False
+    save_minutes: Annotated[float, typer.Option("--save-minutes", min=0, help="Minutes between two saved states.")] = 5.0
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0, help="Stop after this long; the run stays resumable.", show_default=False)
+    ] = math.inf
+    restart: Annotated[bool, typer.Option("--restart", help="Start again instead of resuming what is in --out.")] = False
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False
     debug: Debug = False
 
     @property

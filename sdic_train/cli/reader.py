@@ -17,7 +17,9 @@ def run(
     photos: shared.PhotosOption = shared.Photos.both,
     held_out: Annotated[int, typer.Option("--held-out", help="Data seed of the photos on which the reader is judged; -1 for none.")] = -1,
 ) -> None:
-    """Train a portrait reader, which judges the demo: its perceptual distance, identity, and attributes.
+    """Train the network that judges drawn portraits.
+
+    Its features give the demo's perceptual distance, identity and attributes.
 
     \b
     Example:

@@ -25,7 +25,9 @@ def run(
     identity: shared.IdentityOption = None,
     photos: shared.PhotosOption = shared.Photos.photo,
 ) -> None:
-    """Train SDIC: predict the discrepancy of an inversion and compensate for it (Eq. 7 to 9).
+    """Train DIPN and DICN on an encoder and a generator.
+
+    They predict the discrepancy of an inversion and compensate for it (Eq. 7 to 9).
 
     \b
     Example:

@@ -228,7 +228,7 @@ def test_without_tensorboard_nothing_is_begun(makers: dict[str, Make], tmp_path:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(SdicError) as caught:
         train(makers["fit"](), RunOptions(tmp_path / "run", 1, tensorboard=True))
-    assert str(caught.value) == '--tensorboard needs the package "tensorboard"; install it with: pip install "sdic[train]"'
+    assert str(caught.value) == '--tensorboard needs the package "tensorboard"; install it with: pip install "sdic-toolkit[train]"'
     assert not (tmp_path / "run").exists()
 
 
