@@ -84,7 +84,8 @@ class BufferPool:
     @contextmanager
     def holding(self) -> Iterator[list[DeviceTensor]]:
         """Keep every tensor that is made in the block: a captured graph goes on writing to their addresses."""
-        self._recording = held = []
+        held: list[DeviceTensor] = []
+        self._recording = held
         try:
             yield held
         finally:

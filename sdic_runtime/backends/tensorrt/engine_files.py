@@ -1,7 +1,7 @@
 """Engines on disk: which graphs have one, the sidecar that says what they are, and in words why one cannot be used here.
 
-A bundle keeps them under `engines/<folder name>/`: one file per graph and the sidecar `engine.json`. The sidecar also holds the hash of every
-ONNX graph, so an engine that fell behind its graph is found before it is loaded. Nothing here loads TensorRT.
+A bundle keeps them under `engines/<folder name>/`: one file per graph and the sidecar `engine.json`. The sidecar also holds the hash of
+every ONNX graph, so an engine that fell behind its graph is found before it is loaded. Nothing here loads TensorRT.
 """
 
 from __future__ import annotations
@@ -159,10 +159,10 @@ def find_engines(bundle: Bundle, place: Place, precision: str | None = None, bat
             obstacles.append((rank, why, folder, sidecar.settings))
     if usable:
         return min(usable, key=lambda item: (item[1].settings.precision == "fp32", item[1].settings.profile.largest, item[0].name))
-    title, wish = place.target.title, {"precision": precision} if precision else {}
+    label, wish = place.target.label, {"precision": precision} if precision else {}
     if not obstacles:
         command = build_command(bundle.path, place.target, msgspec.structs.replace(DEFAULTS, **wish))
-        raise BackendError(f"{bundle.path} has no {title} engines; build them with: {command}")
+        raise BackendError(f"{bundle.path} has no {label} engines; build them with: {command}")
     _, why, folder, settings = max(obstacles, key=lambda item: item[0])
     asked = settings.profile
     profile = Profile(min(asked.smallest, batch), asked.best, max(asked.largest, batch))

@@ -19,12 +19,13 @@ def load_library(target: Target) -> Any:
         module = importlib.import_module(target.module)
     except ImportError as error:
         if error.name == target.module:
-            raise MissingExtraError(target.module, target.value, target.title) from error
-        raise BackendError(f"{target.title} cannot be loaded ({error}); install its libraries again") from error
+            raise MissingExtraError(target.module, target.value, target.label) from error
+        raise BackendError(f"{target.label} cannot be loaded ({error}); install its libraries again") from error
     if tuple(int(part) for part in module.__version__.split(".")[:2]) < OLDEST[target]:
+        oldest = ".".join(map(str, OLDEST[target]))
         raise BackendError(
-            f"{target.title} {module.__version__} is installed and {'.'.join(map(str, OLDEST[target]))} is the oldest that works; update it "
-            f'with: pip install --upgrade "sdic-toolkit[{target}]"'
+            f"{target.label} {module.__version__} is installed and {oldest} is the oldest that works; update it with: "
+            f'pip install --upgrade "sdic-toolkit[{target}]"'
         )
     return module
 

@@ -45,7 +45,7 @@ class LoadedEngine:
             )
         context = self._create()
         if context is None:
-            raise BackendError(f'{self.target.title} cannot make an execution context for "{self.graph}"; close other programs on the GPU')
+            raise BackendError(f'{self.target.label} cannot make an execution context for "{self.graph}"; close other programs on the GPU')
         context.set_device_memory(*workspace)
         for name in self.inputs:
             shape = self.method.shape(name, batch)
@@ -87,9 +87,11 @@ def load_engine(trt: Any, runtime: Any, log: Any, target: Target, path: Path, on
     """The deserialized engine at `path`; `onnx` gives stripped weights back. `rebuild` is the command that builds it again."""
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        raise BackendError(f"{target.title} cannot load {path}: {log.said() or 'it does not say why'}; build it again with: {rebuild}")
+        raise BackendError(f"{target.label} cannot load {path}: {log.said() or 'it does not say why'}; build it again with: {rebuild}")
     if onnx is not None:
         refitter = trt.Refitter(engine, log)
         if not trt.OnnxParserRefitter(refitter, log).refit_from_file(str(onnx)) or not refitter.refit_cuda_engine():
-            raise BackendError(f"{target.title} cannot put the weights of {onnx} back into {path}: {log.said()}; build it again with: {rebuild}")
+            raise BackendError(
+                f"{target.label} cannot put the weights of {onnx} back into {path}: {log.said()}; build it again with: {rebuild}"
+            )
     return engine

@@ -26,7 +26,7 @@ class Place(msgspec.Struct, frozen=True):
 
     @property
     def library(self) -> str:
-        return f"{self.target.title} {self.version}"
+        return f"{self.target.label} {self.version}"
 
 
 def bound_place(here: Place, settings: EngineSettings) -> Place:
@@ -54,7 +54,7 @@ def folder_name(here: Place, settings: EngineSettings) -> str:
 def mismatch(built: Place, settings: EngineSettings, here: Place) -> str | None:
     """Why engines that were built for the place `built` do not run `here`, in a few words; None when they should."""
     if built.target is not here.target:
-        return f"they were built by {built.target.title}, and this is {here.target.title}"
+        return f"they were built by {built.target.label}, and this is {here.target.label}"
     if built.version != here.version:
         return f"they were built by {built.library}, and {here.version} is installed"
     if here.gpu is None:

@@ -31,7 +31,7 @@ class Target(_Word):
         return self.name
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         return "TensorRT" if self is Target.tensorrt else "TensorRT-RTX"
 
     @property
