@@ -139,9 +139,9 @@ class TensorRt(Backend):
             self.gpu.synchronize(self.stream)
         return host
 
-    def slice(self, tensor: DeviceTensor, pictures: slice) -> DeviceTensor:
+    def slice(self, tensor: DeviceTensor, pictures: slice) -> DeviceTensor | None:
         first, end, step = pictures.indices(tensor.shape[0])
-        return tensor.part(first, end) if step == 1 else super().slice(tensor, pictures)
+        return tensor.part(first, end) if step == 1 else None
 
     def synchronize(self) -> None:
         with self._lock, self.gpu.active():
