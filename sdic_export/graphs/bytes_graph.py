@@ -1,18 +1,18 @@
-"""The graph that turns the picture of a program into what a user sees, so that a GPU hands over bytes instead of floats."""
+"""The graph that turns the picture of the chain into what a user sees, so that a GPU hands over bytes instead of floats."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from sdic_runtime.files import replacing
+from sdic_runtime.stages import Sizes
 
 OPSET, IR_VERSION = 18, 8
 
 
-def write_bytes_graph(path: Path, sizes: Mapping[str, int], rows: tuple[int, int]) -> None:
+def write_bytes_graph(path: Path, sizes: Sizes, rows: tuple[int, int]) -> None:
     """picture [N, 3, R, R] -> bytes, uint8 [N, H, R, 3]: the visible `rows`, clamped, (x + 1) * 127.5 rounded, as `pictures.to_bytes` does.
 
     `total` [N] is the sum of all magnitudes: it is not finite where any value is not, which clamping would hide.
@@ -40,7 +40,7 @@ def write_bytes_graph(path: Path, sizes: Mapping[str, int], rows: tuple[int, int
         "high": np.array(1, np.float32),
         "scale": np.array(127.5, np.float32),
     }
-    side = sizes["R"]
+    side = sizes.resolution
     graph = helper.make_graph(
         nodes,
         "to_bytes",
