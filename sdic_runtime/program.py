@@ -7,15 +7,15 @@ method.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
 from sdic_runtime.errors import BundleError
 
 if TYPE_CHECKING:
-    from sdic_runtime.backends.base import Backend, Tensor
+    from sdic_runtime.backends.base import Tensor
 
 Axes: TypeAlias = tuple[int | str, ...]
 
@@ -85,7 +85,13 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(letters[axis] if isinstance(axis, str) else axis for axis in self.tensors[tensor])
 
 
-def run(program: Program, backend: Backend, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+class Stages(Protocol):
+    """What a program runs on: a backend, or something around one."""
+
+    def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str], /) -> dict[str, Tensor]: ...
+
+
+def run(program: Program, backend: Stages, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Run the steps on `backend`, from the tensors that the program takes to those that it gives, by name. A value that no later step reads
     is let go at once."""
     last = {value: index for index, step in enumerate(program.steps) for value in (*step.inputs.values(), *step.outputs.values())}

@@ -51,18 +51,8 @@ def run(
     options.check_checkpoint([backend, against], checkpoint)
     check_report(json_file)
     options.notice(options.DEMO_NOTICE if bundle is None else "")
-    comparison = compare_backends(
-        bundle,
-        picture,
-        backend,
-        against,
-        swap=swap,
-        precision=precision,
-        against_precision=against_precision,
-        checkpoint=checkpoint,
-        tolerance=tolerance,
-        order=EditOrder.parse(edit) if edit else None,
-    )
+    order = EditOrder.parse(edit) if edit else None
+    comparison = compare_backends(bundle, picture, backend, against, swap, precision, against_precision, checkpoint, tolerance, order)
     report(comparison.as_dict(), json_file, lambda: show(comparison))
     if not comparison.passed:
         first = comparison.excessive[0]
@@ -76,17 +66,10 @@ def show(comparison: Comparison) -> None:
     from sdic_runtime.cli.reports import decibels, scientific, table
 
     typer.echo(f"{comparison.backend}\nagainst {comparison.against}\n")
-    rows = [
-        (
-            item.where,
-            item.tensor,
-            scientific(item.largest),
-            scientific(item.ratio),
-            decibels(item.psnr),
-            f"{item.cosine:.7f}",
-            "" if item.ratio <= comparison.tolerance else "above the tolerance",
-        )
-        for item in comparison.differences
-    ]
+    rows = []
+    for item in comparison.differences:
+        verdict = "" if item.ratio <= comparison.tolerance else "above the tolerance"
+        numbers = scientific(item.largest), scientific(item.ratio), decibels(item.psnr), f"{item.cosine:.7f}"
+        rows.append((item.where, item.tensor, *numbers, verdict))
     typer.echo(table(("where", "tensor", "largest", "over std", "PSNR dB", "cosine", ""), rows, left=2))
     typer.echo(f"\ntolerance {comparison.tolerance:.1e} of each tensor's standard deviation: {'passed' if comparison.passed else 'failed'}")

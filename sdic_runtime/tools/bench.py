@@ -22,7 +22,7 @@ from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import ArgumentError, BackendError, SdicError
 from sdic_runtime.program import IMAGE, INVERT
-from sdic_runtime.tools.wrapper import Wrapper
+from sdic_runtime.program import run as run_program
 
 if TYPE_CHECKING:
     from sdic_runtime.pipeline import Pipeline
@@ -71,17 +71,17 @@ class Timing:
         return cls(p50, p90, p99, total / len(seconds), len(seconds), batch * len(seconds) / total, tuple(seconds))
 
 
-class TimedBackend(Wrapper):
-    """A backend that adds up how long each stage takes; waits for the device after each, so that the time is the stage's own."""
+class Timed:
+    """The stages of a backend; adds up how long each takes, and waits for the device after each, so that the time is the stage's own."""
 
-    def __init__(self, inner: Backend) -> None:
-        super().__init__(inner)
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         self.seconds: dict[str, float] = defaultdict(float)
 
     def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         start = time.perf_counter()
-        results = self.inner.run(stage, inputs, outputs)
-        self.inner.synchronize()
+        results = self.backend.run(stage, inputs, outputs)
+        self.backend.synchronize()
         self.seconds[stage] += time.perf_counter() - start
         return results
 
@@ -164,12 +164,11 @@ def repeated(call: Callable[[], object], plan: Plan) -> list[float]:
 
 def stage_seconds(backend: Backend, pictures: np.ndarray, plan: Plan) -> list[dict[str, float]]:
     """For each measured inversion the seconds by stage; a stage that runs twice in an inversion counts with both."""
-    staged = TimedBackend(backend)
-    passes, image = [], staged.upload(pictures)
+    passes, image = [], backend.upload(pictures)
     for _ in range(plan.warm_up + plan.runs):
-        staged.seconds.clear()
-        staged.run_program(INVERT, {IMAGE: image})
-        passes.append(dict(staged.seconds))
+        timed_stages = Timed(backend)
+        run_program(backend.method.programs[INVERT], timed_stages, {IMAGE: image})
+        passes.append(dict(timed_stages.seconds))
     return passes[plan.warm_up :]
 
 
