@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from sdic_runtime.backends.base import Backend, Tensor
@@ -31,8 +34,7 @@ PERCENTILES = (50, 90, 99)
 SEED = 11  # of the noise picture: the time of these networks does not depend on what a picture shows
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What to measure on one backend."""
 
     bundle: str | None
@@ -88,19 +90,16 @@ class Timed:
 
 def peak_memory() -> int | None:
     """The most memory this process has held, in bytes; None where the system does not tell."""
-    try:
-        # Not getrusage on Linux: its figure survives exec, so a child would report the peak of the process that started it.
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
+    # Not getrusage on Linux: its figure survives exec, so a child would report the peak of the process that started it.
+    with suppress(OSError):
+        if found := re.search(r"^VmHWM:\s*(\d+)", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE):
+            return int(found[1]) * 1024
+    with suppress(ImportError):
         import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return None
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -174,9 +173,8 @@ def stage_seconds(backend: Backend, pictures: np.ndarray, plan: Plan) -> list[di
 
 def child() -> int:
     """Read a plan from standard input, measure, and write the result or the error sentence to standard output."""
-    plan = json.loads(sys.stdin.read())
     try:
-        answer = measure(Plan(**{**plan, "batches": tuple(plan["batches"])}))
+        answer = measure(msgspec.json.decode(sys.stdin.read(), type=Plan))
     except SdicError as error:
         answer = {"error": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")
@@ -186,15 +184,9 @@ def child() -> int:
 def measure_apart(plan: Plan) -> dict[str, Any]:
     """`measure` in a new process. Raises BackendError with that process's sentence when it fails."""
     here = str(Path(__file__).resolve().parents[2])
-    search = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-    process = subprocess.run(
-        [sys.executable, "-m", "sdic_runtime.tools.bench"],
-        input=json.dumps(asdict(plan)),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": search},
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
+    command, given = [sys.executable, "-m", "sdic_runtime.tools.bench"], msgspec.json.encode(plan).decode()
+    process = subprocess.run(command, input=given, capture_output=True, text=True, check=False, env=environment)
     lines = process.stdout.strip().splitlines()
     try:
         answer = json.loads(lines[-1])
@@ -218,13 +210,8 @@ def pooled(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         calls = {what: together([part[what] for part in parts], size) for what in ("inversion", "edit") if what in parts[0]}
         batches.append({"batch": size, **calls, "stages": {stage: together([each[stage] for each in stages], size) for stage in stages[0]}})
     middle = {name: float(np.median([each[name] for each in rounds])) for name in ("load_seconds", "first_call_seconds")}
-    return {
-        **rounds[0],
-        **middle,
-        "rounds": len(rounds),
-        "batches": batches,
-        "peak_memory_bytes": max(each["peak_memory_bytes"] or 0 for each in rounds) or None,
-    }
+    most = max(each["peak_memory_bytes"] or 0 for each in rounds) or None
+    return {**rounds[0], **middle, "rounds": len(rounds), "batches": batches, "peak_memory_bytes": most}
 
 
 if __name__ == "__main__":
