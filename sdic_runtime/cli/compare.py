@@ -15,23 +15,15 @@ if TYPE_CHECKING:
 
 def run(
     picture: Annotated[Path, typer.Argument(metavar="IMG", help="The picture that both invert.", show_default=False)],
-    backend: Annotated[str, typer.Option("--backend", help="The backend that is examined.")] = "onnxruntime",
-    against: Annotated[str, typer.Option("--against", help="The backend that is taken as right.")] = "torch",
-    swap: Annotated[
-        str | None, typer.Option("--swap", metavar="STAGE", help="Run only this stage on --backend, all others on --against.")
-    ] = None,
-    edit: Annotated[
-        str | None, typer.Option("--edit", metavar="NAME[:STRENGTH]", help="Edit to compare; the bundle's first direction when omitted.")
-    ] = None,
+    backend: Annotated[str, typer.Option(help="The backend that is examined.")] = "onnxruntime",
+    against: Annotated[str, typer.Option(help="The backend that is taken as right.")] = "torch",
+    swap: Annotated[str | None, typer.Option(metavar="STAGE", help="Run only this stage on --backend, all others on --against.")] = None,
+    edit: Annotated[str | None, typer.Option(metavar="NAME[:STRENGTH]", help="Edit to compare; the first direction when omitted.")] = None,
     bundle: options.BundleOption = None,
     precision: options.PrecisionOption = None,
     checkpoint: options.CheckpointOption = None,
-    against_precision: Annotated[
-        str | None, typer.Option("--against-precision", help="Precision of --against; the bundle's default when omitted.")
-    ] = None,
-    tolerance: Annotated[
-        float | None, typer.Option("--tolerance", help="Largest difference over standard deviation that passes; the bundle's when omitted.")
-    ] = None,
+    against_precision: Annotated[str | None, typer.Option(help="Precision of --against; the bundle's default when omitted.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Largest difference / standard deviation that passes; else the bundle's.")] = None,
     json_file: options.JsonOption = None,
     debug: options.Debug = False,
 ) -> None:

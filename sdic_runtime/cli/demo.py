@@ -50,17 +50,14 @@ def run(
         edits = _edits(pipeline)
         rows = [_row(pipeline, picture, edits) for picture in progress(pictures, "pictures")]
         method = pipeline.bundle.manifest.method.upper()
-        path = save_picture(
-            sheet(rows, ("input", "baseline", method, *(f"{name} {strength:+g}" for name, strength in edits)), SHEET_HEIGHT),
-            out / "sheet.png",
-        )
+        captions = ("input", "baseline", method, *(f"{name} {strength:+g}" for name, strength in edits))
+        path = save_picture(sheet(rows, captions, SHEET_HEIGHT), out / "sheet.png")
         typer.echo(path)
         for name, strength in edits[:1]:
             frames = edited_frames(pipeline, pipeline.invert(pictures[0]), name, evenly_spaced(-strength, strength, FRAMES))
             typer.echo(save_animation(back_and_forth(frames), out / f"{pictures[0].stem}.{name}.gif"))
-    options.notice(
-        f"open {path}: each row shows a picture, what its initial codes alone give, {method}'s inversion, and {len(edits)} edits of that"
-    )
+    row = f"a picture, what its initial codes alone give, {method}'s inversion, and {len(edits)} edits of that"
+    options.notice(f"open {path}: each row shows {row}")
 
 
 def _edits(pipeline: Pipeline) -> list[tuple[str, float]]:

@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 
 
 def run(
-    sources: Annotated[
-        list[Path], typer.Argument(metavar="IMG", help="Pictures, folders of pictures, or - for standard input.", show_default=False)
-    ],
+    sources: Annotated[list[Path], typer.Argument(metavar="IMG", help="Pictures, folders of pictures, or - for standard input.")],
     bundle: options.BundleOption = None,
     backend: options.BackendOption = "auto",
     out: options.OutOption = None,
     save: Annotated[bool, typer.Option("--save", help="Also write NAME.safetensors, the inversion, for fast edits later.")] = False,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Also write a picture of input, baseline and inversion.")] = False,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also write NAME.baseline.png, of the initial codes alone (SDIC: e4e alone).")
+        bool, typer.Option("--baseline", help="Also write NAME.baseline.png, of the initial codes (SDIC: e4e alone).")
     ] = False,
     batch: options.BatchOption = None,
     precision: options.PrecisionOption = None,
