@@ -21,7 +21,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
     widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
     align = [str.ljust] * left + [str.rjust] * (len(headings) - left)
     lines = [headings, ["-" * width for width in widths], *rows]
-    return "\n".join("  ".join(map(lambda text, width, to: to(text, width), line, widths, align)).rstrip() for line in lines)
+    return "\n".join("  ".join(to(text, width) for text, width, to in zip(line, widths, align, strict=True)).rstrip() for line in lines)
 
 
 def scientific(value: float) -> str:
