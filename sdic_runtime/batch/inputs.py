@@ -59,7 +59,7 @@ def _named(pictures: Sequence[Path], base: Path) -> list[Task]:
     for picture in pictures:
         inside = picture.parent.is_relative_to(base)
         groups.setdefault(picture.parent.relative_to(base).as_posix() if inside else ".", []).append(picture)
-    named = {}
+    named: dict[Path, str] = {}
     for folder, group in groups.items():
         named |= {picture: str(PurePosixPath(folder, stem)) for picture, stem in zip(group, distinct_stems(group), strict=True)}
     return [Task(str(picture), named[picture]) for picture in pictures]

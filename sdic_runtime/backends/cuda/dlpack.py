@@ -9,7 +9,7 @@ import numpy as np
 
 from sdic_runtime.errors import BackendError
 
-CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
+CPU, CUDA, CUDA_MANAGED = 1, 2, 13
 CODES = {"i": 0, "u": 1, "f": 2}  # numpy's kind -> DLPack's type code
 KINDS = {code: kind for kind, code in CODES.items()}
 NAME, USED = b"dltensor", b"used_dltensor"

@@ -151,12 +151,12 @@ def find_engines(bundle: Bundle, place: Place, precision: str | None = None, bat
             sidecar = read_sidecar(folder)
         except BackendError as error:
             obstacles.append((0, str(error), folder, DEFAULTS))
-            continue
-        rank, why = _obstacle(sidecar, folder, bundle, place, precision, batch)
-        if why is None:
-            usable.append((folder, sidecar))
         else:
-            obstacles.append((rank, why, folder, sidecar.settings))
+            rank, why = _obstacle(sidecar, folder, bundle, place, precision, batch)
+            if why is None:
+                usable.append((folder, sidecar))
+            else:
+                obstacles.append((rank, why, folder, sidecar.settings))
     if usable:
         return min(usable, key=lambda item: (item[1].settings.precision == "fp32", item[1].settings.profile.largest, item[0].name))
     label, wish = place.target.label, {"precision": precision} if precision else {}
