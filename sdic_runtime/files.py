@@ -74,6 +74,14 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]
         temporary.write_bytes(_in_order(content))
 
 
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file. Raises OSError, or what safetensors raises for a damaged file."""
+    from safetensors import safe_open
+
+    with Path(path).open("rb"), safe_open(path, framework="numpy") as stream:  # opened for Python's own words about what is wrong
+        return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118 - not a mapping
+
+
 def _in_order(content: bytes) -> bytes:
     """The same safetensors file with sorted metadata: safetensors writes it in a random order, and equal contents should hash equally."""
     end = 8 + int.from_bytes(content[:8], "little")

@@ -142,10 +142,8 @@ def prepare(picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[
         if array.dtype == np.uint8:
             return fit(_from_bytes(array), sizes, visible_rows, resampling)
         return _check_floats(array, sizes["S"])
-    raise ArgumentError(
-        f"a picture cannot be made from {type(picture).__name__}; give a path, a PIL image, a uint8 array [H, W, 3] or "
-        "a float32 array [N, 3, S, S]"
-    )
+    forms = "a path, a PIL image, a uint8 array [H, W, 3] or a float32 array [N, 3, S, S]"
+    raise ArgumentError(f"a picture cannot be made from {type(picture).__name__}; give {forms}")
 
 
 def _decoded(picture: Image) -> Image:

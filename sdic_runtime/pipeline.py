@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -19,7 +19,7 @@ from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
-from sdic_runtime.program import IMAGE, INVERT, PICTURE, Move, Program
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, Move
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
 LARGEST_DEFAULT_BATCH = 16
@@ -165,11 +165,9 @@ class Pipeline:
         if program is None:
             raise ArgumentError(f'the bundle "{self.model.name}" has no baseline, because its method adds nothing to the initial codes')
         self._check_model(inversion, BASELINE)
-        codes = {name: getattr(inversion, name) for name in program.takes if name in self._codes()}
+        movable = {code for move in self.moves.values() for code in move.codes}
+        codes = {name: getattr(inversion, name) for name in program.takes if name in movable}
         return self._render(BASELINE, inversion, codes, np.arange(len(inversion)), self._batch(batch))
-
-    def _codes(self) -> set[str]:
-        return {code for move in self.moves.values() for code in move.codes}
 
     def _move(self, move: str | None, eq6: str | None, kinds: set[str]) -> Move:
         """The form of editing called `move` or `eq6`, or the first for edits of `kinds`. Raises ArgumentError."""
@@ -189,28 +187,26 @@ class Pipeline:
 
     def _render(self, program: str, inversion: Inversion, codes: Mapping[str, np.ndarray], sources: np.ndarray, batch: int) -> Edited:
         """Pictures of `codes` by a program that also reads the inversion's tensors; code i goes with picture sources[i]."""
-        takes = self.bundle.manifest.programs[program]
+        manifest, backend = self.bundle.manifest, self.backend
+        takes, zeros = manifest.programs[program].takes, manifest.programs[program].zeros
 
-        def run(part: slice) -> Tensor:
-            tensors = {name: self._taken(name, takes, inversion, codes, sources, part) for name in takes.takes}
-            return self.backend.run_program(program, tensors)[PICTURE]
+        def taken(name: str, part: slice) -> Tensor:
+            """The tensor `name` on the backend, for the codes of `part`."""
+            if name in codes:
+                return backend.upload(codes[name][part])
+            if name in zeros:
+                return backend.upload(np.zeros(manifest.shape(name, len(sources[part])), np.float32))
+            held = inversion.tensors[name]
+            if np.array_equal(sources[part], np.arange(len(inversion))):  # the whole inversion is brought to the backend once
+                return held.on(backend)
+            return backend.upload(held.host()[sources[part]])
 
-        pixels = self._in_batches(run, len(sources), batch)
-        shown = [codes[name] for name in takes.takes if name in codes] or list(codes.values())
+        parts = [slice(start, start + batch) for start in range(0, len(sources), batch)]
+        made = [backend.run_program(program, {name: taken(name, part) for name in takes})[PICTURE] for part in parts]
+        single = len(made) == 1
+        pixels = Held(device=made[0], backend=backend) if single else Held(np.concatenate([backend.download(part) for part in made]))
+        shown = [codes[name] for name in takes if name in codes] or list(codes.values())
         return Edited(self.model, shown[-1], pixels)
-
-    def _taken(
-        self, name: str, program: Program, inversion: Inversion, codes: Mapping[str, np.ndarray], sources: np.ndarray, part: slice
-    ) -> Tensor:
-        """The tensor `name` that the program takes, on the backend, for the codes of `part`."""
-        if name in codes:
-            return self.backend.upload(codes[name][part])
-        if name in program.zeros:
-            return self.backend.upload(np.zeros(self.bundle.manifest.shape(name, len(sources[part])), np.float32))
-        held = inversion.tensors[name]
-        if np.array_equal(sources[part], np.arange(len(inversion))):  # the whole inversion is brought to the backend once
-            return held.on(self.backend)
-        return self.backend.upload(held.host()[sources[part]])
 
     def _invert(self, image: np.ndarray, names: Sequence[str], batch: int) -> Inversion:
         parts = []
@@ -222,13 +218,6 @@ class Pipeline:
                 held = {name: Held(tensor.host()) for name, tensor in held.items()}
             parts.append(Inversion(self.model, held, names[start : start + batch]))
         return Inversion.join(parts)
-
-    def _in_batches(self, run: Callable[[slice], Tensor], count: int, batch: int) -> Held:
-        """The pictures of `run(slice)` over `count` codes."""
-        parts = [run(slice(start, min(start + batch, count))) for start in range(0, count, batch)]
-        if len(parts) == 1:
-            return Held(device=parts[0], backend=self.backend)
-        return Held(np.concatenate([self.backend.download(part) for part in parts]))
 
     def _prepared(self, picture: PictureLike, keep_going: bool) -> np.ndarray | SdicError:
         try:
@@ -251,14 +240,13 @@ class Pipeline:
     def _check_model(self, inversion: Inversion, program: str) -> None:
         """The inversion is of this model, and has what the program takes."""
         if inversion.model.identity != self.model.identity:
+            maker, here = (f'"{model.name}" ({model.identity[:12]})' for model in (inversion.model, self.model))
             raise ArgumentError(
-                f'the inversion was made by the model "{inversion.model.name}" ({inversion.model.identity[:12]}), and this is '
-                f'"{self.model.name}" ({self.model.identity[:12]}); invert the picture again with this bundle'
+                f"the inversion was made by the model {maker}, and this is {here}; invert the picture again with this bundle"
             )
         takes = self.bundle.manifest.programs[program]
         for name in (name for name in takes.takes if name not in takes.zeros):
-            kept = name in inversion.model.tensors and inversion.model.shape(name, 1) == self.model.shape(name, 1)
-            if not kept:
+            if name not in inversion.model.tensors or inversion.model.shape(name, 1) != self.model.shape(name, 1):
                 raise ArgumentError(f'the inversion keeps no "{name}" as this bundle needs it; invert the picture again with this bundle')
 
 

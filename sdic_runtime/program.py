@@ -81,8 +81,13 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
 
     def shape(self, tensor: str, batch: int) -> tuple[int, ...]:
         """The shape of the tensor called `tensor` for `batch` pictures."""
-        letters = {**self.sizes, BATCH: batch}
-        return tuple(letters[axis] if isinstance(axis, str) else axis for axis in self.tensors[tensor])
+        return sized(self.tensors[tensor], self.sizes, batch)
+
+
+def sized(axes: Axes, sizes: Mapping[str, int], batch: int) -> tuple[int, ...]:
+    """The shape that `axes` have for `batch` pictures. Raises KeyError for a letter without a size."""
+    letters = {**sizes, BATCH: batch}
+    return tuple(letters[axis] if isinstance(axis, str) else axis for axis in axes)
 
 
 class Stages(Protocol):
@@ -152,10 +157,8 @@ def _check_program(method: Method, name: str, program: Program) -> None:
         stage = method.stages.get(step.stage)
         if stage is None:
             raise BundleError(f'{where} runs "{step.stage}", which is no stage')
-        _require(
-            set(step.inputs) == set(stage.inputs),
-            f'{where} binds {", ".join(step.inputs)} where "{step.stage}" takes {", ".join(stage.inputs)}',
-        )
+        bound, taken = ", ".join(step.inputs), ", ".join(stage.inputs)
+        _require(set(step.inputs) == set(stage.inputs), f'{where} binds {bound} where "{step.stage}" takes {taken}')
         for tensor, value in step.inputs.items():
             _require(same(value, tensor), f'{where} binds "{value}" to "{tensor}", which was not made before it or has other axes')
         asked = bool(step.outputs) and set(step.outputs) <= set(stage.outputs)

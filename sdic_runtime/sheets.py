@@ -82,12 +82,8 @@ def caption_font(cell_height: int) -> ImageFont.FreeTypeFont:
 
 def shortened(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """The text, or as much of its beginning as fits into `width` pixels with three dots after it."""
-    if draw.textlength(text, font=font) <= width:
-        return text
-    kept = text
-    while kept and draw.textlength(f"{kept}...", font=font) > width:
-        kept = kept[:-1]
-    return f"{kept}..."
+    beginnings = (f"{text[:count]}..." for count in range(len(text), 0, -1))
+    return next((cut for cut in (text, *beginnings) if draw.textlength(cut, font=font) <= width), "...")
 
 
 def back_and_forth(frames: Sequence[Image.Image]) -> list[Image.Image]:
@@ -110,15 +106,9 @@ def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int 
 
 def save_picture(picture: Image.Image, path: Path) -> Path:
     """Write the picture in the format of the path's ending, whole or not at all."""
-    kind = picture_format(path)
-    with replacing(path) as temporary:
-        picture.save(temporary, format=kind, **SAVE_OPTIONS.get(kind, {}))
-    return path
-
-
-def picture_format(path: Path) -> str:
-    """Pillow's name for the format that the path's ending asks for."""
     kind = PICTURE_FORMATS.get(path.suffix.lower())
     if kind is None:
         raise ArgumentError(f'"{path.name}" names no picture format; end the name with one of {", ".join(PICTURE_FORMATS)}')
-    return kind
+    with replacing(path) as temporary:
+        picture.save(temporary, format=kind, **SAVE_OPTIONS.get(kind, {}))
+    return path

@@ -81,9 +81,8 @@ class Bundle:
         """The precision to run in: `wanted`, or the bundle's default. Raises ArgumentError when a stage lacks it."""
         precision = wanted or self.manifest.default_precision
         if precision not in self.manifest.precisions:
-            raise ArgumentError(
-                f'{self.path} has no complete set of stages in precision "{precision}"; it has: {", ".join(self.manifest.precisions)}'
-            )
+            there = ", ".join(self.manifest.precisions)
+            raise ArgumentError(f'{self.path} has no complete set of stages in precision "{precision}"; it has: {there}')
         return precision
 
     def graph(self, stage: str, outputs: Sequence[str], variants: Sequence[str]) -> tuple[Graph, list[Path]]:

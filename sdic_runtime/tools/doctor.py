@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,7 @@ from sdic_runtime.tools.public_files import DIRECTION, PublicFile, candidates, k
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 HTML_SIGNS = (b"<!doctype html", b"<html", b"<head", b"<?xml")
-PYTORCH_SIGNS = (b"PK\x03\x04", b"\x80\x02")
+PYTORCH_SIGNS = (b"PK\x03\x04", b"\x80\x02")  # what torch.save writes: an archive, and in earlier versions a pickle
 # What saved inversions, directions and PCA bases say of themselves: files without weights.
 RESULT_METADATA = {"format": ("sdic-inversion",), "kind": ("direction", "pca")}
 METADATA = "__metadata__"  # of a safetensors header
@@ -133,11 +134,10 @@ def backends() -> Iterator[Finding]:
     for name, entry in available_backends().items():
         obstacle = entry.unavailable()
         yield Finding(OK if obstacle is None else NOTE, name, "usable" if obstacle is None else f"not usable here: {obstacle}")
-    try:
+    with suppress(ImportError):
         import onnxruntime
-    except ImportError:
-        return
-    yield Finding(OK, "execution providers", ", ".join(onnxruntime.get_available_providers()))
+
+        yield Finding(OK, "execution providers", ", ".join(onnxruntime.get_available_providers()))
 
 
 def examine(path: Path) -> Section:
@@ -160,16 +160,15 @@ def bundle_findings(path: Path) -> Iterator[Finding]:
     manifest = bundle.manifest
     sizes = ", ".join(f"{name} {value}" for name, value in manifest.sizes.items())
     yield Finding(OK, "bundle", f"{manifest.name}: {manifest.method}, domain {manifest.domain}, {sizes}")
-    sound = 0
+    count = sound = len(manifest.files)
     for name in progress(sorted(manifest.files), "files of the bundle", unit="file"):
         try:
             bundle.file(name)
-            sound += 1
         except SdicError as error:
+            sound -= 1
             yield Finding(PROBLEM, "file", str(error))
     whole = sum(entry.bytes for entry in manifest.files.values())
-    level = OK if sound == len(manifest.files) else PROBLEM
-    yield Finding(level, "files", f"{sound} of {len(manifest.files)} are as the manifest says, {whole:,} bytes")
+    yield Finding(OK if sound == count else PROBLEM, "files", f"{sound} of {count} are as the manifest says, {whole:,} bytes")
     yield Finding(OK, "precisions", f"{', '.join(manifest.precisions)}; {manifest.default_precision} when none is named")
     yield Finding(OK if manifest.directions else NOTE, "directions", ", ".join(sorted(manifest.directions)) or "none in this bundle")
     if manifest.golden is None:
@@ -196,16 +195,10 @@ def file_findings(path: Path) -> Iterator[Finding]:
             return
     if public is not None and public.licence == DIRECTION:
         return
-    if header is not None or is_pytorch(path):
+    if header is not None or _beginning(path).startswith(PYTORCH_SIGNS):
         yield from deeper(path)
     elif public is None:
         yield Finding(NOTE, "content", "neither a PyTorch file nor safetensors, so there is nothing more to say about it")
-
-
-def is_pytorch(path: Path) -> bool:
-    """Whether the file begins like one that torch.save wrote, in its present form (an archive) or its earlier one (a pickle)."""
-    with path.open("rb") as stream:
-        return stream.read(4).startswith(PYTORCH_SIGNS)
 
 
 def identity(path: Path, size: int, digest: str, public: PublicFile | None) -> Iterator[Finding]:
@@ -227,12 +220,16 @@ def identity(path: Path, size: int, digest: str, public: PublicFile | None) -> I
         yield Finding(NOTE, "identity", "not one of the publicly known files")
 
 
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(4096)
+
+
 def damaged(path: Path, size: int) -> str | None:
     """Why the file cannot be weights at all, from its first bytes and its structure; None when nothing speaks against it."""
     if size == 0:
         return "the file is empty; download it again"
-    with path.open("rb") as stream:
-        beginning = stream.read(4096)
+    beginning = _beginning(path)
     if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(HTML_SIGNS):
         quota = " (it speaks of a download quota)" if b"quota" in path.read_bytes()[:200_000].lower() else ""
         return f"this is a web page, not weights{quota}; open the link in a browser, or download the file again later"

@@ -102,7 +102,7 @@ def read_sidecar(folder: Path) -> Sidecar:
     path = folder / SIDECAR
     try:
         text = path.read_bytes()
-        schema = msgspec.json.decode(text, type=_Schema).schema
+        schema = msgspec.json.decode(text, type=dict[str, Any]).get("schema")
         if schema != SCHEMA:
             raise BackendError(f"{path} has schema {schema}, and this version reads schema {SCHEMA}; build the engines again")
         return msgspec.json.decode(text, type=Sidecar)
@@ -110,12 +110,6 @@ def read_sidecar(folder: Path) -> Sidecar:
         raise BackendError(f"cannot read {path}: {reason(error)}; build the engines again") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BackendError(f"{path} is not a valid sidecar of engines ({error}); build the engines again") from error
-
-
-class _Schema(msgspec.Struct):
-    """What a sidecar of any schema has."""
-
-    schema: int
 
 
 def stale(sidecar: Sidecar, folder: Path, bundle: Bundle, graph: str, deep: bool = False) -> str | None:
