@@ -66,10 +66,8 @@ def save_direction(path: str | os.PathLike[str], direction: Direction | Pca) -> 
 
 
 def load_direction(path: str | os.PathLike[str]) -> Direction | Pca:
-    """Read a direction or a PCA basis from .safetensors (`direction`, or `mean`, `comp` and `std`), .npz of the same names, or .npy.
-
-    Raises FileError.
-    """
+    """Read a direction or a PCA basis from .safetensors (`direction`, or `mean`, `comp` and `std`), .npz of the same names, or .npy. Raises
+    FileError."""
     path = Path(path)
     readers = {".safetensors": read_tensors, ".npy": _read_numpy, ".npz": _read_numpy}
     if path.suffix not in readers:

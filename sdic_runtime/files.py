@@ -27,10 +27,8 @@ def reason(error: OSError) -> str:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not.
-
-    Raises FileError where the folder is missing or cannot be written to.
-    """
+    """A temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not. Raises FileError where the
+    folder is missing or cannot be written to."""
     target = Path(path)
     if os.path.isdir(target):
         raise FileError(f"cannot write {target}: it is a folder; name a file")

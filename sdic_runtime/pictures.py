@@ -211,9 +211,7 @@ def _check_floats(array: np.ndarray, side: int) -> np.ndarray:
 
 def to_bytes(pixels: np.ndarray, rows: tuple[int, int] | None = None) -> np.ndarray:
     """uint8 [N, H, W, 3] from float32 [N, 3, H, W]: clamped to [-1, 1], (x + 1) * 127.5 rounded; only `rows` (first, end) when given.
-
-    Raises PictureError when a value is not finite, which a float16 overflow leaves behind.
-    """
+    Raises PictureError when a value is not finite, which a float16 overflow leaves behind."""
     if rows is not None:
         pixels = pixels[:, :, slice(*rows)]
     if not np.isfinite(pixels).all():

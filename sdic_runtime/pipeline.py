@@ -111,9 +111,7 @@ class Pipeline:
 
     def invert_many(self, pictures: Iterable[PictureLike], batch: int | None = None, keep_going: bool = False) -> Iterator[PictureResult]:
         """Invert any stream of pictures, `batch` at a time, one result per picture in their order; memory does not grow with their number.
-
-        A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error.
-        """
+        A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error."""
         size, remaining = self._batch(batch), iter(pictures)
         while group := list(islice(remaining, size)):
             prepared = [self._prepared(picture, keep_going) for picture in group]

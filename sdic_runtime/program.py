@@ -44,10 +44,8 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Steps from the tensors it `takes` (which are values of the same name) to those it `gives` (tensor -> value).
-
-    The host gives zeros for the takes named in `zeros`.
-    """
+    """Steps from the tensors it `takes` (which are values of the same name) to those it `gives` (tensor -> value). The host gives zeros for
+    the takes named in `zeros`."""
 
     takes: tuple[str, ...]
     steps: tuple[Step, ...]

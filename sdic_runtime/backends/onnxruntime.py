@@ -67,10 +67,8 @@ def load(
 
 
 class OnnxRuntime(Backend):
-    """One session per graph or band of one: ONNX Runtime computes every output of a graph, asked for or not.
-
-    On the CPU a tensor is a numpy array; on CUDA it is an OrtValue and stays on the device.
-    """
+    """One session per graph or band of one: ONNX Runtime computes every output of a graph, asked for or not. On the CPU a tensor is a numpy
+    array; on CUDA it is an OrtValue and stays on the device."""
 
     name = "onnxruntime"
 
@@ -232,10 +230,8 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 
 @cache
 def _register_shared_arena() -> None:
-    """One CPU arena for all sessions of the process, growing by what is asked for instead of doubling.
-
-    A program that has registered its own allocator keeps it.
-    """
+    """One CPU arena for all sessions of the process, growing by what is asked for instead of doubling. A program that has registered its
+    own allocator keeps it."""
     import onnxruntime
 
     place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)

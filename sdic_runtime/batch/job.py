@@ -118,10 +118,8 @@ class Worker:
         self._edits = [order.edit(bundle, self.pipeline.directions) for order in job.edits]
 
     def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """Do the tasks in batches; no error of a picture gets out.
-
-        Where a process died, tasks come back: then one at a time, to find the picture that kills it, which fails in the end.
-        """
+        """Do the tasks in batches; no error of a picture gets out. Where a process died, tasks come back: then one at a time, to find the
+        picture that kills it, which fails in the end."""
         attempts = Attempts(self.job.out)
         again = any(attempts.of(task) for task in tasks)
         return [outcome for group in ([[task] for task in tasks] if again else [tasks]) for outcome in self._attempt(group, attempts)]

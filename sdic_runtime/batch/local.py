@@ -22,10 +22,8 @@ _worker: Worker | SdicError | None = None  # of this process
 
 
 def execute(job: Job, tasks: Sequence[Task], workers: int | None = None, threads: int | None = None) -> Iterator[Outcome]:
-    """Do `tasks` in worker processes, outcomes in the order in which they are ready. Raises SdicError.
-
-    Where a worker dies, all start anew, and the pictures that were at work are tried alone; see `Worker`.
-    """
+    """Do `tasks` in worker processes, outcomes in the order in which they are ready. Raises SdicError. Where a worker dies, all start anew,
+    and the pictures that were at work are tried alone; see `Worker`."""
     workers, threads = shares(available_cpus(), workers, threads)
     groups = deque(tasks[start : start + job.batch] for start in range(0, len(tasks), job.batch))
     attempts, begun, deaths = Attempts(job.out), dict[str, int](), 0

@@ -18,10 +18,8 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1
 def execute(
     job: Job, tasks: Sequence[Task], workers: int | None = None, threads: int | None = None, gpus: float = 0.0, address: str | None = None
 ) -> Iterator[Outcome]:
-    """Do `tasks` on Ray, outcomes in the order in which they are ready. Raises SdicError.
-
-    `gpus`: that each worker takes. `address`: of a running cluster; when None that of Ray's own settings, or Ray on this machine.
-    """
+    """Do `tasks` on Ray, outcomes in the order in which they are ready. Raises SdicError. `gpus`: that each worker takes. `address`: of a
+    running cluster; when None that of Ray's own settings, or Ray on this machine."""
     os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
     try:
         import ray

@@ -30,10 +30,8 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None, verify: bool = True) -> Bundle:
-        """Open the bundle in the folder `path` (or the embedded demo bundle). With `verify=False` hashes are not compared.
-
-        Raises BundleError when it is no bundle, of a newer schema, or its manifest is not valid.
-        """
+        """Open the bundle in the folder `path` (or the embedded demo bundle). With `verify=False` hashes are not compared. Raises
+        BundleError when it is no bundle, of a newer schema, or its manifest is not valid."""
         folder = DEMO_FOLDER if path is None else Path(path)
         if folder.name == MANIFEST_NAME and folder.is_file():
             folder = folder.parent

@@ -25,10 +25,8 @@ class Graph:
 
 
 def graph_for(manifest: Manifest, stage: str, outputs: Sequence[str], variants: Sequence[str]) -> Graph:
-    """The graph with the least work for `outputs` of `stage`, in the first of `variants` that it has.
-
-    Raises KeyError where the bundle has none; a precision of `Manifest.precisions` among the variants rules that out.
-    """
+    """The graph with the least work for `outputs` of `stage`, in the first of `variants` that it has. Raises KeyError where the bundle has
+    none; a precision of `Manifest.precisions` among the variants rules that out."""
     keys = (f"{stage}:{outputs[0]}", stage) if len(outputs) == 1 else (stage,)
     for key in keys:
         for variant in variants:

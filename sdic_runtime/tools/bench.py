@@ -14,7 +14,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,24 +52,12 @@ class Plan(msgspec.Struct, frozen=True):
             raise ArgumentError(f"--warm-up is {self.warm_up}; give a whole number of at least 0")
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Wall-clock seconds of repeated calls, and the calls themselves."""
-
-    p50: float
-    p90: float
-    p99: float
-    mean: float
-    runs: int
-    pictures_per_second: float
-    seconds: tuple[float, ...]
-
-    @classmethod
-    def of(cls, seconds: Sequence[float], batch: int) -> Timing:
-        """Percentiles by linear interpolation; throughput from the whole time."""
-        p50, p90, p99 = (float(value) for value in np.percentile(seconds, PERCENTILES))
-        total = float(np.sum(seconds))
-        return cls(p50, p90, p99, total / len(seconds), len(seconds), batch * len(seconds) / total, tuple(seconds))
+def timing(seconds: Sequence[float], batch: int) -> dict[str, Any]:
+    """Wall-clock seconds of repeated calls: percentiles by linear interpolation, throughput from the whole time, and the calls themselves."""
+    p50, p90, p99 = (float(value) for value in np.percentile(seconds, PERCENTILES))
+    total, runs = float(np.sum(seconds)), len(seconds)
+    means = {"mean": total / runs, "runs": runs, "pictures_per_second": batch * runs / total}
+    return {"p50": p50, "p90": p90, "p99": p99, **means, "seconds": tuple(seconds)}
 
 
 class Timed:
@@ -110,10 +97,8 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def measure(plan: Plan) -> dict[str, Any]:
-    """Load the backend in this process and measure it; seconds and bytes, ready for JSON.
-
-    Load time counts from an interpreter that has imported nothing of the backend yet, so it includes the imports.
-    """
+    """Load the backend in this process and measure it; seconds and bytes, ready for JSON. Load time counts from an interpreter that has
+    imported nothing of the backend yet, so it includes the imports."""
     start = time.perf_counter()
     from sdic_runtime.backends.registry import load_backend
     from sdic_runtime.bundle.bundle import Bundle
@@ -149,9 +134,9 @@ def measure_batch(pipeline: Pipeline, plan: Plan, batch: int, pictures: np.ndarr
     calls: dict[str, Callable[[], object]] = {"inversion": lambda: pipeline.invert(pictures).pixels}
     if any("direction" in move.kinds for move in pipeline.moves.values()):
         calls["edit"] = lambda: pipeline.edit(inversion, direction, strength=1.0).pixels
-    timings = {what: asdict(Timing.of(repeated(call, plan), batch)) for what, call in calls.items()}
+    timings = {what: timing(repeated(call, plan), batch) for what, call in calls.items()}
     passes = stage_seconds(pipeline.backend, pictures, plan)
-    return {"batch": batch, **timings, "stages": {stage: asdict(Timing.of([each[stage] for each in passes], batch)) for stage in passes[0]}}
+    return {"batch": batch, **timings, "stages": {stage: timing([each[stage] for each in passes], batch) for stage in passes[0]}}
 
 
 def repeated(call: Callable[[], object], plan: Plan) -> list[float]:
@@ -202,7 +187,7 @@ def pooled(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The measurements of one plan in several rounds as one: all calls together, the middle load and first call, the most memory."""
 
     def together(timings: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
-        return asdict(Timing.of([seconds for timing in timings for seconds in timing["seconds"]], batch))
+        return timing([seconds for each in timings for seconds in each["seconds"]], batch)
 
     batches = []
     for parts in zip(*(each["batches"] for each in rounds), strict=True):

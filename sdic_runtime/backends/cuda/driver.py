@@ -139,10 +139,8 @@ class CudaGraphs:
 
 
 class Gpu:
-    """One GPU. Addresses and streams are plain integers; all that touches memory or streams belongs inside `active()`.
-
-    `graphs` is None where nothing can be captured. Raises BackendError where the driver fails.
-    """
+    """One GPU. Addresses and streams are plain integers; all that touches memory or streams belongs inside `active()`. `graphs` is None
+    where nothing can be captured. Raises BackendError where the driver fails."""
 
     def __init__(self, driver: Bindings | Pycuda, index: int) -> None:
         self._call = driver

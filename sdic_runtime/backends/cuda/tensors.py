@@ -20,10 +20,8 @@ ALIGNMENT = 256  # bytes; sizes are rounded up to it
 
 @dataclass(eq=False)
 class DeviceTensor:
-    """A dense array in device memory. Its memory returns to the pool when nobody holds it any more.
-
-    `__dlpack__` hands it to torch or cupy without a copy; they hold it then.
-    """
+    """A dense array in device memory. Its memory returns to the pool when nobody holds it any more. `__dlpack__` hands it to torch or cupy
+    without a copy; they hold it then."""
 
     address: int
     shape: tuple[int, ...]
@@ -53,10 +51,8 @@ class DeviceTensor:
 
 
 class BufferPool:
-    """Device memory by size. A buffer that is given back is handed out again before anything new is allocated.
-
-    Not safe for several threads by itself: the backend holds its lock.
-    """
+    """Device memory by size. A buffer that is given back is handed out again before anything new is allocated. Not safe for several threads
+    by itself: the backend holds its lock."""
 
     def __init__(self, gpu: Gpu, device: tuple[int, int], settle: Callable[[], None] | None = None) -> None:
         """`settle` waits for all work on the GPU; it is called before another library reads a tensor."""

@@ -165,10 +165,8 @@ class TensorRt(Backend):
             return self.download(made)
 
     def run_program(self, program: str, tensors: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
-        """Run a program as one CUDA graph, captured at its first run with these shapes.
-
-        Where that is not possible the stages are enqueued one by one, and `graph_obstacle` says why.
-        """
+        """Run a program as one CUDA graph, captured at its first run with these shapes. Where that is not possible the stages are enqueued
+        one by one, and `graph_obstacle` says why."""
         taken = {name: tensors[name] for name in self.method.programs[program].takes}
         key = program, *(tensor.shape for tensor in taken.values())
         with self._lock, self.gpu.active():

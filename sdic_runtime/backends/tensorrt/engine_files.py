@@ -113,10 +113,8 @@ def read_sidecar(folder: Path) -> Sidecar:
 
 
 def stale(sidecar: Sidecar, folder: Path, bundle: Bundle, graph: str, deep: bool = False) -> str | None:
-    """Why the engine of `graph` must be built (again), in a few words; None when it is there and fits the graph.
-
-    `deep` also compares the hash of the engine file.
-    """
+    """Why the engine of `graph` must be built (again), in a few words; None when it is there and fits the graph. `deep` also compares the
+    hash of the engine file."""
     entry = sidecar.stages.get(graph)
     if entry is None:
         return "there is none yet"
@@ -133,10 +131,8 @@ def stale(sidecar: Sidecar, folder: Path, bundle: Bundle, graph: str, deep: bool
 
 
 def find_engines(bundle: Bundle, place: Place, precision: str | None = None, batch: int = 1) -> tuple[Path, Sidecar]:
-    """The folder of engines of `bundle` that run at `place`, in `precision` (half precisions first when None), for `batch` pictures.
-
-    Raises BackendError that says of the nearest candidate why not, and gives the command that fixes it.
-    """
+    """The folder of engines of `bundle` that run at `place`, in `precision` (half precisions first when None), for `batch` pictures. Raises
+    BackendError that says of the nearest candidate why not, and gives the command that fixes it."""
     obstacles: list[tuple[int, str, Path, EngineSettings]] = []
     usable: list[tuple[Path, Sidecar]] = []
     for path in sorted((bundle.path / FOLDER).glob(f"{place.target}-[0-9]*/{SIDECAR}")):

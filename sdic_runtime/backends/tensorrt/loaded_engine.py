@@ -31,10 +31,8 @@ class LoadedEngine:
         return int(self.engine.device_memory_size_v2)
 
     def context(self, batch: int, workspace: tuple[int, int]) -> Any:
-        """The context for `batch` pictures, its shapes set once; `workspace` is an address and a size.
-
-        Raises ArgumentError for a batch that the engine does not take, or BackendError.
-        """
+        """The context for `batch` pictures, its shapes set once; `workspace` is an address and a size. Raises ArgumentError for a batch
+        that the engine does not take, or BackendError."""
         if batch in self._contexts:
             return self._contexts[batch]
         smallest, _, largest = (int(shape[0]) for shape in self.engine.get_tensor_profile_shape(self.inputs[0], 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from sdic_runtime.cli.bench import ratio
 from sdic_runtime.errors import SdicError
 from sdic_runtime.program import Method
 from sdic_runtime.tools import bench
-from sdic_runtime.tools.bench import Plan, Timed, Timing, measure_apart, peak_memory, pooled, stage_seconds
+from sdic_runtime.tools.bench import Plan, Timed, measure_apart, peak_memory, pooled, stage_seconds, timing
 
 
 def plan(bundle: Path | None = None, **changes: Any) -> Plan:
@@ -34,9 +33,9 @@ def plan(bundle: Path | None = None, **changes: Any) -> Plan:
 
 
 def test_percentiles_and_throughput() -> None:
-    timing = Timing.of([float(value) for value in range(1, 11)], batch=4)
-    assert (timing.p50, timing.p90, timing.p99) == pytest.approx((5.5, 9.1, 9.91))
-    assert (timing.mean, timing.runs, timing.pictures_per_second) == pytest.approx((5.5, 10, 40 / 55))
+    found = timing([float(value) for value in range(1, 11)], batch=4)
+    assert (found["p50"], found["p90"], found["p99"]) == pytest.approx((5.5, 9.1, 9.91))
+    assert (found["mean"], found["runs"], found["pictures_per_second"]) == pytest.approx((5.5, 10, 40 / 55))
 
 
 class Clock(Backend):
@@ -104,22 +103,22 @@ def test_a_real_measurement_has_all_its_parts(tiny_bundle: Path, pipeline: Any) 
     assert [batch["batch"] for batch in found["batches"]] == [1, 3]
     for batch in found["batches"]:
         assert list(batch["stages"]) == list(pipeline.bundle.manifest.stages)
-        for timing in (batch["inversion"], batch["edit"], *batch["stages"].values()):
-            assert 0 < timing["p50"] <= timing["p90"] <= timing["p99"] and timing["runs"] == 3
-            assert timing["pictures_per_second"] == pytest.approx(batch["batch"] / timing["mean"])
+        for each in (batch["inversion"], batch["edit"], *batch["stages"].values()):
+            assert 0 < each["p50"] <= each["p90"] <= each["p99"] and each["runs"] == 3
+            assert each["pictures_per_second"] == pytest.approx(batch["batch"] / each["mean"])
 
 
 def test_rounds_are_pooled_call_by_call() -> None:
     def measured(seconds: Sequence[float], load: float, peak: int | None) -> dict[str, Any]:
-        timing = asdict(Timing.of(seconds, 2))
-        batch = {"batch": 2, "inversion": timing, "edit": timing, "stages": {"dicn": timing}}
+        each = timing(seconds, 2)
+        batch = {"batch": 2, "inversion": each, "edit": each, "stages": {"dicn": each}}
         return {"backend": "clock", "load_seconds": load, "first_call_seconds": load / 2, "batches": [batch], "peak_memory_bytes": peak}
 
     found = pooled([measured((1.0, 2.0), 3.0, 10), measured((5.0, 9.0), 4.0, 30), measured((3.0, 4.0), 8.0, None)])
     assert (found["backend"], found["rounds"], found["load_seconds"], found["first_call_seconds"]) == ("clock", 3, 4.0, 2.0)
     assert found["peak_memory_bytes"] == 30
-    for timing in (*(found["batches"][0][what] for what in ("inversion", "edit")), found["batches"][0]["stages"]["dicn"]):
-        assert timing == asdict(Timing.of((1.0, 2.0, 5.0, 9.0, 3.0, 4.0), 2))
+    for each in (*(found["batches"][0][what] for what in ("inversion", "edit")), found["batches"][0]["stages"]["dicn"]):
+        assert each == timing((1.0, 2.0, 5.0, 9.0, 3.0, 4.0), 2)
     assert pooled([measured((1.0,), 1.0, None)])["peak_memory_bytes"] is None
 
 
