@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -148,8 +148,7 @@ class Inversion(Pictures):
         tensors = self.__dict__.get("tensors", {})
         if name not in tensors:
             raise AttributeError(f"an inversion of this model keeps {', '.join(tensors)}, and no {name!r}")
-        array: np.ndarray = tensors[name].host()
-        return array
+        return cast(np.ndarray, tensors[name].host())
 
     def __dir__(self) -> list[str]:
         return sorted([*super().__dir__(), *self.tensors])
@@ -234,11 +233,10 @@ def _read_metadata(metadata: Mapping[str, str], path: str | os.PathLike[str]) ->
         else:
             data["tensors"] = msgspec.json.decode(metadata["tensors"])
         described = msgspec.convert(data, _Described)
-        model = Model(metadata["model"], metadata["bundle"], described.sizes, described.tensors, described.visible_rows)
-        first_row, end = described.visible_rows
-        picture = described.tensors.get(PICTURE)
+        (first_row, end), picture = described.visible_rows, described.tensors.get(PICTURE)
         if not 0 <= first_row < end <= described.sizes["R"] or not described.names or picture != FIXED_AXES[PICTURE]:
             raise ValueError(f"visible rows {[first_row, end]}, {len(described.names)} names, {PICTURE} {picture}")
+        model = Model(metadata["model"], metadata["bundle"], described.sizes, described.tensors, described.visible_rows)
         return model, described.names
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise FileError(f"{path} has damaged metadata ({str(error)[:200]}); {AGAIN}") from error

@@ -119,9 +119,8 @@ class OnnxRuntime(Backend):
         return graph.key, graph.variant
 
     def standard(self) -> OnnxRuntime | None:
-        if not self._optimized():
-            return None
-        return OnnxRuntime(self.bundle, self.precision, self._threads, "cpu", self._tf32, cpu_graphs=False)
+        same = (self.bundle, self.precision, self._threads, "cpu", self._tf32)
+        return OnnxRuntime(*same, cpu_graphs=False) if self._optimized() else None
 
     def close(self) -> None:
         self._closed = True
@@ -188,8 +187,7 @@ class OnnxRuntime(Backend):
             return onnxruntime.OrtValue.ortvalue_from_numpy(array, self._kind, self._index)
 
     def download(self, tensor: Any) -> np.ndarray:
-        array: np.ndarray = tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
-        return array
+        return np.asarray(tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
 
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         session = self._answer(stage, outputs)

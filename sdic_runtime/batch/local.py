@@ -70,9 +70,8 @@ def _start(job: Job) -> None:
 
 
 def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
+    if (parent := parent_process()) is not None:
+        parent.join()
     os._exit(1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,18 +13,10 @@ if TYPE_CHECKING:
     from sdic_runtime.pipeline import Pipeline
 
 
-@dataclass
-class Settings:
-    """What holds for one call, whichever command runs."""
-
-    debug: bool = False
-
-
 def _remember_debug(context: typer.Context, value: bool) -> bool:
     """Let `--debug` count wherever it stands, before or after the command's name."""
-    settings = context.find_root().obj
-    if value and isinstance(settings, Settings):
-        settings.debug = True
+    if value and isinstance(settings := context.find_root().obj, dict):
+        settings["debug"] = True
     return value
 
 

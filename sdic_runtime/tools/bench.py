@@ -53,7 +53,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def timing(seconds: Sequence[float], batch: int) -> dict[str, Any]:
-    """Wall-clock seconds of repeated calls: percentiles by linear interpolation, throughput from the whole time, and the calls themselves."""
+    """Wall-clock seconds of repeated calls: linear percentiles, throughput from the whole time, and the calls themselves."""
     p50, p90, p99 = (float(value) for value in np.percentile(seconds, PERCENTILES))
     total, runs = float(np.sum(seconds)), len(seconds)
     means = {"mean": total / runs, "runs": runs, "pictures_per_second": batch * runs / total}

@@ -204,12 +204,11 @@ def file_findings(path: Path) -> Iterator[Finding]:
 def identity(path: Path, size: int, digest: str, public: PublicFile | None) -> Iterator[Finding]:
     """Size and hash against the table of public files."""
     yield Finding(OK, "size", f"{size:,} bytes, SHA-256 {digest}")
+    by_name, by_size = candidates(path.name), same_size(size)
     if public is not None:
         yield Finding(OK, "known as", f"{public.what} ({public.names[0]})")
         yield Finding(NOTE, "licence", public.licence)
-        return
-    by_name, by_size = candidates(path.name), same_size(size)
-    if by_size:
+    elif by_size:
         yield Finding(PROBLEM, "identity", f"as large as {by_size[0].what} but with another hash: damaged or altered, so download it again")
     elif by_name:
         sizes = sorted({entry.bytes for entry in by_name if entry.bytes})
