@@ -100,9 +100,7 @@ class Pictures:
     """N pictures of one model: `pixels`, and `images` made from them."""
 
     def __init__(self, model: Model, count: int, pixels: Held) -> None:
-        self.model = model
-        self._count = count
-        self._pixels = pixels
+        self.model, self._count, self._pixels = model, count, pixels
 
     def __len__(self) -> int:
         return self._count
@@ -141,8 +139,7 @@ class Inversion(Pictures):
 
     def __init__(self, model: Model, tensors: Mapping[str, Held], names: Sequence[str]) -> None:
         super().__init__(model, len(names), tensors[PICTURE])
-        self.names = tuple(names)
-        self.tensors = dict(tensors)
+        self.names, self.tensors = tuple(names), dict(tensors)
 
     def __getattr__(self, name: str) -> np.ndarray:
         tensors = self.__dict__.get("tensors", {})

@@ -39,8 +39,7 @@ class Pipeline:
     """A bundle on a backend. May be used from several threads; `close` it, or use it in a `with` block, to give its memory back."""
 
     def __init__(self, bundle: Bundle, backend: Backend, reason: str = "") -> None:
-        self.bundle = bundle
-        self.backend = backend
+        self.bundle, self.backend = bundle, backend
         self.reason = reason  # why `auto` took this backend; "" when it was named
         self.model = Model.of(bundle.manifest)
         self.directions = Directions(bundle)

@@ -113,8 +113,7 @@ def check(method: Method) -> None:
     _check_tables(method)
     for name, program in method.programs.items():
         _check_program(method, name, program)
-    _check_keeps(method)
-    _check_moves(method)
+    _check_editing(method)
 
 
 def _require(holds: bool, what: str) -> None:
@@ -169,7 +168,8 @@ def _check_program(method: Method, name: str, program: Program) -> None:
     _require(PICTURE in program.gives, f'the program "{name}" gives no "{PICTURE}"')
 
 
-def _check_keeps(method: Method) -> None:
+def _check_editing(method: Method) -> None:
+    """What an inversion keeps, what programs take of it, and the moves."""
     invert = method.programs.get(INVERT)
     if invert is None or invert.takes != (IMAGE,):
         raise BundleError(f'the program "{INVERT}" is missing, or does not take "{IMAGE}" alone')
@@ -179,9 +179,6 @@ def _check_keeps(method: Method) -> None:
     for name, program in method.programs.items():
         lacking = [] if name == INVERT else [tensor for tensor in program.takes if tensor not in (*method.keeps, *program.zeros)]
         _require(not lacking, f'the program "{name}" takes {", ".join(lacking)}, which an inversion does not keep')
-
-
-def _check_moves(method: Method) -> None:
     for name, move in method.moves.items():
         _require(move.program in method.programs, f'the move "{name}" runs "{move.program}", which is no program')
         for code in move.codes:

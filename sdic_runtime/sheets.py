@@ -21,11 +21,6 @@ PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEB
 SAVE_OPTIONS: dict[str, dict[str, object]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 
 
-def strip(pictures: Sequence[Image.Image], captions: Sequence[str], height: int | None = None) -> Image.Image:
-    """One row of pictures with a caption below each: `sheet` with a single row."""
-    return sheet([pictures], captions, height)
-
-
 def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], height: int | None = None) -> Image.Image:
     """A grid of pictures on white, one caption below each column.
 
@@ -39,11 +34,12 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], height
     wrong = next((row for row in rows if len(row) != len(captions)), None)
     if wrong is not None:
         raise ArgumentError(f"a sheet has {len(captions)} captions and a row of {len(wrong)} pictures; give one caption per column")
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     cell_height = height or max(picture.height for row in rows for picture in row)
     cell_width = max(round(cell_height * picture.width / picture.height) for row in rows for picture in row)
-    font = caption_font(cell_height)
+    font = ImageFont.load_default(size=max(SMALLEST_FONT, cell_height // CAPTION_SHARE))  # Pillow's own: no file has to be found
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as always when a size is given
     caption_height = round(font.size * 1.6)
     width, height = len(captions) * (cell_width + GAP) + GAP, len(rows) * (cell_height + GAP) + GAP + caption_height
     canvas = Image.new("RGB", (width, height), BACKGROUND)
@@ -69,15 +65,6 @@ def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
     return rgb if rgb.size == size else rgb.resize(size, Image.Resampling.LANCZOS)
-
-
-def caption_font(cell_height: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font at a size that suits cells of this height, so that no font file has to be found."""
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(size=max(SMALLEST_FONT, cell_height // CAPTION_SHARE))
-    assert isinstance(font, ImageFont.FreeTypeFont)  # as always when a size is given
-    return font
 
 
 def shortened(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -71,6 +71,6 @@ def _refuse_replacing(tasks: Sequence[Task], source: Path, job: Job) -> None:
     out = Path(os.path.abspath(job.out))
     inputs = {task.source for task in tasks}
     for task in tasks:
-        for name in task.outputs(job):
-            if str(out / name) in inputs:
-                raise ArgumentError(f"the result of {task.source} would replace the input {out / name}; choose another folder with --out")
+        replaced = next((out / name for name in task.outputs(job) if str(out / name) in inputs), None)
+        if replaced is not None:
+            raise ArgumentError(f"the result of {task.source} would replace the input {replaced}; choose another folder with --out")

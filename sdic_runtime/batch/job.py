@@ -264,12 +264,9 @@ class Journal:
 
 
 def run(job: Job, bundle: Bundle, tasks: Sequence[Task], execute: Executor, summary: Summary) -> Iterator[Outcome]:
-    """Do all of `tasks` that are not complete, and give the outcome of each; `summary` is filled on the way.
-
-    `execute` does tasks in any order and gives every outcome once; a task without an outcome counts as failed. The output folder is
-    locked meanwhile. `failures.csv` gets the pictures that failed in this run, and vanishes when none did. Raises FileError when the
-    folder is in use.
-    """
+    """Do all of `tasks` that are not complete, and give the outcome of each; `summary` is filled on the way. `execute` does tasks in any
+    order and gives every outcome once; a task without an outcome counts as failed. The output folder is locked meanwhile. `failures.csv`
+    gets the pictures that failed in this run, and vanishes when none did. Raises FileError when the folder is in use."""
     with _locked(job.out):
         journal = Journal(job, job.work(bundle))
         waiting = {task.source: task for task in tasks if not journal.complete(task)}

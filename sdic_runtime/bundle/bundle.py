@@ -20,9 +20,7 @@ class Bundle:
     """An opened bundle: its manifest, and its files, each checked against its hash before its path is handed out."""
 
     def __init__(self, path: Path, manifest: Manifest, verify: bool = True) -> None:
-        self.path = path
-        self.manifest = manifest
-        self._verify = verify
+        self.path, self.manifest, self._verify = path, manifest, verify
         self._checked: set[str] = set()
 
     def __repr__(self) -> str:

@@ -17,9 +17,9 @@ def run(
     backends: Annotated[
         list[str] | None, typer.Option("--backend", help="Backend to measure; repeat to compare. Options: torch:compile=true.")
     ] = None,
-    batches: Annotated[list[int] | None, typer.Option("--batch", help="Pictures per call; repeat it for several sizes.")] = None,
-    runs: Annotated[int, typer.Option(help="Measured calls for each number.")] = 10,
-    warm_up: Annotated[int, typer.Option(help="Calls before the measured ones.")] = 2,
+    batches: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Pictures per call; repeat it for several sizes.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Measured calls for each number.")] = 10,
+    warm_up: Annotated[int, typer.Option(min=0, help="Calls before the measured ones.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Times that all backends are measured in turn, for machines whose speed drifts.")] = 1,
     precision: options.PrecisionOption = None,
     checkpoint: options.CheckpointOption = None,

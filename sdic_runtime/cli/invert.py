@@ -73,7 +73,7 @@ def _written(
     """Write what was asked for about one picture, and give each path."""
     from sdic_runtime.cli.inputs import as_seen
     from sdic_runtime.folders import BASELINE, INVERSION, INVERTED, SIDE_BY_SIDE
-    from sdic_runtime.sheets import save_picture, strip
+    from sdic_runtime.sheets import save_picture, sheet
 
     (inverted,) = inversion.images
     yield save_picture(inverted, goal.main(INVERTED))
@@ -87,4 +87,4 @@ def _written(
         yield save_picture(alone, goal.path(BASELINE))
     if side_by_side:
         captions = ("input", "baseline", pipeline.bundle.manifest.method.upper())
-        yield save_picture(strip((as_seen(pipeline, picture), alone, inverted), captions), goal.path(SIDE_BY_SIDE))
+        yield save_picture(sheet([(as_seen(pipeline, picture), alone, inverted)], captions), goal.path(SIDE_BY_SIDE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from sdic_runtime.errors import ArgumentError, FileError
@@ -70,11 +71,10 @@ def _refuse_replacing(goals: Sequence[Target], folder: Path) -> None:
     """Refuse a result that would replace another of the inputs, such as `a.inverted.png` when `a.png` is inverted beside it."""
     here = folder.resolve()
     inputs = {goal.source.name for goal in goals if goal.source.parent.resolve() == here}
-    for goal in goals:
-        for ending in OWN_ENDINGS:
-            if f"{goal.stem}{ending}" in inputs:
-                replaced = goal.path(ending)
-                raise ArgumentError(f"the result of {goal.source} would replace the input {replaced}; choose another folder with --out")
+    for goal, ending in product(goals, OWN_ENDINGS):
+        if f"{goal.stem}{ending}" in inputs:
+            why = f"the result of {goal.source} would replace the input {goal.path(ending)}"
+            raise ArgumentError(f"{why}; choose another folder with --out")
 
 
 def writable_folder(folder: Path) -> Path:

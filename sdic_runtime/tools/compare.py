@@ -76,18 +76,16 @@ class Compared:
     def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         results = self.reference.run(stage, inputs, outputs)
         if stage in self.stages:
-            for name, value in _run_elsewhere(self.examined, self.reference, stage, inputs, outputs).items():
+            for name, value in _run_on(self.examined, self.reference, stage, inputs, outputs).items():
                 found = difference(stage, name, value, self.reference.download(results[name]))
                 self.worst[stage, name] = max(found, self.worst.get((stage, name), found), key=lambda item: item.ratio)
         return results
 
 
-def _run_elsewhere(
-    backend: Backend, home: Backend, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Run a stage on `backend` with tensors of `home`; its outputs on the host."""
-    moved = {name: backend.upload(home.download(tensor)) for name, tensor in inputs.items()}
-    return {name: backend.download(tensor) for name, tensor in backend.run(stage, moved, outputs).items()}
+def _run_on(other: Backend, home: Backend, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    """Run a stage on `other` with tensors of `home`; its outputs on the host."""
+    moved = {name: other.upload(home.download(tensor)) for name, tensor in inputs.items()}
+    return {name: other.download(tensor) for name, tensor in other.run(stage, moved, outputs).items()}
 
 
 class Swapped(Backend):
@@ -110,7 +108,7 @@ class Swapped(Backend):
     def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         if stage != self.stage:
             return self.home.run(stage, inputs, outputs)
-        return {name: self.upload(array) for name, array in _run_elsewhere(self.other, self.home, stage, inputs, outputs).items()}
+        return {name: self.upload(array) for name, array in _run_on(self.other, self.home, stage, inputs, outputs).items()}
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,11 @@ def compare_backends(
     bundle = Bundle.open(bundle_path)
     manifest = bundle.manifest
     if tolerance is None:
-        tolerance = _tolerance(bundle, (precision, against_precision))
+        precisions = [each or manifest.default_precision for each in (precision, against_precision)]
+        missing = next((name for name in precisions if name not in manifest.tolerances), None)
+        if missing is not None:
+            raise ArgumentError(f'the bundle gives no tolerance for precision "{missing}"; name one with --tolerance')
+        tolerance = max(manifest.tolerances[name] for name in precisions)  # the wider one
     elif not tolerance >= 0:
         raise ArgumentError(f"the tolerance is {tolerance}; give a number of at least 0")
     if swap is not None and swap not in manifest.stages:
@@ -179,15 +181,6 @@ def compare_backends(
     run(manifest.programs[INVERT], stages, {IMAGE: reference.upload(image)})
     differences = (*stages.worst.values(), *(difference(*key, got[key], want[key]) for key in want))
     return Comparison(whole.description, reference.description, tolerance, differences)
-
-
-def _tolerance(bundle: Bundle, precisions: Sequence[str | None]) -> float:
-    """The widest tolerance that the bundle gives for these precisions."""
-    names = [precision or bundle.manifest.default_precision for precision in precisions]
-    missing = next((name for name in names if name not in bundle.manifest.tolerances), None)
-    if missing is not None:
-        raise ArgumentError(f'the bundle gives no tolerance for precision "{missing}"; name one with --tolerance')
-    return max(bundle.manifest.tolerances[name] for name in names)
 
 
 def _inversion_and_edit(bundle: Bundle, backend: Backend, image: np.ndarray, edit: EditLike | None) -> dict[tuple[str, str], np.ndarray]:

@@ -74,14 +74,11 @@ class Section:
 
 def examine_machine() -> list[Section]:
     """Sections on Python and packages, on the GPU and on the backends."""
-    return [Section("environment", (*environment(), *packages())), Section("gpu", tuple(gpus())), Section("backends", tuple(backends()))]
-
-
-def environment() -> Iterator[Finding]:
-    """The interpreter and the machine."""
-    yield Finding(OK, "python", f"{platform.python_version()} at {sys.executable}")
+    python = f"{platform.python_version()} at {sys.executable}"
     machine = f"{platform.system()} {platform.release()} {platform.machine()}"
-    yield Finding(OK, "system", f"{machine}, {available_cpus()} of {os.cpu_count()} CPUs for this process")
+    system = f"{machine}, {available_cpus()} of {os.cpu_count()} CPUs for this process"
+    environment = (Finding(OK, "python", python), Finding(OK, "system", system), *packages())
+    return [Section("environment", environment), Section("gpu", tuple(gpus())), Section("backends", tuple(backends()))]
 
 
 def packages() -> Iterator[Finding]:
@@ -117,10 +114,10 @@ def gpus() -> Iterator[Finding]:
     except (OSError, subprocess.TimeoutExpired) as error:
         yield Finding(NOTE, "nvidia", f"nvidia-smi does not answer: {error}")
         return
-    lines = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    lines = [line for line in answer.stdout.splitlines() if line.strip()]
     if answer.returncode != 0 or not lines:
-        words = (answer.stdout + answer.stderr).strip().splitlines()
-        yield Finding(NOTE, "nvidia", f"nvidia-smi shows no GPU: {words[0] if words else 'it says nothing'}")
+        words = (answer.stdout + answer.stderr).strip() or "it says nothing"
+        yield Finding(NOTE, "nvidia", f"nvidia-smi shows no GPU: {words.splitlines()[0]}")
         return
     for index, line in enumerate(lines):
         name, driver, memory, capability = (part.strip() for part in line.split(",", 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -100,12 +101,8 @@ class Borrowed:
             raise BackendError(f"the tensor of shape {list(self.shape)} is not contiguous; call .contiguous() on it first")
 
     def _dense(self, strides: list[int]) -> bool:
-        expected = 1
-        for size, stride in zip(reversed(self.shape), reversed(strides), strict=True):
-            if size != 1 and stride != expected:
-                return False
-            expected *= size
-        return True
+        expected = (prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        return all(size == 1 or stride == want for size, stride, want in zip(self.shape, strides, expected, strict=True))
 
     def __del__(self) -> None:
         managed = getattr(self, "_managed", None)

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -155,9 +155,7 @@ class Gpu:
         return f"{self._call.package} {version(self._call.package)}"
 
     def attributes(self) -> GpuAttributes:
-        def read(label: str) -> int:
-            return self._call.attribute(label, self._device)
-
+        read = partial(self._call.attribute, device=self._device)
         return GpuAttributes(
             f"{read('COMPUTE_CAPABILITY_MAJOR')}.{read('COMPUTE_CAPABILITY_MINOR')}",
             read("MULTIPROCESSOR_COUNT"),

@@ -133,47 +133,39 @@ def stale(sidecar: Sidecar, folder: Path, bundle: Bundle, graph: str, deep: bool
 def find_engines(bundle: Bundle, place: Place, precision: str | None = None, batch: int = 1) -> tuple[Path, Sidecar]:
     """The folder of engines of `bundle` that run at `place`, in `precision` (half precisions first when None), for `batch` pictures. Raises
     BackendError that says of the nearest candidate why not, and gives the command that fixes it."""
-    obstacles: list[tuple[int, str, Path, EngineSettings]] = []
-    usable: list[tuple[Path, Sidecar]] = []
-    for path in sorted((bundle.path / FOLDER).glob(f"{place.target}-[0-9]*/{SIDECAR}")):
-        folder = path.parent
-        try:
-            sidecar = read_sidecar(folder)
-        except BackendError as error:
-            obstacles.append((0, str(error), folder, DEFAULTS))
-        else:
-            rank, why = _obstacle(sidecar, folder, bundle, place, precision, batch)
-            if why is None:
-                usable.append((folder, sidecar))
-            else:
-                obstacles.append((rank, why, folder, sidecar.settings))
+    folders = [path.parent for path in sorted((bundle.path / FOLDER).glob(f"{place.target}-[0-9]*/{SIDECAR}"))]
+    found = [(*_examined(folder, bundle, place, precision, batch), folder) for folder in folders]
+    usable = [(folder, sidecar) for _, why, sidecar, folder in found if sidecar is not None and not why]
     if usable:
         return min(usable, key=lambda item: (item[1].settings.precision == "fp32", item[1].settings.profile.largest, item[0].name))
     label, wish = place.target.label, {"precision": precision} if precision else {}
-    if not obstacles:
+    if not found:
         command = build_command(bundle.path, place.target, msgspec.structs.replace(DEFAULTS, **wish))
         raise BackendError(f"{bundle.path} has no {label} engines; build them with: {command}")
-    _, why, folder, settings = max(obstacles, key=lambda item: item[0])
+    _, why, sidecar, folder = max(found, key=lambda item: item[0])
+    settings = sidecar.settings if sidecar is not None else DEFAULTS
     asked = settings.profile
     profile = Profile(min(asked.smallest, batch), asked.best, max(asked.largest, batch))
     command = build_command(bundle.path, place.target, msgspec.structs.replace(settings, profile=profile, **wish))
     raise BackendError(f"the engines in {folder} cannot be used: {why}; build them again with: {command}")
 
 
-def _obstacle(sidecar: Sidecar, folder: Path, bundle: Bundle, place: Place, precision: str | None, batch: int) -> tuple[int, str | None]:
-    """How far a candidate got, and what stopped it."""
+def _examined(folder: Path, bundle: Bundle, place: Place, precision: str | None, batch: int) -> tuple[int, str, Sidecar | None]:
+    """How far a candidate got, what stopped it ("" where nothing did), and its sidecar."""
+    try:
+        sidecar = read_sidecar(folder)
+    except BackendError as error:
+        return 0, str(error), None
     settings, profile = sidecar.settings, sidecar.settings.profile
-    why = mismatch(sidecar.place, settings, place)
-    if why:
-        return 1, why
+    if why := mismatch(sidecar.place, settings, place):
+        return 1, why, sidecar
     if precision and settings.precision != precision:
-        return 2, f"they are in {settings.precision}, and {precision} is asked for"
+        return 2, f"they are in {settings.precision}, and {precision} is asked for", sidecar
     if settings.precision not in bundle.manifest.precisions:
-        return 2, f"they are in {settings.precision}, which the bundle no longer has"
+        return 2, f"they are in {settings.precision}, which the bundle no longer has", sidecar
     for graph in graph_names(bundle, settings.precision):
-        why = stale(sidecar, folder, bundle, graph)
-        if why:
-            return 3, f'of "{graph}", {why}'
-    if not profile.smallest <= batch <= profile.largest:
-        return 4, f"they take batches of {profile.smallest} to {profile.largest} pictures, and {batch} are asked for"
-    return 5, None
+        if why := stale(sidecar, folder, bundle, graph):
+            return 3, f'of "{graph}", {why}', sidecar
+    fits = profile.smallest <= batch <= profile.largest
+    why = "" if fits else f"they take batches of {profile.smallest} to {profile.largest} pictures, and {batch} are asked for"
+    return 4, why, sidecar

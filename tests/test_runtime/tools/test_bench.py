@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sdic_runtime.backends.base import Backend
+from sdic_runtime.cli.app import main
 from sdic_runtime.cli.bench import ratio
 from sdic_runtime.errors import SdicError
 from sdic_runtime.program import Method
@@ -83,17 +84,11 @@ def test_ratio_says_how_many_times_as_fast_as_the_first() -> None:
     assert (ratio(first, 1, "edit", 1.5), ratio(first, 2, "edit", 16.0)) == (2.0, 0.5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"runs": 0}, "--runs is 0; give a whole number of at least 1"),
-        ({"batches": (1, -2)}, "--batch is -2; give a whole number of at least 1"),
-        ({"warm_up": -1}, "--warm-up is -1; give a whole number of at least 0"),
-    ],
-)
-def test_bad_plans(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(SdicError, match=sentence):
-        plan(**changes)
+@pytest.mark.parametrize(("option", "least"), [("--runs", 1), ("--batch", 1), ("--warm-up", 0), ("--rounds", 1)])
+def test_numbers_that_are_too_small(option: str, least: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", option, str(least - 1)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: Invalid value for '{option}': ") and f"{least}; see: sdic-run bench --help" in error
 
 
 def test_a_real_measurement_has_all_its_parts(tiny_bundle: Path, pipeline: Any) -> None:
