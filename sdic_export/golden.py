@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 
 from sdic_runtime.backends.base import Backend
-from sdic_runtime.bundle.manifest import FIRST_SCHEMA
+from sdic_runtime.bundle.manifest import first_schema
 from sdic_runtime.errors import BundleError
-from sdic_runtime.files import replacing
+from sdic_runtime.files import save_tensors
 from sdic_runtime.program import CODE_AXES, IMAGE, INVERT, PICTURE, Method, Step, run
 
 FILE = "golden/golden.safetensors"
@@ -26,7 +26,7 @@ STRENGTH = 1.5
 KEPT = 1 << 16  # elements of one picture's map that are kept at most
 DIRECTION_DEVIATION = 0.2
 WHOLE = (IMAGE, "direction")  # inputs, which cannot be thinned
-METADATA = "golden"  # one entry, because safetensors writes several in any order
+METADATA = "golden"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,16 @@ class Example:
 
     inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What `run_chain` was given and what it gave, and an example of every stage: of the inversion, for those that it runs."""
+
+    image: np.ndarray  # [N, 3, S, S]
+    direction: np.ndarray  # [1, L, C]
+    values: Mapping[str, np.ndarray]
+    examples: Mapping[str, Example]
 
 
 def smooth_pictures(side: int, count: int = 2) -> np.ndarray:
@@ -138,27 +148,24 @@ class Watched(Backend):
         return {name: results[name] for name in outputs}
 
 
-def run_all(
-    backend: Backend, image: np.ndarray, direction: np.ndarray, strength: float = STRENGTH
-) -> tuple[dict[str, np.ndarray], dict[str, Example]]:
-    """`run_chain`, and an example of every stage: from the first step that runs it, of the inversion where it does. Raises BundleError for a
-    stage that no program runs."""
-    watched = Watched(backend)
-    values = run_chain(watched, image, direction, strength)
-    invert = backend.method.programs[INVERT]
+def run_all(backend: Backend, image: np.ndarray, direction: np.ndarray) -> Chain:
+    """`run_chain`, and an example of every stage. Raises BundleError for a stage that no program runs."""
+    watched, method = Watched(backend), backend.method
+    values = run_chain(watched, image, direction)
+    invert = method.programs[INVERT]
     kept = {IMAGE: image} | {tensor: {**values, IMAGE: image}[value] for tensor, value in invert.gives.items()}
-    for name, program in backend.method.programs.items():
+    for name, program in method.programs.items():
         if any(step.stage not in watched.examples for step in program.steps):
             run_with(watched, name, {tensor: backend.upload(array) for tensor, array in kept.items()}, len(image))
-    unused = [stage for stage in backend.method.stages if stage not in watched.examples]
+    unused = [stage for stage in method.stages if stage not in watched.examples]
     if unused:
         raise BundleError(f'no program runs the stage "{unused[0]}", so that nothing can be checked of it; remove it from the method')
-    return values, watched.examples
+    return Chain(image, direction, values, watched.examples)
 
 
-def make_golden(tensors: Mapping[str, np.ndarray], image: np.ndarray, direction: np.ndarray) -> Golden:
-    """The golden tensors of the whole ones that `run_chain` gave."""
-    every = {IMAGE: image, "direction": direction, **tensors}
+def make_golden(values: Mapping[str, np.ndarray], image: np.ndarray, direction: np.ndarray) -> Golden:
+    """The golden tensors of the whole values that `run_chain` gave."""
+    every = {IMAGE: image, "direction": direction, **values}
     strides = {name: stride_of(array) for name, array in every.items() if array.ndim == 4 and name not in WHOLE}
     return Golden({name: np.ascontiguousarray(thin(array, strides.get(name, 1))) for name, array in every.items()}, strides)
 
@@ -178,11 +185,7 @@ def thin(array: np.ndarray, stride: int) -> np.ndarray:
 
 def write_golden(path: Path, golden: Golden) -> None:
     """Write a golden file, whole or not at all."""
-    from safetensors.numpy import save
-
-    metadata = {METADATA: json.dumps({"strides": dict(golden.strides), "strength": golden.strength}, sort_keys=True)}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(dict(golden.tensors), metadata))  # save_file would make it readable for its owner alone
+    save_tensors(path, golden.tensors, {METADATA: json.dumps({"strides": dict(golden.strides), "strength": golden.strength}, sort_keys=True)})
 
 
 def read_golden(path: Path, method: Method) -> Golden:
@@ -197,7 +200,7 @@ def read_golden(path: Path, method: Method) -> Golden:
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise BundleError(f"{path} is not a file of golden tensors ({error}); build the bundle again") from error
     wanted = (*WHOLE, *makers(method))
-    for old, name in json.loads(FIRST_SCHEMA.read_text(encoding="utf-8"))["golden"].items():  # files of bundles of schema 1
+    for old, name in first_schema()["golden"].items():  # files of bundles of schema 1
         if name in wanted and name not in tensors and old in tensors:
             tensors[name] = tensors.pop(old)
             strides |= {name: strides.pop(old)} if old in strides else {}

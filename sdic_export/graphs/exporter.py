@@ -112,13 +112,23 @@ def export_alone(source: Path, output: str, path: Path) -> None:
     ir.save(model, path)
 
 
-def weights_of(folder: Path, graph: str) -> tuple[str, ...]:
-    """The files of external weights that the file `graph` names, both relative to `folder`."""
+def weights_of(folder: Path, graphs: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Graph file -> the files of external weights that it names, for those that name some; all relative to `folder`."""
     import onnx
 
-    model = onnx.load(str(folder / graph), load_external_data=False)
-    names = {item.value for tensor in model.graph.initializer for item in tensor.external_data if item.key == "location"}
-    return tuple(sorted((PurePosixPath(graph).parent / name).as_posix() for name in names))
+    found = {}
+    for graph in graphs:
+        tensors = onnx.load(str(folder / graph), load_external_data=False).graph.initializer
+        names = {item.value for tensor in tensors for item in tensor.external_data if item.key == "location"}
+        if names:
+            found[graph] = tuple(sorted((PurePosixPath(graph).parent / name).as_posix() for name in names))
+    return found
+
+
+def stored_bytes(folder: Path, graphs: Sequence[str]) -> int:
+    """The size of graph files and of all external weights that they name."""
+    names = {*graphs, *(name for weights in weights_of(folder, graphs).values() for name in weights)}
+    return sum((folder / name).stat().st_size for name in names)
 
 
 def _exported(module: nn.Module, stage: Stage, method: Method, opset: int, dynamic: bool = True) -> ir.Model:
