@@ -65,7 +65,7 @@ class CpuVolume(nn.Module):
 
     def __init__(self, stem: BasicConv, hourglass: Hourglass3d, depth: int, size: int) -> None:
         super().__init__()
-        half, quarter, eighth = depth // 2, depth // 4, depth // 8
+        quarter, eighth = depth // 4, depth // 8
         (down1, same1), (down2, same2), (down3, same3) = (
             (basic(block).conv for block in blocks) for blocks in (hourglass.conv1, hourglass.conv2, hourglass.conv3)
         )

@@ -35,13 +35,7 @@ def require_packages(purpose: str) -> None:
 
 
 def export_stage(
-    module: nn.Module,
-    stage: Stage,
-    method: Method,
-    path: Path,
-    opset: int = OPSET,
-    half_storage: bool = False,
-    share_weights: bool = False,
+    module: nn.Module, stage: Stage, method: Method, path: Path, opset: int = OPSET, half_storage: bool = False, share_weights: bool = False
 ) -> None:
     """Write `module` as the ONNX file `path`: tensors named as in `stage`, a dynamic batch axis and nothing else dynamic.
 
