@@ -143,10 +143,8 @@ class Watched(Backend):
             return self.inner.run(stage, inputs, outputs)
         table = self.method.stages[stage]
         results = self.inner.run(stage, inputs, table.outputs)
-        read, made = (
-            {name: self.download(tensors[name]) for name in names} for tensors, names in ((inputs, table.inputs), (results, table.outputs))
-        )
-        self.examples[stage] = Example(read, made)
+        read = {name: self.download(inputs[name]) for name in table.inputs}
+        self.examples[stage] = Example(read, {name: self.download(results[name]) for name in table.outputs})
         return {name: results[name] for name in outputs}
 
 
@@ -187,9 +185,8 @@ def thin(array: np.ndarray, stride: int) -> np.ndarray:
 
 def write_golden(path: Path, golden: Golden) -> None:
     """Write a golden file, whole or not at all."""
-    save_tensors(
-        path, golden.tensors, {METADATA: json.dumps({"strides": dict(golden.strides), "strength": golden.strength}, sort_keys=True)}
-    )
+    described = {"strides": dict(golden.strides), "strength": golden.strength}
+    save_tensors(path, golden.tensors, {METADATA: json.dumps(described, sort_keys=True)})
 
 
 def read_golden(path: Path, method: Method) -> Golden:

@@ -126,9 +126,8 @@ def show_contents(bundle: Bundle, contents: Sequence[GraphContents], as_json: bo
         return
     manifest, sizes = bundle.manifest, bundle.manifest.sizes
     others = "".join(f", {letter} {size}" for letter, size in sizes.items() if letter not in SIZE_LETTERS)
-    typer.echo(
-        f"{manifest.name}: {manifest.method}, {manifest.domain}, {sizes['R']} px from {sizes['S']} px, {sizes['L']} rows of {sizes['C']}{others}"
-    )
+    shape = f"{sizes['R']} px from {sizes['S']} px, {sizes['L']} rows of {sizes['C']}{others}"
+    typer.echo(f"{manifest.name}: {manifest.method}, {manifest.domain}, {shape}")
     typer.echo(f"licence: {manifest.licence}")
     typer.echo("made with: " + ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
     typer.echo("directions: " + (", ".join(manifest.directions) or "none"))

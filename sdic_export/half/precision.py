@@ -89,9 +89,8 @@ class Policy:
         """The policy itself. Raises ArgumentError when it has rules for a stage that is not among `stages`."""
         unknown = [stage for stage in self.stages if stage != EVERY and stage not in stages]
         if unknown:
-            raise ArgumentError(
-                f'the precision policy "{self.name}" has rules for the stage "{unknown[0]}", and the stages are {EVERY}, {", ".join(stages)}'
-            )
+            known = ", ".join([EVERY, *stages])
+            raise ArgumentError(f'the precision policy "{self.name}" has rules for the stage "{unknown[0]}", and the stages are {known}')
         return self
 
     def without_rules(self) -> Policy:
