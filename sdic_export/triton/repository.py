@@ -22,7 +22,7 @@ from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import files_of, graph_keys
 from sdic_runtime.errors import ArgumentError, BackendError, FileError, MissingExtraError
 from sdic_runtime.files import reason
-from sdic_runtime.program import CODE_AXES, IMAGE, INVERT, PICTURE, Method, Program
+from sdic_runtime.program import IMAGE, INVERT, Method, Program
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,7 @@ def graph_stages(bundle: Bundle, precision: str, backend: str, prefix: str) -> l
 
 
 def engine_stages(bundle: Bundle, options: TritonOptions, prefix: str) -> tuple[list[Placed], Serving]:
-    """The engines of a folder as models, and the largest batch limited to what they take. Raises BackendError for engines that do not fit."""
+    """The engines of a folder as models, and the largest batch limited to what they take. Raises BackendError where they do not fit."""
     if options.engines is None:
         raise ArgumentError("--backend tensorrt needs the engines to be served; name their folder in the bundle with --engines DIR")
     sidecar = read_sidecar(options.engines)
@@ -191,40 +191,35 @@ def _ensemble(bundle: Bundle, name: str, program: Program, codes: Sequence[str],
     helpers: list[tuple[Model, Callable[[Path], None]]] = []
     steps: list[Step] = []
     inputs = list(tensors(program.takes, method))
-    places = {tensor: tensor for tensor in program.takes}  # value -> its name in the ensemble
-    results = {tensor.name: tensor for tensor in tensors([tensor for tensor in method.tensors if tensor in program.gives], method)}
-    shown = {tensor: program.gives[tensor] for tensor in results}  # result -> value
+    places = {tensor: tensor for tensor in program.takes}  # value -> what it is called in the ensemble
+    shown = {tensor: program.gives[tensor] for tensor in method.tensors if tensor in program.gives}  # result -> value
+    results = list(tensors(tuple(shown), method))
     if codes:
-        shape = tuple(method.sizes[letter] for letter in CODE_AXES[1:] if isinstance(letter, str))
-        moving = [Tensor("direction", shape), Tensor("strength", (1,))]
+        shape = method.shape(codes[0], 1)[1:]
+        read = (*tensors(codes, method), Tensor("direction", shape), Tensor("strength", (1,)))
         moved = [Tensor(code + MOVED, shape) for code in codes]
-        mover = Model(name + MOVER, (*tensors(codes, method), *moving), tuple(moved), runner)
+        mover = Model(name + MOVER, read, tuple(moved), runner)
         helpers.append((mover, partial(write_mover, codes=codes, shape=shape)))
-        steps.append(
-            Step(mover.name, {tensor.name: tensor.name for tensor in mover.inputs}, {code.name: INSIDE + code.name for code in moved})
-        )
-        inputs += [tensor for tensor in (*tensors(codes, method), *moving) if tensor not in inputs]
+        steps.append(Step(mover.name, {item.name: item.name for item in read}, {item.name: INSIDE + item.name for item in moved}))
+        inputs += [tensor for tensor in read if tensor not in inputs]
+        results += moved
         places |= {code: INSIDE + code + MOVED for code in codes}
-        results |= {tensor.name: tensor for tensor in moved}
-        shown |= {tensor.name: code for tensor, code in zip(moved, codes, strict=True)}
+        shown |= {code + MOVED: code for code in codes}
     for step in program.steps:
         places |= {value: INSIDE + value for value in step.outputs.values()}
         alone = f"{step.stage}:{next(iter(step.outputs))}" if len(step.outputs) == 1 else step.stage
-        read, made = ({key: places[value] for key, value in pairs.items()} for pairs in (step.inputs, step.outputs))
-        steps.append(Step(stages[alone if alone in stages else step.stage].name, read, made))
+        pairs = ({key: places[value] for key, value in names.items()} for names in (step.inputs, step.outputs))
+        steps.append(Step(stages[alone if alone in stages else step.stage].name, *pairs))
     # One step makes all results because Triton omits a step when none of its outputs is among those that a request asks for, even where
     # other steps read them (triton-inference-server/server, issue 7482).
-    outputs = [
-        *(Tensor(tensor.name + RESULT, tensor.dims) for tensor in results.values()),
-        Tensor("bytes", (end - first, method.sizes["R"], 3), BYTE),
-    ]
-    last = Model(name + RESULTS, tuple(results.values()), tuple(outputs), runner)
-    shapes = {tensor.name: tensor.dims for tensor in results.values()}
+    given = [*results, Tensor("bytes", (end - first, method.sizes["R"], 3), BYTE)]
+    names = {tensor.name + (RESULT if tensor in results else ""): tensor.name for tensor in given}
+    outputs = [replace(tensor, name=name) for name, tensor in zip(names, given, strict=True)]
+    last = Model(name + RESULTS, tuple(results), tuple(outputs), runner)
+    shapes = {tensor.name: tensor.dims for tensor in results}
     helpers.append((last, partial(write_results, tensors=shapes, side=method.sizes["R"], rows=(first, end))))
-    names = {tensor.name: tensor.name.removesuffix(RESULT) for tensor in outputs}
     steps.append(Step(last.name, {tensor: places[value] for tensor, value in shown.items()}, names))
-    given = tuple(Tensor(names[tensor.name], tensor.dims, tensor.kind) for tensor in outputs)
-    return Ensemble(Model(name, tuple(inputs), given, steps=without_unused(steps, given)), tuple(helpers))
+    return Ensemble(Model(name, tuple(inputs), tuple(given), steps=without_unused(steps, given)), tuple(helpers))
 
 
 def without_unused(steps: Sequence[Step], outputs: Sequence[Tensor]) -> tuple[Step, ...]:
