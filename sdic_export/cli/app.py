@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from sdic_export import report
-from sdic_export.cli.engines import build_with_progress, engines, half
+from sdic_export.cli.engines import build_with_progress, engines
+from sdic_export.cli.half import half
 from sdic_export.cli.triton import triton
 from sdic_runtime.cli.app import command_line, run
 from sdic_runtime.cli.options import Debug, PrecisionOption
