@@ -20,7 +20,7 @@ from sdic_export.golden import FILE as GOLDEN_FILE
 from sdic_export.golden import Chain, example_direction, make_golden, run_all, run_chain, smooth_pictures, write_golden
 from sdic_export.graphs.exporter import OPSET, export_alone, export_stage, export_variant, require_packages, stored_bytes, weights_of
 from sdic_export.half.precision import Policy, load_policy
-from sdic_export.half.stages import HalfProgress, HalfStages, add_half, with_variant
+from sdic_export.half.stages import Graphs, HalfProgress, HalfStages, add_half, with_variant
 from sdic_export.inspect import multiplications
 from sdic_export.placement import check_place, placed_folder
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU
@@ -116,7 +116,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         del model
         (folder / GOLDEN_FILE).parent.mkdir()
         write_golden(folder / GOLDEN_FILE, make_golden(single.values, image, direction))
-        graphs: dict[str, dict[str, tuple[str, ...]]] = {}
+        graphs: Graphs = {}
         reports = []
         optimized = export.cpu if options.cpu_graphs and options.weights == "float32" else {}
         for name in method.stages:
@@ -153,7 +153,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
 
 def _stage(
     folder: Path, method: Method, name: str, module: nn.Module, arrange: Arrange | None, single: Chain, options: BuildOptions
-) -> tuple[dict[str, dict[str, tuple[str, ...]]], StageReport]:
+) -> tuple[Graphs, StageReport]:
     """Export one stage in all its variants, those of one output alone included, and check them; `Manifest.graphs` of them."""
     import torch
 
@@ -166,7 +166,7 @@ def _stage(
     del module
     gc.collect()
     worst = check_stage([folder / whole], name, stage.outputs, method, example)
-    graphs = {name: {STANDARD: (whole,)}}
+    graphs: Graphs = {name: {STANDARD: (whole,)}}
     for output in alone:
         file, key = beside(whole, output), f"{name}:{output}"
         export_alone(folder / whole, output, folder / file)

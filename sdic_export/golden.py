@@ -19,7 +19,8 @@ from sdic_runtime.backends.base import Backend
 from sdic_runtime.bundle.manifest import first_schema
 from sdic_runtime.errors import BundleError
 from sdic_runtime.files import save_tensors
-from sdic_runtime.program import CODE_AXES, IMAGE, INVERT, PICTURE, Method, Step, run
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, Method, Step, run
+from sdic_runtime.tools.wrapper import Wrapper
 
 FILE = "golden/golden.safetensors"
 STRENGTH = 1.5
@@ -76,7 +77,7 @@ def smooth_pictures(side: int, count: int = 2) -> np.ndarray:
 def example_direction(sizes: Mapping[str, int]) -> np.ndarray:
     """A random direction [1, L, C] for the golden edit."""
     rng = np.random.default_rng(0)
-    return (DIRECTION_DEVIATION * rng.standard_normal((1, *(sizes[letter] for letter in CODE_AXES[1:])))).astype(np.float32)
+    return (DIRECTION_DEVIATION * rng.standard_normal((1, sizes["L"], sizes["C"]))).astype(np.float32)
 
 
 def makers(method: Method) -> dict[str, Step]:
@@ -120,23 +121,12 @@ def run_with(backend: Backend, program: str, kept: Mapping[str, Any], count: int
     return backend.run_program(program, {name: {**kept, **zeros}[name] for name in wanted.takes})
 
 
-class Watched(Backend):
+class Watched(Wrapper):
     """A backend that takes an example of every stage of `inner`: the first run, for all outputs."""
 
     def __init__(self, inner: Backend) -> None:
-        super().__init__(inner.method)
-        self.inner = inner
+        super().__init__(inner)
         self.examples: dict[str, Example] = {}
-
-    @property
-    def description(self) -> str:
-        return self.inner.description
-
-    def upload(self, array: np.ndarray) -> Any:
-        return self.inner.upload(array)
-
-    def download(self, tensor: Any) -> np.ndarray:
-        return self.inner.download(tensor)
 
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         if stage in self.examples:

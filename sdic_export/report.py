@@ -149,12 +149,12 @@ def show_contents(bundle: Bundle, contents: Sequence[GraphContents], as_json: bo
         rows += [("", "", "", "", "", "", "", sha[:HASH_DIGITS], file) for sha, file in zip(item.sha256[1:], item.files[1:], strict=True)]
     _table(rows)
     precision = manifest.default_precision
-    rows = [("program", "GMAC", "graphs and how often they run")]
+    programs = [("program", "GMAC", "graphs and how often they run")]
     for program in manifest.programs:
         runs = [(item.graph, item.runs[program]) for item in contents if item.variant == precision and program in item.runs]
         listed = ", ".join(graph if count == 1 else f"{count} x {graph}" for graph, count in runs)
-        rows.append((program, _gmac(work(contents, precision, program)), listed))
-    _table(rows)
+        programs.append((program, _gmac(work(contents, precision, program)), listed))
+    _table(programs)
     for item in contents:
         typer.echo(f"{item.graph} {item.variant}: " + ", ".join(f"{count} {kind}" for kind, count in item.operations.items()))
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -28,6 +28,8 @@ from sdic_runtime.tools.compare import Difference, difference
 
 if TYPE_CHECKING:
     import numpy as np
+
+Graphs: TypeAlias = dict[str, dict[str, tuple[str, ...]]]  # as in `Manifest.graphs`
 
 ROOM = 2.0  # a backend that sums in another order may be this much further off than what was measured
 
@@ -167,9 +169,7 @@ def add_precision(folder: Path, policy: str | os.PathLike[str] | Policy = "fp16"
     return made
 
 
-def with_variant(
-    graphs: Mapping[str, Mapping[str, tuple[str, ...]]], variant: str, files: Mapping[str, str]
-) -> dict[str, dict[str, tuple[str, ...]]]:
+def with_variant(graphs: Graphs, variant: str, files: Mapping[str, str]) -> Graphs:
     """`Manifest.graphs` with a further variant of those in `files`, "stage" or "stage:output" -> file."""
     return {key: {**variants, **({variant: (files[key],)} if key in files else {})} for key, variants in graphs.items()}
 
