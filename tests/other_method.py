@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sdic_export.methods import EXPORTS, ExportCode
+from sdic_runtime.directions import save_direction
+from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import CheckpointError
 from sdic_runtime.program import Move, Stage
 from sdic_train.methods import METHODS
@@ -27,7 +30,7 @@ from sdic_train.methods.base import MethodCode, Tables
 
 NAME = "sketches"
 SIDE, WORKING, ROWS, WIDTH, CHANNELS = 32, 16, 4, 8, 6
-ROUNDS = 3
+ROUNDS, SEED = 3, 1
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,27 @@ class Sketches(nn.Module):
         self.start, self.draw, self.refine, self.compare, self.paint = Start(), Draw(), Refine(), Compare(), Paint()
 
 
+def plain_inversion(model: Sketches, image: Tensor) -> dict[str, Tensor]:
+    """What the method keeps of `image`, without programs."""
+    code = model.start(image)
+    for _ in range(ROUNDS):
+        code = model.refine(image, model.draw(code)[1], code)
+    sketch, draft = model.draw(code)
+    offset, detail = model.compare(image, draft)
+    return {"image": image, "code": code, "offset": offset, "picture": model.paint(sketch, detail, code, offset)}
+
+
+def plain_edit(model: Sketches, image: Tensor, code: Tensor, offset: Tensor) -> Tensor:
+    """The picture of moved codes, without programs."""
+    sketch, draft = model.draw(code)
+    return model.paint(sketch, model.compare(image, draft)[1], code, offset)  # type: ignore[no-any-return]
+
+
+def plain_turn(model: Sketches, code: Tensor, offset: Tensor) -> Tensor:
+    """The picture of a code moved by GANSpace, without programs."""
+    return model.paint(model.draw(code)[0], torch.zeros(len(code), CHANNELS, 8, 8), code, offset)  # type: ignore[no-any-return]
+
+
 def stages(model: Sketches) -> dict[str, nn.Module]:
     return {name: getattr(model, name) for name in tables(model.config).stages}
 
@@ -250,11 +274,28 @@ def register() -> None:
 
 
 def build(folder: Path, **options: Any) -> Path:
-    """The bundle `folder`/bundle of a checkpoint with random weights, and that checkpoint beside it."""
+    """The bundle `folder`/bundle of `model(SEED)`, with a direction "along" and a PCA basis "basis"; the checkpoint lies beside it."""
     from sdic_export.build import BuildOptions
     from sdic_export.build import build as build_bundle
 
     register()
-    checkpoint = save(folder / "sketches.safetensors", model(1))
-    build_bundle(BuildOptions(checkpoint, folder / "bundle", method=NAME, **options))
+    checkpoint = save(folder / "sketches.safetensors", model(SEED))
+    save_direction(folder / "along.safetensors", direction())
+    save_direction(folder / "basis.safetensors", basis())
+    places = [folder / f"{name}.safetensors" for name in ("along", "basis")]
+    build_bundle(BuildOptions(checkpoint, folder / "bundle", method=NAME, directions=places, **options))
     return folder / "bundle"
+
+
+def direction() -> Direction:
+    return Direction(np.random.default_rng(5).standard_normal((ROWS, WIDTH)).astype(np.float32) * np.float32(0.3), "along")
+
+
+def basis() -> Pca:
+    rng = np.random.default_rng(6)
+    return Pca(rng.standard_normal((1, WIDTH)), np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0][:, None], np.ones(WIDTH), "basis")
+
+
+def images(count: int) -> np.ndarray:
+    """Input pictures float32 [count, 3, S, S]."""
+    return np.random.default_rng(count).uniform(-1, 1, (count, 3, WORKING, WORKING)).astype(np.float32)
