@@ -102,7 +102,7 @@ def test_options_end_up_in_the_bundle(copies: Any, checkpoint: Path, tmp_path: P
     manifest = Bundle.open(out).manifest
     assert (manifest.name, manifest.licence) == ("mine", "Mine.")
     assert dict(manifest.directions) == {"smile": "directions/smile.safetensors"}
-    golden = read_golden(Bundle.open(out).file(str(manifest.golden)))
+    golden = read_golden(Bundle.open(out).file(str(manifest.golden)), manifest)
     assert golden.tensors["image"].shape == (2, 3, 64, 64)
     np.testing.assert_allclose(golden.tensors["image"][0, :, 5, 5], np.array([200, 30, 60]) / 127.5 - 1, atol=1e-6)
     assert [report.stage for report in done] == list(manifest.stages)

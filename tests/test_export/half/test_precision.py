@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from sdic_runtime.stages import STAGES, Sizes
 
 from sdic_export.golden import example_direction, run_chain, smooth_pictures, stage_inputs
 from sdic_export.graphs.exporter import export_stage
@@ -27,7 +28,6 @@ from sdic_export.half.typed_graph import infer_shapes, prepared
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import STAGES, Sizes
 from sdic_runtime.tools.compare import Difference
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import StyledConv

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from sdic_runtime.stages import STAGES, Sizes
 from typer.testing import CliRunner
 
 from sdic_export.cli.app import app
@@ -42,7 +43,6 @@ from sdic_runtime.backends.tensorrt.engine_files import (
 from sdic_runtime.bundle.bundle import Bundle, file_entries, write_manifest
 from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.pictures import to_bytes
-from sdic_runtime.stages import STAGES, Sizes
 
 RTX, PROPER = TARGETS["tensorrt-rtx"], TARGETS["tensorrt"]
 needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
