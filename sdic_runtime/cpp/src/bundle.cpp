@@ -24,14 +24,7 @@ std::string folder_of(const std::string &path) {
     return given.string();
 }
 
-// What nlohmann's parser says, without its error number.
-std::string parse_failure(const Json::parse_error &error) {
-    const std::string text = error.what();
-    const auto end = text.find("] ");
-    return end == std::string::npos ? text : text.substr(end + 2);
-}
-
-Manifest read_manifest(const std::string &folder) {
+Manifest manifest_in(const std::string &folder) {
     const std::string path = (std::filesystem::path(folder) / kManifestName).string();
     if (!exists(folder)) throw Error(SDIC_ERROR_BUNDLE, say("there is no bundle at ", folder, "; ", kBuildHint));
     int number = 0;
@@ -40,16 +33,12 @@ Manifest read_manifest(const std::string &folder) {
         throw Error(SDIC_ERROR_BUNDLE, say(folder, " is not a bundle, it has no ", kManifestName, "; ", kBuildHint));
     }
     if (number != 0) throw Error(SDIC_ERROR_BUNDLE, say("cannot read ", path, ": ", reason(number)));
-    try {
-        return manifest_from_json(Json::parse(text), path);
-    } catch (const Json::parse_error &error) {
-        throw Error(SDIC_ERROR_BUNDLE, say(path, " is not valid JSON (", parse_failure(error), "); ", kBuildHint));
-    }
+    return parse_manifest(text, path);
 }
 
 }  // namespace
 
-Bundle::Bundle(const std::string &path, bool verify) : path_(folder_of(path)), verify_(verify), manifest_(read_manifest(path_)) {}
+Bundle::Bundle(const std::string &path, bool verify) : path_(folder_of(path)), verify_(verify), manifest_(manifest_in(path_)) {}
 
 std::string Bundle::file(const std::string &name) {
     const auto found = manifest_.files.find(name);
@@ -79,7 +68,7 @@ std::string Bundle::file(const std::string &name) {
     return path;
 }
 
-void Bundle::check(const std::vector<std::string> &names) {
+void Bundle::check(const Names &names) {
     std::atomic<std::size_t> next{0};
     std::vector<std::exception_ptr> failures(names.size());
     const auto work = [&] {
@@ -108,31 +97,6 @@ std::string Bundle::precision(const std::string &wanted) const {
         throw Error(SDIC_ERROR_ARGUMENT, say(path_, " has no complete set of stages in precision \"", name, "\"; it has: ", listed(complete, "")));
     }
     return name;
-}
-
-std::string Bundle::stage_file(const std::string &stage, const std::string &precision) {
-    return proven(manifest_.graph_files(stage, precision)).front();
-}
-
-std::vector<std::string> Bundle::cpu_files(const std::string &stage) {
-    const auto graphs = manifest_.cpu.find(stage);
-    if (graphs == manifest_.cpu.end()) return {};
-    auto paths = proven(manifest_.graph_files(stage, kCpuPrecision, true));
-    paths.resize(graphs->second.size());
-    return paths;
-}
-
-std::vector<std::string> Bundle::proven(const std::vector<std::string> &names) {
-    std::vector<std::string> paths;
-    for (const auto &name : names) paths.push_back(file(name));
-    return paths;
-}
-
-std::string Bundle::partial_file(const std::string &stage, const std::string &output, const std::string &precision) {
-    const auto choices = manifest_.partials.find(stage + ":" + output);
-    if (choices == manifest_.partials.end() || choices->second.count(precision) == 0) return "";
-    stage_file(stage, precision);
-    return file(choices->second.at(precision));
 }
 
 }  // namespace sdic_internal

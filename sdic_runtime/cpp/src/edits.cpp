@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "close_match.hpp"
 #include "errors.hpp"
 #include "files.hpp"
 #include "safetensors.hpp"
@@ -12,34 +11,38 @@ namespace sdic_internal {
 
 namespace {
 
+const std::string kNotFinite = " holds NaN or infinite values; make it again";
+
 bool all_finite(const std::vector<float> &values) {
     return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
 }
 
 std::string label(const std::string &name) { return name.empty() ? "the direction" : say("the direction \"", name, "\""); }
 
-void check_rows(const RowRange &rows, const Sizes &sizes, const std::string &what) {
-    if (rows.first >= 0 && rows.first < rows.second && rows.second <= sizes.rows) return;
+void check_rows(const Rows &rows, const CodeSize &size, const std::string &what) {
+    if (rows.first >= 0 && rows.first < rows.second && rows.second <= size.rows) return;
     throw Error(SDIC_ERROR_ARGUMENT, say(what, " is for the style rows ", rows.first, " to ", rows.second, " (end not included), and this model has ",
-                                         sizes.rows, " rows"));
+                                         size.rows, " rows"));
+}
+
+void check_shape(const DirectionFile &direction, const CodeSize &size) {
+    const Shape &shape = direction.vector.shape;
+    if (shape[1] == size.width && (shape[0] == 1 || shape[0] == size.rows)) return;
+    throw Error(SDIC_ERROR_ARGUMENT, say(label(direction.name), " has shape ", text_of(shape), ", and this model's latent codes are ",
+                                         text_of({size.rows, size.width}), "; use ", text_of({1, size.width}), " or ", text_of({size.rows, size.width})));
 }
 
 // A constant offset.
 class DirectionEdit : public Edit {
 public:
-    DirectionEdit(const DirectionFile &direction, const Sizes &sizes) : sizes_(sizes), direction_(direction) {
-        const Shape &shape = direction.vector.shape;
-        if (shape[1] != sizes.style_width || (shape[0] != 1 && shape[0] != sizes.rows)) {
-            throw Error(SDIC_ERROR_ARGUMENT, say(label(direction.name), " has shape ", python_list(shape), ", and this model's latent codes are ",
-                                                 python_list({sizes.rows, sizes.style_width}), "; use ", python_list({1, sizes.style_width}), " or ",
-                                                 python_list({sizes.rows, sizes.style_width})));
-        }
-        if (direction.rows) check_rows(*direction.rows, sizes, label(direction.name));
+    DirectionEdit(DirectionFile direction, const CodeSize &size) : size_(size), direction_(std::move(direction)) {
+        check_shape(direction_, size);
+        if (direction_.rows) check_rows(*direction_.rows, size, label(direction_.name));
     }
 
     void add_offset(float weight, const float *, float *total) const override {
-        const auto width = static_cast<std::size_t>(sizes_.style_width);
-        const RowRange rows = direction_.rows.value_or(RowRange{0, sizes_.rows});
+        const auto width = static_cast<std::size_t>(size_.width);
+        const Rows rows = direction_.rows.value_or(Rows{0, size_.rows});
         for (auto row = static_cast<std::size_t>(rows.first); row < static_cast<std::size_t>(rows.second); ++row) {
             const float *vector = direction_.vector.data.data() + (direction_.vector.shape[0] > 1 ? row * width : 0);
             for (std::size_t i = 0; i < width; ++i) total[row * width + i] += weight * vector[i];
@@ -47,25 +50,25 @@ public:
     }
 
 private:
-    Sizes sizes_;
+    CodeSize size_;
     DirectionFile direction_;
 };
 
 // A move along one component of a PCA basis: to the coordinate sigma ("set"), or by sigma ("add").
 class GanSpaceEdit : public Edit {
 public:
-    GanSpaceEdit(std::shared_ptr<const DirectionFile> basis, const sdic_edit_part &part, const Sizes &sizes)
-        : width_(static_cast<std::size_t>(sizes.style_width)), basis_(std::move(basis)), component_(static_cast<std::size_t>(part.component)),
+    GanSpaceEdit(std::shared_ptr<const DirectionFile> basis, const sdic_edit_part &part, const CodeSize &size)
+        : width_(static_cast<std::size_t>(size.width)), basis_(std::move(basis)), component_(static_cast<std::size_t>(part.component)),
           rows_(part.first_row, part.end_row), sigma_(finite(part.sigma, "the GANSpace sigma")), set_(part.kind == SDIC_EDIT_GANSPACE_SET) {
         const auto count = static_cast<std::int32_t>(basis_->std.size());
         if (part.component < 0 || part.component >= count) {
             throw Error(SDIC_ERROR_ARGUMENT, say("the GANSpace component ", part.component, " does not exist; the basis has components 0 to ", count - 1));
         }
-        if (basis_->components.shape[1] != sizes.style_width) {
+        if (basis_->components.shape[1] != size.width) {
             throw Error(SDIC_ERROR_ARGUMENT, say("the PCA basis has width ", basis_->components.shape[1], ", and this model's style width is ",
-                                                 sizes.style_width, "; use a basis of this model"));
+                                                 size.width, "; use a basis of this model"));
         }
-        check_rows(rows_, sizes, "the GANSpace edit");
+        check_rows(rows_, size, "the GANSpace edit");
     }
 
     void add_offset(float weight, const float *code, float *total) const override {
@@ -86,7 +89,7 @@ private:
     std::size_t width_;
     std::shared_ptr<const DirectionFile> basis_;
     std::size_t component_;
-    RowRange rows_;
+    Rows rows_;
     float sigma_;
     bool set_;
 };
@@ -96,23 +99,23 @@ Tensor as_matrix(const Tensor &array, const std::string &what) {
     Shape shape = array.shape;
     if (shape.size() == 3 && shape[0] == 1) shape.erase(shape.begin());
     if (shape.size() == 1) shape.insert(shape.begin(), 1);
-    if (shape.size() != 2 || array.data.empty()) {
-        throw Error(SDIC_ERROR_ARGUMENT, say(what, " has shape ", python_list(shape), "; expected [C], [1, C], [L, C] or [1, L, C]"));
-    }
-    if (!all_finite(array.data)) throw Error(SDIC_ERROR_ARGUMENT, say(what, " holds NaN or infinite values; make it again"));
+    require(shape.size() == 2 && !array.data.empty(), what, " has shape ", text_of(shape), "; expected [C], [1, C], [L, C] or [1, L, C]");
+    require(all_finite(array.data), what, kNotFinite);
     return Tensor(shape, array.data);
 }
 
-std::optional<RowRange> read_rows(const std::map<std::string, std::string> &metadata) {
-    const auto found = metadata.find("rows");
+// Two numbers of the metadata, such as [-3, 3].
+template <typename Number>
+std::optional<std::pair<Number, Number>> read_pair(const std::map<std::string, std::string> &metadata, const char *key) {
+    const auto found = metadata.find(key);
     if (found == metadata.end()) return std::nullopt;
     try {
-        const Json pair = Json::parse(found->second);
-        if (pair.is_array() && pair.size() == 2) return RowRange{pair[0].get<std::int64_t>(), pair[1].get<std::int64_t>()};
-    } catch (const Json::exception &) {
+        const Json pair = parse_json(found->second);
+        if (pair.is_array() && pair.size() == 2) return std::pair{pair[0].get<Number>(), pair[1].get<Number>()};
+    } catch (const std::runtime_error &) {
         // The sentence below says what was found.
     }
-    throw Error(SDIC_ERROR_ARGUMENT, say("its metadata \"rows\" is ", python_repr(found->second, 60), ", expected two numbers like [-3, 3]"));
+    throw Invalid(say("its metadata \"", key, "\" is ", shown(found->second), ", expected two numbers like [-3, 3]"));
 }
 
 void read_basis(const SafeTensors &file, DirectionFile &direction) {
@@ -120,16 +123,13 @@ void read_basis(const SafeTensors &file, DirectionFile &direction) {
     const std::int64_t width = mean.shape.empty() ? 0 : mean.shape.back();
     const std::int64_t count = std.shape.size() == 1 ? std.shape[0] : -1;
     for (const auto &[name, tensor] : {std::pair{"mean", &mean}, {"comp", &comp}, {"std", &std}}) {
-        if (!all_finite(tensor->data)) throw Error(SDIC_ERROR_ARGUMENT, say("the PCA basis' ", name, " holds NaN or infinite values; make it again"));
+        require(all_finite(tensor->data), "the PCA basis' ", name, kNotFinite);
     }
     const bool fits = comp.shape == Shape{count, 1, width} || comp.shape == Shape{count, width};
-    if (width < 1 || mean.data.size() != static_cast<std::size_t>(width) || count < 0 || !fits) {
-        throw Error(SDIC_ERROR_ARGUMENT, say("the PCA basis has mean ", python_list(mean.shape), ", comp ", python_list(comp.shape), " and std ",
-                                             python_list(std.shape), "; expected [1, C], [k, 1, C] and [k]"));
-    }
-    if (std::any_of(std.data.begin(), std.data.end(), [](float value) { return value <= 0; })) {
-        throw Error(SDIC_ERROR_ARGUMENT, "the PCA basis has a component with a standard deviation of zero or less; make it again");
-    }
+    require(width > 0 && mean.data.size() == static_cast<std::size_t>(width) && count >= 0 && fits, "the PCA basis has mean ", text_of(mean.shape),
+            ", comp ", text_of(comp.shape), " and std ", text_of(std.shape), "; expected [1, C], [k, 1, C] and [k]");
+    const bool positive = std::all_of(std.data.begin(), std.data.end(), [](float value) { return value > 0; });
+    require(positive, "the PCA basis has a component with a standard deviation of zero or less; make it again");
     direction.mean = mean.data;
     direction.std = std.data;
     direction.components = Tensor({count, width}, comp.data);
@@ -144,18 +144,19 @@ DirectionFile parse_direction(const SafeTensors &file, const std::string &path) 
         read_basis(file, direction);
     } else if (has("direction")) {
         direction.vector = as_matrix(*file.tensors.at("direction").tensor, label(direction.name));
-        direction.rows = read_rows(file.metadata);
+        direction.rows = read_pair<std::int64_t>(file.metadata, "rows");
+        direction.strength_range = read_pair<float>(file.metadata, "strength_range");
     } else {
-        std::vector<std::string> names;
-        for (const auto &[name, entry] : file.tensors) names.push_back(name);
-        throw Error(SDIC_ERROR_ARGUMENT, say("it holds ", listed(names, "nothing"), ", expected \"direction\", or \"mean\", \"comp\" and \"std\""));
+        Names names;
+        for (const auto &item : file.tensors) names.push_back(item.first);
+        throw Invalid(say("it holds ", listed(names, "nothing"), ", expected \"direction\", or \"mean\", \"comp\" and \"std\""));
     }
     return direction;
 }
 
 DirectionFile read_direction(const std::string &path) {
     if (std::filesystem::path(path).extension() != ".safetensors") {
-        throw Error(SDIC_ERROR_BUNDLE, say(path, " is not a direction file this program reads; use .safetensors"));
+        throw Error(SDIC_ERROR_FILE, say(path, " is not a direction file this program reads; use .safetensors"));
     }
     int number = 0;
     try {
@@ -163,14 +164,13 @@ DirectionFile read_direction(const std::string &path) {
         if (number != 0) throw Error(SDIC_ERROR_FILE, say("cannot read the direction ", path, ": ", reason(number)));
         return parse_direction(file, path);
     } catch (const NotSafeTensors &error) {
-        throw Error(SDIC_ERROR_BUNDLE, say(path, " is not a direction file: ", error.what(), "; get it again"));
-    } catch (const Error &error) {
-        if (number != 0) throw;
-        throw Error(SDIC_ERROR_BUNDLE, say(path, ": ", error.what()));
+        throw Error(SDIC_ERROR_FILE, say(path, " is not a direction file: ", error.what(), "; get it again"));
+    } catch (const Invalid &error) {
+        throw Error(SDIC_ERROR_FILE, say(path, ": ", error.what()));
     }
 }
 
-std::unique_ptr<Edit> make_edit(const sdic_edit_part &part, Directions &directions, const Sizes &sizes) {
+std::unique_ptr<Edit> make_edit(const sdic_edit_part &part, Directions &directions, const CodeSize &size) {
     const bool by_name = part.direction != nullptr;
     if (by_name == (part.vector != nullptr)) {
         throw Error(SDIC_ERROR_ARGUMENT, say("an edit has ", by_name ? "both" : "neither", " a direction's name ", by_name ? "and" : "nor", " a vector; give one of them"));
@@ -181,22 +181,21 @@ std::unique_ptr<Edit> make_edit(const sdic_edit_part &part, Directions &directio
             if (direction->is_basis()) {
                 throw Error(SDIC_ERROR_ARGUMENT, "a PCA basis is not an edit by itself; choose a component with SDIC_EDIT_GANSPACE_SET or SDIC_EDIT_GANSPACE_ADD");
             }
-            return std::make_unique<DirectionEdit>(*direction, sizes);
+            return std::make_unique<DirectionEdit>(*direction, size);
         }
         DirectionFile direction;
-        if (part.rows < 1 || part.width < 1 || (part.rows != 1 && part.rows != sizes.rows) || part.width != sizes.style_width) {
-            direction.vector.shape = {part.rows, part.width};  // the sentence comes from the check of every direction
-            return std::make_unique<DirectionEdit>(direction, sizes);
-        }
-        direction.vector = as_matrix(Tensor({part.rows, part.width}, std::vector<float>(part.vector, part.vector + part.rows * part.width)), label(""));
-        return std::make_unique<DirectionEdit>(direction, sizes);
+        direction.vector.shape = {part.rows, part.width};
+        check_shape(direction, size);
+        direction.vector.data.assign(part.vector, part.vector + part.rows * part.width);
+        if (!all_finite(direction.vector.data)) throw Error(SDIC_ERROR_ARGUMENT, "the direction" + kNotFinite);
+        return std::make_unique<DirectionEdit>(direction, size);
     }
     if (part.kind != SDIC_EDIT_GANSPACE_SET && part.kind != SDIC_EDIT_GANSPACE_ADD) {
         throw Error(SDIC_ERROR_ARGUMENT, say("the edit's kind is ", static_cast<int>(part.kind), "; use one of sdic_edit_kind"));
     }
     auto basis = by_name ? directions.get(part.direction) : nullptr;
     if (!basis || !basis->is_basis()) throw Error(SDIC_ERROR_ARGUMENT, "a GANSpace edit needs a PCA basis: the name of one in the bundle");
-    return std::make_unique<GanSpaceEdit>(std::move(basis), part, sizes);
+    return std::make_unique<GanSpaceEdit>(std::move(basis), part, size);
 }
 
 }  // namespace
@@ -205,11 +204,9 @@ std::shared_ptr<const DirectionFile> Directions::get(const std::string &name) {
     const auto &files = bundle_.manifest().directions;
     const auto found = files.find(name);
     if (found == files.end()) {
-        std::vector<std::string> known;
-        for (const auto &[direction, file] : files) known.push_back(direction);
-        const std::string close = close_match(name, known);
-        throw Error(SDIC_ERROR_ARGUMENT, say("there is no direction \"", name, "\"; the bundle \"", bundle_.manifest().name, "\" has: ", listed(known),
-                                             close.empty() ? "" : "; did you mean \"" + close + "\"?"));
+        Names known;
+        for (const auto &item : files) known.push_back(item.first);
+        throw Error(SDIC_ERROR_ARGUMENT, say("there is no direction \"", name, "\"; the bundle \"", bundle_.manifest().name, "\" has: ", listed(known)));
     }
     const std::lock_guard<std::mutex> hold(lock_);
     auto &entry = loaded_[name];
@@ -217,11 +214,12 @@ std::shared_ptr<const DirectionFile> Directions::get(const std::string &name) {
     return entry;
 }
 
-CombinedEdit::CombinedEdit(const sdic_edit_part *parts, std::size_t count, Directions &directions, const Sizes &sizes) {
+CombinedEdit::CombinedEdit(const sdic_edit_part *parts, std::size_t count, Directions &directions, const CodeSize &size) {
     if (count == 0 || parts == nullptr) throw Error(SDIC_ERROR_ARGUMENT, "the combined edit is empty; give at least one (edit, strength)");
     for (std::size_t i = 0; i < count; ++i) {
         const float weight = finite(parts[i].weight, "the strength");
-        parts_.emplace_back(weight, make_edit(parts[i], directions, sizes));
+        parts_.emplace_back(weight, make_edit(parts[i], directions, size));
+        kinds_.push_back(parts[i].kind == SDIC_EDIT_DIRECTION ? kDirectionKind : kGanSpaceKind);
     }
 }
 
@@ -244,7 +242,7 @@ TensorPtr CombinedEdit::apply(const Tensor &codes, const std::vector<float> &str
 
 float finite(float value, const std::string &what) {
     if (std::isfinite(value)) return value;
-    throw Error(SDIC_ERROR_ARGUMENT, say(what, " is ", python_repr(double{value}), "; give a finite number"));
+    throw Error(SDIC_ERROR_ARGUMENT, say(what, " is ", value, "; give a finite number"));
 }
 
 }  // namespace sdic_internal

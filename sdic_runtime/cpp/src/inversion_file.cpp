@@ -1,8 +1,7 @@
-// The safetensors file of an inversion: the same file, and the same refusals, as sdic_runtime/inversion.py.
+// The safetensors file of an inversion: the same as sdic_runtime/inversion.py. It says itself what it holds.
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
-#include <set>
 
 #include "errors.hpp"
 #include "files.hpp"
@@ -14,72 +13,90 @@ namespace sdic_internal {
 namespace {
 
 const std::string kFormat = "sdic-inversion";
-const std::string kVersion = "1";
+const std::string kVersion = "2", kFirstVersion = "1";  // the second is read, too
 
-// Name in the file -> tensor of the stage table, in the order in which Python checks them.
-const std::vector<std::pair<std::string, std::string>> &names_in_file() {
-    static const std::vector<std::pair<std::string, std::string>> table = {
-        {"latent", "latent"}, {"latent_enhanced", "latent_enhanced"}, {"feature", "feature"}, {"residual", "residual"},
-        {"reconstruction", "reconstruction"}, {"discrepancy", "discrepancy"}, {"pixels", "picture"}};
-    return table;
-}
+// The metadata of one file.
+class Metadata {
+public:
+    explicit Metadata(const std::map<std::string, std::string> &fields) : fields_(fields) {}
 
-Error damaged(const std::string &path, const std::string &what) {
-    return Error(SDIC_ERROR_FILE, say(path, " has damaged metadata (", what, "); invert the picture again"));
-}
-
-// The field of the metadata, parsed.
-Json field(const std::map<std::string, std::string> &metadata, const std::string &key, const std::string &path) {
-    const auto found = metadata.find(key);
-    if (found == metadata.end()) throw damaged(path, "'" + key + "'");
-    try {
-        return Json::parse(found->second);
-    } catch (const Json::exception &) {
-        throw damaged(path, say("\"", key, "\" is ", python_repr(found->second, 60)));
+    std::string text(const std::string &key) const {
+        const auto found = fields_.find(key);
+        require(found != fields_.end(), "\"", key, "\" is missing");
+        return found->second;
     }
-}
-
-Sizes read_sizes(const Json &data, const std::string &path) {
-    Sizes sizes;
-    for (const auto &item : size_fields()) {
-        const bool valid = data.is_object() && data.contains(item.name) && data[item.name].is_number_integer();
-        if (!valid || data[item.name].get<std::int64_t>() < 1 || data[item.name].get<std::int64_t>() > 1 << 20) {
-            throw damaged(path, say("\"sizes\" is ", python_repr(data, 60)));
+    Json json(const std::string &key) const {
+        try {
+            return parse_json(text(key));
+        } catch (const NotJson &) {
+            throw wrong(key);
         }
-        sizes.*item.field = data[item.name].get<std::int64_t>();
     }
+    Invalid wrong(const std::string &key) const { return Invalid(say("\"", key, "\" is ", shown(text(key)))); }
+
+private:
+    const std::map<std::string, std::string> &fields_;
+};
+
+Sizes read_sizes(const Metadata &metadata, bool first_version) {
+    const Json data = metadata.json("sizes"), &letters = first_schema()["sizes"];
+    Sizes sizes;
+    for (const auto &[name, size] : data.items()) {
+        if (!data.is_object() || !size.is_number_integer() || (first_version && !letters.contains(name))) throw metadata.wrong("sizes");
+        sizes.emplace_back(first_version ? letters.at(name).get<std::string>() : name, size.get<std::int64_t>());
+    }
+    check_sizes(sizes);
     return sizes;
 }
 
-Rows read_rows(const Json &data, const Sizes &sizes, const std::string &path) {
-    const bool pair = data.is_array() && data.size() == 2 && data[0].is_number_integer() && data[1].is_number_integer();
-    if (pair) {
+Table<Axes> read_kept(const Metadata &metadata, const Sizes &sizes, bool first_version) {
+    Json data = Json::object();
+    if (first_version) {
+        for (const auto &name : first_schema()["keeps"].get<Names>()) data[name] = first_schema()["tensors"].at(name);
+    } else {
+        data = metadata.json("tensors");
+    }
+    Table<Axes> kept;
+    for (const auto &[name, axes] : data.items()) {
+        if (!data.is_object()) throw metadata.wrong("tensors");
+        check_axes(name, axes, sizes);
+        kept.emplace_back(name, axes);
+    }
+    require(kept.find(kPicture), "\"tensors\" lacks \"", kPicture, "\"");
+    return kept;
+}
+
+Rows read_rows(const Metadata &metadata, std::int64_t height) {
+    const Json data = metadata.json("visible_rows");
+    if (data.is_array() && data.size() == 2 && data[0].is_number_integer() && data[1].is_number_integer()) {
         const Rows rows{data[0].get<std::int64_t>(), data[1].get<std::int64_t>()};
-        if (rows.first >= 0 && rows.first < rows.second && rows.second <= sizes.resolution) return rows;
+        if (rows.first >= 0 && rows.first < rows.second && rows.second <= height) return rows;
     }
-    throw damaged(path, say("\"visible_rows\" is ", python_repr(data, 60)));
+    throw metadata.wrong("visible_rows");
 }
 
-void check_arrays(const SafeTensors &file, const Sizes &sizes, std::size_t count, const std::string &path) {
-    for (const auto &[name, tensor] : names_in_file()) {
-        const Shape expected = sizes.shape(tensor, static_cast<std::int64_t>(count));
-        const auto found = file.tensors.find(name);
-        if (found == file.tensors.end() || found->second.dtype != "F32" || found->second.tensor->shape != expected) {
-            std::string what = "nothing";
-            if (found != file.tensors.end()) {
-                const std::string dtype = found->second.dtype == "F32" ? "float32" : found->second.dtype == "F16" ? "float16" : "float64";
-                what = dtype + " " + python_list(found->second.tensor->shape);
-            }
-            throw Error(SDIC_ERROR_FILE, say(path, " holds ", what, " as \"", name, "\", expected float32 ", python_list(expected), "; invert the picture again"));
-        }
-        const auto &values = found->second.tensor->data;
-        if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) {
-            throw Error(SDIC_ERROR_FILE, say(path, " holds NaN or infinite values in \"", name, "\"; invert the picture again"));
-        }
-    }
+Names read_names(const Metadata &metadata) {
+    const Json data = metadata.json("names");
+    Names names;
+    for (const Json &name : data) names.push_back(name.is_string() ? name.get<std::string>() : name.dump());
+    if (!data.is_array() || names.empty()) throw metadata.wrong("names");
+    return names;
 }
 
-SafeTensors read(const std::string &path) {
+// The tensor stored as `name`, checked.
+TensorPtr read_tensor(const SafeTensors &file, const std::string &name, const Shape &expected, const std::string &path) {
+    const auto found = file.tensors.find(name);
+    const bool there = found != file.tensors.end();
+    if (!there || found->second.dtype != "F32" || found->second.tensor->shape != expected) {
+        const std::string what = there ? found->second.dtype + " " + text_of(found->second.tensor->shape) : "nothing";
+        throw Error(SDIC_ERROR_FILE, say(path, " holds ", what, " as \"", name, "\", expected F32 ", text_of(expected), "; invert the picture again"));
+    }
+    const auto &values = found->second.tensor->data;
+    if (std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) return found->second.tensor;
+    throw Error(SDIC_ERROR_FILE, say(path, " holds NaN or infinite values in \"", name, "\"; invert the picture again"));
+}
+
+SafeTensors read_inversion(const std::string &path) {
     int number = 0;
     try {
         SafeTensors file = read_safetensors(path, number);
@@ -93,40 +110,50 @@ SafeTensors read(const std::string &path) {
 
 }  // namespace
 
-void Inversion::save(const std::string &path) const {
+void Result::save(const std::string &path) const {
+    Json sizes = Json::object(), axes = Json::object();
+    for (const auto &[letter, size] : model.sizes) sizes[letter] = size;
+    Tensors held;
+    for (const auto &[name, own] : model.kept) {
+        axes[name] = own;
+        if (tensors.count(name) == 0) throw Error(SDIC_ERROR_ARGUMENT, say("these are edited pictures, and no inversion: they have no \"", name, "\"; save the inversion"));
+        held[name] = tensors.at(name);
+    }
     const Json rows = {model.visible_rows.first, model.visible_rows.second};
-    write_safetensors(path, tensors,
-                      {{"format", kFormat}, {"version", kVersion}, {"model", model.identity}, {"bundle", model.name},
-                       {"sizes", sizes_json(model.sizes, false)}, {"visible_rows", rows.dump()}, {"names", Json(names).dump()}});
+    write_safetensors(path, held,
+                      {{"format", kFormat}, {"version", kVersion}, {"model", model.identity}, {"bundle", model.name}, {"sizes", python_json(sizes)},
+                       {"tensors", python_json(axes)}, {"visible_rows", python_json(rows)}, {"names", python_json(names)}});
 }
 
-Inversion Inversion::load(const std::string &path) {
-    SafeTensors file = read(path);
-    const auto text = [&](const std::string &key) {
-        const auto found = file.metadata.find(key);
-        return found == file.metadata.end() ? std::string("None") : found->second;
-    };
+Result Result::load(const std::string &path) {
+    const SafeTensors file = read_inversion(path);
+    const auto text = [&](const std::string &key) { return file.metadata.count(key) != 0 ? file.metadata.at(key) : "none"; };
     if (text("format") != kFormat) {
         throw Error(SDIC_ERROR_FILE, say(path, " is not a saved inversion; make one with: sdic-run invert IMG --save"));
     }
-    if (text("version") != kVersion) {
+    const bool first_version = text("version") == kFirstVersion;
+    if (!first_version && text("version") != kVersion) {
         throw Error(SDIC_ERROR_FILE, say(path, " is an inversion of format version ", text("version"), ", and this program reads version ", kVersion,
                                          "; invert the picture again"));
     }
-    const Json rows = field(file.metadata, "visible_rows", path), names = field(file.metadata, "names", path);
-    for (const char *key : {"model", "bundle"}) {
-        if (file.metadata.count(key) == 0) throw damaged(path, say("'", key, "'"));
+    Result result;
+    try {
+        const Metadata metadata(file.metadata);
+        const Sizes sizes = read_sizes(metadata, first_version);
+        const Table<Axes> kept = read_kept(metadata, sizes, first_version);
+        result.model = {metadata.text("model"), metadata.text("bundle"), sizes, kept, read_rows(metadata, *sizes.find("R"))};
+        result.names = read_names(metadata);
+    } catch (const Invalid &error) {
+        throw Error(SDIC_ERROR_FILE, say(path, " has damaged metadata (", error.what(), "); invert the picture again"));
     }
-    Inversion inversion;
-    inversion.model.identity = text("model");
-    inversion.model.name = text("bundle");
-    inversion.model.sizes = read_sizes(field(file.metadata, "sizes", path), path);
-    inversion.model.visible_rows = read_rows(rows, inversion.model.sizes, path);
-    if (!names.is_array() || names.empty()) throw damaged(path, say("\"names\" is ", python_repr(names, 60)));
-    for (const auto &name : names) inversion.names.push_back(name.is_string() ? name.get<std::string>() : name.dump());
-    check_arrays(file, inversion.model.sizes, inversion.names.size(), path);
-    for (auto &[name, entry] : file.tensors) inversion.tensors[name] = entry.tensor;
-    return inversion;
+    for (const auto &[name, axes] : result.model.kept) {
+        std::string stored = name;
+        for (const auto &[old, tensor] : first_schema()["kept_names"].items()) {
+            if (first_version && tensor == name) stored = old;
+        }
+        result.tensors[name] = read_tensor(file, stored, shape_of(axes, result.model.sizes, static_cast<std::int64_t>(result.names.size())), path);
+    }
+    return result;
 }
 
 }  // namespace sdic_internal

@@ -10,7 +10,7 @@
 #include <mutex>
 #include <sstream>
 
-#include "python_text.hpp"
+#include "text.hpp"
 
 namespace sdic_internal {
 

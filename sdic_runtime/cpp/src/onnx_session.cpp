@@ -127,6 +127,19 @@ Session::Session(const RunOptions &options, const Stage &stage, const std::strin
 
 Session::~Session() = default;
 
+void Session::check_shapes(const Method &method, const std::string &path) const {
+    for (const auto *borders : {&inputs_, &outputs_}) {
+        for (const auto &[name, border] : *borders) {
+            const Json expected = method.shape(name, 1);
+            bool fits = border.shape.size() == expected.size();
+            for (std::size_t axis = 1; fits && axis < expected.size(); ++axis) fits = !border.shape[axis].is_number() || border.shape[axis] == expected[axis];
+            if (fits) continue;
+            throw Error(SDIC_ERROR_BUNDLE, say(path, " has ", name, " as ", shown(border.shape), " where the bundle's sizes say ", shown(expected),
+                                               " for one picture; build it again with: sdic-export build"));
+        }
+    }
+}
+
 std::map<std::string, Border> Session::borders(bool of_inputs, const std::string &what) const {
     const OrtApi &api = *library_.api;
     const auto need = [&](OrtStatus *status) { check(library_, status, what, "build it again with: sdic-export build", "cpu"); };

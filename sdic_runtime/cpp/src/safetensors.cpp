@@ -7,7 +7,7 @@
 
 #include "errors.hpp"
 #include "files.hpp"
-#include "python_text.hpp"
+#include "text.hpp"
 
 namespace sdic_internal {
 
@@ -80,13 +80,12 @@ Place read_place(const std::string &name, const Json &entry, const Shape &shape,
     return {begin, end};
 }
 
-SafeTensors parse(const std::string &file) {
+SafeTensors parse_safetensors(const std::string &file) {
     if (!little_endian()) throw NotSafeTensors("this machine stores numbers in another order than the file");
     if (file.size() < kLengthBytes) throw NotSafeTensors("it has only " + std::to_string(file.size()) + " bytes");
     const std::uint64_t length = read_length(file.data());
     if (length > file.size() - kLengthBytes) throw NotSafeTensors("its header does not fit into it");
-    const auto begin = file.begin() + kLengthBytes;
-    const Json header = Json::parse(begin, begin + static_cast<std::ptrdiff_t>(length));
+    const Json header = parse_json(file.substr(kLengthBytes, static_cast<std::size_t>(length)));
     const char *bytes = file.data() + kLengthBytes + length;
     const std::size_t size = file.size() - kLengthBytes - static_cast<std::size_t>(length);
     SafeTensors found;
@@ -123,9 +122,11 @@ SafeTensors read_safetensors(const std::string &path, int &number) {
     const std::string file = read_file(path, number);
     if (number != 0) return {};
     try {
-        return parse(file);
+        return parse_safetensors(file);
     } catch (const Json::exception &) {
         throw NotSafeTensors("its header is not what safetensors files have");
+    } catch (const NotJson &) {
+        throw NotSafeTensors("its header is not JSON");
     }
 }
 
