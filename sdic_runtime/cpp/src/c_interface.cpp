@@ -1,10 +1,9 @@
 // The C functions: every one catches what is thrown behind it and keeps its sentence for sdic_last_error.
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <new>
-#include <tuple>
 
-#include "errors.hpp"
 #include "pipeline.hpp"
 
 using namespace sdic_internal;
@@ -38,17 +37,18 @@ sdic_status guarded(Work work) noexcept {
     } catch (const std::bad_alloc &) {
         return fail(SDIC_ERROR_MEMORY, "there is not enough memory; use a smaller batch");
     } catch (const std::exception &error) {
-        last_error[0] = '\0';
-        std::strncat(last_error, "libsdic failed unexpectedly, please report it: ", sizeof last_error - 1);
-        std::strncat(last_error, error.what(), sizeof last_error - 1 - std::strlen(last_error));
+        std::snprintf(last_error, sizeof last_error, "libsdic failed unexpectedly, please report it: %s", error.what());
         return SDIC_ERROR_INTERNAL;
     } catch (...) {
         return fail(SDIC_ERROR_INTERNAL, "libsdic failed unexpectedly; please report it");
     }
 }
 
-void need(const void *pointer, const char *what) {
-    if (pointer == nullptr) throw Error(SDIC_ERROR_ARGUMENT, say(what, " is NULL; give one"));
+// Pointers that must not be NULL, with their names.
+void need(std::initializer_list<std::pair<const void *, const char *>> pointers) {
+    for (const auto &[pointer, what] : pointers) {
+        require_argument(pointer != nullptr, what, " is NULL; give one");
+    }
 }
 
 // Structures grow at their end: an older program hands in a shorter one, and the rest keeps its default.
@@ -58,7 +58,7 @@ Params complete(const Params *given, void (*set_default)(Params *), const char *
     set_default(&params);
     if (given == nullptr) return params;
     if (given->struct_size == 0 || given->struct_size > sizeof params) {
-        throw Error(SDIC_ERROR_ARGUMENT, say(name, " has a struct_size of ", given->struct_size, "; call ", name, "_default before filling it in"));
+        throw Error(SDIC_ERROR_ARGUMENT, name, " has a struct_size of ", given->struct_size, "; call ", name, "_default before filling it in");
     }
     std::memcpy(&params, given, given->struct_size);
     params.struct_size = sizeof params;
@@ -77,8 +77,8 @@ void give_back(Params filled, Params *place) {
 int32_t height_of(const Rows &visible) { return static_cast<int32_t>(visible.second - visible.first); }
 
 void need_pictures(const void *images, std::size_t count) {
-    if (count == 0) throw Error(SDIC_ERROR_ARGUMENT, "the list of pictures is empty; give at least one");
-    need(images, "the list of pictures");
+    require_argument(count > 0, "the list of pictures is empty; give at least one");
+    need({{images, "the list of pictures"}});
 }
 
 // The parts of an edit, brought to this version's size one by one: their stride is the size the caller compiled with.
@@ -109,11 +109,10 @@ void sdic_open_params_default(sdic_open_params *params) {
 
 sdic_status sdic_open(const char *bundle, const sdic_open_params *params, sdic_pipeline **out) {
     return guarded([&] {
-        need(bundle, "the bundle's path");
-        need(out, "the place for the pipeline");
+        need({{bundle, "the bundle's path"}, {out, "the place for the pipeline"}});
         const sdic_open_params given = complete(params, sdic_open_params_default, "sdic_open_params");
-        if (given.threads < 0) throw Error(SDIC_ERROR_ARGUMENT, say("threads is ", given.threads, "; give a whole number of at least 1, or 0 for all cores"));
-        if (given.device < 0) throw Error(SDIC_ERROR_ARGUMENT, say("the device is ", given.device, "; give the number of a GPU, counted from 0"));
+        require_argument(given.threads >= 0, "threads is ", given.threads, "; give a whole number of at least 1, or 0 for all cores");
+        require_argument(given.device >= 0, "the device is ", given.device, "; give the number of a GPU, counted from 0");
         RunOptions options;
         options.precision = text_or(given.precision, "");
         options.provider = text_or(given.provider, "cpu");
@@ -126,9 +125,7 @@ sdic_status sdic_open(const char *bundle, const sdic_open_params *params, sdic_p
         options.user_data = given.user_data;
         auto pipeline = std::unique_ptr<sdic_pipeline>(new sdic_pipeline{Pipeline(bundle, options, given.verify != 0), {}});
         const Manifest &manifest = pipeline->pipeline.manifest();
-        Names directions;
-        for (const auto &item : manifest.directions) directions.push_back(item.first);
-        pipeline->lists = {directions, manifest.moves.names(), manifest.programs.names(), manifest.keeps, manifest.sizes.names()};
+        pipeline->lists = {keys_of(manifest.directions), keys_of(manifest.moves), keys_of(manifest.programs), manifest.keeps, keys_of(manifest.sizes)};
         *out = pipeline.release();
     });
 }
@@ -143,8 +140,7 @@ void sdic_info_default(sdic_info *info) {
 
 sdic_status sdic_pipeline_info(const sdic_pipeline *pipeline, sdic_info *info) {
     return guarded([&] {
-        need(pipeline, "the pipeline");
-        need(info, "the info");
+        need({{pipeline, "the pipeline"}, {info, "the info"}});
         sdic_info filled = complete(info, sdic_info_default, "sdic_info");
         const Manifest &manifest = pipeline->pipeline.manifest();
         filled.name = manifest.name.c_str();
@@ -162,12 +158,10 @@ sdic_status sdic_pipeline_info(const sdic_pipeline *pipeline, sdic_info *info) {
 
 sdic_status sdic_pipeline_size(const sdic_pipeline *pipeline, const char *letter, int32_t *value) {
     return guarded([&] {
-        need(pipeline, "the pipeline");
-        need(letter, "the letter");
-        need(value, "the place for the size");
+        need({{pipeline, "the pipeline"}, {letter, "the letter"}, {value, "the place for the size"}});
         const Sizes &sizes = pipeline->pipeline.manifest().sizes;
         const std::int64_t *size = sizes.find(letter);
-        if (size == nullptr) throw Error(SDIC_ERROR_ARGUMENT, say("there is no size \"", letter, "\"; there are: ", listed(sizes.names())));
+        require_argument(size != nullptr, "there is no size \"", letter, "\"; there are: ", listed(keys_of(sizes)));
         *value = static_cast<int32_t>(*size);
     });
 }
@@ -186,23 +180,22 @@ void sdic_direction_info_default(sdic_direction_info *info) {
 
 sdic_status sdic_pipeline_direction(sdic_pipeline *pipeline, const char *name, sdic_direction_info *info) {
     return guarded([&] {
-        need(pipeline, "the pipeline");
-        need(name, "the direction's name");
-        need(info, "the info");
+        need({{pipeline, "the pipeline"}, {name, "the direction's name"}, {info, "the info"}});
         sdic_direction_info filled = complete(info, sdic_direction_info_default, "sdic_direction_info");
         const auto direction = pipeline->pipeline.directions().get(name);
         filled.kind = direction->is_basis() ? SDIC_EDIT_GANSPACE_SET : SDIC_EDIT_DIRECTION;
         filled.component_count = static_cast<int32_t>(direction->std.size());
         filled.has_range = direction->strength_range.has_value();
-        std::tie(filled.minimum, filled.maximum) = direction->strength_range.value_or(std::pair{0.0f, 0.0f});
+        const auto [minimum, maximum] = direction->strength_range.value_or(std::pair{0.0, 0.0});
+        filled.minimum = static_cast<float>(minimum);
+        filled.maximum = static_cast<float>(maximum);
         give_back(filled, info);
     });
 }
 
 sdic_status sdic_invert(sdic_pipeline *pipeline, const sdic_image *images, size_t count, size_t batch, sdic_result **out) {
     return guarded([&] {
-        need(pipeline, "the pipeline");
-        need(out, "the place for the inversion");
+        need({{pipeline, "the pipeline"}, {out, "the place for the inversion"}});
         need_pictures(images, count);
         Names names;
         for (std::size_t i = 0; i < count; ++i) names.push_back(text_or(images[i].name, ""));
@@ -213,8 +206,7 @@ sdic_status sdic_invert(sdic_pipeline *pipeline, const sdic_image *images, size_
 
 sdic_status sdic_invert_tensor(sdic_pipeline *pipeline, const float *images, size_t count, size_t batch, sdic_result **out) {
     return guarded([&] {
-        need(pipeline, "the pipeline");
-        need(out, "the place for the inversion");
+        need({{pipeline, "the pipeline"}, {out, "the place for the inversion"}});
         need_pictures(images, count);
         const Pipeline &given = pipeline->pipeline;
         *out = new sdic_result{given.invert(prepared(images, count, given.manifest()), Names(count), batch)};
@@ -223,16 +215,14 @@ sdic_status sdic_invert_tensor(sdic_pipeline *pipeline, const float *images, siz
 
 sdic_status sdic_inversion_save(const sdic_result *inversion, const char *path) {
     return guarded([&] {
-        need(inversion, "the inversion");
-        need(path, "the path");
+        need({{inversion, "the inversion"}, {path, "the path"}});
         inversion->result.save(path);
     });
 }
 
 sdic_status sdic_inversion_load(const char *path, sdic_result **out) {
     return guarded([&] {
-        need(path, "the path");
-        need(out, "the place for the inversion");
+        need({{path, "the path"}, {out, "the place for the inversion"}});
         *out = new sdic_result{Result::load(path)};
     });
 }
@@ -252,10 +242,7 @@ void sdic_edit_params_default(sdic_edit_params *params) {
 
 sdic_status sdic_edit(sdic_pipeline *pipeline, const sdic_result *inversion, const sdic_edit_params *params, sdic_result **out) {
     return guarded([&] {
-        need(pipeline, "the pipeline");
-        need(inversion, "the inversion");
-        need(params, "the edit's params");
-        need(out, "the place for the edited pictures");
+        need({{pipeline, "the pipeline"}, {inversion, "the inversion"}, {params, "the edit's params"}, {out, "the place for the edited pictures"}});
         sdic_edit_params given = complete(params, sdic_edit_params_default, "sdic_edit_params");
         const auto parts = complete_parts(given.parts, given.part_count);
         given.parts = parts.data();
@@ -266,9 +253,7 @@ sdic_status sdic_edit(sdic_pipeline *pipeline, const sdic_result *inversion, con
 
 sdic_status sdic_baseline(sdic_pipeline *pipeline, const sdic_result *inversion, size_t batch, sdic_result **out) {
     return guarded([&] {
-        need(pipeline, "the pipeline");
-        need(inversion, "the inversion");
-        need(out, "the place for the pictures");
+        need({{pipeline, "the pipeline"}, {inversion, "the inversion"}, {out, "the place for the pictures"}});
         *out = new sdic_result{pipeline->pipeline.baseline(inversion->result, batch)};
     });
 }
@@ -281,7 +266,7 @@ const char *sdic_result_name(const sdic_result *result, size_t index) {
 
 sdic_status sdic_result_size(const sdic_result *result, int32_t *width, int32_t *height) {
     return guarded([&] {
-        need(result, "the result");
+        need({{result, "the result"}});
         const Model &model = result->result.model;
         if (width != nullptr) *width = static_cast<int32_t>(*model.sizes.find("R"));
         if (height != nullptr) *height = height_of(model.visible_rows);
@@ -290,23 +275,20 @@ sdic_status sdic_result_size(const sdic_result *result, int32_t *width, int32_t 
 
 sdic_status sdic_result_picture(const sdic_result *result, size_t index, uint8_t *pixels, size_t bytes) {
     return guarded([&] {
-        need(result, "the result");
-        need(pixels, "the place for the picture");
+        need({{result, "the result"}, {pixels, "the place for the picture"}});
         const std::size_t count = result->result.count();
-        if (index >= count) throw Error(SDIC_ERROR_ARGUMENT, say("there is no picture ", index, "; there are ", count, ", counted from 0"));
+        require_argument(index < count, "there is no picture ", index, "; there are ", count, ", counted from 0");
         const Tensor &picture = *result->result.tensor(kPicture);
         const Rows &rows = result->result.model.visible_rows;
         const std::size_t needed = static_cast<std::size_t>(picture.shape[3] * (rows.second - rows.first)) * 3;
-        if (bytes < needed) throw Error(SDIC_ERROR_ARGUMENT, say("the place for the picture has ", bytes, " bytes; ", needed, " are needed"));
+        require_argument(bytes >= needed, "the place for the picture has ", bytes, " bytes; ", needed, " are needed");
         to_bytes(picture, index, rows, pixels);
     });
 }
 
 sdic_status sdic_result_tensor(const sdic_result *result, const char *name, sdic_view *view) {
     return guarded([&] {
-        need(result, "the result");
-        need(name, "the tensor's name");
-        need(view, "the view");
+        need({{result, "the result"}, {name, "the tensor's name"}, {view, "the view"}});
         const Tensor &tensor = *result->result.tensor(name);
         sdic_view filled = {};
         filled.data = tensor.data.data();

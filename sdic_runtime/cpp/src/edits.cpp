@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "errors.hpp"
 #include "files.hpp"
 #include "safetensors.hpp"
 
@@ -20,79 +19,56 @@ bool all_finite(const std::vector<float> &values) {
 std::string label(const std::string &name) { return name.empty() ? "the direction" : say("the direction \"", name, "\""); }
 
 void check_rows(const Rows &rows, const CodeSize &size, const std::string &what) {
-    if (rows.first >= 0 && rows.first < rows.second && rows.second <= size.rows) return;
-    throw Error(SDIC_ERROR_ARGUMENT, say(what, " is for the style rows ", rows.first, " to ", rows.second, " (end not included), and this model has ",
-                                         size.rows, " rows"));
+    require_argument(0 <= rows.first && rows.first < rows.second && rows.second <= size.rows, what, " is for the style rows ", rows.first, " to ",
+                     rows.second, " (end not included), and this model has ", size.rows, " rows");
 }
 
 void check_shape(const DirectionFile &direction, const CodeSize &size) {
     const Shape &shape = direction.vector.shape;
-    if (shape[1] == size.width && (shape[0] == 1 || shape[0] == size.rows)) return;
-    throw Error(SDIC_ERROR_ARGUMENT, say(label(direction.name), " has shape ", text_of(shape), ", and this model's latent codes are ",
-                                         text_of({size.rows, size.width}), "; use ", text_of({1, size.width}), " or ", text_of({size.rows, size.width})));
+    const std::string whole = text_of({size.rows, size.width});
+    require_argument(shape[1] == size.width && (shape[0] == 1 || shape[0] == size.rows), label(direction.name), " has shape ", text_of(shape),
+                     ", and this model's latent codes are ", whole, "; use ", text_of({1, size.width}), " or ", whole);
 }
 
 // A constant offset.
-class DirectionEdit : public Edit {
-public:
-    DirectionEdit(DirectionFile direction, const CodeSize &size) : size_(size), direction_(std::move(direction)) {
-        check_shape(direction_, size);
-        if (direction_.rows) check_rows(*direction_.rows, size, label(direction_.name));
-    }
-
-    void add_offset(float weight, const float *, float *total) const override {
-        const auto width = static_cast<std::size_t>(size_.width);
-        const Rows rows = direction_.rows.value_or(Rows{0, size_.rows});
+Edit direction_edit(const DirectionFile &direction, const CodeSize &size) {
+    check_shape(direction, size);
+    if (direction.rows) check_rows(*direction.rows, size, label(direction.name));
+    return [direction, size](float weight, const float *, float *total) {
+        const auto width = static_cast<std::size_t>(size.width);
+        const Rows rows = direction.rows.value_or(Rows{0, size.rows});
         for (auto row = static_cast<std::size_t>(rows.first); row < static_cast<std::size_t>(rows.second); ++row) {
-            const float *vector = direction_.vector.data.data() + (direction_.vector.shape[0] > 1 ? row * width : 0);
+            const float *vector = direction.vector.data.data() + (direction.vector.shape[0] > 1 ? row * width : 0);
             for (std::size_t i = 0; i < width; ++i) total[row * width + i] += weight * vector[i];
         }
-    }
-
-private:
-    CodeSize size_;
-    DirectionFile direction_;
-};
+    };
+}
 
 // A move along one component of a PCA basis: to the coordinate sigma ("set"), or by sigma ("add").
-class GanSpaceEdit : public Edit {
-public:
-    GanSpaceEdit(std::shared_ptr<const DirectionFile> basis, const sdic_edit_part &part, const CodeSize &size)
-        : width_(static_cast<std::size_t>(size.width)), basis_(std::move(basis)), component_(static_cast<std::size_t>(part.component)),
-          rows_(part.first_row, part.end_row), sigma_(finite(part.sigma, "the GANSpace sigma")), set_(part.kind == SDIC_EDIT_GANSPACE_SET) {
-        const auto count = static_cast<std::int32_t>(basis_->std.size());
-        if (part.component < 0 || part.component >= count) {
-            throw Error(SDIC_ERROR_ARGUMENT, say("the GANSpace component ", part.component, " does not exist; the basis has components 0 to ", count - 1));
-        }
-        if (basis_->components.shape[1] != size.width) {
-            throw Error(SDIC_ERROR_ARGUMENT, say("the PCA basis has width ", basis_->components.shape[1], ", and this model's style width is ",
-                                                 size.width, "; use a basis of this model"));
-        }
-        check_rows(rows_, size, "the GANSpace edit");
-    }
-
-    void add_offset(float weight, const float *code, float *total) const override {
-        const float *component = basis_->components.data.data() + component_ * width_;
-        const float deviation = basis_->std[component_];
-        float amount = sigma_;
-        if (set_) {
+Edit ganspace_edit(const std::shared_ptr<const DirectionFile> &basis, const sdic_edit_part &part, const CodeSize &size) {
+    const auto count = static_cast<std::int32_t>(basis->std.size());
+    const bool there = 0 <= part.component && part.component < count;
+    require_argument(there, "the GANSpace component ", part.component, " does not exist; the basis has components 0 to ", count - 1);
+    const std::int64_t own = basis->components.shape[1];
+    require_argument(own == size.width, "the PCA basis has width ", own, " where this model's codes have ", size.width, "; use a basis of this model");
+    finite(part.sigma, "the GANSpace sigma");
+    const Rows rows{part.first_row, part.end_row};
+    check_rows(rows, size, "the GANSpace edit");
+    return [basis, part, rows, width = static_cast<std::size_t>(size.width)](float weight, const float *code, float *total) {
+        const auto index = static_cast<std::size_t>(part.component);
+        const float *component = basis->components.data.data() + index * width;
+        const float deviation = basis->std[index];
+        float amount = part.sigma;
+        if (part.kind == SDIC_EDIT_GANSPACE_SET) {
             float dot = 0;  // the present coordinate is read off style row 0
-            for (std::size_t i = 0; i < width_; ++i) dot += (code[i] - basis_->mean[i]) * component[i];
+            for (std::size_t i = 0; i < width; ++i) dot += (code[i] - basis->mean[i]) * component[i];
             amount -= dot / deviation;
         }
-        for (auto row = static_cast<std::size_t>(rows_.first); row < static_cast<std::size_t>(rows_.second); ++row) {
-            for (std::size_t i = 0; i < width_; ++i) total[row * width_ + i] += weight * (amount * deviation * component[i]);
+        for (auto row = static_cast<std::size_t>(rows.first); row < static_cast<std::size_t>(rows.second); ++row) {
+            for (std::size_t i = 0; i < width; ++i) total[row * width + i] += weight * (amount * deviation * component[i]);
         }
-    }
-
-private:
-    std::size_t width_;
-    std::shared_ptr<const DirectionFile> basis_;
-    std::size_t component_;
-    Rows rows_;
-    float sigma_;
-    bool set_;
-};
+    };
+}
 
 // The direction of an array: [C], [1, C], [L, C] or [1, L, C] as [rows, C].
 Tensor as_matrix(const Tensor &array, const std::string &what) {
@@ -102,20 +78,6 @@ Tensor as_matrix(const Tensor &array, const std::string &what) {
     require(shape.size() == 2 && !array.data.empty(), what, " has shape ", text_of(shape), "; expected [C], [1, C], [L, C] or [1, L, C]");
     require(all_finite(array.data), what, kNotFinite);
     return Tensor(shape, array.data);
-}
-
-// Two numbers of the metadata, such as [-3, 3].
-template <typename Number>
-std::optional<std::pair<Number, Number>> read_pair(const std::map<std::string, std::string> &metadata, const char *key) {
-    const auto found = metadata.find(key);
-    if (found == metadata.end()) return std::nullopt;
-    try {
-        const Json pair = parse_json(found->second);
-        if (pair.is_array() && pair.size() == 2) return std::pair{pair[0].get<Number>(), pair[1].get<Number>()};
-    } catch (const std::runtime_error &) {
-        // The sentence below says what was found.
-    }
-    throw Invalid(say("its metadata \"", key, "\" is ", shown(found->second), ", expected two numbers like [-3, 3]"));
 }
 
 void read_basis(const SafeTensors &file, DirectionFile &direction) {
@@ -144,58 +106,48 @@ DirectionFile parse_direction(const SafeTensors &file, const std::string &path) 
         read_basis(file, direction);
     } else if (has("direction")) {
         direction.vector = as_matrix(*file.tensors.at("direction").tensor, label(direction.name));
-        direction.rows = read_pair<std::int64_t>(file.metadata, "rows");
-        direction.strength_range = read_pair<float>(file.metadata, "strength_range");
+        for (const auto &[key, text] : file.metadata) {
+            if (key == "rows") direction.rows = Value(parse_json(text), key).pair(&Value::integer);
+            if (key == "strength_range") direction.strength_range = Value(parse_json(text), key).pair(&Value::number);
+        }
     } else {
-        Names names;
-        for (const auto &item : file.tensors) names.push_back(item.first);
-        throw Invalid(say("it holds ", listed(names, "nothing"), ", expected \"direction\", or \"mean\", \"comp\" and \"std\""));
+        throw Invalid("it holds ", listed(keys_of(file.tensors), "nothing"), ", expected \"direction\", or \"mean\", \"comp\" and \"std\"");
     }
     return direction;
 }
 
 DirectionFile read_direction(const std::string &path) {
     if (std::filesystem::path(path).extension() != ".safetensors") {
-        throw Error(SDIC_ERROR_FILE, say(path, " is not a direction file this program reads; use .safetensors"));
+        throw Error(SDIC_ERROR_FILE, path, " is not a direction file this program reads; use .safetensors");
     }
-    int number = 0;
     try {
-        const SafeTensors file = read_safetensors(path, number);
-        if (number != 0) throw Error(SDIC_ERROR_FILE, say("cannot read the direction ", path, ": ", reason(number)));
-        return parse_direction(file, path);
-    } catch (const NotSafeTensors &error) {
-        throw Error(SDIC_ERROR_FILE, say(path, " is not a direction file: ", error.what(), "; get it again"));
+        return parse_direction(read_safetensors(path), path);
     } catch (const Invalid &error) {
-        throw Error(SDIC_ERROR_FILE, say(path, ": ", error.what()));
+        throw Error(SDIC_ERROR_FILE, path, " is not a direction that can be used: ", error.what(), "; get it again");
     }
 }
 
-std::unique_ptr<Edit> make_edit(const sdic_edit_part &part, Directions &directions, const CodeSize &size) {
+Edit make_edit(const sdic_edit_part &part, Directions &directions, const CodeSize &size) {
     const bool by_name = part.direction != nullptr;
-    if (by_name == (part.vector != nullptr)) {
-        throw Error(SDIC_ERROR_ARGUMENT, say("an edit has ", by_name ? "both" : "neither", " a direction's name ", by_name ? "and" : "nor", " a vector; give one of them"));
-    }
+    require_argument(by_name != (part.vector != nullptr), "an edit has ", by_name ? "both" : "neither", " of direction and vector; give one of them");
     if (part.kind == SDIC_EDIT_DIRECTION) {
         if (by_name) {
             const auto direction = directions.get(part.direction);
-            if (direction->is_basis()) {
-                throw Error(SDIC_ERROR_ARGUMENT, "a PCA basis is not an edit by itself; choose a component with SDIC_EDIT_GANSPACE_SET or SDIC_EDIT_GANSPACE_ADD");
-            }
-            return std::make_unique<DirectionEdit>(*direction, size);
+            require_argument(!direction->is_basis(), "a PCA basis is no edit by itself; choose a component with SDIC_EDIT_GANSPACE_SET or _ADD");
+            return direction_edit(*direction, size);
         }
         DirectionFile direction;
         direction.vector.shape = {part.rows, part.width};
         check_shape(direction, size);
         direction.vector.data.assign(part.vector, part.vector + part.rows * part.width);
-        if (!all_finite(direction.vector.data)) throw Error(SDIC_ERROR_ARGUMENT, "the direction" + kNotFinite);
-        return std::make_unique<DirectionEdit>(direction, size);
+        require_argument(all_finite(direction.vector.data), "the direction", kNotFinite);
+        return direction_edit(direction, size);
     }
-    if (part.kind != SDIC_EDIT_GANSPACE_SET && part.kind != SDIC_EDIT_GANSPACE_ADD) {
-        throw Error(SDIC_ERROR_ARGUMENT, say("the edit's kind is ", static_cast<int>(part.kind), "; use one of sdic_edit_kind"));
-    }
-    auto basis = by_name ? directions.get(part.direction) : nullptr;
-    if (!basis || !basis->is_basis()) throw Error(SDIC_ERROR_ARGUMENT, "a GANSpace edit needs a PCA basis: the name of one in the bundle");
-    return std::make_unique<GanSpaceEdit>(std::move(basis), part, size);
+    const bool known = part.kind == SDIC_EDIT_GANSPACE_SET || part.kind == SDIC_EDIT_GANSPACE_ADD;
+    require_argument(known, "the edit's kind is ", static_cast<int>(part.kind), "; use one of sdic_edit_kind");
+    const auto basis = by_name ? directions.get(part.direction) : nullptr;
+    require_argument(basis && basis->is_basis(), "a GANSpace edit needs a PCA basis: the name of one in the bundle");
+    return ganspace_edit(basis, part, size);
 }
 
 }  // namespace
@@ -203,11 +155,8 @@ std::unique_ptr<Edit> make_edit(const sdic_edit_part &part, Directions &directio
 std::shared_ptr<const DirectionFile> Directions::get(const std::string &name) {
     const auto &files = bundle_.manifest().directions;
     const auto found = files.find(name);
-    if (found == files.end()) {
-        Names known;
-        for (const auto &item : files) known.push_back(item.first);
-        throw Error(SDIC_ERROR_ARGUMENT, say("there is no direction \"", name, "\"; the bundle \"", bundle_.manifest().name, "\" has: ", listed(known)));
-    }
+    const std::string &bundle = bundle_.manifest().name;
+    require_argument(found != files.end(), "there is no direction \"", name, "\"; the bundle \"", bundle, "\" has: ", listed(keys_of(files)));
     const std::lock_guard<std::mutex> hold(lock_);
     auto &entry = loaded_[name];
     if (!entry) entry = std::make_shared<const DirectionFile>(read_direction(bundle_.file(found->second)));
@@ -215,7 +164,7 @@ std::shared_ptr<const DirectionFile> Directions::get(const std::string &name) {
 }
 
 CombinedEdit::CombinedEdit(const sdic_edit_part *parts, std::size_t count, Directions &directions, const CodeSize &size) {
-    if (count == 0 || parts == nullptr) throw Error(SDIC_ERROR_ARGUMENT, "the combined edit is empty; give at least one (edit, strength)");
+    require_argument(count > 0 && parts != nullptr, "the combined edit is empty; give at least one (edit, strength)");
     for (std::size_t i = 0; i < count; ++i) {
         const float weight = finite(parts[i].weight, "the strength");
         parts_.emplace_back(weight, make_edit(parts[i], directions, size));
@@ -232,7 +181,7 @@ TensorPtr CombinedEdit::apply(const Tensor &codes, const std::vector<float> &str
     for (std::size_t n = 0; n < codes.batch(); ++n) {
         const float *code = codes.data.data() + n * codes.stride();
         std::fill(offset.begin(), offset.end(), 0.0f);
-        for (const auto &[weight, edit] : parts_) edit->add_offset(weight, code, offset.data());
+        for (const auto &[weight, edit] : parts_) edit(weight, code, offset.data());
         for (const float strength : strengths) {
             for (std::size_t i = 0; i < offset.size(); ++i) *out++ = code[i] + strength * offset[i];
         }
@@ -241,8 +190,8 @@ TensorPtr CombinedEdit::apply(const Tensor &codes, const std::vector<float> &str
 }
 
 float finite(float value, const std::string &what) {
-    if (std::isfinite(value)) return value;
-    throw Error(SDIC_ERROR_ARGUMENT, say(what, " is ", value, "; give a finite number"));
+    require_argument(std::isfinite(value), what, " is ", value, "; give a finite number");
+    return value;
 }
 
 }  // namespace sdic_internal

@@ -1,6 +1,7 @@
 // Edits of latent codes: the same arithmetic, in the same order, as sdic_runtime/edits.py.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -19,20 +20,15 @@ struct CodeSize {
     std::int64_t rows, width;  // L, C
 };
 
-// One edit, checked against the size of the model's codes [L, C].
-class Edit {
-public:
-    virtual ~Edit() = default;
-    // Adds `weight` times what strength 1 adds to `code`.
-    virtual void add_offset(float weight, const float *code, float *total) const = 0;
-};
+// One edit, checked against the size of the model's codes [L, C]: adds to `total` `weight` times what strength 1 adds to `code`.
+using Edit = std::function<void(float weight, const float *code, float *total)>;
 
 // What a direction file of a bundle holds: a direction [1 or L, C], or a PCA basis.
 struct DirectionFile {
     std::string name;
     Tensor vector{Shape{0, 0}};        // [rows, C]; empty for a basis
     std::optional<Rows> rows;          // the direction is for these style rows only
-    std::optional<std::pair<float, float>> strength_range;  // what a slider should offer
+    std::optional<std::pair<double, double>> strength_range;  // what a slider should offer
     std::vector<float> mean, std;      // [C], [k]
     Tensor components{Shape{0, 0}};    // [k, C]; empty for a direction
     bool is_basis() const { return !std.empty(); }
@@ -61,7 +57,7 @@ public:
     TensorPtr apply(const Tensor &codes, const std::vector<float> &strengths) const;
 
 private:
-    std::vector<std::pair<float, std::unique_ptr<Edit>>> parts_;
+    std::vector<std::pair<float, Edit>> parts_;
     Names kinds_;
 };
 

@@ -26,24 +26,13 @@ constexpr std::size_t kPiece = std::size_t{1} << 20;
 struct CloseFile {
     void operator()(std::FILE *file) const noexcept { std::fclose(file); }
 };
-using File = std::unique_ptr<std::FILE, CloseFile>;
 
-// A folder can be opened for reading on POSIX systems and fails only at the first read.
-File open_file(const std::string &path, int &number) {
-    errno = 0;
-    if (is_folder(path)) {
-        number = EISDIR;
-        return nullptr;
-    }
-    File file(std::fopen(path.c_str(), "rb"));
-    number = file ? 0 : errno;
-    return file;
-}
-
-// Hands the file to `use` in pieces.
+// Hands the file to `use` in pieces. A folder can be opened for reading on POSIX systems and fails only at the first read.
 template <typename Use>
 void read_pieces(const std::string &path, int &number, Use use) {
-    File file = open_file(path, number);
+    errno = 0;
+    const std::unique_ptr<std::FILE, CloseFile> file(is_folder(path) ? nullptr : std::fopen(path.c_str(), "rb"));
+    number = file ? 0 : errno ? errno : EISDIR;
     if (!file) return;
     std::vector<char> piece(kPiece);
     while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), file.get())) use(piece.data(), count);
@@ -84,7 +73,7 @@ std::string temporary_beside(const std::string &path) {
 }
 
 [[noreturn]] void fail_to_write(const std::string &path, int number) {
-    throw Error(SDIC_ERROR_FILE, say("cannot write ", path, ": ", reason(number), "; choose another place or make room"));
+    throw Error(SDIC_ERROR_FILE, "cannot write ", path, ": ", reason(number), "; choose another place or make room");
 }
 
 }  // namespace
@@ -96,15 +85,11 @@ std::string reason(int number) {
 }
 
 std::string clean_path(const std::string &path) {
-    std::string clean;
-    std::istringstream parts(path);
-    for (std::string part; std::getline(parts, part, '/');) {
-        if (part.empty() || part == ".") continue;
-        if (!clean.empty()) clean += '/';
-        clean += part;
+    std::filesystem::path clean;
+    for (const auto &part : std::filesystem::path(path)) {
+        if (!part.empty() && part != ".") clean /= part;
     }
-    if (!path.empty() && path.front() == '/') return "/" + clean;
-    return clean.empty() ? "." : clean;
+    return clean.empty() ? "." : clean.string();
 }
 
 bool is_folder(const std::string &path) {
@@ -137,7 +122,7 @@ std::string sha256_of_text(const std::string &text) {
 
 void write_into_place(const std::string &given, const std::function<void(std::ostream &)> &write) {
     const std::string path = clean_path(given);
-    if (is_folder(path)) throw Error(SDIC_ERROR_FILE, say("cannot write ", path, ": it is a folder; name a file"));
+    if (is_folder(path)) throw Error(SDIC_ERROR_FILE, "cannot write ", path, ": it is a folder; name a file");
     const std::string temporary = temporary_beside(path);
     struct Remove {
         const std::string &name;

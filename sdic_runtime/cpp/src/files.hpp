@@ -12,7 +12,7 @@ namespace sdic_internal {
 // The operating system's words for an errno, in lower case: "permission denied".
 std::string reason(int number);
 
-// `path` as Python's pathlib writes it: no "./", no doubled and no trailing slashes.
+// `path` without "./", doubled and trailing slashes.
 std::string clean_path(const std::string &path);
 
 bool is_folder(const std::string &path);

@@ -78,7 +78,7 @@ Json from_first_schema(const Json &data) {
         converted["weights"] = first_weights(converted["graphs"], data.at("files"), first.at("cpu"));
         return converted;
     } catch (const Json::exception &error) {
-        throw Invalid(say("it is not of the form of schema 1 (", error.what(), ")"));
+        throw Invalid("it is not of the form of schema 1 (", error.what(), ")");
     }
 }
 

@@ -11,81 +11,15 @@ namespace {
 
 constexpr int kSchema = 2;
 
-// One value of the manifest and its place in it, for sentences.
-class Value {
-public:
-    Value(const Json &json, std::string place) : json_(json), place_(std::move(place)) {}
-
-    void expect(bool holds, const char *what) const {
-        if (!holds) throw Invalid(say(place_, " is ", shown(json_), ", expected ", what));
-    }
-    std::string text() const {
-        expect(json_.is_string(), "a string");
-        return json_.get<std::string>();
-    }
-    std::int64_t integer() const {
-        expect(json_.is_number_integer(), "an integer");
-        return json_.get<std::int64_t>();
-    }
-    double number() const {
-        expect(json_.is_number(), "a number");
-        return json_.get<double>();
-    }
-    const Json &axes() const {
-        expect(json_.is_array(), "a list");
-        return json_;
-    }
-    std::vector<Value> list() const {
-        expect(json_.is_array(), "a list");
-        std::vector<Value> values;
-        for (std::size_t i = 0; i < json_.size(); ++i) values.emplace_back(json_[i], say(place_, "[", i, "]"));
-        return values;
-    }
-    Names names() const {
-        Names all;
-        for (const Value &value : list()) all.push_back(value.text());
-        return all;
-    }
-    // What `read` makes of every value of an object, by name.
-    template <typename Read>
-    auto table(Read read) const {
-        expect(json_.is_object(), "an object");
-        Table<decltype(read(*this))> all;
-        for (const auto &[key, value] : json_.items()) all.emplace_back(key, read(Value(value, say(place_, "[\"", key, "\"]"))));
-        return all;
-    }
-    // An object of these keys. One that is not listed is an error: it would be a promise that this version does not keep.
-    const Value &of(const Names &needed, const Names &optional = {}) const {
-        expect(json_.is_object(), "an object");
-        for (const auto &item : json_.items()) {
-            require(contains(needed, item.key()) || contains(optional, item.key()), place_, " has the unknown key \"", item.key(), "\"");
-        }
-        for (const auto &key : needed) require(json_.contains(key), place_, " lacks the key \"", key, "\"");
-        return *this;
-    }
-    bool has(const char *key) const { return json_.contains(key) && !json_.at(key).is_null(); }
-    // The value of a key; where it is not there, `otherwise`, which must outlive it.
-    Value at(const char *key, const Json &otherwise = nullptr) const {
-        return {json_.contains(key) ? json_.at(key) : otherwise, place_ == "it" ? std::string(key) : say(place_, ".", key)};
-    }
-
-private:
-    const Json &json_;
-    std::string place_;
-};
-
-std::string text_in(const Value &value) { return value.text(); }
-Names names_in(const Value &value) { return value.names(); }
-
 Step read_step(const Value &value) {
     const auto parts = value.list();
     value.expect(parts.size() == 3, "[stage, inputs, outputs]");
-    return {parts[0].text(), parts[1].table(text_in), parts[2].table(text_in)};
+    return {parts[0].text(), parts[1].table(&Value::text), parts[2].table(&Value::text)};
 }
 
 Program read_program(const Value &value) {
     value.of({"takes", "steps", "gives"}, {"zeros"});
-    Program program{value.at("takes").names(), {}, value.at("gives").table(text_in), value.at("zeros", Json::array()).names()};
+    Program program{value.at("takes").names(), {}, value.at("gives").table(&Value::text), value.at("zeros", Json::array()).names()};
     for (const Value &step : value.at("steps").list()) program.steps.push_back(read_step(step));
     return program;
 }
@@ -105,10 +39,7 @@ FileEntry read_file_entry(const Value &value) {
 
 void read_input(const Value &value, Manifest &manifest) {
     value.of({"visible_rows"}, {"resampling"});
-    const Value rows = value.at("visible_rows");
-    const auto pair = rows.list();
-    rows.expect(pair.size() == 2, "[first, end]");
-    const auto [first, end] = manifest.visible_rows = {pair[0].integer(), pair[1].integer()};
+    const auto [first, end] = manifest.visible_rows = value.at("visible_rows").pair(&Value::integer);
     const std::int64_t picture = manifest.size("R"), working = manifest.size("S");
     require(0 <= first && first < end && end <= picture, "visible_rows is [", first, ", ", end, "], expected [first, end] within 0..", picture);
     const bool whole = first * working % picture == 0 && end * working % picture == 0;
@@ -154,8 +85,8 @@ Manifest read_manifest(const Value &data) {
     const Json none = Json::object();
     Manifest manifest;
     manifest.method = data.at("method").text();
-    manifest.sizes = data.at("sizes").table([](const Value &value) { return value.integer(); });
-    manifest.tensors = data.at("tensors").table([](const Value &value) { return value.axes(); });
+    manifest.sizes = data.at("sizes").table(&Value::integer);
+    manifest.tensors = data.at("tensors").table(&Value::list_json);
     for (auto &[name, stage] : data.at("stages").table([](const Value &value) -> Stage {
              value.of({"inputs", "outputs"});
              return {"", value.at("inputs").names(), value.at("outputs").names()};
@@ -172,13 +103,13 @@ Manifest read_manifest(const Value &data) {
     manifest.default_precision = data.at("default_precision").text();
     read_input(data.at("input"), manifest);
     if (data.has("faces")) data.at("faces").text();
-    manifest.graphs = data.at("graphs").table([](const Value &value) { return value.table(names_in); });
-    for (auto &[graph, files] : data.at("weights", none).table(names_in)) manifest.weights[graph] = files;
+    manifest.graphs = data.at("graphs").table([](const Value &value) { return value.table(&Value::names); });
+    for (auto &[graph, files] : data.at("weights", none).table(&Value::names)) manifest.weights[graph] = files;
     for (auto &[name, entry] : data.at("files").table(read_file_entry)) manifest.files[name] = entry;
-    for (auto &[name, file] : data.at("directions", none).table(text_in)) manifest.directions[name] = file;
-    data.at("tools", none).table(text_in);
-    data.at("checkpoint", none).table(text_in);
-    for (const auto &[name, value] : data.at("tolerances", none).table([](const Value &number) { return number.number(); })) {
+    for (auto &[name, file] : data.at("directions", none).table(&Value::text)) manifest.directions[name] = file;
+    data.at("tools", none).table(&Value::text);
+    data.at("checkpoint", none).table(&Value::text);
+    for (const auto &[name, value] : data.at("tolerances", none).table(&Value::number)) {
         require(value > 0 && std::isfinite(value), "tolerances[\"", name, "\"] is ", value, ", expected a positive number");
     }
     check_graphs(manifest);
@@ -194,16 +125,14 @@ Manifest parse_manifest(const std::string &text, const std::string &origin) {
         require(data.is_object(), "it is not a JSON object");
         const Json schema = data.contains("schema") ? data["schema"] : Json();
         if (schema.is_number_integer() && schema.get<std::int64_t>() > kSchema) {
-            throw Error(SDIC_ERROR_BUNDLE, say(origin, " has schema ", schema.dump(), ", and this version reads schema ", kSchema,
-                                               "; update with: pip install --upgrade sdic-toolkit"));
+            throw Error(SDIC_ERROR_BUNDLE, origin, " has schema ", schema.dump(), ", and this version reads schema ", kSchema,
+                        "; update with: pip install --upgrade sdic-toolkit");
         }
         require(schema.is_number_integer() && (schema == 1 || schema == kSchema), "schema is ", shown(schema), ", expected ", kSchema);
         if (schema == 1) data = from_first_schema(data);
         return read_manifest(Value(data, "it"));
-    } catch (const NotJson &error) {
-        throw Error(SDIC_ERROR_BUNDLE, say(origin, " is not valid JSON (", error.what(), "); ", kBuildHint));
     } catch (const Invalid &error) {
-        throw Error(SDIC_ERROR_BUNDLE, say(origin, " is not a valid bundle manifest: ", error.what(), "; ", kBuildHint));
+        throw Error(SDIC_ERROR_BUNDLE, origin, " is not a valid bundle manifest: ", error.what(), "; ", kBuildHint);
     }
 }
 
@@ -217,16 +146,16 @@ Names Manifest::precisions() const {
     return common;
 }
 
-Graph Manifest::graph_for(const std::string &stage, const Names &outputs, const Names &variants) const {
-    Names keys = {stage};
-    if (outputs.size() == 1) keys.insert(keys.begin(), stage + ":" + outputs.front());
+Graph Manifest::graph_for(const std::string &name, const Names &outputs, const Names &variants) const {
+    Names keys = {name};
+    if (outputs.size() == 1) keys.insert(keys.begin(), name + ":" + outputs.front());
     for (const auto &key : keys) {
         const auto *choices = graphs.find(key);
         for (const auto &variant : variants) {
-            if (const Names *found = choices ? choices->find(variant) : nullptr) return {key, *found};
+            if (const Names *found = choices ? choices->find(variant) : nullptr) return {key, key == name ? stage(name)->outputs : outputs, *found};
         }
     }
-    throw Error(SDIC_ERROR_INTERNAL, say("there is no graph of the stage \"", stage, "\" in ", listed(variants)));
+    throw Error(SDIC_ERROR_INTERNAL, "there is no graph of the stage \"", name, "\" in ", listed(variants));
 }
 
 Names Manifest::files_of(const Names &graph_files) const {

@@ -21,11 +21,11 @@ struct FileEntry {
     std::int64_t bytes = 0;
 };
 
-// The graph that answers a request: "stage", or "stage:output" for that output alone; and its files. Several files are bands of rows (axis
-// 2 of every output) from top to bottom, each for one picture.
+// The graph that answers a request: "stage", or "stage:output" for that output alone; what it computes, and its files. Several files are
+// bands of rows (axis 2 of every output) from top to bottom, each for one picture.
 struct Graph {
     std::string key;
-    Names files;
+    Names outputs, files;
 };
 
 struct Manifest : Method {

@@ -63,7 +63,7 @@ private:
     void check_step(const Step &step, const std::string &where) {
         const Stage *stage = method_.stage(step.stage);
         require(stage, where, " runs \"", step.stage, "\", which is no stage");
-        const Names bound = step.inputs.names(), asked = step.outputs.names();
+        const Names bound = keys_of(step.inputs), asked = keys_of(step.outputs);
         const bool all = std::set<std::string>(bound.begin(), bound.end()) == std::set<std::string>(stage->inputs.begin(), stage->inputs.end());
         require(all, where, " binds ", listed(bound), " where \"", step.stage, "\" takes ", listed(stage->inputs));
         for (const auto &[tensor, value] : step.inputs) {
@@ -90,7 +90,7 @@ void check_keeps(const Method &method) {
     require(contains(method.keeps, kPicture), "keeps lacks \"", kPicture, "\"");
     for (const auto &[name, program] : method.programs) {
         for (const auto &tensor : program.takes) {
-            const bool had = contains(method.keeps, tensor) || contains(program.zeros, tensor) || contains(invert->takes, tensor);
+            const bool had = name == kInvert || contains(method.keeps, tensor) || contains(program.zeros, tensor);
             require(had, "the program \"", name, "\" takes ", tensor, ", which an inversion does not keep");
         }
     }
@@ -99,10 +99,12 @@ void check_keeps(const Method &method) {
 void check_moves(const Method &method) {
     const Axes code_axes = {kBatch, "L", "C"};
     for (const auto &[name, move] : method.moves) {
-        require(method.programs.find(move.program), "the move \"", name, "\" runs \"", move.program, "\", which is no program");
+        const Program *program = method.programs.find(move.program);
+        require(program, "the move \"", name, "\" runs \"", move.program, "\", which is no program");
         for (const auto &code : move.codes) {
             const bool taken = contains(method.keeps, code) && *method.tensors.find(code) == code_axes;
             require(taken, "the move \"", name, "\" moves \"", code, "\", which is no latent code that an inversion keeps");
+            require(contains(program->takes, code), "the move \"", name, "\" moves \"", code, "\", which its program \"", move.program, "\" does not take");
         }
         require(!move.codes.empty() && !move.kinds.empty(), "the move \"", name, "\" moves nothing or is for no kind of edit");
         for (const auto &kind : move.kinds) {

@@ -2,34 +2,15 @@
 #pragma once
 
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "errors.hpp"
 #include "tensor.hpp"
-#include "text.hpp"
+#include "value.hpp"
 
 namespace sdic_internal {
 
 inline const std::string kImage = "image", kPicture = "picture", kInvert = "invert", kBaseline = "baseline";
 inline const std::string kDirectionKind = "direction", kGanSpaceKind = "ganspace";
-
-// Values by name, in the order of the file.
-template <typename Value>
-struct Table : std::vector<std::pair<std::string, Value>> {
-    // The value called `name`; NULL where there is none.
-    const Value *find(const std::string &name) const {
-        for (const auto &[key, value] : *this) {
-            if (key == name) return &value;
-        }
-        return nullptr;
-    }
-    Names names() const {
-        Names all;
-        for (const auto &item : *this) all.push_back(item.first);
-        return all;
-    }
-};
 
 using Sizes = Table<std::int64_t>;  // letter -> number
 using Axes = Json;                  // a list of numbers, letters of the sizes, and "N" for the batch, which comes first
@@ -73,16 +54,6 @@ struct Method {
     Shape shape(const std::string &tensor, std::int64_t batch) const;
     const Stage *stage(const std::string &name) const;
 };
-
-// What a table of a file does not allow, in a few words. Callers make the sentence.
-class Invalid : public std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-template <typename... Parts>
-void require(bool holds, const Parts &...what) {
-    if (!holds) throw Invalid(say(what...));
-}
 
 // Throw Invalid: for sizes or axes that are out of bounds, and for tables, programs, keeps and moves that do not fit together.
 void check_sizes(const Sizes &sizes);

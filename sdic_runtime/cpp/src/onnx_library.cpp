@@ -56,19 +56,19 @@ std::string one_line(const std::string &text) {
 std::unique_ptr<OnnxLibrary> load(const std::string &path) {
     std::string failure;
     void *handle = open_library(path, failure);
-    if (handle == nullptr) throw Error(SDIC_ERROR_PROVIDER, say("ONNX Runtime could not be loaded (", failure, "); ", kRemedy));
+    if (handle == nullptr) throw Error(SDIC_ERROR_PROVIDER, "ONNX Runtime could not be loaded (", failure, "); ", kRemedy);
     using GetBase = const OrtApiBase *(*)();
     const auto get_base = reinterpret_cast<GetBase>(dlsym(handle, "OrtGetApiBase"));
-    if (get_base == nullptr) throw Error(SDIC_ERROR_PROVIDER, say("the library ", path, " is not ONNX Runtime, it has no OrtGetApiBase; ", kRemedy));
+    if (get_base == nullptr) throw Error(SDIC_ERROR_PROVIDER, "the library ", path, " is not ONNX Runtime, it has no OrtGetApiBase; ", kRemedy);
     auto library = std::make_unique<OnnxLibrary>();
     library->version = get_base()->GetVersionString();
     library->api = get_base()->GetApi(kApiVersion);
     if (library->api == nullptr) {
-        throw Error(SDIC_ERROR_PROVIDER, say("ONNX Runtime ", library->version, " is too old, at least 1.", kApiVersion, " is needed; ", kRemedy));
+        throw Error(SDIC_ERROR_PROVIDER, "ONNX Runtime ", library->version, " is too old, at least 1.", kApiVersion, " is needed; ", kRemedy);
     }
     check(*library, library->api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "sdic", &library->environment), "ONNX Runtime could not start",
           "install it again", "cpu");
-    // One arena for all sessions: those of the six stages, of which one runs at a time, would add up otherwise.
+    // One arena for all sessions: those of the stages, of which one runs at a time, would add up otherwise.
     OrtMemoryInfo *memory = nullptr;
     check(*library, library->api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime could not start", "install it again", "cpu");
     OrtStatus *registered = library->api->CreateAndRegisterAllocator(library->environment, memory, nullptr);
@@ -108,8 +108,8 @@ void check(const OnnxLibrary &library, OrtStatus *status, const std::string &wha
     if (status == nullptr) return;
     const std::string text = one_line(library.api->GetErrorMessage(status));
     library.api->ReleaseStatus(status);
-    if (about_memory(text)) throw Error(SDIC_ERROR_MEMORY, say(what, ": not enough memory on ", provider, "; use a smaller batch"));
-    throw Error(code, say(what, ": ", text, "; ", remedy));
+    if (about_memory(text)) throw Error(SDIC_ERROR_MEMORY, what, ": not enough memory on ", provider, "; use a smaller batch");
+    throw Error(code, what, ": ", text, "; ", remedy);
 }
 
 }  // namespace sdic_internal

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <thread>
 
-#include "errors.hpp"
 #include "onnx_library.hpp"
 
 namespace sdic_internal {
@@ -22,7 +21,7 @@ const std::map<std::string, std::string> &providers() {
 
 void Progress::before(const std::string &stage) {
     if (options_.progress != nullptr && options_.progress(stage.c_str(), done_, total_, options_.user_data) != 0) {
-        throw Error(SDIC_ERROR_CANCELLED, say("stopped before stage run ", done_ + 1, " of ", total_, " (", stage, ") because the progress callback asked for it"));
+        throw Error(SDIC_ERROR_CANCELLED, "stopped before stage run ", done_ + 1, " of ", total_, " (", stage, "), as the progress callback asked");
     }
     ++done_;
 }
@@ -30,13 +29,11 @@ void Progress::before(const std::string &stage) {
 OnnxRuntime::OnnxRuntime(Bundle &bundle, const RunOptions &options) : options_(options), manifest_(bundle.manifest()), bundle_path_(bundle.path()) {
     const std::string precision = bundle.precision(options.precision);
     const auto provider = providers().find(options.provider);
-    if (provider == providers().end()) {
-        throw Error(SDIC_ERROR_ARGUMENT, say("the provider is \"", options.provider, "\"; use cpu, cuda, tensorrt or tensorrt-rtx"));
-    }
+    require_argument(provider != providers().end(), "the provider is \"", options.provider, "\"; use cpu, cuda, tensorrt or tensorrt-rtx");
     const OnnxLibrary &library = onnx_library(options.library);
     if (!contains(library.providers, provider->second)) {
-        throw Error(SDIC_ERROR_PROVIDER, say("the provider \"", options.provider, "\" is not in this ONNX Runtime ", library.version, ", which has: ",
-                                             listed(library.providers), "; name a library that was built with ", provider->second));
+        throw Error(SDIC_ERROR_PROVIDER, "the provider \"", options.provider, "\" is not in this ONNX Runtime ", library.version, ", which has: ",
+                    listed(library.providers), "; name a library that was built with ", provider->second);
     }
     variants_ = {precision};
     Names optimized, files;
@@ -66,7 +63,7 @@ OnnxRuntime::OnnxRuntime(Bundle &bundle, const RunOptions &options) : options_(o
     Progress progress(options, graphs.size());
     for (const auto &[stage, own] : graphs) {
         progress.before(stage->name);
-        for (const auto &[key, graph] : own) add(bundle, key == stage->name ? *stage : Stage{stage->name, stage->inputs, {key.substr(stage->name.size() + 1)}}, graph);
+        for (const auto &item : own) add(bundle, {stage->name, stage->inputs, item.second.outputs}, item.second);
     }
 }
 

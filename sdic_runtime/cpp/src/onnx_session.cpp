@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "errors.hpp"
 #include "onnx_runtime.hpp"
 
 namespace sdic_internal {
@@ -95,8 +94,8 @@ void check_borders(const std::map<std::string, Border> &found, const std::vector
     if (right) return;
     std::vector<std::string> items;
     for (const auto &[name, border] : found) items.push_back(name + (border.is_float ? " tensor(float)" : " of another type"));
-    throw Error(SDIC_ERROR_BUNDLE, say(path, " has the ", role, " ", listed(items, ""), " where the stage \"", stage.name, "\" has ",
-                                       listed(expected), " in float32; build it again with: sdic-export build"));
+    throw Error(SDIC_ERROR_BUNDLE, path, " has the ", role, " ", listed(items, ""), " where the stage \"", stage.name, "\" has ",
+                listed(expected), " in float32; build it again with: sdic-export build");
 }
 
 }  // namespace
@@ -134,8 +133,8 @@ void Session::check_shapes(const Method &method, const std::string &path) const 
             bool fits = border.shape.size() == expected.size();
             for (std::size_t axis = 1; fits && axis < expected.size(); ++axis) fits = !border.shape[axis].is_number() || border.shape[axis] == expected[axis];
             if (fits) continue;
-            throw Error(SDIC_ERROR_BUNDLE, say(path, " has ", name, " as ", shown(border.shape), " where the bundle's sizes say ", shown(expected),
-                                               " for one picture; build it again with: sdic-export build"));
+            throw Error(SDIC_ERROR_BUNDLE, path, " has ", name, " as ", shown(border.shape), " where the bundle's sizes say ", shown(expected),
+                        " for one picture; build it again with: sdic-export build");
         }
     }
 }

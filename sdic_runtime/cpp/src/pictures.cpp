@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "errors.hpp"
 
 namespace sdic_internal {
 
@@ -15,17 +14,16 @@ constexpr float kRangeSlack = 1e-3f;               // how far beyond [-1, 1] a f
 void check(const sdic_image &image) {
     const bool channels = image.channels == 1 || image.channels == 3 || image.channels == 4;
     if (!channels || image.width < 1 || image.height < 1) {
-        throw Error(SDIC_ERROR_PICTURE, say("the uint8 picture has shape ", text_of({image.height, image.width, image.channels}), "; expected [H, W, 3]"));
+        throw Error(SDIC_ERROR_PICTURE, "the uint8 picture has shape ", text_of({image.height, image.width, image.channels}), "; expected [H, W, 3]");
     }
     const std::int64_t pixels = std::int64_t{image.width} * image.height;
     if (pixels > kPixelLimit) {
-        throw Error(SDIC_ERROR_PICTURE, say("the picture has ", pixels, " pixels, and the limit is ", kPixelLimit, "; make the picture smaller"));
+        throw Error(SDIC_ERROR_PICTURE, "the picture has ", pixels, " pixels, and the limit is ", kPixelLimit, "; make the picture smaller");
     }
-    if (image.pixels == nullptr) throw Error(SDIC_ERROR_ARGUMENT, "the picture's pixels are NULL; give its bytes");
+    require_argument(image.pixels != nullptr, "the picture's pixels are NULL; give its bytes");
     const auto row = static_cast<std::size_t>(image.width) * static_cast<std::size_t>(image.channels);
-    if (image.stride != 0 && image.stride < row) {
-        throw Error(SDIC_ERROR_ARGUMENT, say("the picture's stride is ", image.stride, " bytes, and one row has ", row, "; give 0 or at least that"));
-    }
+    const bool apart = image.stride == 0 || image.stride >= row;
+    require_argument(apart, "the picture's stride is ", image.stride, " bytes, and one row has ", row, "; give 0 or at least that");
 }
 
 // One byte of a colour over white: round(colour * alpha / 255 + 255 - alpha).
@@ -99,7 +97,7 @@ TensorPtr prepared(const float *images, std::size_t count, const Manifest &manif
     }
     if (!numbers || low < -1 - kRangeSlack || high > 1 + kRangeSlack) {
         const std::string found = numbers ? say("from ", low, " to ", high) : "that are NaN";
-        throw Error(SDIC_ERROR_PICTURE, say("the float32 picture has values ", found, "; expected [-1, 1] without NaN"));
+        throw Error(SDIC_ERROR_PICTURE, "the float32 picture has values ", found, "; expected [-1, 1] without NaN");
     }
     return tensor;
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "errors.hpp"
 
 namespace sdic_internal {
 
@@ -31,7 +30,7 @@ Tensors interpret(const Program &program, const OnnxRuntime &runtime, Tensors va
         progress.before(step.stage);
         Tensors inputs;
         for (const auto &[name, value] : step.inputs) inputs[name] = values.at(value);
-        const Tensors results = runtime.run(step.stage, inputs, step.outputs.names());
+        const Tensors results = runtime.run(step.stage, inputs, keys_of(step.outputs));
         for (const auto &[name, value] : step.outputs) values[value] = results.at(name);
         for (auto item = values.begin(); item != values.end();) item = last[item->first] > i ? std::next(item) : values.erase(item);
     }
@@ -56,8 +55,8 @@ Tensors Pipeline::run(const std::string &name, std::size_t count, std::size_t wa
         const std::size_t end = std::min(first + batch, count);
         Tensors values;
         for (const auto &tensor : program.takes) {
-            const bool zero = contains(program.zeros, tensor);
-            values[tensor] = zero ? std::make_shared<Tensor>(manifest().shape(tensor, static_cast<std::int64_t>(end - first))) : take(tensor, first, end);
+            const Shape shape = manifest().shape(tensor, static_cast<std::int64_t>(end - first));
+            values[tensor] = contains(program.zeros, tensor) ? std::make_shared<Tensor>(shape) : take(tensor, first, end);
         }
         for (auto &[tensor, part] : interpret(program, runtime_, std::move(values), progress)) parts[tensor].push_back(part);
     }
@@ -70,20 +69,21 @@ Tensors Pipeline::run(const std::string &name, std::size_t count, std::size_t wa
 }
 
 Result Pipeline::invert(const TensorPtr &image, Names names, std::size_t batch) const {
-    Tensors tensors = run(kInvert, image->batch(), batch, [&](const std::string &, std::size_t first, std::size_t end) { return slice(image, first, end); });
+    const auto take = [&](const std::string &, std::size_t first, std::size_t end) { return slice(image, first, end); };
+    Tensors tensors = run(kInvert, image->batch(), batch, take);
     tensors.emplace(kImage, image);
     for (auto item = tensors.begin(); item != tensors.end();) item = model_.kept.find(item->first) ? std::next(item) : tensors.erase(item);
     return {model_, std::move(tensors), std::move(names)};
 }
 
 Result Pipeline::edit(const Result &inversion, const sdic_edit_params &params) {
-    check_model(inversion);
     std::vector<float> strengths = {1.0f};
     if (params.strengths != nullptr) strengths.assign(params.strengths, params.strengths + params.strength_count);
     for (const float strength : strengths) finite(strength, "the strength");
-    if (strengths.empty()) throw Error(SDIC_ERROR_ARGUMENT, "the list of strengths is empty; give at least one");
+    require_argument(!strengths.empty(), "the list of strengths is empty; give at least one");
     const CombinedEdit change(params.parts, params.part_count, directions_, {manifest().size("L"), manifest().size("C")});
     const Move &form = move(params.move, change.kinds());
+    check_model(inversion, form.program);
     Tensors codes;
     for (const auto &code : form.codes) codes[code] = change.apply(*inversion.tensor(code), strengths);
     const std::size_t times = strengths.size();
@@ -98,39 +98,47 @@ Result Pipeline::edit(const Result &inversion, const sdic_edit_params &params) {
 }
 
 Result Pipeline::baseline(const Result &inversion, std::size_t batch) const {
-    check_model(inversion);
-    if (!manifest().programs.find(kBaseline)) {
-        throw Error(SDIC_ERROR_ARGUMENT, say("the bundle \"", model_.name, "\" has no program \"", kBaseline, "\"; it has: ", listed(manifest().programs.names())));
-    }
+    const bool there = manifest().programs.find(kBaseline) != nullptr;
+    require_argument(there, "the bundle \"", model_.name, "\" has no baseline, because its method adds nothing to the initial codes");
+    check_model(inversion, kBaseline);
     const auto take = [&](const std::string &name, std::size_t first, std::size_t end) { return slice(inversion.tensor(name), first, end); };
     return {model_, run(kBaseline, inversion.count(), batch, take), inversion.names};
 }
 
 const Move &Pipeline::move(const char *name, const Names &kinds) const {
     const auto &moves = manifest().moves;
+    Names fitting;
     for (const auto &[known, form] : moves) {
-        const auto meant = [&known_kinds = form.kinds](const std::string &kind) { return contains(known_kinds, kind); };
-        if (name != nullptr ? known == name : std::all_of(kinds.begin(), kinds.end(), meant)) return form;
+        const auto meant = [&own = form.kinds](const std::string &kind) { return contains(own, kind); };
+        if (std::all_of(kinds.begin(), kinds.end(), meant)) fitting.push_back(known);
     }
-    throw Error(SDIC_ERROR_ARGUMENT, say("the bundle \"", model_.name, "\" has no move ", name != nullptr ? say("\"", name, "\"") : "for edits of the kind " + listed(kinds),
-                                         "; it has: ", listed(moves.names())));
+    const std::string all = say("the bundle \"", model_.name, "\" has: ", listed(keys_of(moves)));
+    require_argument(name == nullptr || moves.find(name), "move is \"", name != nullptr ? name : "", "\"; ", all);
+    require_argument(!fitting.empty(), "there is no move for the kinds of this edit (", listed(kinds), "); ", all);
+    const std::string chosen = name != nullptr ? name : fitting.front();
+    require_argument(contains(fitting, chosen), "move is \"", chosen, "\", which is for other edits; for this one use: ", listed(fitting));
+    return *moves.find(chosen);
 }
 
-void Pipeline::check_model(const Result &inversion) const {
-    if (inversion.model.identity == model_.identity) return;
-    throw Error(SDIC_ERROR_ARGUMENT, say("the inversion was made by the model \"", inversion.model.name, "\" (", inversion.model.identity.substr(0, 12),
-                                         "), and this is \"", model_.name, "\" (", model_.identity.substr(0, 12),
-                                         "); invert the picture again with this bundle"));
+void Pipeline::check_model(const Result &inversion, const std::string &program) const {
+    const Model &other = inversion.model;
+    require_argument(other.identity == model_.identity, "the inversion was made by the model \"", other.name, "\" (", other.identity.substr(0, 12),
+                     "), and this is \"", model_.name, "\" (", model_.identity.substr(0, 12), "); invert the picture again with this bundle");
+    const Program &takes = *manifest().programs.find(program);
+    for (const auto &name : takes.takes) {
+        const auto held = inversion.tensors.find(name);
+        const Shape shape = manifest().shape(name, static_cast<std::int64_t>(inversion.count()));
+        const bool fits = contains(takes.zeros, name) || (held != inversion.tensors.end() && held->second->shape == shape);
+        require_argument(fits, "the inversion has no \"", name, "\" as this bundle needs it; invert the picture again with this bundle");
+    }
 }
 
 const TensorPtr &Result::tensor(const std::string &name) const {
     auto found = tensors.find(name);
     const Json &renamed = first_schema()["kept_names"];
     if (found == tensors.end() && renamed.contains(name)) found = tensors.find(renamed.at(name).get<std::string>());
-    if (found != tensors.end()) return found->second;
-    Names known;
-    for (const auto &item : tensors) known.push_back(item.first);
-    throw Error(SDIC_ERROR_ARGUMENT, say("there is no tensor \"", name, "\"; there are: ", listed(known)));
+    require_argument(found != tensors.end(), "there is no tensor \"", name, "\"; there are: ", listed(keys_of(tensors)));
+    return found->second;
 }
 
 }  // namespace sdic_internal

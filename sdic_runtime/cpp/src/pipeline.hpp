@@ -56,7 +56,8 @@ private:
     // What the program called `name` gives for `count` pictures, `batch` at a time (0: the default).
     Tensors run(const std::string &name, std::size_t count, std::size_t batch, const Take &take) const;
     const Move &move(const char *name, const Names &kinds) const;
-    void check_model(const Result &inversion) const;
+    // The inversion is of this model, and has what the program takes.
+    void check_model(const Result &inversion, const std::string &program) const;
 
     RunOptions options_;
     Bundle bundle_;

@@ -10,25 +10,20 @@ constexpr int kDeepest = 64;
 constexpr int kMostKeys = 20'000;  // an object finds its keys one by one
 constexpr std::size_t kShown = 60;
 
-// What nlohmann's parser says, without its error number.
-std::string parse_failure(const std::string &text) {
-    const auto end = text.find("] ");
-    return end == std::string::npos ? text : text.substr(end + 2);
-}
-
 }  // namespace
 
 Json parse_json(const std::string &text) {
     int keys = 0;
     const auto bounded = [&keys](int depth, Json::parse_event_t event, Json &) {
-        if (depth > kDeepest) throw NotJson("it is nested too deeply");
-        if (event == Json::parse_event_t::key && ++keys > kMostKeys) throw NotJson("it has too many keys");
+        if (depth > kDeepest) throw Invalid("it is nested too deeply");
+        if (event == Json::parse_event_t::key && ++keys > kMostKeys) throw Invalid("it has too many keys");
         return true;
     };
     try {
         return Json::parse(text, bounded);
     } catch (const Json::exception &error) {
-        throw NotJson(parse_failure(error.what()));
+        const std::string what = error.what();  // behind the parser's own number
+        throw Invalid("it is not valid JSON: ", what.substr(what.find("] ") + 2));
     }
 }
 

@@ -2,21 +2,17 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "errors.hpp"
 
 namespace sdic_internal {
 
 using Json = nlohmann::ordered_json;  // keeps the order of the file
 using Names = std::vector<std::string>;
 
-// Why a text is not JSON that this library reads, in a few words. Callers make the sentence.
-class NotJson : public std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-// Parsed JSON. Throws NotJson, also for nesting and numbers of keys far beyond those of any file of ours.
+// Parsed JSON. Throws Invalid, also for nesting and numbers of keys far beyond those of any file of ours.
 Json parse_json(const std::string &text);
 
 // `value` as Python's json.dumps writes it.
@@ -27,6 +23,14 @@ std::string shown(const Json &value);
 
 // "a, b, c", or `empty` where there is none.
 std::string listed(const Names &names, const std::string &empty = "none");
+
+// The names of a table or a map.
+template <typename Map>
+Names keys_of(const Map &map) {
+    Names keys;
+    for (const auto &item : map) keys.push_back(item.first);
+    return keys;
+}
 
 bool contains(const Names &names, const std::string &name);
 
