@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -12,23 +10,20 @@ from typing import Annotated
 import typer
 
 from sdic_export import report
-from sdic_export.cli.engines import build_with_progress, engines, half
+from sdic_export.cli.engines import build_with_progress, engines
+from sdic_export.cli.half import half
 from sdic_export.cli.triton import triton
-from sdic_runtime.cli.app import BAD_INPUT, INTERRUPTED, explained, print_version
-from sdic_runtime.cli.options import Debug, PrecisionOption, Settings
+from sdic_runtime.cli.app import command_line, run
+from sdic_runtime.cli.options import Debug, PrecisionOption
 
 FP16 = "fp16"  # the policy of --fp16
 FAILED = 1  # a check was made and did not pass
 OLDEST_OPSET, NEWEST_OPSET = 18, 22
 
-app = typer.Typer(
-    name="sdic-export",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Turn SDIC checkpoints into bundles of ONNX graphs that are proven equal to PyTorch.",
-    epilog="Example: sdic-export build SDIC_ffhq.pt --out engines/ffhq1024",
+app = command_line(
+    "sdic-export",
+    "Turn SDIC checkpoints into bundles of ONNX graphs, each verified against PyTorch.",
+    "sdic-export build SDIC_ffhq.pt --out engines/ffhq1024",
 )
 
 
@@ -56,14 +51,6 @@ class Weights(str, Enum):
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Bundle folder.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-@app.callback()
-def whole(
-    debug: Debug = False,
-    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")] = False,
-) -> None:
-    """Hold the options that stand before a command; their callbacks do all there is to do."""
 
 
 @app.command("build")
@@ -176,7 +163,7 @@ def verify_bundle(
       sdic-export verify engines/ffhq1024 --backend torch:checkpoint=SDIC_ffhq.pt
     """
     from sdic_export.verify import verify
-    from sdic_runtime.backends.options import parse_backend
+    from sdic_runtime.backends.registry import parse_backend
 
     name, options = parse_backend(backend)
     result = verify(bundle, name, precision, checkpoint, options)
@@ -199,22 +186,8 @@ def inspect_contents(bundle: BundleArgument, as_json: JsonOption = False, debug:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
-    settings = Settings()
-    try:
-        code = app(args=list(arguments) if arguments is not None else None, prog_name="sdic-export", standalone_mode=False, obj=settings)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except Exception as error:
-        if settings.debug:
-            traceback.print_exc()
-        sentence = explained(error)
-        if sentence is None:
-            raise
-        typer.echo(f"error: {sentence}", err=True)
-        return BAD_INPUT
+    """`sdic-export`: run one command and return its exit code; see `run`."""
+    return run(app, arguments)
 
 
 if __name__ == "__main__":
