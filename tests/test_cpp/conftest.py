@@ -223,19 +223,15 @@ class NativePipeline:
         self.library.call("sdic_pipeline_direction", self.handle, name.encode(), ctypes.byref(info))
         return info
 
+    @staticmethod
+    def image(picture: np.ndarray, name: bytes | None) -> Image:
+        height, width, channels = (*picture.shape, 1)[:3]
+        return Image(picture.ctypes.data, width, height, channels, picture.strides[0], name)
+
     def invert(self, *pictures: np.ndarray, batch: int = 0, names: Sequence[str] = ()) -> NativeResult:
         """uint8 [H, W], [H, W, 3] or [H, W, 4]; rows may lie apart, pixels may not."""
-        images = (Image * max(1, len(pictures)))()
-        for index, picture in enumerate(pictures):
-            channels = picture.shape[2] if picture.ndim == 3 else 1
-            images[index] = Image(
-                picture.ctypes.data,
-                picture.shape[1],
-                picture.shape[0],
-                channels,
-                picture.strides[0],
-                names[index].encode() if names else None,
-            )
+        described = [self.image(picture, names[index].encode() if names else None) for index, picture in enumerate(pictures)]
+        images = (Image * max(1, len(pictures)))(*described)
         return self._inversion("sdic_invert", images, len(pictures), batch)
 
     def invert_tensor(self, images: np.ndarray, batch: int = 0) -> NativeResult:
@@ -244,6 +240,9 @@ class NativePipeline:
     def _inversion(self, function: str, images: Any, count: int, batch: int) -> NativeResult:
         handle = ctypes.c_void_p()
         self.library.call(function, self.handle, images, ctypes.c_size_t(count), ctypes.c_size_t(batch), ctypes.byref(handle))
+        return self.result(handle)
+
+    def result(self, handle: ctypes.c_void_p) -> NativeResult:
         return NativeResult(self.library, handle)
 
     def part(self, edit: str | np.ndarray | None = None, **fields: Any) -> EditPart:
@@ -271,12 +270,12 @@ class NativePipeline:
         params.move, params.batch = move.encode() if move is not None else None, batch
         handle = ctypes.c_void_p()
         self.library.call("sdic_edit", self.handle, inversion.handle, ctypes.byref(params), ctypes.byref(handle))
-        return NativeResult(self.library, handle)
+        return self.result(handle)
 
     def baseline(self, inversion: NativeResult, batch: int = 0) -> NativeResult:
         handle = ctypes.c_void_p()
         self.library.call("sdic_baseline", self.handle, inversion.handle, ctypes.c_size_t(batch), ctypes.byref(handle))
-        return NativeResult(self.library, handle)
+        return self.result(handle)
 
 
 def run(*command: str | Path, timeout: int = 1800, **options: Any) -> subprocess.CompletedProcess[str]:

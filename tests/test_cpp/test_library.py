@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from sdic_runtime import CombinedEdit, Direction, GanSpaceEdit, Inversion, Pipeline, __version__
 from sdic_runtime.bundle.bundle import DEMO_FOLDER
@@ -324,6 +325,37 @@ def test_inversions_travel_both_ways(native: Any, library: Any, python: Pipeline
     assert_same_pictures(native.edit(back, "age", [2]), python.edit(theirs, "age", 2))
     back.save(tmp_path / "python.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["native.safetensors", "python.safetensors"]
+
+
+def test_inversion_files_of_version_1_are_read(native: Any, library: Any, python: Pipeline, tmp_path: Path) -> None:
+    inversion = native.invert(draw(70, 90), draw(30, 40), names=["a.png", ""])
+    first, model = first_schema(), python.model
+    long_names = {letter: name for name, letter in first["sizes"].items()}
+    stored = {("pixels" if name == "picture" else name): inversion.tensor(name) for name in KEPT}
+    described = {
+        "sizes": {long_names[letter]: size for letter, size in model.sizes.items()},
+        "visible_rows": [0, 128],
+        "names": ["a.png", ""],
+    }
+    metadata = {"format": "sdic-inversion", "version": "1", "model": model.identity, "bundle": "tiny"}
+    save_file(stored, tmp_path / "first", metadata | {name: json.dumps(value) for name, value in described.items()})
+    back = library.load(tmp_path / "first")
+    for name in KEPT:
+        np.testing.assert_array_equal(back.tensor(name), inversion.tensor(name))
+    assert [back.name(index) for index in range(2)] == ["a.png", ""]
+    np.testing.assert_array_equal(native.edit(back, "age").tensor("picture"), native.edit(inversion, "age").tensor("picture"))
+    back.save(tmp_path / "second")
+    inversion.save(tmp_path / "same")
+    assert (tmp_path / "second").read_bytes() == (tmp_path / "same").read_bytes()
+    np.testing.assert_array_equal(Inversion.load(tmp_path / "second").pixels, back.tensor("picture"))
+
+
+def test_names_that_are_not_utf_8_do_not_stop_saving(native: Any, library: Any, tmp_path: Path) -> None:
+    picture, handle = draw(5, 5), ctypes.c_void_p()
+    image = type(native).image(picture, b"caf\xe9.png")
+    native.library.call("sdic_invert", native.handle, ctypes.byref(image), ctypes.c_size_t(1), ctypes.c_size_t(0), ctypes.byref(handle))
+    native.result(handle).save(tmp_path / "saved")
+    assert library.load(tmp_path / "saved").name(0).startswith("caf")
 
 
 def test_progress_is_told_before_every_stage_and_may_stop(library: Any, tiny_bundle: Path, native: Any, refusal: Any) -> None:

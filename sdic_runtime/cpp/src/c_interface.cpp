@@ -51,6 +51,15 @@ void need(std::initializer_list<std::pair<const void *, const char *>> pointers)
     }
 }
 
+// Zeros and the size, where there is a structure.
+template <typename Params>
+bool start(Params *params) {
+    if (params == nullptr) return false;
+    *params = Params{};
+    params->struct_size = sizeof *params;
+    return true;
+}
+
 // Structures grow at their end: an older program hands in a shorter one, and the rest keeps its default.
 template <typename Params>
 Params complete(const Params *given, void (*set_default)(Params *), const char *name) {
@@ -100,9 +109,7 @@ const char *sdic_version(void) { return SDIC_VERSION; }
 const char *sdic_last_error(void) { return last_error; }
 
 void sdic_open_params_default(sdic_open_params *params) {
-    if (params == nullptr) return;
-    *params = sdic_open_params{};
-    params->struct_size = sizeof *params;
+    if (!start(params)) return;
     params->provider = "cpu";
     params->verify = 1;
 }
@@ -132,11 +139,7 @@ sdic_status sdic_open(const char *bundle, const sdic_open_params *params, sdic_p
 
 void sdic_close(sdic_pipeline *pipeline) { delete pipeline; }
 
-void sdic_info_default(sdic_info *info) {
-    if (info == nullptr) return;
-    *info = sdic_info{};
-    info->struct_size = sizeof *info;
-}
+void sdic_info_default(sdic_info *info) { start(info); }
 
 sdic_status sdic_pipeline_info(const sdic_pipeline *pipeline, sdic_info *info) {
     return guarded([&] {
@@ -172,11 +175,7 @@ const char *sdic_pipeline_name(const sdic_pipeline *pipeline, sdic_names list, s
     return index < names.size() ? names[index].c_str() : nullptr;
 }
 
-void sdic_direction_info_default(sdic_direction_info *info) {
-    if (info == nullptr) return;
-    *info = sdic_direction_info{};
-    info->struct_size = sizeof *info;
-}
+void sdic_direction_info_default(sdic_direction_info *info) { start(info); }
 
 sdic_status sdic_pipeline_direction(sdic_pipeline *pipeline, const char *name, sdic_direction_info *info) {
     return guarded([&] {
@@ -228,17 +227,11 @@ sdic_status sdic_inversion_load(const char *path, sdic_result **out) {
 }
 
 void sdic_edit_part_default(sdic_edit_part *part) {
-    if (part == nullptr) return;
-    *part = sdic_edit_part{};
-    part->struct_size = sizeof *part;
+    if (!start(part)) return;
     part->weight = 1;
 }
 
-void sdic_edit_params_default(sdic_edit_params *params) {
-    if (params == nullptr) return;
-    *params = sdic_edit_params{};
-    params->struct_size = sizeof *params;
-}
+void sdic_edit_params_default(sdic_edit_params *params) { start(params); }
 
 sdic_status sdic_edit(sdic_pipeline *pipeline, const sdic_result *inversion, const sdic_edit_params *params, sdic_result **out) {
     return guarded([&] {

@@ -107,8 +107,8 @@ DirectionFile parse_direction(const SafeTensors &file, const std::string &path) 
     } else if (has("direction")) {
         direction.vector = as_matrix(*file.tensors.at("direction").tensor, label(direction.name));
         for (const auto &[key, text] : file.metadata) {
-            if (key == "rows") direction.rows = Value(parse_json(text), key).pair(&Value::integer);
-            if (key == "strength_range") direction.strength_range = Value(parse_json(text), key).pair(&Value::number);
+            if (key == "rows") direction.rows = Value(parse_json(text, key), key).pair(&Value::integer);
+            if (key == "strength_range") direction.strength_range = Value(parse_json(text, key), key).pair(&Value::number);
         }
     } else {
         throw Invalid("it holds ", listed(keys_of(file.tensors), "nothing"), ", expected \"direction\", or \"mean\", \"comp\" and \"std\"");

@@ -39,28 +39,19 @@ void read_pieces(const std::string &path, int &number, Use use) {
     if (std::ferror(file.get())) number = errno ? errno : EIO;
 }
 
-class Sha256 {
-public:
-    Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
-        if (!context_ || EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) != 1) throw std::bad_alloc();
-    }
-    void add(const char *data, std::size_t count) { EVP_DigestUpdate(context_.get(), data, count); }
-    std::string hexadecimal() {
-        unsigned char digest[EVP_MAX_MD_SIZE];
-        unsigned int length = 0;
-        EVP_DigestFinal_ex(context_.get(), digest, &length);
-        static const char letters[] = "0123456789abcdef";
-        std::string text;
-        for (unsigned int i = 0; i < length; ++i) {
-            text += letters[digest[i] >> 4];
-            text += letters[digest[i] & 15];
-        }
-        return text;
-    }
-
-private:
-    std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
-};
+// The SHA-256 in hexadecimal of what `feed` hands, piece by piece, to the function that it is given.
+template <typename Feed>
+std::string sha256(Feed feed) {
+    const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+    if (!context || EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) != 1) throw std::bad_alloc();
+    feed([&](const char *data, std::size_t count) { EVP_DigestUpdate(context.get(), data, count); });
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int length = 0;
+    EVP_DigestFinal_ex(context.get(), digest, &length);
+    std::string text;
+    for (unsigned int i = 0; i < length; ++i) (text += "0123456789abcdef"[digest[i] >> 4]) += "0123456789abcdef"[digest[i] & 15];
+    return text;
+}
 
 std::string temporary_beside(const std::string &path) {
     static std::atomic<std::uint32_t> counter{0};
@@ -109,15 +100,11 @@ std::string read_file(const std::string &path, int &number) {
 }
 
 std::string sha256_of_file(const std::string &path, int &number) {
-    Sha256 digest;
-    read_pieces(path, number, [&](const char *data, std::size_t count) { digest.add(data, count); });
-    return number ? std::string() : digest.hexadecimal();
+    return sha256([&](const auto &add) { read_pieces(path, number, add); });
 }
 
 std::string sha256_of_text(const std::string &text) {
-    Sha256 digest;
-    digest.add(text.data(), text.size());
-    return digest.hexadecimal();
+    return sha256([&](const auto &add) { add(text.data(), text.size()); });
 }
 
 void write_into_place(const std::string &given, const std::function<void(std::ostream &)> &write) {

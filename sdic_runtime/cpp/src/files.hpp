@@ -21,7 +21,7 @@ bool exists(const std::string &path);
 // The bytes of a file. On failure `number` is the errno, and the answer is empty.
 std::string read_file(const std::string &path, int &number);
 
-// The SHA-256 of a file in hexadecimal, read in pieces; on failure `number` is the errno.
+// The SHA-256 of a file in hexadecimal, read in pieces; on failure `number` is the errno and the answer means nothing.
 std::string sha256_of_file(const std::string &path, int &number);
 std::string sha256_of_text(const std::string &text);
 

@@ -30,6 +30,7 @@ Result read_result(const SafeTensors &file) {
         require(file.metadata.count(key) != 0, "its metadata lacks \"", key, "\"");
         return file.metadata.at(key);
     };
+    const auto json = [&](const std::string &key) { return parse_json(text(key), key); };
     require(text("format") == kFormat, "its format is ", shown(text("format")));
     const bool first_version = text("version") == kFirstVersion;
     require(first_version || text("version") == kVersion, "its format has version ", text("version"), ", and this program reads version ", kVersion);
@@ -38,7 +39,7 @@ Result read_result(const SafeTensors &file) {
     Model &model = result.model;
     model.identity = text("model");
     model.name = text("bundle");
-    model.sizes = Value(parse_json(text("sizes")), "sizes").table(&Value::integer);
+    model.sizes = Value(json("sizes"), "sizes").table(&Value::integer);
     if (first_version) {
         for (auto &item : model.sizes) {
             require(first["sizes"].contains(item.first), "sizes has \"", item.first, "\"");
@@ -46,14 +47,14 @@ Result read_result(const SafeTensors &file) {
         }
         for (const auto &name : first["keeps"].get<Names>()) model.kept.emplace_back(name, first["tensors"].at(name));
     } else {
-        model.kept = Value(parse_json(text("tensors")), "tensors").table(&Value::list_json);
+        model.kept = Value(json("tensors"), "tensors").table(&Value::list_json);
     }
     check_sizes(model.sizes);
     for (const auto &[name, axes] : model.kept) check_axes(name, axes, model.sizes);
     require(model.kept.find(kPicture), "tensors lacks \"", kPicture, "\"");
-    const auto [top, end] = model.visible_rows = Value(parse_json(text("visible_rows")), "visible_rows").pair(&Value::integer);
+    const auto [top, end] = model.visible_rows = Value(json("visible_rows"), "visible_rows").pair(&Value::integer);
     require(0 <= top && top < end && end <= *model.sizes.find("R"), "visible_rows is [", top, ", ", end, "]");
-    result.names = Value(parse_json(text("names")), "names").names();
+    result.names = Value(json("names"), "names").names();
     require(!result.names.empty(), "names is empty");
     for (const auto &[name, axes] : model.kept) {
         std::string stored = name;

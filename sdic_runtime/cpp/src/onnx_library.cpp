@@ -66,19 +66,20 @@ std::unique_ptr<OnnxLibrary> load(const std::string &path) {
     if (library->api == nullptr) {
         throw Error(SDIC_ERROR_PROVIDER, "ONNX Runtime ", library->version, " is too old, at least 1.", kApiVersion, " is needed; ", kRemedy);
     }
-    check(*library, library->api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "sdic", &library->environment), "ONNX Runtime could not start",
-          "install it again", "cpu");
+    const OrtApi &api = *library->api;
+    const auto need = [&](OrtStatus *status) { check(*library, status, "ONNX Runtime could not start", "install it again", "cpu"); };
+    need(api.CreateEnv(ORT_LOGGING_LEVEL_ERROR, "sdic", &library->environment));
     // One arena for all sessions: those of the stages, of which one runs at a time, would add up otherwise.
     OrtMemoryInfo *memory = nullptr;
-    check(*library, library->api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime could not start", "install it again", "cpu");
-    OrtStatus *registered = library->api->CreateAndRegisterAllocator(library->environment, memory, nullptr);
-    library->api->ReleaseMemoryInfo(memory);
-    check(*library, registered, "ONNX Runtime could not start", "install it again", "cpu");
+    need(api.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory));
+    OrtStatus *registered = api.CreateAndRegisterAllocator(library->environment, memory, nullptr);
+    api.ReleaseMemoryInfo(memory);
+    need(registered);
     char **names = nullptr;
     int count = 0;
-    check(*library, library->api->GetAvailableProviders(&names, &count), "ONNX Runtime could not list its providers", "install it again", "cpu");
+    need(api.GetAvailableProviders(&names, &count));
     library->providers.assign(names, names + count);
-    if (OrtStatus *ignored = library->api->ReleaseAvailableProviders(names, count)) library->api->ReleaseStatus(ignored);
+    if (OrtStatus *ignored = api.ReleaseAvailableProviders(names, count)) api.ReleaseStatus(ignored);
     return library;
 }
 

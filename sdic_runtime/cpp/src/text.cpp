@@ -12,18 +12,18 @@ constexpr std::size_t kShown = 60;
 
 }  // namespace
 
-Json parse_json(const std::string &text) {
+Json parse_json(const std::string &text, const std::string &what) {
     int keys = 0;
-    const auto bounded = [&keys](int depth, Json::parse_event_t event, Json &) {
-        if (depth > kDeepest) throw Invalid("it is nested too deeply");
-        if (event == Json::parse_event_t::key && ++keys > kMostKeys) throw Invalid("it has too many keys");
+    const auto bounded = [&](int depth, Json::parse_event_t event, Json &) {
+        if (depth > kDeepest) throw Invalid(what, " is nested too deeply");
+        if (event == Json::parse_event_t::key && ++keys > kMostKeys) throw Invalid(what, " has too many keys");
         return true;
     };
     try {
         return Json::parse(text, bounded);
     } catch (const Json::exception &error) {
-        const std::string what = error.what();  // behind the parser's own number
-        throw Invalid("it is not valid JSON: ", what.substr(what.find("] ") + 2));
+        const std::string why = error.what();  // behind the parser's own number
+        throw Invalid(what, " is not valid JSON: ", why.substr(why.find("] ") + 2));
     }
 }
 
