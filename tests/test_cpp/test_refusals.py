@@ -188,6 +188,8 @@ FIRST_MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "stage number": (set_key("stages", "dipn", 3), ""),
     "stage list": (set_key("stages", "dipn", {"fp32": ["x"]}), "array"),
     "partial unlisted": (set_key("partials", {"generator_head:rgb": {"fp32": "other.onnx"}}), "other.onnx"),
+    "partials null": (set_key("partials", None), "object"),
+    "partial text": (set_key("partials", {"generator_head:rgb": ""}), "object"),
     "cpu number": (set_key("cpu", {"dipn": 1}), ""),
     "cpu list": (set_key("cpu", []), ""),
     "files list": (set_key("files", []), ""),

@@ -14,19 +14,24 @@ bool ends_with(const std::string &text, const std::string &end) {
     return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
+const Json &object(const Json &value) {
+    require(value.is_object(), "it has ", shown(value), " in place of an object");
+    return value;
+}
+
 Json member_or_empty(const Json &data, const std::string &key) { return data.contains(key) ? data.at(key) : Json::object(); }
 
 // "stage" or "stage:output" -> variant -> files
 Json first_graphs(const Json &data, const std::string &cpu) {
     Json graphs = Json::object();
     for (const Json &table : {data.at("stages"), member_or_empty(data, "partials")}) {
-        for (const auto &[key, choices] : table.items()) {
+        for (const auto &[key, choices] : object(table).items()) {
             graphs[key] = Json::object();
-            for (const auto &[variant, file] : choices.items()) graphs[key][variant] = Json::array({file});
+            for (const auto &[variant, file] : object(choices).items()) graphs[key][variant] = Json::array({file});
         }
     }
     const Json optimized = member_or_empty(data, "cpu");
-    for (const auto &[key, files] : optimized.items()) graphs[key][cpu] = files;
+    for (const auto &[key, files] : object(optimized).items()) graphs[key][cpu] = files;
     return graphs;
 }
 
@@ -43,7 +48,7 @@ Json first_weights(const Json &graphs, const Json &files, const std::string &cpu
             add(variant == cpu ? kStandard : variant);
             if (variant == cpu) add(cpu);
             Names names;
-            for (const auto &item : files.items()) {
+            for (const auto &item : object(files).items()) {
                 const auto shares = [&](const std::string &graph) { return starts_with(item.key(), graph + "."); };
                 if (ends_with(item.key(), ".data") && std::any_of(sharing.begin(), sharing.end(), shares)) names.push_back(item.key());
             }
