@@ -44,7 +44,7 @@ def check_golden(library: Any, folder: Path) -> None:
     python = Pipeline.load(folder, "onnxruntime", threads=1)
     manifest = python.bundle.manifest
     assert manifest.golden is not None
-    golden, native = read_golden(python.bundle.file(manifest.golden)), library.open(folder)
+    golden, native = read_golden(python.bundle.file(manifest.golden), manifest), library.open(folder)
     inversion = native.invert_tensor(golden.tensors["image"])
     direction = golden.tensors["direction"][0]
     found = {name: inversion.tensor(name) for name in manifest.keeps}
@@ -76,7 +76,7 @@ def test_all_example_pictures_come_out_as_in_python(library: Any) -> None:
     assert len(pictures) >= 6
     for picture in pictures:
         theirs, ours = python.invert(picture), native.invert(picture)
-        pairs = [(ours, theirs)]
+        pairs: list[tuple[Any, Any]] = [(ours, theirs)]
         pairs += [(native.edit(ours, name, [1.5]), python.edit(theirs, name, 1.5)) for name in ("smile", "age", "glasses")]
         for got, expected in pairs:
             assert np.abs(got.pictures()[0].astype(int) - np.asarray(expected.images[0])).max() <= 1

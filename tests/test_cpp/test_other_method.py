@@ -11,9 +11,10 @@ import pytest
 
 from sdic_runtime import Inversion, Pipeline
 
-other: Any = pytest.importorskip("other_method")
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
+
+import other_method as other  # noqa: E402 - it needs both
 
 MOVES, PROGRAMS, TENSORS, LETTERS = range(1, 5)
 CLOSE = {"rtol": 0, "atol": 2e-5}
