@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import SIZES, Reference, add_bands, add_cpu_graph, break_band, change_manifest, write_bundle, write_stage
+from tiny_bundle import SIZES, Reference, add_bands, add_cpu_graph, break_band, change_manifest, own_graph, write_bundle, write_stage
 
 from sdic_runtime.pipeline import Pipeline
 
