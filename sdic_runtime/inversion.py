@@ -16,7 +16,7 @@ from sdic_runtime.bundle.manifest import Manifest, first_schema
 from sdic_runtime.errors import ArgumentError, FileError
 from sdic_runtime.files import read_tensors, reason, save_tensors
 from sdic_runtime.pictures import to_bytes
-from sdic_runtime.program import FIXED_AXES, PICTURE, Axes, sized
+from sdic_runtime.program import BATCH, FIXED_AXES, PICTURE, Axes, sized
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -231,7 +231,8 @@ def _read_metadata(metadata: Mapping[str, str], path: str | os.PathLike[str]) ->
             data["tensors"] = msgspec.json.decode(metadata["tensors"])
         described = msgspec.convert(data, _Described)
         (first_row, end), picture = described.visible_rows, described.tensors.get(PICTURE)
-        if not 0 <= first_row < end <= described.sizes["R"] or not described.names or picture != FIXED_AXES[PICTURE]:
+        batched = all(axes[:1] == (BATCH,) for axes in described.tensors.values())
+        if not batched or not 0 <= first_row < end <= described.sizes["R"] or not described.names or picture != FIXED_AXES[PICTURE]:
             raise ValueError(f"visible rows {[first_row, end]}, {len(described.names)} names, {PICTURE} {picture}")
         model = Model(metadata["model"], metadata["bundle"], described.sizes, described.tensors, described.visible_rows)
         return model, described.names

@@ -238,9 +238,8 @@ class Pipeline:
         """The inversion is of this model, and has what the program takes."""
         if inversion.model.identity != self.model.identity:
             maker, here = (f'"{model.name}" ({model.identity[:12]})' for model in (inversion.model, self.model))
-            raise ArgumentError(
-                f"the inversion was made by the model {maker}, and this is {here}; invert the picture again with this bundle"
-            )
+            why = f"the inversion was made by the model {maker}, and this is {here}"
+            raise ArgumentError(f"{why}; invert the picture again with this bundle")
         takes = self.bundle.manifest.programs[program]
         for name in (name for name in takes.takes if name not in takes.zeros):
             if name not in inversion.model.tensors or inversion.model.shape(name, 1) != self.model.shape(name, 1):

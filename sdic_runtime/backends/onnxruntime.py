@@ -257,9 +257,7 @@ def _check_shapes(method: Method, session: Any, path: Path) -> None:
     """What a graph says of its shapes agrees with the sizes of the bundle."""
     for info in (*session.get_inputs(), *session.get_outputs()):
         found, expected = info.shape[1:], method.shape(info.name, 1)[1:]
-        same = len(found) == len(expected) and all(
-            size == want for size, want in zip(found, expected, strict=True) if isinstance(size, int)
-        )
-        if not same:
+        known = {axis: size for axis, size in enumerate(found) if isinstance(size, int)}
+        if len(found) != len(expected) or any(expected[axis] != size for axis, size in known.items()):
             sizes = f"[N, {', '.join(map(str, expected))}]"
             raise BundleError(f"{path} has {info.name} as {list(info.shape)} where the bundle's sizes say {sizes}; {REBUILD}")

@@ -48,9 +48,8 @@ def targets(sources: Sequence[Path], out: Path | None) -> list[Target]:
     folder = out if out is not None else Path.cwd()
     if out is not None and not out.exists() and out.suffix:
         formats = ", ".join(PICTURE_FORMATS)
-        raise ArgumentError(
-            f"--out {out} is neither a folder nor a file ending in {formats}; a new folder's name must not have an extension"
-        )
+        why = f"--out {out} is neither a folder nor a file ending in {formats}"
+        raise ArgumentError(f"{why}; a new folder's name must not have an extension")
     writable_folder(folder)
     stems = distinct_stems([Path("stdin") if source == STANDARD_INPUT else source for source in sources])
     goals = [Target(source, folder, stem) for source, stem in zip(sources, stems, strict=True)]
