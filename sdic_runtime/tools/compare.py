@@ -13,6 +13,7 @@ import numpy as np
 from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.errors import ArgumentError, BackendError
 from sdic_runtime.program import IMAGE, INVERT, PICTURE, run
+from sdic_runtime.tools.wrapper import Wrapper
 
 if TYPE_CHECKING:
     from sdic_runtime.bundle.bundle import Bundle
@@ -88,27 +89,21 @@ def _run_on(other: Backend, home: Backend, stage: str, inputs: Mapping[str, Tens
     return {name: other.download(tensor) for name, tensor in other.run(stage, moved, outputs).items()}
 
 
-class Swapped(Backend):
+class Swapped(Wrapper):
     """A backend in which one stage runs on another backend: shows whether that stage alone causes a difference."""
 
-    def __init__(self, home: Backend, other: Backend, stage: str) -> None:
-        super().__init__(home.method)
-        self.home, self.other, self.stage = home, other, stage
+    def __init__(self, inner: Backend, other: Backend, stage: str) -> None:
+        super().__init__(inner)
+        self.other, self.stage = other, stage
 
     @property
     def description(self) -> str:
-        return f"{self.home.description}, {self.stage} on {self.other.description}"
-
-    def upload(self, array: np.ndarray) -> Tensor:
-        return self.home.upload(array)
-
-    def download(self, tensor: Tensor) -> np.ndarray:
-        return self.home.download(tensor)
+        return f"{self.inner.description}, {self.stage} on {self.other.description}"
 
     def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         if stage != self.stage:
-            return self.home.run(stage, inputs, outputs)
-        return {name: self.upload(array) for name, array in _run_on(self.other, self.home, stage, inputs, outputs).items()}
+            return self.inner.run(stage, inputs, outputs)
+        return {name: self.upload(array) for name, array in _run_on(self.other, self.inner, stage, inputs, outputs).items()}
 
 
 @dataclass(frozen=True)
