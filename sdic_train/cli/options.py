@@ -135,7 +135,7 @@ class Training:
 
     @property
     def resumes(self) -> bool:
-        """Whether there is a run to go on with."""
+        """Whether there is a run to continue."""
         from sdic_train.trainers.run import STATE
 
         return not self.restart and (self.out / STATE).exists()

@@ -20,7 +20,7 @@ from sdic_train.portraits.portraits import PARAMETERS, Parameter, sample
 
 CHUNK = 500  # pictures that one process draws at a time
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-SIDED_KINDS = {"sides", "switch", "rare"}  # of parameters whose values leave out the middle
+SIDED_KINDS = {"sides", "switch", "rare"}  # of parameters whose values omit the middle
 HELD_OUT_SEED = 900_000  # data sets of this seed and above are never trained on
 
 

@@ -90,7 +90,7 @@ class EncoderTrainer(Trainer):
         self.latent_optimizer = torch.optim.Adam(self.latent_discriminator.parameters(), lr=recipe.latent_rate, betas=(0.0, 0.99))
 
     def start_from(self, encoder: Encoder) -> None:
-        """Goes on from another run's encoder."""
+        """Continues from another run's encoder."""
         self.encoder.load_state_dict(encoder.state_dict())
 
     def advance(self) -> dict[str, float]:

@@ -43,7 +43,7 @@ class RunOptions:
 
 
 def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] = LOGGER.info) -> dict[str, float]:
-    """Trains until `options.steps` or `options.minutes`; returns the last step's losses. A killed run goes on from its last saved state."""
+    """Trains until `options.steps` or `options.minutes`; returns the last step's losses. A killed run continues from its last saved state."""
     folder = options.folder
     open_board = _boards() if options.tensorboard and trainer.compute.main else None
     folder.mkdir(parents=True, exist_ok=True)

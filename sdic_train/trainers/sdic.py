@@ -48,7 +48,7 @@ class SdicRecipe:
     context: bool = True  # the spatial-contextual branches of Eq. 1 and 2; false is the paper's ablation
     settle_norm: int = 0  # from this step on DIPN's and DICN's batch norm keeps its statistics, averaged over many batches; 0: never
     silent_start: bool = False  # let DICN start from zero, so that the first inversions are the encoder's
-    keep: bool = False  # go on from the DIPN and DICN in --model, whose batch norm keeps its statistics; false starts with new ones
+    keep: bool = False  # continue from the DIPN and DICN in --model, whose batch norm keeps its statistics; false starts with new ones
     fusion: str = "attention"  # of DICN; "affine" is the paper's ablation
     seed: int = 0
 
