@@ -19,7 +19,8 @@ def run(
         Path, typer.Option("--model", metavar="FILE", help="Checkpoint with generator and encoder (e4e or SDIC).", show_default=False)
     ],
     recipe: Annotated[
-        str, typer.Option("--recipe", help="paper, released (the released code's departures), demo, or demo-longer (continues from --model).")
+        str,
+        typer.Option("--recipe", help="paper, released (the released code's departures), demo, or demo-longer (continues from --model)."),
     ] = "paper",
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
