@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from sdic_runtime.cli.options import Debug
 
@@ -13,18 +14,14 @@ NAME = "dataset"
 
 
 def run(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the data set.", show_default=False)],
-    size: Annotated[int, typer.Option("--size", help="Pixels of the cached pictures.")] = 128,
-    count: Annotated[int, typer.Option("--count", min=1, help="Portraits to draw.")] = 24_000,
-    photo: Annotated[bool, typer.Option("--photo", help="Draw photos: portraits with details that a generator never sees.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed; seeds from 900000 are reserved for evaluation.")] = 0,
-    source: Annotated[
-        Path | None, typer.Option("--from", metavar="DIR", help="Cache the pictures of this folder instead of drawing.")
-    ] = None,
-    held_out: Annotated[
-        float, typer.Option("--held-out", help="Share of a folder's pictures kept for evaluation, chosen by their content's hash.")
-    ] = 0.05,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that draw.")] = 2,
+    out: Annotated[Path, Option("--out", "-o", metavar="DIR", help="Folder of the data set.", show_default=False)],
+    size: Annotated[int, Option(help="Pixels of the cached pictures.")] = 128,
+    count: Annotated[int, Option(min=1, help="Portraits to draw.")] = 24_000,
+    photo: Annotated[bool, Option("--photo", help="Draw photos: portraits with details that a generator never sees.")] = False,
+    seed: Annotated[int, Option(min=0, help="Random seed; seeds from 900000 are reserved for evaluation.")] = 0,
+    source: Annotated[Path | None, Option("--from", metavar="DIR", help="Cache the pictures of this folder instead of drawing.")] = None,
+    held_out: Annotated[float, Option(help="Share of a folder's pictures kept for evaluation, chosen by their content's hash.")] = 0.05,
+    processes: Annotated[int, Option(min=1, help="Processes that draw.")] = 2,
     debug: Debug = False,
 ) -> None:
     """Draw labelled portraits, or prepare a folder of pictures.

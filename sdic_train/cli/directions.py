@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from sdic_runtime.cli.options import Debug
 
@@ -13,22 +14,20 @@ NAME = "directions"
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make edit directions: interfacegan, ganspace, sefa.")
 
-ModelOption = Annotated[Path, typer.Option("--model", metavar="FILE", help="Checkpoint with the generator.", show_default=False)]
-FolderOption = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the direction files.", show_default=False)]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampled codes.")]
+ModelOption = Annotated[Path, Option("--model", metavar="FILE", help="Checkpoint with the generator.", show_default=False)]
+FolderOption = Annotated[Path, Option("--out", "-o", metavar="DIR", help="Folder for the direction files.", show_default=False)]
+SeedOption = Annotated[int, Option("--seed", min=0, help="Seed of the sampled codes.")]
 
 
 @app.command("interfacegan")
 def interfacegan(
     model: ModelOption,
-    reader: Annotated[Path, typer.Option("--reader", metavar="FILE", help="Portrait reader that labels the samples.", show_default=False)],
+    reader: Annotated[Path, Option(metavar="FILE", help="Portrait reader that labels the samples.", show_default=False)],
     out: FolderOption,
-    attributes: Annotated[str, typer.Option("--attributes", help="Portrait attributes, with commas between.")] = "smile,age,glasses",
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Codes to sample.")] = 4000,
-    margin: Annotated[
-        float, typer.Option("--margin", help="Share of an attribute's range around its threshold that counts as unsure.")
-    ] = 0.1,
-    disentangle: Annotated[bool, typer.Option("--disentangle/--plain", help="Take the other attributes' directions out of each.")] = True,
+    attributes: Annotated[str, Option(help="Portrait attributes, with commas between.")] = "smile,age,glasses",
+    samples: Annotated[int, Option(min=1, help="Codes to sample.")] = 4000,
+    margin: Annotated[float, Option(help="Share of an attribute's range around its threshold that counts as unsure.")] = 0.1,
+    disentangle: Annotated[bool, Option("--disentangle/--plain", help="Take the other attributes' directions out of each.")] = True,
     seed: SeedOption = 0,
     debug: Debug = False,
 ) -> None:
@@ -79,8 +78,8 @@ def interfacegan(
 def ganspace(
     model: ModelOption,
     out: FolderOption,
-    components: Annotated[int, typer.Option("--components", min=1, help="Components to keep.")] = 80,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Codes to sample.")] = 100_000,
+    components: Annotated[int, Option(min=1, help="Components to keep.")] = 80,
+    samples: Annotated[int, Option(min=1, help="Codes to sample.")] = 100_000,
     seed: SeedOption = 0,
     debug: Debug = False,
 ) -> None:
@@ -100,9 +99,9 @@ def ganspace(
 def sefa(
     model: ModelOption,
     out: FolderOption,
-    first: Annotated[int, typer.Option("--first", help="First style row.")] = 0,
-    end: Annotated[int, typer.Option("--end", help="Row behind the last one.")] = 4,
-    count: Annotated[int, typer.Option("--count", min=1, help="Directions to keep.")] = 5,
+    first: Annotated[int, Option(help="First style row.")] = 0,
+    end: Annotated[int, Option(help="Row behind the last one.")] = 4,
+    count: Annotated[int, Option(min=1, help="Directions to keep.")] = 5,
     debug: Debug = False,
 ) -> None:
     """Directions that the modulations amplify most (SeFa)."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from sdic_runtime.cli.options import Debug
 from sdic_train.cli import options as shared
@@ -17,24 +18,22 @@ HELD_OUT = 900_000
 def run(
     model: Annotated[Path, typer.Argument(metavar="CHECKPOINT|BUNDLE", help="SDIC checkpoint file, or bundle folder.", show_default=False)],
     data: shared.DataOption,
-    count: Annotated[int, typer.Option("--count", min=1, help="Held-out pictures.")] = 256,
-    data_seed: Annotated[
-        int, typer.Option("--data-seed", min=0, help="Random seed of the photos; from 900000 on, a folder's held-out pictures.")
-    ] = HELD_OUT,
+    count: Annotated[int, Option(min=1, help="Held-out pictures.")] = 256,
+    data_seed: Annotated[int, Option(min=0, help="Random seed of the photos; from 900000 on, a folder's held-out pictures.")] = HELD_OUT,
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
     directions: Annotated[
-        Path | None, typer.Option("--directions", metavar="DIR", help="Directions whose edits are measured; by default the bundle's own.")
+        Path | None, Option(metavar="DIR", help="Directions whose edits are measured; by default the bundle's own.")
     ] = None,
     reader: Annotated[
-        Path | None, typer.Option("--reader", metavar="FILE", help="Portrait reader that measures edits; train it apart from the losses'.")
+        Path | None, Option(metavar="FILE", help="Portrait reader that measures edits; train it apart from the losses'.")
     ] = None,
-    strength: Annotated[float, typer.Option("--strength", help="Of the edits, times the distance between an attribute's two sides.")] = 1.0,
-    edit_first: Annotated[bool, typer.Option("--edit-first", help="Edit, then compensate: the paper's ablation; for checkpoints.")] = False,
-    backend: Annotated[str, typer.Option("--backend", help="Backend for a bundle.")] = "auto",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures computed at once.")] = 8,
+    strength: Annotated[float, Option(help="Of the edits, times the distance between an attribute's two sides.")] = 1.0,
+    edit_first: Annotated[bool, Option("--edit-first", help="Edit, then compensate: the paper's ablation; for checkpoints.")] = False,
+    backend: Annotated[str, Option(help="Backend for a bundle.")] = "auto",
+    batch: Annotated[int, Option(min=1, help="Pictures computed at once.")] = 8,
     threads: shared.ThreadsOption = 0,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for evaluation.json and evaluation.md.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", metavar="DIR", help="Folder for evaluation.json and evaluation.md.")] = None,
     debug: Debug = False,
 ) -> None:
     """Measure inversions and edits on held-out pictures.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typer import Option
 
 from sdic_runtime.cli.options import Debug
 from sdic_runtime.errors import ArgumentError, FileError
@@ -35,12 +36,12 @@ class Photos(str, Enum):
 
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
-DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder that `sdic-train dataset` filled.", show_default=False)]
-SizesOption = Annotated[str, typer.Option("--sizes", help="Sizes of the networks: faces, cars, demo, tiny, or a JSON file.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: as PyTorch chooses.")]
+DataOption = Annotated[Path, Option("--data", metavar="DIR", help="Folder that `sdic-train dataset` filled.", show_default=False)]
+SizesOption = Annotated[str, Option("--sizes", help="Sizes of the networks: faces, cars, demo, tiny, or a JSON file.")]
+ThreadsOption = Annotated[int, Option("--threads", min=0, help="CPU threads; 0: as PyTorch chooses.")]
 PerceptualOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--perceptual",
         metavar="FILE[,FILE]",
         help="Weights of the perceptual distance: AlexNet and LPIPS weights with a comma between, or a portrait reader (.safetensors).",
@@ -48,13 +49,13 @@ PerceptualOption = Annotated[
 ]
 IdentityOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--identity",
         metavar="FILE",
         help="Weights of the identity network: IR-SE-50 (ArcFace), MoCo-v2 ResNet-50, or a portrait reader (.safetensors).",
     ),
 ]
-PhotosOption = Annotated[Photos, typer.Option("--photos", help="Portraits without details, with them (photos, data seed + 1), or both.")]
+PhotosOption = Annotated[Photos, Option("--photos", help="Portraits without details, with them (photos, data seed + 1), or both.")]
 
 
 def changed(recipe: Recipe, changes: Sequence[str] | None) -> Recipe:
@@ -111,26 +112,22 @@ class Training:
     """What every training command is told."""
 
     data: DataOption
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run: state, log, sheets, model.", show_default=False)
-    ]
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the whole run.")]
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures per step, over all processes and accumulated parts.")]
+    out: Annotated[Path, Option("--out", "-o", metavar="DIR", help="Folder of the run: state, log, sheets, model.", show_default=False)]
+    steps: Annotated[int, Option(min=1, help="Steps of the whole run.")]
+    batch: Annotated[int, Option(min=1, help="Pictures per step, over all processes and accumulated parts.")]
     changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option of the recipe; may be given several times.")
+        list[str] | None, Option("--set", metavar="NAME=VALUE", help="Change one option of the recipe; may be given several times.")
     ] = None
-    data_size: Annotated[int, typer.Option("--data-size", min=0, help="Size of the cached pictures; by default the model's.")] = 0
-    data_seed: Annotated[int, typer.Option("--data-seed", min=0, help="Random seed of the data set.")] = 0
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<number>.")] = "auto"
-    precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16: the arithmetic of the networks.")] = "fp32"
-    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Parts into which each process cuts its share of a batch.")] = 1
+    data_size: Annotated[int, Option(min=0, help="Size of the cached pictures; by default the model's.")] = 0
+    data_seed: Annotated[int, Option(min=0, help="Random seed of the data set.")] = 0
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto"
+    precision: Annotated[str, Option(help="fp32 or bf16: the arithmetic of the networks.")] = "fp32"
+    accumulate: Annotated[int, Option(min=1, help="Parts into which each process cuts its share of a batch.")] = 1
     threads: ThreadsOption = 0
-    save_minutes: Annotated[float, typer.Option("--save-minutes", min=0, help="Minutes between two saved states.")] = 5.0
-    minutes: Annotated[
-        float, typer.Option("--minutes", min=0, help="Stop after this long; the run stays resumable.", show_default=False)
-    ] = math.inf
-    restart: Annotated[bool, typer.Option("--restart", help="Start again instead of resuming what is in --out.")] = False
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False
+    save_minutes: Annotated[float, Option(min=0, help="Minutes between two saved states.")] = 5.0
+    minutes: Annotated[float, Option(min=0, help="Stop after this long; the run stays resumable.", show_default=False)] = math.inf
+    restart: Annotated[bool, Option("--restart", help="Start again instead of resuming what is in --out.")] = False
+    tensorboard: Annotated[bool, Option("--tensorboard", help="Also write TensorBoard logs.")] = False
     debug: Debug = False
 
     @property

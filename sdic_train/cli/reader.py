@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from sdic_train.cli import options as shared
 
@@ -15,7 +16,7 @@ NAME = "reader"
 def run(
     told: shared.Training,
     photos: shared.PhotosOption = shared.Photos.both,
-    held_out: Annotated[int, typer.Option("--held-out", help="Data seed of the photos on which the reader is judged; -1 for none.")] = -1,
+    held_out: Annotated[int, Option(help="Data seed of the photos on which the reader is judged; -1 for none.")] = -1,
 ) -> None:
     """Train the network that judges drawn portraits.
 

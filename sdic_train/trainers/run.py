@@ -43,7 +43,7 @@ class RunOptions:
 
 
 def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] = LOGGER.info) -> dict[str, float]:
-    """Trains until `options.steps` or `options.minutes`; returns the last step's losses. A killed run continues from its last saved state."""
+    """Trains until `options.steps` or `options.minutes` and returns the last losses. A killed run continues from its last saved state."""
     folder = options.folder
     open_board = _boards() if options.tensorboard and trainer.compute.main else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,9 +126,8 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise FileError(
-            f"the saved state {path} cannot be read ({type(error).__name__}); delete it to start again, or restore it"
-        ) from error
+        kind = type(error).__name__
+        raise FileError(f"the saved state {path} cannot be read ({kind}); delete it to start again, or restore it") from error
 
 
 def _save(trainer: Trainer, folder: Path, log: Log | None) -> None:
@@ -155,24 +154,20 @@ def _same_recipe(trainer: Trainer, folder: Path, resume: bool) -> None:
         before = json.loads(path.read_text())
         other = [name for name in sorted({*before, *recipe}) if before.get(name) != recipe.get(name)]
         if other:
-            raise ArgumentError(
-                f"{folder} holds a run with another {other[0]} ({before.get(other[0])}, now {recipe.get(other[0])}); "
-                "give the same options, another --out, or --restart"
-            )
+            name, fix = other[0], "give the same options, another --out, or --restart"
+            raise ArgumentError(f"{folder} holds a run with another {name} ({before.get(name)}, now {recipe.get(name)}); {fix}")
     if trainer.compute.main:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(recipe, indent=1))
-    if not resume and trainer.compute.main:
-        (folder / STATE).unlink(missing_ok=True)
+        if not resume:
+            (folder / STATE).unlink(missing_ok=True)
 
 
 def _check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
-    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
-    if wrong:
-        raise ArgumentError(
-            f'the loss "{wrong[0]}" became {losses[wrong[0]]} at step {step}; the last good state is in {folder}: '
-            "resume it with a smaller --rate"
-        )
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            state = f"the last good state is in {folder}: resume it with a smaller --rate"
+            raise ArgumentError(f'the loss "{name}" became {value} at step {step}; {state}')
 
 
 def _bar(trainer: Trainer, options: RunOptions) -> Any:
