@@ -50,26 +50,20 @@ def interfacegan(
     names = [name.strip() for name in attributes.split(",")]
     if unknown := [name for name in names if name not in ATTRIBUTES]:
         raise ArgumentError(f'"{unknown[0]}" is no attribute of a portrait; use some of {", ".join(ATTRIBUTES)}')
-    found = list(
-        progress(
-            labelled_codes(load_generator(model), open_reader(reader), samples, seed), "samples", total=-(-samples // 16), unit="batch"
-        )
-    )
+    batches = labelled_codes(load_generator(model), open_reader(reader), samples, seed)
+    found = list(progress(batches, "samples", total=-(-samples // 16), unit="batch"))
     codes, values = (np.concatenate(part) for part in zip(*found, strict=True))
     places = {entry.name: (index, entry) for index, entry in enumerate(PARAMETERS)}
 
     def made(name: str, against: np.ndarray | None) -> Boundary:
         index, entry = places[name]
-        threshold = entry.threshold if entry.threshold is not None else (entry.low + entry.high) / 2
-        return boundary(codes, values[:, index], threshold, name, margin * (entry.high - entry.low), against)
+        return boundary(codes, values[:, index], entry.threshold or 0.0, name, margin * (entry.high - entry.low), against)
 
     plain = {name: made(name, None) for name in names}
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        others = (
-            np.stack([plain[other].direction.vector[0] for other in names if other != name]) if disentangle and len(names) > 1 else None
-        )
-        result = made(name, others)
+        others = [plain[other].direction.vector[0] for other in names if other != name]
+        result = made(name, np.stack(others)) if disentangle and others else plain[name]
         save_direction(out / f"{name}.safetensors", result.direction)
         typer.echo(f"{name}: accuracy {result.accuracy:.3f}, the sides are {result.separation:.2f} apart")
 

@@ -39,22 +39,10 @@ SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, 
 DataOption = Annotated[Path, Option("--data", metavar="DIR", help="Folder that `sdic-train dataset` filled.", show_default=False)]
 SizesOption = Annotated[str, Option("--sizes", help="Sizes of the networks: faces, cars, demo, tiny, or a JSON file.")]
 ThreadsOption = Annotated[int, Option("--threads", min=0, help="CPU threads; 0: as PyTorch chooses.")]
-PerceptualOption = Annotated[
-    Path | None,
-    Option(
-        "--perceptual",
-        metavar="FILE[,FILE]",
-        help="Weights of the perceptual distance: AlexNet and LPIPS weights with a comma between, or a portrait reader (.safetensors).",
-    ),
-]
-IdentityOption = Annotated[
-    Path | None,
-    Option(
-        "--identity",
-        metavar="FILE",
-        help="Weights of the identity network: IR-SE-50 (ArcFace), MoCo-v2 ResNet-50, or a portrait reader (.safetensors).",
-    ),
-]
+_PERCEPTUAL = "Weights of the perceptual distance: AlexNet and LPIPS weights with a comma between, or a portrait reader (.safetensors)."
+_IDENTITY = "Weights of the identity network: IR-SE-50 (ArcFace), MoCo-v2 ResNet-50, or a portrait reader (.safetensors)."
+PerceptualOption = Annotated[Path | None, Option("--perceptual", metavar="FILE[,FILE]", help=_PERCEPTUAL)]
+IdentityOption = Annotated[Path | None, Option("--identity", metavar="FILE", help=_IDENTITY)]
 PhotosOption = Annotated[Photos, Option("--photos", help="Portraits without details, with them (photos, data seed + 1), or both.")]
 
 
@@ -155,9 +143,8 @@ class Training:
         """Trains with messages on standard error, and prints the run's folder."""
         from sdic_train.trainers.run import RunOptions, train
 
-        options = RunOptions(
-            self.out, self.steps, self.save_minutes * 60, resume=not self.restart, tensorboard=self.tensorboard, minutes=self.minutes
-        )
+        rhythm = {"save_every": self.save_minutes * 60, "minutes": self.minutes}
+        options = RunOptions(self.out, self.steps, resume=not self.restart, tensorboard=self.tensorboard, **rhythm)
         train(trainer, options, lambda text: typer.echo(text, err=True))
         typer.echo(self.out)
 
@@ -168,15 +155,10 @@ def training(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., N
     def extended(command: Callable[..., None]) -> Callable[..., None]:
         hints, entries = get_type_hints(Training, include_extras=True), fields(Training)
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
-        added = [
-            Parameter(
-                entry.name,
-                Parameter.KEYWORD_ONLY,
-                default=defaults.get(entry.name, Parameter.empty if entry.default is MISSING else entry.default),
-                annotation=hints[entry.name],
-            )
-            for entry in entries
-        ]
+        added = []
+        for entry in entries:
+            default = defaults.get(entry.name, Parameter.empty if entry.default is MISSING else entry.default)
+            added.append(Parameter(entry.name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[entry.name]))
 
         def run(**values: Any) -> None:
             command(Training(**{entry.name: values.pop(entry.name) for entry in entries}), **values)

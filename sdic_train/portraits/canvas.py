@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
-Colour = tuple[float, float, float]
+Colour = tuple[float, ...]
 """Red, green and blue, each 0..1."""
 
 EXTENT = 0.92
@@ -189,8 +189,7 @@ class Canvas:
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
     """`first` at `share` 0, `second` at 1."""
-    red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
-    return red, green, blue
+    return tuple(a + (b - a) * share for a, b in zip(first, second, strict=True))
 
 
 def ramp(colours: Sequence[Colour], position: float) -> Colour:
@@ -202,5 +201,4 @@ def ramp(colours: Sequence[Colour], position: float) -> Colour:
 
 def rgb(code: str) -> Colour:
     """The colour of a hexadecimal code such as "f1c296"."""
-    red, green, blue = (int(code[start : start + 2], 16) / 255 for start in (0, 2, 4))
-    return red, green, blue
+    return tuple(int(code[start : start + 2], 16) / 255 for start in (0, 2, 4))

@@ -24,6 +24,7 @@ from sdic_train.trainers.base import Trainer, wide, widen
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.pictures import batch_pictures, new_noises, scaled, sheet_of
 
+SUPERVISED = ("fit", "edges", "features", "perceptual", "attributes")  # losses that compare with the render of the same person
 SHEET = 16  # pictures on a sample sheet
 
 
@@ -31,8 +32,7 @@ SHEET = 16  # pictures on a sample sheet
 class GeneratorRecipe:
     """Weights and rates; the defaults are StyleGAN2's. A loss with weight 0 is not computed.
 
-    The losses of `SUPERVISED` compare the generated picture with the render of the same person. They need a labelled set:
-    its coordinates are then the first of z, and the mapping starts from these alone.
+    The losses of `SUPERVISED` need a labelled set: its coordinates are then the first of z, and the mapping starts from these alone.
     """
 
     size: int = 64  # the picture size trained now, 8 to R: the generator grows over several runs
@@ -194,7 +194,11 @@ class GeneratorTrainer(Trainer):
         if recipe.edges:
             terms["edges"] = edge_difference(fake, wanted)
         if self.reader is not None and (recipe.perceptual or recipe.attributes):
-            terms |= _read_terms(self.reader, fake, wanted)
+            with torch.no_grad():
+                aims = self.reader.features(wanted)
+            found = self.reader.features(fake)
+            terms["perceptual"] = feature_distance(found, aims).mean()
+            terms["attributes"] = F.mse_loss(self.reader.read(found[-1]).float(), self.reader.read(aims[-1]).float())
         if not (recipe.adversarial or recipe.features):
             return terms
         found = self.discriminator.features(fake)
@@ -249,18 +253,6 @@ class GeneratorTrainer(Trainer):
         keep = 0.5 ** (batch / half_life) if half_life else 0.0
         for mean, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
             mean.lerp_(weight, 1 - keep)
-
-
-SUPERVISED = ("fit", "edges", "features", "perceptual", "attributes")
-
-
-def _read_terms(reader: PortraitReader, fake: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-    """What the portrait reader makes of the generated pictures and of the renders."""
-    with torch.no_grad():
-        aims = reader.features(wanted)
-        values = reader.read(aims[-1]).float()
-    found = reader.features(fake)
-    return {"perceptual": feature_distance(found, aims).mean(), "attributes": F.mse_loss(reader.read(found[-1]).float(), values)}
 
 
 def condition_mapping(generator: Generator, coordinates: int) -> None:
