@@ -123,14 +123,11 @@ DEMO = ModelConfig(
 )
 TINY = replace(
     DEMO,
-    resolution=128,
     working=64,
     style_width=16,
     channels={4: 16, 8: 16, 16: 16, 32: 16, 64: 8, 128: 8},
     mapping_layers=2,
     encoder=EncoderConfig(widths=(4, 8, 8, 16), units=(1, 1, 1, 1)),
-    discrepancy=DiscrepancyConfig(
-        scales=(4, 8, 8, 16), up=(8, 8, 4), middle=4, descriptor=8, volume=(2, 4, 4, 8), stem=(4, 8), shift_rows=12
-    ),
+    discrepancy=replace(DEMO.discrepancy, scales=(4, 8, 8, 16), up=(8, 8, 4), middle=4, volume=(2, 4, 4, 8), stem=(4, 8)),
 )
 PRESETS = {"faces": FACES, "cars": CARS, "demo": DEMO, "tiny": TINY}

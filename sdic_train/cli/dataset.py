@@ -10,8 +10,6 @@ from typer import Option
 
 from sdic_runtime.cli.options import Debug
 
-NAME = "dataset"
-
 
 def run(
     out: Annotated[Path, Option("--out", "-o", metavar="DIR", help="Folder of the data set.", show_default=False)],

@@ -9,8 +9,7 @@ import typer
 from typer import Option
 
 from sdic_runtime.cli.options import Debug
-
-NAME = "directions"
+from sdic_runtime.errors import ArgumentError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make edit directions: interfacegan, ganspace, sefa.")
 
@@ -40,7 +39,6 @@ def interfacegan(
     import numpy as np
 
     from sdic_runtime.directions import save_direction
-    from sdic_runtime.errors import ArgumentError
     from sdic_runtime.progress import progress
     from sdic_train.checkpoints.load import load_generator
     from sdic_train.losses.networks import open_reader

@@ -9,8 +9,6 @@ from typer import Option
 
 from sdic_train.cli import options as shared
 
-NAME = "encoder"
-
 
 @shared.training(steps=200_000, batch=8)
 def run(

@@ -9,9 +9,9 @@ import typer
 from typer import Option
 
 from sdic_runtime.cli.options import Debug
+from sdic_runtime.errors import ArgumentError
 from sdic_train.cli import options as shared
 
-NAME = "evaluate"
 HELD_OUT = 900_000
 
 
@@ -48,7 +48,6 @@ def run(
 
     import numpy as np
 
-    from sdic_runtime.errors import ArgumentError
     from sdic_runtime.files import replacing
     from sdic_train.evaluation import evaluate as evaluation
     from sdic_train.losses.networks import identity_network, open_reader, perceptual_network
@@ -82,7 +81,6 @@ def run(
 
 def _inverter(model: Path, backend: str, threads: int, edit_first: bool) -> tuple[Any, int]:
     """The model behind a file or a folder, and its working size."""
-    from sdic_runtime.errors import ArgumentError
     from sdic_train.evaluation.evaluate import ModelInverter, PipelineInverter
 
     if model.is_dir() and edit_first:
@@ -101,7 +99,6 @@ def _inverter(model: Path, backend: str, threads: int, edit_first: bool) -> tupl
 def _directions(folder: Path | None, inverter: Any) -> dict[str, Any]:
     """The constant directions in a folder, or the bundle's own."""
     from sdic_runtime.directions import load_direction
-    from sdic_runtime.errors import ArgumentError
     from sdic_train.evaluation.evaluate import PipelineInverter, only_directions
     from sdic_train.portraits.portraits import ATTRIBUTES
 

@@ -9,8 +9,6 @@ from typer import Option
 
 from sdic_train.cli import options as shared
 
-NAME = "generator"
-
 
 @shared.training(steps=10_000, batch=16)
 def run(

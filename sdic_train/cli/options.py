@@ -143,8 +143,9 @@ class Training:
         """Trains with messages on standard error, and prints the run's folder."""
         from sdic_train.trainers.run import RunOptions, train
 
-        rhythm = {"save_every": self.save_minutes * 60, "minutes": self.minutes}
-        options = RunOptions(self.out, self.steps, resume=not self.restart, tensorboard=self.tensorboard, **rhythm)
+        options = RunOptions(
+            self.out, self.steps, self.save_minutes * 60, resume=not self.restart, tensorboard=self.tensorboard, minutes=self.minutes
+        )
         train(trainer, options, lambda text: typer.echo(text, err=True))
         typer.echo(self.out)
 

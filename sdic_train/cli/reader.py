@@ -9,8 +9,6 @@ from typer import Option
 
 from sdic_train.cli import options as shared
 
-NAME = "reader"
-
 
 @shared.training(steps=1400, batch=48, data_size=128)
 def run(

@@ -9,8 +9,6 @@ from typer import Option
 
 from sdic_train.cli import options as shared
 
-NAME = "sdic"
-
 
 @shared.training(steps=100_000, batch=2)
 def run(

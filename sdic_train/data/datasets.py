@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def _moments(parameter: Parameter) -> tuple[float, float]:
     return float(values.mean()), float(values.std())
 
 
-def _draw(seed: int, indices: Sequence[int], size: int, photo: bool) -> dict[str, NDArray]:
+def _draw(seed: int, indices: Sequence[int], size: int, photo: bool) -> dict[str, Any]:
     """The fields of the `PictureSet` of these indices."""
     pictures, persons = zip(*(sample(seed, index, size, photo=photo) for index in indices), strict=True)
     values = np.stack([person.array() for person in persons])

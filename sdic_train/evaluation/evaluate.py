@@ -156,11 +156,10 @@ def edit_table(
     `others`    the mean absolute change of the other attributes, on the same scale
     `identity`  cosine similarity with the unedited inversion
     """
-    places = {entry.name: index for index, entry in enumerate(PARAMETERS)}
-    attributes = [entry for entry in PARAMETERS if entry.threshold is not None]
-    spans = torch.tensor([BETWEEN_SIDES[entry.kind] * (entry.high - entry.low) for entry in attributes])
-    columns = [places[entry.name] for entry in attributes]
-    names = [name for name in directions if name in {entry.name for entry in attributes}]
+    attributes = {entry.name: (place, entry) for place, entry in enumerate(PARAMETERS) if entry.threshold is not None}
+    columns = [place for place, _ in attributes.values()]
+    spans = torch.tensor([BETWEEN_SIDES[entry.kind] * (entry.high - entry.low) for _, entry in attributes.values()])
+    names = [name for name in directions if name in attributes]
     changes = [(directions[name], sign * strengths[name]) for name in names for sign in (1, -1)]
     parts: dict[str, dict[str, list[Tensor]]] = {name: {"moved": [], "others": [], "identity": []} for name in names}
     for image in images.split(batch):
@@ -168,8 +167,8 @@ def edit_table(
             before, results = inverter.edits(image, changes)
             values, person = reader(before), reader.identity(before)
             for index, name in enumerate(names):
-                own = columns.index(places[name])
-                rising = values[:, places[name]] <= (attributes[own].threshold or 0.0)
+                place, entry = attributes[name]
+                own, rising = columns.index(place), values[:, place] <= (entry.threshold or 0.0)
                 after = torch.where(rising[:, None, None, None], results[2 * index], results[2 * index + 1])
                 change = (reader(after) - values)[:, columns] / spans
                 parts[name]["moved"].append(torch.where(rising, change[:, own], -change[:, own]))

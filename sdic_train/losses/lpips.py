@@ -32,7 +32,9 @@ class LPIPS(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.ModuleDict({str(index): nn.Conv2d(*sizes) for index, *sizes, _ in CONVOLUTIONS})
+        self.features = nn.ModuleDict()
+        for index, inputs, outputs, kernel, stride, padding, _ in CONVOLUTIONS:
+            self.features[str(index)] = nn.Conv2d(inputs, outputs, kernel, stride, padding)
         self.weights = nn.ParameterList(torch.ones(outputs) for _, _, outputs, *_ in CONVOLUTIONS)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,8 @@ METAL = tuple(map(rgb, ("e8c04a", "d9dde3", "c8324a", "2f9e8f")))
 LETTERING = tuple(map(rgb, ("ffffff", "fff0a8", "20202a")))
 DARK = rgb("20202a")
 KINDS = ("stripes", "dots", "checks")
+
+Places = tuple[tuple[float, float], ...]  # pairs of x and y
 
 # Strokes of a letter on a grid two wide and two high: pairs of end points.
 LETTERS: dict[str, tuple[tuple[int, int, int, int], ...]] = {
@@ -61,12 +63,6 @@ class Scarf(NamedTuple):
     side: int
 
 
-class Freckles(NamedTuple):
-    """Dots on nose and cheeks: `places` are (x, y) from the middle of the face."""
-
-    places: tuple[tuple[float, float], ...]
-
-
 class Logo(NamedTuple):
     """Two or three letters on the shirt, left (-1) or right (1)."""
 
@@ -84,9 +80,8 @@ def _two_colours(rng: np.random.Generator) -> tuple[Colour, Colour]:
     return BRIGHT[first], BRIGHT[second]
 
 
-def _freckles(rng: np.random.Generator) -> Freckles:
-    places = rng.uniform((-0.3, 0.08), (0.3, 0.22), (int(rng.integers(14, 27)), 2)).tolist()
-    return Freckles(tuple((x, y) for x, y in places))
+def _freckles(rng: np.random.Generator) -> Places:
+    return tuple((x, y) for x, y in rng.uniform((-0.3, 0.08), (0.3, 0.22), (int(rng.integers(14, 27)), 2)).tolist())
 
 
 # Every detail by chance, under the names and in the order of the fields of `Details`.
@@ -107,7 +102,7 @@ class Details(NamedTuple):
     hat: Hat | None = None
     pattern: Pattern | None = None
     scarf: Scarf | None = None
-    freckles: Freckles | None = None
+    freckles: Places | None = None  # dots on nose and cheeks, from the middle of the face
     logo: Logo | None = None
 
     @classmethod
@@ -156,11 +151,10 @@ class Details(NamedTuple):
 
     def on_face(self, canvas: Canvas, x: float, y: float, colour: Colour) -> None:
         """Paints the freckles on a face around (x, y)."""
-        if self.freckles is not None:
-            for right, down in self.freckles.places:
-                canvas.paint(circle(x + right, y + down, 0.014), mix(colour, rgb("5a2410"), 0.4), 0.85)
+        for right, down in self.freckles or ():
+            canvas.paint(circle(x + right, y + down, 0.014), mix(colour, rgb("5a2410"), 0.4), 0.85)
 
-    def on_ears(self, canvas: Canvas, ears: Sequence[tuple[float, float]]) -> None:
+    def on_ears(self, canvas: Canvas, ears: Places) -> None:
         """Paints the earrings under the two `ears`."""
         if self.earrings is None:
             return

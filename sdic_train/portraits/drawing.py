@@ -51,7 +51,7 @@ class Scene:
         self.details.on_face(self.canvas, self.face_x, self.y, self.shade)
         for part in (self.wrinkles, self.nose, self.mouth, self.eyes, self.brows, self.temples, self.front_hair):
             part()
-        self.details.on_ears(self.canvas, [self.ear(side) for side in SIDES])
+        self.details.on_ears(self.canvas, tuple(self.ear(side) for side in SIDES))
         self.details.on_head(self.canvas, self.head_x, self.y)
         self.lenses()
 

@@ -54,8 +54,7 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
     log = Log(folder / LOG, trainer.losses, trainer.step) if trainer.compute.main else None
     board = open_board(folder, trainer.step) if open_board else None
     start = saved = drawn = time.monotonic()
-    first, losses = trainer.step, dict[str, float]()
-    bar = _bar(trainer, options)
+    first, losses, bar = trainer.step, dict[str, float](), _bar(trainer, options)
     try:
         while trainer.step < options.steps and time.monotonic() - start < options.minutes * 60:
             losses = trainer.advance()
@@ -73,17 +72,15 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
                 report(f"step {trainer.step}/{options.steps}, {_values(losses)}, {_duration((options.steps - trainer.step) / rate)} left")
             now = time.monotonic()
             if now - saved > options.save_every or (options.save_steps and trainer.step % options.save_steps == 0):
-                _save(trainer, folder, log)
+                _save(trainer, folder)
                 saved = time.monotonic()
             if now - drawn > options.sheet_every:
                 _draw(trainer, folder)
                 drawn = time.monotonic()
     finally:
-        if bar:
-            bar.close()
-        if board:
-            board.close()
-    _save(trainer, folder, log)
+        for display in filter(None, (bar, board)):
+            display.close()
+    _save(trainer, folder)
     _draw(trainer, folder)
     if trainer.compute.main:
         trainer.save(folder / RESULT)
@@ -95,21 +92,17 @@ class Log:
     """A CSV file with one row per step. Rows behind the step that a run resumes from are dropped: they will be computed again."""
 
     def __init__(self, path: Path, names: tuple[str, ...], step: int) -> None:
-        self.path, self.names = path, names
+        self.names = names
         rows = []
         if path.exists() and step:
             with path.open(newline="") as stream:
                 rows = [row for row in csv.reader(stream) if row and row[0].isdigit() and int(row[0]) <= step]
         with replacing(path) as temporary, temporary.open("w", newline="") as stream:
             csv.writer(stream).writerows([["step", *names], *rows])
-        self.stream = path.open("a", newline="")
-        self.writer = csv.writer(self.stream)
+        self.writer = csv.writer(path.open("a", newline="", buffering=1))  # a row is in the file before the state that follows it
 
     def add(self, step: int, losses: dict[str, float]) -> None:
         self.writer.writerow([step, *(f"{losses[name]:.9g}" if name in losses else "" for name in self.names)])
-
-    def flush(self) -> None:
-        self.stream.flush()
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
@@ -130,12 +123,10 @@ def read_state(path: Path) -> dict[str, Any]:
         raise FileError(f"the saved state {path} cannot be read ({kind}); delete it to start again, or restore it") from error
 
 
-def _save(trainer: Trainer, folder: Path, log: Log | None) -> None:
+def _save(trainer: Trainer, folder: Path) -> None:
     import torch
 
     if trainer.compute.main:
-        if log:
-            log.flush()
         with replacing(folder / STATE) as temporary:
             torch.save(trainer.state(), temporary)
     trainer.compute.wait()

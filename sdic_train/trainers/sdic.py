@@ -145,7 +145,7 @@ class SdicTrainer(Trainer):
 
     def save(self, path: Path) -> None:
         model, trained = self.model, {"trained": f"sdic, {self.step} steps"}
-        networks = {"encoder": model.encoder, "generator": model.generator, "dipn": model.dipn, "dicn": model.dicn}
+        networks: dict[str, Any] = {name: getattr(model, name) for name in ("encoder", "generator", "dipn", "dicn")}
         save_checkpoint(path, self.config, model.latent_avg, trained, **networks)
 
 
