@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from typer import Option
+from typer import Option, echo
 
 from sdic_runtime.cli.options import Debug
 
@@ -36,8 +35,8 @@ def run(
     if source is not None:
         counts = list(progress(cache_folder(source, out, size, held_out), "pictures"))
         kept, left = counts[-1]
-        typer.echo(f"{kept} pictures for training and {left} held out in {out}")
+        echo(f"{kept} pictures for training and {left} held out in {out}")
         return
     for _ in progress(draw_portraits(out, count, size, photo, seed, processes), "portraits", total=-(-count // CHUNK), unit="chunk"):
         pass
-    typer.echo(f"{count} {'photos' if photo else 'portraits'} of {size} pixels with seed {seed} in {out}")
+    echo(f"{count} {'photos' if photo else 'portraits'} of {size} pixels with seed {seed} in {out}")

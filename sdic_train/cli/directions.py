@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from typer import Option
+from typer import Option, Typer, echo
 
 from sdic_runtime.cli.options import Debug
 from sdic_runtime.errors import ArgumentError
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make edit directions: interfacegan, ganspace, sefa.")
+app = Typer(no_args_is_help=True, rich_markup_mode=None, help="Make edit directions: interfacegan, ganspace, sefa.")
 
 ModelOption = Annotated[Path, Option("--model", metavar="FILE", help="Checkpoint with the generator.", show_default=False)]
 FolderOption = Annotated[Path, Option("--out", "-o", metavar="DIR", help="Folder for the direction files.", show_default=False)]
@@ -63,7 +62,7 @@ def interfacegan(
         others = [plain[other].direction.vector[0] for other in names if other != name]
         result = made(name, np.stack(others)) if disentangle and others else plain[name]
         save_direction(out / f"{name}.safetensors", result.direction)
-        typer.echo(f"{name}: accuracy {result.accuracy:.3f}, the sides are {result.separation:.2f} apart")
+        echo(f"{name}: accuracy {result.accuracy:.3f}, the sides are {result.separation:.2f} apart")
 
 
 @app.command("ganspace")
@@ -84,7 +83,7 @@ def ganspace(
     out.mkdir(parents=True, exist_ok=True)
     save_direction(out / "ganspace.safetensors", basis)
     share = (basis.std[:10] ** 2).sum() / (basis.std**2).sum()
-    typer.echo(f"{out / 'ganspace.safetensors'}: {components} components, the first ten hold {share:.0%} of their variance")
+    echo(f"{out / 'ganspace.safetensors'}: {components} components, the first ten hold {share:.0%} of their variance")
 
 
 @app.command("sefa")
@@ -105,4 +104,4 @@ def sefa(
     out.mkdir(parents=True, exist_ok=True)
     for direction in found:
         save_direction(out / f"{direction.name}.safetensors", direction)
-        typer.echo(out / f"{direction.name}.safetensors")
+        echo(out / f"{direction.name}.safetensors")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-from typer import Option
+from typer import Argument, Option, echo
 
 from sdic_runtime.cli.options import Debug
 from sdic_runtime.errors import ArgumentError
@@ -16,7 +15,7 @@ HELD_OUT = 900_000
 
 
 def run(
-    model: Annotated[Path, typer.Argument(metavar="CHECKPOINT|BUNDLE", help="SDIC checkpoint file, or bundle folder.", show_default=False)],
+    model: Annotated[Path, Argument(metavar="CHECKPOINT|BUNDLE", help="SDIC checkpoint file, or bundle folder.", show_default=False)],
     data: shared.DataOption,
     count: Annotated[int, Option(min=1, help="Held-out pictures.")] = 256,
     data_seed: Annotated[int, Option(min=0, help="Random seed of the photos; from 900000 on, a folder's held-out pictures.")] = HELD_OUT,
@@ -71,7 +70,7 @@ def run(
         strengths = {name: strength * value for name, value in evaluation.default_strengths(edits).items()}
         result["edits"] = evaluation.edit_table(inverter, images, edits, strengths, judge, batch)
         text += "\n\n" + evaluation.markdown(result["edits"], "edit")
-    typer.echo(text)
+    echo(text)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in (("evaluation.json", json.dumps(result, indent=1)), ("evaluation.md", text + "\n")):

@@ -11,8 +11,7 @@ from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
-import typer
-from typer import Option
+from typer import Option, echo
 
 from sdic_runtime.cli.options import Debug
 from sdic_runtime.errors import ArgumentError, FileError
@@ -146,8 +145,8 @@ class Training:
         options = RunOptions(
             self.out, self.steps, self.save_minutes * 60, resume=not self.restart, tensorboard=self.tensorboard, minutes=self.minutes
         )
-        train(trainer, options, lambda text: typer.echo(text, err=True))
-        typer.echo(self.out)
+        train(trainer, options, lambda text: echo(text, err=True))
+        echo(self.out)
 
 
 def training(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-from typer import Option
+from typer import Option, echo
 
 from sdic_train.cli import options as shared
 
@@ -34,4 +33,4 @@ def run(
     if held_out >= 0:
         shares = explained(trainer.reader.cpu().eval(), shared.pictures(told.data, told.data_size, shared.Photos.photo, held_out))
         for entry, share in zip(PARAMETERS, shares, strict=True):
-            typer.echo(f"{entry.name:20} {share:.3f}")
+            echo(f"{entry.name:20} {share:.3f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +96,8 @@ BY_CHANCE: dict[str, Callable[[np.random.Generator], Any]] = {
 }
 
 
-class Details(NamedTuple):
+@dataclass(frozen=True)
+class Details:
     """The details of one photo; None stands for an absent one, and without any it is a picture of the domain."""
 
     earrings: Earrings | None = None

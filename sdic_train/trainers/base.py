@@ -113,8 +113,9 @@ class Trainer(ABC):
             if not (weight := getattr(self.recipe, name)):
                 continue
             if network is None:
-                fix = f"name its weights with --{name}, or use --set {name}=0"
-                raise ArgumentError(f"the loss {name} has the weight {weight} and no network; {fix}")
+                raise ArgumentError(
+                    f"the loss {name} has the weight {weight} and no network; name its weights with --{name}, or use --set {name}=0"
+                )
             found[name] = network.to(self.compute.device).eval().requires_grad_(False)
         return found
 

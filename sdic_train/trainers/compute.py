@@ -34,8 +34,9 @@ class Compute:
         self.rank = self.accelerator.process_index if self.accelerator else 0
         parts = self.processes * accumulate
         if batch < 1 or accumulate < 1 or batch % parts:
-            wrong = f"the batch of {batch} cannot be cut into {self.processes} processes times {accumulate} parts"
-            raise ArgumentError(f"{wrong}; use a multiple of {parts}")
+            raise ArgumentError(
+                f"the batch of {batch} cannot be cut into {self.processes} processes times {accumulate} parts; use a multiple of {parts}"
+            )
         self.device = self.accelerator.device if self.accelerator else _device(device)
 
     @property

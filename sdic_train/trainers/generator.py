@@ -80,14 +80,16 @@ class GeneratorTrainer(Trainer):
         if used and pictures.coordinates is None:
             raise ArgumentError(f"the loss {used[0]} needs labelled pictures (the portraits); use --set {used[0]}=0 for a folder")
         if (recipe.perceptual or recipe.attributes) and reader is None:
-            fix = "name one with --reader, or set their weights to 0"
-            raise ArgumentError(f"the losses perceptual and attributes need a portrait reader; {fix}")
+            raise ArgumentError(
+                "the losses perceptual and attributes need a portrait reader; name one with --reader, or set their weights to 0"
+            )
         self.reader = None if reader is None else reader.to(compute.device).eval().requires_grad_(False)
         if used and recipe.mixing:
             raise ArgumentError(f"style mixing ({recipe.mixing}) contradicts the losses that compare with a render; set mixing to 0")
         if not 8 <= recipe.size <= config.resolution or recipe.size & (recipe.size - 1):
-            wrong = f"the training size {recipe.size} does not fit a generator of {config.resolution}"
-            raise ArgumentError(f"{wrong}; use a power of two from 8 to it")
+            raise ArgumentError(
+                f"the training size {recipe.size} does not fit a generator of {config.resolution}; use a power of two from 8 to it"
+            )
         self.coordinates = torch.from_numpy(pictures.coordinates) if used and pictures.coordinates is not None else None  # starts of z
         torch.manual_seed(recipe.seed)
         self.generator = Generator(config)

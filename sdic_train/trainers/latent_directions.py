@@ -110,13 +110,12 @@ def sefa(generator: Generator, first: int, end: int, count: int) -> list[Directi
         raise ArgumentError(
             f"SeFa for the rows {first} to {end} with {count} directions does not fit {config.rows} rows of width {config.style_width}"
         )
-    layers = [generator.conv1, *generator.convs]
-    rows = [row for row in range(first, end) if row < len(layers)]
-    if not rows:
+    layers = [generator.conv1, *generator.convs][first:end]
+    if not layers:
         raise ArgumentError(
             f"the rows {first} to {end} modulate no convolution (row {config.rows - 1} is the last RGB layer's); start lower"
         )
-    weights = torch.cat([layers[row].conv.modulation.weight.detach() for row in rows])
+    weights = torch.cat([layer.conv.modulation.weight.detach() for layer in layers])
     weights = (weights / weights.norm(dim=1, keepdim=True)).double().cpu().numpy()
     _, vectors = np.linalg.eigh(weights.T @ weights)
     found = []

@@ -145,8 +145,11 @@ def _same_recipe(trainer: Trainer, folder: Path, resume: bool) -> None:
         before = json.loads(path.read_text())
         other = [name for name in sorted({*before, *recipe}) if before.get(name) != recipe.get(name)]
         if other:
-            name, fix = other[0], "give the same options, another --out, or --restart"
-            raise ArgumentError(f"{folder} holds a run with another {name} ({before.get(name)}, now {recipe.get(name)}); {fix}")
+            name = other[0]
+            raise ArgumentError(
+                f"{folder} holds a run with another {name} ({before.get(name)}, now {recipe.get(name)}); "
+                "give the same options, another --out, or --restart"
+            )
     if trainer.compute.main:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(recipe, indent=1))
@@ -157,8 +160,9 @@ def _same_recipe(trainer: Trainer, folder: Path, resume: bool) -> None:
 def _check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
     for name, value in losses.items():
         if not math.isfinite(value):
-            state = f"the last good state is in {folder}: resume it with a smaller --rate"
-            raise ArgumentError(f'the loss "{name}" became {value} at step {step}; {state}')
+            raise ArgumentError(
+                f'the loss "{name}" became {value} at step {step}; the last good state is in {folder}: resume it with a smaller --rate'
+            )
 
 
 def _bar(trainer: Trainer, options: RunOptions) -> Any:
