@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import itertools
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_bundle as tiny_bundle_module
 from filelock import FileLock
 
 from sdic_runtime import Pipeline
@@ -360,11 +360,7 @@ def library(release_build: Path) -> Library:
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """How the tests of the Python runtime make their tiny bundle: `write_bundle`, `SIZES`, ..."""
-    spec = importlib.util.spec_from_file_location("tiny_bundle_maker", ROOT / "tests/test_runtime/conftest.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return tiny_bundle_module
 
 
 @pytest.fixture(scope="session")

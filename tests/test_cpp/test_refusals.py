@@ -216,7 +216,9 @@ def many_keys(text: str) -> str:
     return text.replace("{", "{" + "".join(f'"k{number}": 1, ' for number in range(30_000)), 1)
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"schema": 1,}', "nonsense", "\ufeff{}", "[" * 5000, "[" * 99, many_keys('{"a": 1}')])
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"schema": 1,}', "nonsense", "\ufeff{}", "[" * 5000, "[" * 99, many_keys('{"a": 1}'), f"[{'1,' * 200_000}1]"]
+)
 def test_a_manifest_that_is_no_json(library: Any, refused: Any, tmp_path: Path, text: str) -> None:
     (tmp_path / "bundle.json").write_text(text)
     refused(BUNDLE, lambda: library.open(tmp_path), tmp_path, python=lambda: Bundle.open(tmp_path))

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "files.hpp"
 
@@ -146,28 +147,24 @@ Names Manifest::precisions() const {
     return common;
 }
 
-Graph Manifest::graph_for(const std::string &name, const Names &outputs, const Names &variants) const {
-    Names keys = {name};
-    if (outputs.size() == 1) keys.insert(keys.begin(), name + ":" + outputs.front());
+Graph Manifest::graph_for(const std::string &whole, const Names &outputs, const Names &variants) const {
+    Names keys = {whole};
+    if (outputs.size() == 1) keys.insert(keys.begin(), whole + ":" + outputs.front());
     for (const auto &key : keys) {
         const auto *choices = graphs.find(key);
         for (const auto &variant : variants) {
-            if (const Names *found = choices ? choices->find(variant) : nullptr) return {key, key == name ? stage(name)->outputs : outputs, *found};
+            if (const Names *found = choices ? choices->find(variant) : nullptr) return {key, key == whole ? stage(whole)->outputs : outputs, *found};
         }
     }
-    throw Error(SDIC_ERROR_INTERNAL, "there is no graph of the stage \"", name, "\" in ", listed(variants));
+    throw Error(SDIC_ERROR_INTERNAL, "there is no graph of the stage \"", whole, "\" in ", listed(variants));
 }
 
 Names Manifest::files_of(const Names &graph_files) const {
-    Names all;
-    const auto add = [&all](const std::string &name) {
-        if (!contains(all, name)) all.push_back(name);
-    };
+    std::set<std::string> all(graph_files.begin(), graph_files.end());
     for (const auto &graph : graph_files) {
-        add(graph);
-        if (const auto found = weights.find(graph); found != weights.end()) std::for_each(found->second.begin(), found->second.end(), add);
+        if (const auto found = weights.find(graph); found != weights.end()) all.insert(found->second.begin(), found->second.end());
     }
-    return all;
+    return {all.begin(), all.end()};
 }
 
 std::string Manifest::identity() const {

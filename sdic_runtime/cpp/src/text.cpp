@@ -7,16 +7,18 @@ namespace sdic_internal {
 namespace {
 
 constexpr int kDeepest = 64;
-constexpr int kMostKeys = 20'000;  // an object finds its keys one by one
+constexpr int kMostKeys = 20'000, kMostValues = 100'000;  // names are found one by one
 constexpr std::size_t kShown = 60;
 
 }  // namespace
 
 Json parse_json(const std::string &text, const std::string &what) {
-    int keys = 0;
+    int keys = 0, values = 0;
     const auto bounded = [&](int depth, Json::parse_event_t event, Json &) {
         if (depth > kDeepest) throw Invalid(what, " is nested too deeply");
-        if (event == Json::parse_event_t::key && ++keys > kMostKeys) throw Invalid(what, " has too many keys");
+        keys += event == Json::parse_event_t::key;
+        values += event == Json::parse_event_t::value;
+        if (keys > kMostKeys || values > kMostValues) throw Invalid(what, " has too many parts");
         return true;
     };
     try {

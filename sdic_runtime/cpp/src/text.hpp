@@ -12,7 +12,7 @@ namespace sdic_internal {
 using Json = nlohmann::ordered_json;  // keeps the order of the file
 using Names = std::vector<std::string>;
 
-// Parsed JSON. Throws Invalid, in which `what` names it, also for nesting and numbers of keys far beyond those of any file of ours.
+// Parsed JSON. Throws Invalid, in which `what` names it, also for more parts than any file of ours has.
 Json parse_json(const std::string &text, const std::string &what = "it");
 
 // `value` as Python's json.dumps writes it.
