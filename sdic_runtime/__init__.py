@@ -9,55 +9,74 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdic_runtime.bundle.bundle import Bundle, Manifest
-    from sdic_runtime.edits import CombinedEdit, Direction, GanSpaceEdit, Pca, load_direction, save_direction
-    from sdic_runtime.errors import MissingExtraError, SdicError
+    from sdic_runtime.bundle.bundle import Bundle
+    from sdic_runtime.bundle.manifest import Manifest
+    from sdic_runtime.directions import load_direction, save_direction
+    from sdic_runtime.edits import CombinedEdit, Direction, Edit, GanSpaceEdit, Pca
+    from sdic_runtime.errors import (
+        ArgumentError,
+        BackendError,
+        BundleError,
+        CheckpointError,
+        FileError,
+        MissingExtraError,
+        OutOfMemoryError,
+        PictureError,
+        SdicError,
+    )
     from sdic_runtime.inversion import Edited, Inversion
-    from sdic_runtime.pipeline import Pipeline
-    from sdic_runtime.stages import Sizes
+    from sdic_runtime.pipeline import PictureResult, Pipeline
 
 __version__ = "0.1.0"
 
+# Where the names come from that are not errors.
 _MODULES = {
-    "Bundle": "bundle",
-    "Manifest": "bundle",
+    "Bundle": "bundle.bundle",
     "CombinedEdit": "edits",
     "Direction": "edits",
-    "GanSpaceEdit": "edits",
-    "Pca": "edits",
-    "load_direction": "edits",
-    "save_direction": "edits",
-    "MissingExtraError": "errors",
-    "SdicError": "errors",
+    "Edit": "edits",
     "Edited": "inversion",
+    "GanSpaceEdit": "edits",
     "Inversion": "inversion",
+    "Manifest": "bundle.manifest",
+    "Pca": "edits",
+    "PictureResult": "pipeline",
     "Pipeline": "pipeline",
-    "Sizes": "stages",
+    "load_direction": "directions",
+    "save_direction": "directions",
 }
 
 __all__ = [
+    "ArgumentError",
+    "BackendError",
     "Bundle",
+    "BundleError",
+    "CheckpointError",
     "CombinedEdit",
     "Direction",
+    "Edit",
     "Edited",
+    "FileError",
     "GanSpaceEdit",
     "Inversion",
     "Manifest",
     "MissingExtraError",
+    "OutOfMemoryError",
     "Pca",
+    "PictureError",
+    "PictureResult",
     "Pipeline",
     "SdicError",
-    "Sizes",
     "load_direction",
     "save_direction",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES])
+    return sorted([*globals(), *__all__])

@@ -1,25 +1,18 @@
-"""Edits of a latent code: directions, GANSpace components, and several combined; and the files they come in.
+"""Edits of a latent code: directions, GANSpace components, and several combined.
 
 Every edit offers `offset(latent)`, and the edited code is latent + strength * offset(latent).
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from sdic_runtime.errors import SdicError
-from sdic_runtime.files import reason, save_tensors
-from sdic_runtime.stages import Sizes
-
-EditLike: TypeAlias = Any  # what `as_edit` accepts: an Edit, a name, an array, or a list of (edit, strength)
+from sdic_runtime.errors import ArgumentError
 
 # Domain -> name -> (component, first row, end row, sigma): the edits published with the SDIC release.
 GANSPACE_PRESETS: dict[str, dict[str, tuple[int, int, int, float]]] = {
@@ -34,29 +27,30 @@ GANSPACE_PRESETS: dict[str, dict[str, tuple[int, int, int, float]]] = {
 }
 
 
+@runtime_checkable
 class Edit(Protocol):
     """A change of latent codes."""
 
     def offset(self, latent: np.ndarray) -> np.ndarray:
         """What strength 1 adds to `latent` [N, L, C]: float32, of a shape that broadcasts to it."""
 
-    def check(self, sizes: Sizes) -> None:
-        """Raise SdicError when the edit does not fit latent codes of these sizes."""
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Raise ArgumentError when the edit does not fit latent codes of these sizes."""
 
 
 def check_number(value: Any, what: str) -> float:
-    """`value` as a finite float. Raises SdicError, naming it by `what`."""
+    """`value` as a finite float. Raises ArgumentError, naming it by `what`."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise SdicError(f"{what} is {value!r:.60}; give a finite number")
+        raise ArgumentError(f"{what} is {value!r:.60}; give a finite number")
     return number
 
 
 def _array(value: Any, what: str) -> np.ndarray:
-    """`value` as a finite float32 array. Raises SdicError."""
+    """`value` as a finite float32 array. Raises ArgumentError."""
     try:
         array = np.asarray(value)
         if array.dtype.kind not in "fiu":
@@ -64,9 +58,9 @@ def _array(value: Any, what: str) -> np.ndarray:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SdicError(f"{what} is not an array of numbers ({error})") from error
+        raise ArgumentError(f"{what} is not an array of numbers ({error})") from error
     if not np.isfinite(array).all():
-        raise SdicError(f"{what} holds NaN or infinite values; make it again")
+        raise ArgumentError(f"{what} holds NaN or infinite values; make it again")
     return array
 
 
@@ -91,7 +85,7 @@ class Direction:
         if array.ndim == 1:
             array = array[None]
         if array.ndim != 2 or 0 in array.shape:
-            raise SdicError(f"{self._label} has shape {list(array.shape)}; expected [C], [1, C], [L, C] or [1, L, C]")
+            raise ArgumentError(f"{self._label} has shape {list(array.shape)}; expected [C], [1, C], [L, C] or [1, L, C]")
         object.__setattr__(self, "vector", array)
 
     @property
@@ -105,12 +99,12 @@ class Direction:
         offset[:, slice(*self.rows)] = self.vector[slice(*self.rows)] if len(self.vector) > 1 else self.vector
         return offset
 
-    def check(self, sizes: Sizes) -> None:
-        rows, width = self.vector.shape
-        if width != sizes.style_width or rows not in (1, sizes.rows):
-            raise SdicError(
-                f"{self._label} has shape [{rows}, {width}], and this model's latent codes are "
-                f"[{sizes.rows}, {sizes.style_width}]; use [1, {sizes.style_width}] or [{sizes.rows}, {sizes.style_width}]"
+    def check(self, sizes: Mapping[str, int]) -> None:
+        (rows, width), (all_rows, style_width) = self.vector.shape, (sizes["L"], sizes["C"])
+        if width != style_width or rows not in (1, all_rows):
+            raise ArgumentError(
+                f"{self._label} has shape [{rows}, {width}], and this model's latent codes are [{all_rows}, {style_width}]; "
+                f"use [1, {style_width}] or [{all_rows}, {style_width}]"
             )
         _check_rows(self.rows, sizes, self._label)
 
@@ -129,12 +123,12 @@ class Pca:
         mean, comp, std = (_array(getattr(self, part), f"the PCA basis' {part}") for part in ("mean", "comp", "std"))
         width = mean.shape[-1] if mean.ndim else 0
         if width < 1 or mean.size != width or std.ndim != 1 or comp.shape not in ((len(std), 1, width), (len(std), width)):
-            raise SdicError(
+            raise ArgumentError(
                 f"the PCA basis has mean {list(mean.shape)}, comp {list(comp.shape)} and std {list(std.shape)}; "
                 "expected [1, C], [k, 1, C] and [k]"
             )
         if not (std > 0).all():
-            raise SdicError("the PCA basis has a component with a standard deviation of zero or less; make it again")
+            raise ArgumentError("the PCA basis has a component with a standard deviation of zero or less; make it again")
         for part, array in (("mean", mean.reshape(1, width)), ("comp", comp.reshape(-1, 1, width)), ("std", std)):
             object.__setattr__(self, part, array)
 
@@ -160,9 +154,9 @@ class GanSpaceEdit:
             object.__setattr__(self, "pca", _pca(self.pca))
         count = len(self.pca.std)
         if not isinstance(self.index, int | np.integer) or not 0 <= self.index < count:
-            raise SdicError(f"the GANSpace component {self.index} does not exist; the basis has components 0 to {count - 1}")
+            raise ArgumentError(f"the GANSpace component {self.index} does not exist; the basis has components 0 to {count - 1}")
         if self.mode not in ("set", "add"):
-            raise SdicError(f'the GANSpace mode is "{self.mode}"; use "set" or "add"')
+            raise ArgumentError(f'the GANSpace mode is "{self.mode}"; use "set" or "add"')
         check_number(self.sigma, "the GANSpace sigma")
 
     @classmethod
@@ -170,7 +164,7 @@ class GanSpaceEdit:
         """The published edit `name` of `domain`, see GANSPACE_PRESETS. `pca` must be the basis published with it."""
         known = [f"{place}/{edit}" for place, edits in GANSPACE_PRESETS.items() for edit in edits]
         if f"{domain}/{name}" not in known:
-            raise SdicError(f"there is no GANSpace preset {domain}/{name}; the presets are: {', '.join(known)}")
+            raise ArgumentError(f"there is no GANSpace preset {domain}/{name}; the presets are: {', '.join(known)}")
         return cls(pca, *GANSPACE_PRESETS[domain][name], mode=mode)
 
     def offset(self, latent: np.ndarray) -> np.ndarray:
@@ -182,11 +176,11 @@ class GanSpaceEdit:
         offset[:, self.start : self.end] = (amount * deviation)[:, None, None] * component
         return offset
 
-    def check(self, sizes: Sizes) -> None:
-        if self.pca.mean.shape[1] != sizes.style_width:
-            raise SdicError(
-                f"the PCA basis has width {self.pca.mean.shape[1]}, and this model's style width is {sizes.style_width}; "
-                "use a basis of this model"
+    def check(self, sizes: Mapping[str, int]) -> None:
+        width, style_width = self.pca.mean.shape[1], sizes["C"]
+        if width != style_width:
+            raise ArgumentError(
+                f"the PCA basis has width {width}, and this model's style width is {style_width}; use a basis of this model"
             )
         _check_rows((self.start, self.end), sizes, "the GANSpace edit")
 
@@ -195,11 +189,11 @@ class GanSpaceEdit:
 class CombinedEdit:
     """Several edits at once, each with its own strength: sum of strength_i * offset_i, all read off the unedited code."""
 
-    parts: Sequence[tuple[EditLike, float]]
+    parts: Sequence[tuple[Any, float]]  # edits as `as_edit` takes them; here names stay names
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise SdicError("the combined edit is empty; give at least one (edit, strength)")
+            raise ArgumentError("the combined edit is empty; give at least one (edit, strength)")
         parts = tuple(
             (edit if isinstance(edit, str) else as_edit(edit), check_number(strength, "the strength")) for edit, strength in self.parts
         )
@@ -211,20 +205,24 @@ class CombinedEdit:
             total = total + np.float32(strength) * edit.offset(latent)
         return total
 
-    def check(self, sizes: Sizes) -> None:
+    def check(self, sizes: Mapping[str, int]) -> None:
         for edit, _ in self.parts:
             edit.check(sizes)
 
 
-def _check_rows(rows: tuple[int, int] | None, sizes: Sizes, label: str) -> None:
-    if rows is not None and not 0 <= rows[0] < rows[1] <= sizes.rows:
-        raise SdicError(f"{label} is for the style rows {rows[0]} to {rows[1]} (end not included), and this model has {sizes.rows} rows")
+def _check_rows(rows: tuple[int, int] | None, sizes: Mapping[str, int], label: str) -> None:
+    count = sizes["L"]
+    if rows is not None and not 0 <= rows[0] < rows[1] <= count:
+        raise ArgumentError(f"{label} is for the style rows {rows[0]} to {rows[1]} (end not included), and this model has {count} rows")
 
 
 def _pca(value: Any) -> Pca:
     if not isinstance(value, Mapping) or not {"mean", "comp", "std"} <= set(value):
-        raise SdicError("a GANSpace edit needs a PCA basis: a Pca, or a mapping with mean, comp and std")
+        raise ArgumentError("a GANSpace edit needs a PCA basis: a Pca, or a mapping with mean, comp and std")
     return Pca(value["mean"], value["comp"], value["std"])
+
+
+EditLike: TypeAlias = "str | Edit | np.ndarray | Sequence[float] | Sequence[tuple[EditLike, float]]"  # see `as_edit`
 
 
 def _is_combination(value: Any) -> bool:
@@ -239,15 +237,15 @@ def _is_combination(value: Any) -> bool:
     )
 
 
-def as_edit(value: EditLike, directions: Mapping[str, Any] | None = None) -> Edit:
+def as_edit(value: Any, directions: Mapping[str, Direction | Pca] | None = None) -> Edit:
     """The edit that `value` stands for: an edit itself, a name in `directions`, an array [C], [1, C], [L, C] or [1, L, C], or a
-    list of (edit, strength). Raises SdicError."""
+    list of (edit, strength). Raises ArgumentError."""
     if isinstance(value, str):
         if directions is None:
-            raise SdicError(f'the edit "{value}" is a name, and no directions were given to look it up in')
+            raise ArgumentError(f'the edit "{value}" is a name, and no directions were given to look it up in')
         value = directions[value]
     if isinstance(value, Pca):
-        raise SdicError("a PCA basis is not an edit by itself; choose a component with GanSpaceEdit(pca, index, start, end, sigma)")
+        raise ArgumentError("a PCA basis is not an edit by itself; choose a component with GanSpaceEdit(pca, index, start, end, sigma)")
     if _is_combination(value):
         value = CombinedEdit(value)
     if isinstance(value, CombinedEdit):
@@ -257,73 +255,13 @@ def as_edit(value: EditLike, directions: Mapping[str, Any] | None = None) -> Edi
     return Direction(value)
 
 
+def kinds_of(edit: Edit) -> set[str]:
+    """Which of `program.EDIT_KINDS` an edit is made of."""
+    if isinstance(edit, CombinedEdit):
+        return set().union(*(kinds_of(part) for part, _ in edit.parts if not isinstance(part, str)))
+    return {"ganspace" if isinstance(edit, GanSpaceEdit) else "direction"}
+
+
 def edited(latent: np.ndarray, edit: Edit, strength: float) -> np.ndarray:
     """latent + strength * offset(latent), float32 [N, L, C]: `latent` is float32 [N, L, C]."""
     return latent + np.float32(strength) * edit.offset(latent)
-
-
-def save_direction(path: str | os.PathLike[str], direction: Direction | Pca) -> None:
-    """Write a direction or a PCA basis as a bundle holds it: safetensors with string metadata. Whole or not at all."""
-    metadata = {"kind": "pca" if isinstance(direction, Pca) else "direction", "name": direction.name, "method": direction.method}
-    if isinstance(direction, Pca):
-        tensors = {"mean": direction.mean, "comp": direction.comp, "std": direction.std}
-    else:
-        tensors = {"direction": direction.vector}
-        for key, pair in (("strength_range", direction.strength_range), ("rows", direction.rows)):
-            if pair is not None:
-                metadata[key] = json.dumps(list(pair))
-    save_tensors(path, tensors, metadata)
-
-
-def load_direction(path: str | os.PathLike[str]) -> Direction | Pca:
-    """Read a direction or a PCA basis from .safetensors (`direction`, or `mean`, `comp` and `std`), .npz of the same names, or .npy.
-
-    Raises SdicError.
-    """
-    path = Path(path)
-    readers = {".safetensors": _read_safetensors, ".npy": _read_numpy, ".npz": _read_numpy}
-    if path.suffix not in readers:
-        raise SdicError(
-            f"{path} is not a direction file this program reads; use .safetensors, .npy or .npz "
-            "(a PyTorch file is converted by: sdic-export build --directions)"
-        )
-    try:
-        tensors, metadata = readers[path.suffix](path)
-    except OSError as error:
-        raise SdicError(f"cannot read the direction {path}: {reason(error)}") from error
-    except Exception as error:  # a damaged file fails in as many ways as there are readers
-        raise SdicError(f"{path} is not a direction file: {error}; get it again") from error
-    name, method = metadata.get("name") or path.stem, metadata.get("method", "")
-    try:
-        if {"mean", "comp", "std"} <= set(tensors):
-            return Pca(tensors["mean"], tensors["comp"], tensors["std"], name, method)
-        if "direction" not in tensors:
-            raise SdicError(f'it holds {", ".join(sorted(tensors)) or "nothing"}, expected "direction", or "mean", "comp" and "std"')
-        return Direction(tensors["direction"], name, method, _pair(metadata, "strength_range", float), _pair(metadata, "rows", int))
-    except SdicError as error:
-        raise SdicError(f"{path}: {error}") from None
-
-
-def _pair(metadata: Mapping[str, str], key: str, kind: type) -> Any:
-    if key not in metadata:
-        return None
-    try:
-        first, second = json.loads(metadata[key])
-        return kind(first), kind(second)
-    except (ValueError, TypeError) as error:
-        raise SdicError(f'its metadata "{key}" is {metadata[key]!r:.60}, expected two numbers like [-3, 3]') from error
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    from safetensors import safe_open
-
-    with path.open("rb"), safe_open(path, framework="numpy") as stream:
-        return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118 - not a mapping
-
-
-def _read_numpy(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return {"direction": loaded}, {}
-    with loaded:
-        return dict(loaded), {}

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import FileError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,25 +28,25 @@ def reason(error: OSError) -> str:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not.
 
-    Raises SdicError where the folder is missing or cannot be written to.
+    Raises FileError where the folder is missing or cannot be written to.
     """
     target = Path(path)
     if os.path.isdir(target):
-        raise SdicError(f"cannot write {target}: it is a folder; name a file")
+        raise FileError(f"cannot write {target}: it is a folder; name a file")
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.touch(exist_ok=False)
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
-        raise SdicError(f"cannot write {target}: {reason(error)}; choose another place or make room") from error
+        raise FileError(f"cannot write {target}: {reason(error)}; choose another place or make room") from error
     finally:
         if os.path.exists(temporary):
             temporary.unlink()
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file with string metadata, whole or not at all. Raises SdicError."""
+    """Write a safetensors file with string metadata, whole or not at all. Raises FileError."""
     import numpy as np
     from safetensors.numpy import save
 

@@ -4,72 +4,91 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
-from sdic_runtime.backends.registry import Backend, Tensor
-from sdic_runtime.bundle.bundle import Manifest
-from sdic_runtime.errors import SdicError
+from sdic_runtime.backends.base import Backend, Tensor
+from sdic_runtime.bundle.manifest import Manifest, first_schema
+from sdic_runtime.errors import ArgumentError, FileError
 from sdic_runtime.files import reason, save_tensors
 from sdic_runtime.pictures import to_bytes
-from sdic_runtime.stages import Sizes
+from sdic_runtime.program import BATCH, PICTURE, Axes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMAT = "sdic-inversion"
-FORMAT_VERSION = 1
-# Tensor of the stage table -> its name as an attribute and in the file.
-NAMES = {
-    "latent": "latent",
-    "latent_enhanced": "latent_enhanced",
-    "feature": "feature",
-    "residual": "residual",
-    "reconstruction": "reconstruction",
-    "discrepancy": "discrepancy",
-    "picture": "pixels",
-}
+FORMAT_VERSION = 2
+AGAIN = "invert the picture again"
 
 
 @dataclass(frozen=True)
 class Model:
-    """Which model made an inversion: enough to refuse another one, and to cut the visible rows out of a picture."""
+    """Which model made an inversion: enough to refuse another one, to know its tensors, and to cut the visible rows out of a picture."""
 
     identity: str
     name: str
-    sizes: Sizes
+    sizes: Mapping[str, int]
+    tensors: Mapping[str, Axes]  # what an inversion keeps, with axes
     visible_rows: tuple[int, int]
 
     @classmethod
     def of(cls, manifest: Manifest) -> Model:
-        return cls(manifest.identity, manifest.name, manifest.sizes, manifest.visible_rows)
+        tensors = {name: manifest.tensors[name] for name in manifest.keeps}
+        return cls(manifest.identity, manifest.name, dict(manifest.sizes), tensors, manifest.visible_rows)
+
+    def shape(self, tensor: str, batch: int) -> tuple[int, ...]:
+        """The shape of a kept tensor for `batch` pictures. Raises KeyError for a letter without a size."""
+        letters = {**self.sizes, BATCH: batch}
+        return tuple(letters[axis] if isinstance(axis, str) else axis for axis in self.tensors[tensor])
 
 
 class Held:
-    """One tensor, on the host, on a backend's device, or on both; brought over when asked for, once."""
+    """One tensor, on the host, on a backend's device, or on both; brought over when asked for, once. Pickled and copied as a host array."""
 
-    def __init__(self, host: np.ndarray | None = None, device: Tensor = None, backend: Backend | None = None) -> None:
-        self._host, self._device, self._backend = host, device, backend
+    def __init__(
+        self,
+        host: np.ndarray | None = None,
+        device: Tensor = None,
+        backend: Backend | None = None,
+        make: Callable[[], Tensor] | None = None,
+    ) -> None:
+        """`make` gives the tensor on the device of `backend` when it is first needed."""
+        self._host, self._device, self._backend, self._make = host, device, backend, make
+
+    def __reduce__(self) -> tuple[type[Held], tuple[np.ndarray]]:
+        return Held, (self.host(),)
 
     def host(self) -> np.ndarray:
         if self._host is None:
             assert self._backend is not None
-            self._host = self._backend.download(self._device)
+            self._host = self._backend.download(self.on(self._backend))
         return self._host
 
     def bytes(self, rows: tuple[int, int]) -> np.ndarray:
-        """The visible `rows` of a picture as uint8 [N, H, W, 3]; made on the device where the backend can (`to_bytes`)."""
-        on_device = getattr(self._backend, "to_bytes", None) if self._host is None else None
-        return on_device(self._device) if on_device is not None else to_bytes(self.host(), rows)
+        """The `rows` (first, end) of pictures as uint8 [N, H, W, 3]; made on the device where they are there."""
+        if self._host is None and self._backend is not None:
+            return self._backend.to_bytes(self.on(self._backend), rows)
+        return to_bytes(self.host(), rows)
 
     def on(self, backend: Backend) -> Tensor:
         if self._backend is not backend:
-            self._device, self._backend = backend.upload(self.host()), backend
+            self._device, self._backend, self._make = backend.upload(self.host()), backend, None
+        if self._device is None and self._make is not None:
+            self._device, self._make = self._make(), None
         return self._device
+
+    def part(self, pictures: slice) -> Held:
+        """Some of its pictures, without bringing anything to the host."""
+        if self._host is not None or self._backend is None:
+            return Held(self.host()[pictures])
+        backend = self._backend
+        return Held(backend=backend, make=lambda: backend.slice(self.on(backend), pictures))
 
 
 class Pictures:
@@ -82,6 +101,10 @@ class Pictures:
 
     def __len__(self) -> int:
         return self._count
+
+    def __repr__(self) -> str:
+        height, width = self.model.visible_rows[1] - self.model.visible_rows[0], self.model.sizes["R"]
+        return f'<{type(self).__name__} of {len(self)} picture{"s"[: len(self) != 1]}, {width} x {height}, by "{self.model.name}">'
 
     @property
     def pixels(self) -> np.ndarray:
@@ -107,85 +130,62 @@ class Edited(Pictures):
 class Inversion(Pictures):
     """N inverted pictures. Index it to pick some: `inversion[0]`, `inversion[2:4]`; iterate to have them one by one.
 
-    `names`: where each picture came from, "" when it was not a file. All tensors are numpy float32.
+    `tensors`: what the method keeps, by name; each is also an attribute as a numpy float32 array, such as `inversion.latent` [N, L, C].
+    `names`: where each picture came from, "" when it was not a file.
     """
 
     def __init__(self, model: Model, tensors: Mapping[str, Held], names: Sequence[str]) -> None:
-        super().__init__(model, len(names), tensors["pixels"])
+        super().__init__(model, len(names), tensors[PICTURE])
         self.names = tuple(names)
         self.tensors = dict(tensors)
 
-    @property
-    def latent(self) -> np.ndarray:
-        """w, [N, L, C]: the code of e4e."""
-        return self.tensors["latent"].host()
+    def __getattr__(self, name: str) -> np.ndarray:
+        tensors = self.__dict__.get("tensors", {})
+        if name not in tensors:
+            raise AttributeError(f"an inversion of this model keeps {', '.join(tensors)}, and no {name!r}")
+        array: np.ndarray = tensors[name].host()
+        return array
 
-    @property
-    def latent_enhanced(self) -> np.ndarray:
-        """The compensated code, [N, L, C]."""
-        return self.tensors["latent_enhanced"].host()
-
-    @property
-    def feature(self) -> np.ndarray:
-        """F_R, [N, K, 64, 64]: layer 7 of the initial reconstruction."""
-        return self.tensors["feature"].host()
-
-    @property
-    def residual(self) -> np.ndarray:
-        """P of Eq. 5, [N, K, 64, 64]: what DICN adds to layer 7."""
-        return self.tensors["residual"].host()
-
-    @property
-    def reconstruction(self) -> np.ndarray:
-        """R_o, [N, 3, S, S] in [-1, 1]: the initial reconstruction at the working size."""
-        return self.tensors["reconstruction"].host()
-
-    @property
-    def discrepancy(self) -> np.ndarray:
-        """D, [N, 3, S, S]: the discrepancy map."""
-        return self.tensors["discrepancy"].host()
+    def __dir__(self) -> list[str]:
+        return sorted([*super().__dir__(), *self.tensors])
 
     def __getitem__(self, index: int | slice) -> Inversion:
+        """Some of the pictures; their tensors stay where they are."""
         if not isinstance(index, slice):
             if not -len(self) <= index < len(self):
                 raise IndexError(f"picture {index} of an inversion of {len(self)}")
             index = slice(index, index + 1 or None)
         if len(self) == 1 and len(self.names[index]) == 1:
             return self
-        return Inversion(self.model, {name: Held(held.host()[index]) for name, held in self.tensors.items()}, self.names[index])
+        return Inversion(self.model, {name: held.part(index) for name, held in self.tensors.items()}, self.names[index])
 
     def __iter__(self) -> Iterator[Inversion]:
         return (self[index] for index in range(len(self)))
 
     @classmethod
     def join(cls, parts: Sequence[Inversion]) -> Inversion:
-        """Several inversions of one model as one. Raises SdicError when the models differ."""
+        """Several inversions of one model as one. Raises ArgumentError when the models differ."""
         if not parts:
-            raise SdicError("there is no inversion to join; give at least one")
+            raise ArgumentError("there is no inversion to join; give at least one")
         first = parts[0]
         if any(part.model.identity != first.model.identity for part in parts):
-            raise SdicError("inversions of different models cannot be joined; invert the pictures with one bundle")
+            raise ArgumentError("inversions of different models cannot be joined; invert the pictures with one bundle")
         if len(parts) == 1:
             return first
         tensors = {name: Held(np.concatenate([part.tensors[name].host() for part in parts])) for name in first.tensors}
         return cls(first.model, tensors, [name for part in parts for name in part.names])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file, whole or not at all. Raises SdicError."""
-        metadata = {
-            "format": FORMAT,
-            "version": str(FORMAT_VERSION),
-            "model": self.model.identity,
-            "bundle": self.model.name,
-            "sizes": json.dumps(self.model.sizes.as_dict()),
-            "visible_rows": json.dumps(self.model.visible_rows),
-            "names": json.dumps(self.names),
-        }
+        """Write everything to one safetensors file, whole or not at all. Raises FileError."""
+        model = self.model
+        described = {"sizes": model.sizes, "tensors": model.tensors, "visible_rows": model.visible_rows, "names": self.names}
+        metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "model": model.identity, "bundle": model.name}
+        metadata |= {name: json.dumps(value) for name, value in described.items()}
         save_tensors(path, {name: held.host() for name, held in self.tensors.items()}, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Inversion:
-        """Read an inversion that `save` wrote. Raises SdicError for anything else, also for a damaged file."""
+        """Read an inversion that `save` wrote. Raises FileError for anything else, also for a damaged file."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -193,37 +193,59 @@ class Inversion(Pictures):
                 metadata = dict(stream.metadata() or {})
                 arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
         except FileNotFoundError:
-            raise SdicError(f"there is no inversion at {path}; make one with: sdic-run invert IMG --save") from None
+            raise FileError(f"there is no inversion at {path}; make one with: sdic-run invert IMG --save") from None
         except OSError as error:
-            raise SdicError(f"cannot read the inversion {path}: {reason(error)}") from error
+            raise FileError(f"cannot read the inversion {path}: {reason(error)}") from error
         except SafetensorError as error:
-            raise SdicError(f"{path} is not a saved inversion, or damaged ({error}); invert the picture again") from error
+            raise FileError(f"{path} is not a saved inversion, or damaged ({error}); {AGAIN}") from error
         model, names = _read_metadata(metadata, path)
-        _check_arrays(arrays, model.sizes, len(names), path)
-        return cls(model, {name: Held(array) for name, array in arrays.items()}, names)
+        if metadata["version"] == "1":
+            arrays = {first_schema()["kept_names"].get(name, name): array for name, array in arrays.items()}
+        _check_arrays(arrays, model, len(names), path)
+        return cls(model, {name: Held(arrays[name]) for name in model.tensors}, names)
 
 
-def _read_metadata(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> tuple[Model, list[str]]:
+class _Described(msgspec.Struct):
+    """The metadata of an inversion file that is JSON."""
+
+    sizes: dict[str, int]
+    tensors: dict[str, Axes]
+    visible_rows: tuple[int, int]
+    names: tuple[str, ...]
+
+
+def _read_metadata(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> tuple[Model, tuple[str, ...]]:
     if metadata.get("format") != FORMAT:
-        raise SdicError(f"{path} is not a saved inversion; make one with: sdic-run invert IMG --save")
-    if metadata.get("version") != str(FORMAT_VERSION):
-        raise SdicError(
-            f"{path} is an inversion of format version {metadata.get('version')}, and this program reads version "
-            f"{FORMAT_VERSION}; invert the picture again"
-        )
+        raise FileError(f"{path} is not a saved inversion; make one with: sdic-run invert IMG --save")
+    if metadata.get("version") not in ("1", str(FORMAT_VERSION)):
+        found = metadata.get("version")
+        raise FileError(f"{path} is an inversion of format version {found!r:.20}, and this program reads version {FORMAT_VERSION}; {AGAIN}")
     try:
-        first, end = json.loads(metadata["visible_rows"])
-        names = [str(name) for name in json.loads(metadata["names"])]
-        return Model(metadata["model"], metadata["bundle"], Sizes(**json.loads(metadata["sizes"])), (int(first), int(end))), names
-    except (KeyError, TypeError, ValueError) as error:
-        raise SdicError(f"{path} has damaged metadata ({error}); invert the picture again") from error
+        data: dict[str, Any] = {name: msgspec.json.decode(metadata[name]) for name in ("sizes", "visible_rows", "names")}
+        if metadata["version"] == "1":
+            first = first_schema()
+            data["sizes"] = {first["sizes"][name]: size for name, size in data["sizes"].items()}
+            data["tensors"] = {name: first["tensors"][name] for name in first["keeps"]}
+        else:
+            data["tensors"] = msgspec.json.decode(metadata["tensors"])
+        described = msgspec.convert(data, _Described)
+        model = Model(metadata["model"], metadata["bundle"], described.sizes, described.tensors, described.visible_rows)
+        first_row, end = described.visible_rows
+        if not 0 <= first_row < end <= described.sizes["R"] or not described.names or PICTURE not in described.tensors:
+            raise ValueError(f"visible rows {[first_row, end]}, {len(described.names)} names, tensors {', '.join(described.tensors)}")
+        return model, described.names
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise FileError(f"{path} has damaged metadata ({str(error)[:200]}); {AGAIN}") from error
 
 
-def _check_arrays(arrays: Mapping[str, np.ndarray], sizes: Sizes, count: int, path: str | os.PathLike[str]) -> None:
-    for tensor, name in NAMES.items():
-        expected = sizes.shape(tensor, count)
+def _check_arrays(arrays: Mapping[str, np.ndarray], model: Model, count: int, path: str | os.PathLike[str]) -> None:
+    for name in model.tensors:
+        try:
+            expected = model.shape(name, count)
+        except KeyError as error:
+            raise FileError(f'{path} has damaged metadata (no size {error} for "{name}"); {AGAIN}') from error
         if name not in arrays or arrays[name].shape != expected or arrays[name].dtype != np.float32:
             found = f"{arrays[name].dtype} {list(arrays[name].shape)}" if name in arrays else "nothing"
-            raise SdicError(f'{path} holds {found} as "{name}", expected float32 {list(expected)}; invert the picture again')
+            raise FileError(f'{path} holds {found} as "{name}", expected float32 {list(expected)}; {AGAIN}')
         if not np.isfinite(arrays[name]).all():
-            raise SdicError(f'{path} holds NaN or infinite values in "{name}"; invert the picture again')
+            raise FileError(f'{path} holds NaN or infinite values in "{name}"; {AGAIN}')

@@ -6,19 +6,26 @@ import os
 import re
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError
 from sdic_runtime.files import reason
-from sdic_runtime.stages import Sizes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PictureLike: TypeAlias = Any  # a path, a PIL image, or an array as `prepare` takes it
+
+class ArrayLike(Protocol):
+    """What numpy can read: an array, a torch tensor."""
+
+    def __array__(self) -> np.ndarray: ...
+
+
+PictureLike: TypeAlias = "str | os.PathLike[str] | Image | np.ndarray | ArrayLike"  # see `prepare`
 
 PIXEL_LIMIT = 100_000_000  # width * height; above it a file is refused before it is decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # decoders that run no other program
@@ -31,7 +38,7 @@ def load_picture(path: str | os.PathLike[str]) -> Image:
     """Decode a picture file to an upright 8-bit RGB image.
 
     The EXIF orientation is applied; transparency is composited on white; 16-bit gray is scaled to 8 bits (16-bit colour loses its low
-    byte in the decoder); of an animation the first frame is taken; colour profiles are ignored, as in the release. Raises SdicError for
+    byte in the decoder); of an animation the first frame is taken; colour profiles are ignored, as in the release. Raises PictureError for
     what is missing, unreadable, damaged, not a picture, or larger than PIXEL_LIMIT.
     """
     path = Path(path)
@@ -39,36 +46,36 @@ def load_picture(path: str | os.PathLike[str]) -> Image:
         with path.open("rb") as stream:
             return decode_picture(stream, str(path))
     except FileNotFoundError:
-        raise SdicError(f"there is no picture at {path}") from None
+        raise PictureError(f"there is no picture at {path}") from None
     except IsADirectoryError:
-        raise SdicError(f"{path} is a folder; name a picture file") from None
+        raise PictureError(f"{path} is a folder; name a picture file") from None
     except OSError as error:
-        raise SdicError(f"cannot read {path}: {reason(error)}") from error
+        raise PictureError(f"cannot read {path}: {reason(error)}") from error
 
 
 def decode_picture(stream: BinaryIO, name: str = "the picture", limit: int = PIXEL_LIMIT) -> Image:
-    """Decode an open file, or bytes in an io.BytesIO, as `load_picture` does; `name` is what errors call it. Raises SdicError for more
+    """Decode an open file, or bytes in an io.BytesIO, as `load_picture` does; `name` is what errors call it. Raises PictureError for more
     than `limit` pixels, before anything is decoded."""
     from PIL import Image
 
     try:
         if not stream.read(1):
-            raise SdicError(f"{name} is empty (0 bytes); get the picture again")
+            raise PictureError(f"{name} is empty (0 bytes); get the picture again")
         stream.seek(0)
         with _open(stream, name) as image:
             _check_size(image.width * image.height, name, limit)
             image.load()
             return to_rgb(image, name)
-    except SdicError:
+    except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.search(r"\d+", str(error))
         _check_size(int(pixels.group()) if pixels else limit + 1, name, limit)
-        raise SdicError(f"{name} is too large: {error}") from error
+        raise PictureError(f"{name} is too large: {error}") from error
     except MemoryError as error:
-        raise SdicError(f"not enough memory to decode {name}; make the picture smaller") from error
+        raise OutOfMemoryError(f"not enough memory to decode {name}; make the picture smaller") from error
     except Exception as error:  # a damaged file fails in as many ways as there are decoders
-        raise SdicError(f"{name} is damaged: {str(error) or type(error).__name__}; get the picture again") from error
+        raise PictureError(f"{name} is damaged: {str(error) or type(error).__name__}; get the picture again") from error
 
 
 def _open(stream: BinaryIO, name: str) -> Image:
@@ -81,77 +88,91 @@ def _open(stream: BinaryIO, name: str) -> Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(stream, formats=[kind for kind in FORMATS if kind in Image.OPEN])
     except UnidentifiedImageError:
-        raise SdicError(f"{name} is not a picture this program can read; use {', '.join(FORMATS)}") from None
+        raise PictureError(f"{name} is not a picture this program can read; use {', '.join(FORMATS)}") from None
 
 
 def _check_size(pixels: int, name: str, limit: int = PIXEL_LIMIT) -> None:
     if pixels > limit:
-        raise SdicError(f"{name} has {pixels / 1e6:.0f} megapixels, and the limit is {limit / 1e6:.0f}; make the picture smaller")
+        raise PictureError(f"{name} has {pixels / 1e6:.0f} megapixels, and the limit is {limit / 1e6:.0f}; make the picture smaller")
 
 
 def to_rgb(image: Image, name: str = "the picture") -> Image:
-    """An upright 8-bit RGB copy of a decoded image of any mode; see `load_picture`. Raises SdicError."""
+    """An upright 8-bit RGB copy of a decoded image of any mode; see `load_picture`. Raises PictureError."""
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image, np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise SdicError(f"{name} has gray values from {values.min()} to {values.max()}; save it with 8 or 16 bits")
+            raise PictureError(f"{name} has gray values from {values.min()} to {values.max()}; save it with 8 or 16 bits")
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise SdicError(f"{name} holds floating-point gray values; save it with 8 or 16 bits")
+        raise PictureError(f"{name} holds floating-point gray values; save it with 8 or 16 bits")
     try:
         if not image.has_transparency_data:
             return image.convert("RGB")
         colours = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
     except ValueError as error:
-        raise SdicError(f"{name} has the colour mode {image.mode}, which cannot be turned into RGB; save it as RGB") from error
+        raise PictureError(f"{name} has the colour mode {image.mode}, which cannot be turned into RGB; save it as RGB") from error
 
 
-def prepare(picture: PictureLike, sizes: Sizes, visible_rows: tuple[int, int]) -> np.ndarray:
+def prepare(picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[int, int], resampling: str = "bilinear") -> np.ndarray:
     """The network's input for one picture: float32 [1, 3, S, S] in [-1, 1] (or [N, 3, S, S] for a float32 array of N pictures).
 
     `picture`: a path; a PIL image; a uint8 array [H, W, 3] (also [H, W], [H, W, 1], [H, W, 4]) of any size; or a float32 array
-    [N, 3, S, S] in [-1, 1], taken as it is. Resized as the release does, by Pillow's bilinear filter; where `visible_rows` are not
-    the whole generated picture, resized to S x (visible part of S) and letterboxed with black. Raises SdicError.
+    [N, 3, S, S] in [-1, 1], taken as it is; tensors of PyTorch count as arrays. `sizes` has R and S. Resized with Pillow's `resampling`
+    filter, bilinear in the release; where `visible_rows` are not the whole generated picture, resized to S x (visible part of S) and
+    letterboxed with black. Raises PictureError, or ArgumentError for what is no picture.
     """
     from PIL import Image
 
     if isinstance(picture, str | os.PathLike):
-        return fit(load_picture(picture), sizes, visible_rows)
+        return fit(load_picture(picture), sizes, visible_rows, resampling)
     if isinstance(picture, Image.Image):
         _check_size(picture.width * picture.height, "the picture")
-        return fit(to_rgb(picture), sizes, visible_rows)
+        return fit(_decoded(picture), sizes, visible_rows, resampling)
+    if hasattr(picture, "detach"):  # a tensor of PyTorch, wherever it is and whether or not it has a gradient
+        tensor: Any = picture.detach().cpu()
+        picture = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
     if hasattr(picture, "__array__"):
         array = np.asarray(picture)
         if array.dtype == np.uint8:
-            return fit(_from_bytes(array), sizes, visible_rows)
-        return _check_floats(array, sizes)
-    raise SdicError(
+            return fit(_from_bytes(array), sizes, visible_rows, resampling)
+        return _check_floats(array, sizes["S"])
+    raise ArgumentError(
         f"a picture cannot be made from {type(picture).__name__}; give a path, a PIL image, a uint8 array [H, W, 3] or "
         "a float32 array [N, 3, S, S]"
     )
 
 
-def fit(image: Image, sizes: Sizes, visible_rows: tuple[int, int]) -> np.ndarray:
+def _decoded(picture: Image) -> Image:
+    """An RGB copy of a PIL image, which may be one that is read now, and fail then."""
+    try:
+        return to_rgb(picture)
+    except (OSError, ValueError) as error:
+        if isinstance(error, PictureError):
+            raise
+        raise PictureError(f"the picture cannot be read: {error}; open it again") from error
+
+
+def fit(image: Image, sizes: Mapping[str, int], visible_rows: tuple[int, int], resampling: str = "bilinear") -> np.ndarray:
     """An RGB image resized (and letterboxed) to float32 [1, 3, S, S] in [-1, 1]."""
     from PIL import Image
 
-    side = sizes.working
+    side, kind = sizes["S"], Image.Resampling[resampling.upper()]
     first, end = working_rows(sizes, visible_rows)
     # In two steps: Pillow 13 resizes tall pictures vertically first, older releases (and the SDIC release with them) always horizontally.
-    narrowed = image.resize((side, image.height), Image.Resampling.BILINEAR)
-    resized = np.asarray(narrowed.resize((side, end - first), Image.Resampling.BILINEAR), np.float32)
+    narrowed = image.resize((side, image.height), kind)
+    resized = np.asarray(narrowed.resize((side, end - first), kind), np.float32)
     square = np.full((side, side, 3), -1, np.float32)
     square[first:end] = resized / np.float32(127.5) - 1
     return np.ascontiguousarray(square.transpose(2, 0, 1))[None]
 
 
-def working_rows(sizes: Sizes, visible_rows: tuple[int, int]) -> tuple[int, int]:
+def working_rows(sizes: Mapping[str, int], visible_rows: tuple[int, int]) -> tuple[int, int]:
     """The visible rows (first, end) at the working size."""
-    return visible_rows[0] * sizes.working // sizes.resolution, visible_rows[1] * sizes.working // sizes.resolution
+    return visible_rows[0] * sizes["S"] // sizes["R"], visible_rows[1] * sizes["S"] // sizes["R"]
 
 
 def _from_bytes(array: np.ndarray) -> Image:
@@ -159,32 +180,31 @@ def _from_bytes(array: np.ndarray) -> Image:
 
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
-        raise SdicError(f"the uint8 picture has shape {list(array.shape)}; expected [H, W, 3]")
+        raise PictureError(f"the uint8 picture has shape {list(array.shape)}; expected [H, W, 3]")
     _check_size(array.shape[0] * array.shape[1], "the picture")
     return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array))
 
 
-def _check_floats(array: np.ndarray, sizes: Sizes) -> np.ndarray:
-    side = sizes.working
+def _check_floats(array: np.ndarray, side: int) -> np.ndarray:
     if array.dtype != np.float32:
-        raise SdicError(f"the picture array has type {array.dtype}; use uint8 [H, W, 3] or float32 [N, 3, {side}, {side}] in [-1, 1]")
+        raise PictureError(f"the picture array has type {array.dtype}; use uint8 [H, W, 3] or float32 [N, 3, {side}, {side}] in [-1, 1]")
     if array.ndim != 4 or array.shape[1:] != (3, side, side) or array.shape[0] < 1:
-        raise SdicError(f"the float32 picture has shape {list(array.shape)}; expected [N, 3, {side}, {side}]")
+        raise PictureError(f"the float32 picture has shape {list(array.shape)}; expected [N, 3, {side}, {side}]")
     low, high = float(array.min()), float(array.max())
     if not (low >= -1 - RANGE_SLACK and high <= 1 + RANGE_SLACK):
-        raise SdicError(f"the float32 picture has values from {low:g} to {high:g}; expected [-1, 1] without NaN")
+        raise PictureError(f"the float32 picture has values from {low:g} to {high:g}; expected [-1, 1] without NaN")
     return np.ascontiguousarray(array)
 
 
 def to_bytes(pixels: np.ndarray, rows: tuple[int, int] | None = None) -> np.ndarray:
     """uint8 [N, H, W, 3] from float32 [N, 3, H, W]: clamped to [-1, 1], (x + 1) * 127.5 rounded; only `rows` (first, end) when given.
 
-    Raises SdicError when a value is not finite, which a float16 overflow leaves behind.
+    Raises PictureError when a value is not finite, which a float16 overflow leaves behind.
     """
     if rows is not None:
         pixels = pixels[:, :, slice(*rows)]
     if not np.isfinite(pixels).all():
-        raise SdicError("the generated picture holds NaN or infinite values; run with precision fp32, or see: sdic-export verify DIR")
+        raise PictureError("the generated picture holds NaN or infinite values; run with precision fp32, or see: sdic-export verify DIR")
     scaled = (np.clip(pixels, -1, 1) + np.float32(1)) * np.float32(127.5)
     return np.ascontiguousarray(np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1))
 

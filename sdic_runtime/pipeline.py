@@ -3,71 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
-from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from sdic_runtime import chain
-from sdic_runtime.backends.registry import Backend, choose_backend, load_backend, run_whole
+from sdic_runtime.backends.base import Backend, Tensor
+from sdic_runtime.backends.registry import choose_backend, load_backend
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.edits import Direction, EditLike, Pca, as_edit, check_number, edited, load_direction
-from sdic_runtime.errors import SdicError
-from sdic_runtime.inversion import NAMES, Edited, Held, Inversion, Model
+from sdic_runtime.directions import Directions
+from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of
+from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
+from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
-from sdic_runtime.stages import Sizes
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, Move, Program
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
 LARGEST_DEFAULT_BATCH = 16
+BASELINE = "baseline"  # the program of an inversion without what the method adds to it
 
 
 @dataclass(frozen=True)
-class FileResult:
-    """One picture of `Pipeline.invert_files`: its inversion, or why there is none."""
+class PictureResult:
+    """One picture of `Pipeline.invert_many`: its inversion, or why there is none. `name` is its path, "" where it had none."""
 
-    path: str
+    name: str
     inversion: Inversion | None
     error: SdicError | None = None
 
 
-class Directions(Mapping[str, "Direction | Pca"]):
-    """The directions of a bundle by name, read (and proven against their hashes) on first use."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
-        self._loaded: dict[str, Direction | Pca] = {}
-
-    def __getitem__(self, name: str) -> Direction | Pca:
-        """Raises SdicError for an unknown name, with the known ones."""
-        files = self._bundle.manifest.directions
-        if name not in files:
-            close = get_close_matches(str(name), files, 1)
-            guess = f'; did you mean "{close[0]}"?' if close else ""
-            known = ", ".join(sorted(files)) or "none"
-            raise SdicError(f'there is no direction "{name}"; the bundle "{self._bundle.manifest.name}" has: {known}{guess}')
-        if name not in self._loaded:
-            self._loaded[name] = load_direction(self._bundle.file(files[name]))
-        return self._loaded[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._bundle.manifest.directions
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default  # noqa: SIM401 - this is `get`
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._bundle.manifest.directions))
-
-    def __len__(self) -> int:
-        return len(self._bundle.manifest.directions)
-
-
 class Pipeline:
-    """A bundle on a backend. May be used from several threads."""
+    """A bundle on a backend. May be used from several threads; `close` it, or use it in a `with` block, to give its memory back."""
 
     def __init__(self, bundle: Bundle, backend: Backend, reason: str = "") -> None:
         self.bundle = bundle
@@ -97,130 +66,195 @@ class Pipeline:
         name, reason = choose_backend(bundle) if backend == "auto" else (backend, "")
         return cls(bundle, load_backend(name, bundle, precision=precision, threads=threads, **options), reason)
 
+    def __repr__(self) -> str:
+        return f'<Pipeline of "{self.bundle.manifest.name}" ({self.bundle.manifest.method}) on {self.backend.description}>'
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the backend's memory back. Inversions that were brought to the host stay usable."""
+        self.backend.close()
+
     @property
-    def sizes(self) -> Sizes:
-        return self.bundle.sizes
+    def sizes(self) -> Mapping[str, int]:
+        """The model's sizes by letter: R, S, L, C and those of its method."""
+        return self.bundle.manifest.sizes
+
+    @property
+    def moves(self) -> Mapping[str, Move]:
+        """The forms of editing that the bundle has; see `edit`."""
+        return self.bundle.manifest.moves
 
     @property
     def default_batch(self) -> int:
         """How many pictures run at once when no batch is given."""
-        largest = getattr(self.backend, "largest_batch", LARGEST_DEFAULT_BATCH)  # engines are built for batches up to some size
-        return max(1, min(LARGEST_DEFAULT_BATCH, largest, BATCH_PIXELS // self.sizes.resolution**2))
+        largest = self.backend.largest_batch or LARGEST_DEFAULT_BATCH
+        return max(1, min(LARGEST_DEFAULT_BATCH, largest, BATCH_PIXELS // self.sizes["R"] ** 2))
 
     def prepare(self, picture: PictureLike) -> np.ndarray:
         """The network's input for one picture, float32 [1, 3, S, S]; see `pictures.prepare`."""
-        return prepare(picture, self.sizes, self.model.visible_rows)
+        return prepare(picture, self.sizes, self.model.visible_rows, self.bundle.manifest.input.resampling)
 
     def invert(self, picture: PictureLike | Sequence[PictureLike], batch: int | None = None) -> Inversion:
         """Invert a picture or a list of pictures, `batch` at a time: each a path, a PIL image, a uint8 array [H, W, 3], or a float32
         array [N, 3, S, S] in [-1, 1]. Raises SdicError."""
-        pictures = list(picture) if isinstance(picture, list | tuple) else [picture]
+        pictures: list[PictureLike] = list(picture) if isinstance(picture, list | tuple) else [picture]  # type: ignore[list-item]
         if not pictures:
-            raise SdicError("the list of pictures is empty; give at least one")
+            raise ArgumentError("the list of pictures is empty; give at least one")
         arrays = [self.prepare(item) for item in pictures]
-        names = [os.fspath(item) if isinstance(item, str | os.PathLike) else "" for item in pictures]
-        names = [str(name) for name, array in zip(names, arrays, strict=True) for _ in range(len(array))]
+        names = [_name(item) for item, array in zip(pictures, arrays, strict=True) for _ in range(len(array))]
         return self._invert(np.concatenate(arrays) if len(arrays) > 1 else arrays[0], names, self._batch(batch))
 
-    def invert_files(
-        self, paths: Iterable[str | os.PathLike[str]], batch: int | None = None, keep_going: bool = False
-    ) -> Iterator[FileResult]:
-        """Invert any number of files, `batch` at a time, one result per file in their order; memory does not grow with their number.
+    def invert_many(self, pictures: Iterable[PictureLike], batch: int | None = None, keep_going: bool = False) -> Iterator[PictureResult]:
+        """Invert any stream of pictures, `batch` at a time, one result per picture in their order; memory does not grow with their number.
 
         A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error.
         """
-        size, remaining = self._batch(batch), iter(paths)
-        while group := [os.fspath(path) for path in islice(remaining, size)]:
-            prepared: dict[int, np.ndarray] = {}
-            errors: dict[int, SdicError] = {}
-            for index, path in enumerate(group):
-                try:
-                    prepared[index] = self.prepare(Path(path))
-                except SdicError as error:
-                    if not keep_going:
-                        raise
-                    errors[index] = error
-            found: dict[int, Inversion] = {}
-            if prepared:
-                joined = self._invert(np.concatenate(list(prepared.values())), [group[index] for index in prepared], size)
-                found = dict(zip(prepared, joined, strict=True))
-            for index, path in enumerate(group):
-                yield FileResult(path, found.get(index), errors.get(index))
+        size, remaining = self._batch(batch), iter(pictures)
+        while group := list(islice(remaining, size)):
+            prepared = [self._prepared(picture, keep_going) for picture in group]
+            arrays = [array for array in prepared if isinstance(array, np.ndarray)]
+            names = [_name(item) for item, array in zip(group, prepared, strict=True) if isinstance(array, np.ndarray) for _ in array]
+            joined, start = self._invert(np.concatenate(arrays), names, size) if arrays else None, 0
+            for picture, array in zip(group, prepared, strict=True):
+                if isinstance(array, SdicError):
+                    yield PictureResult(_name(picture), None, array)
+                elif joined is not None:
+                    yield PictureResult(_name(picture), joined[start : start + len(array)])
+                    start += len(array)
 
     def edit(
-        self, inversion: Inversion, edit: EditLike, strength: float | Sequence[float] = 1.0, eq6: str = "paper", batch: int | None = None
+        self,
+        inversion: Inversion,
+        edit: EditLike,
+        strength: float | Sequence[float] = 1.0,
+        eq6: str | None = None,
+        batch: int | None = None,
+        *,
+        move: str | None = None,
     ) -> Edited:
         """Edit an inversion of N pictures: latent codes become code + strength * edit.
 
         `edit`: a Direction (or its name in this bundle), an array [C], [1, C], [L, C] or [1, L, C], a GanSpaceEdit, a CombinedEdit, or
         a list of (edit, strength). `strength`: a number, or M of them for N * M pictures, all strengths of the first picture first.
-        `eq6`: "paper" (strength 0 is the inversion) or "released"; see `chain.edit`. Raises SdicError.
+        `move`: one of `Pipeline.moves`; the first that is meant for this kind of edit when None. `eq6` is SDIC's name for the same: "paper"
+        (strength 0 is the inversion) or "released". Raises SdicError.
         """
-        chain.check_eq6(eq6)
         self._check_model(inversion)
         values: Any = [strength] if np.ndim(strength) == 0 else strength
         strengths = [check_number(value, "the strength") for value in values]
         if not strengths:
-            raise SdicError("the list of strengths is empty; give at least one")
+            raise ArgumentError("the list of strengths is empty; give at least one")
         change = as_edit(edit, self.directions)
         change.check(self.sizes)
-        codes, enhanced = (
-            np.stack([edited(code, change, value) for value in strengths], axis=1).reshape(-1, *code.shape[1:])
-            for code in (inversion.latent, inversion.latent_enhanced)
-        )
+        form = self._move(move, eq6, kinds_of(change))
+        codes = {}
+        for name in form.codes:
+            moved = np.stack([edited(getattr(inversion, name), change, value) for value in strengths], axis=1)
+            codes[name] = moved.reshape(-1, *moved.shape[2:])
         sources = np.repeat(np.arange(len(inversion)), len(strengths))
-
-        def run(part: slice) -> Any:
-            residual = self._residual(inversion, sources[part])
-            moved = {"latent": self.backend.upload(codes[part]), "latent_enhanced": self.backend.upload(enhanced[part])}
-            return run_whole(self.backend, chain.edit, {**moved, "residual": residual}, eq6=eq6)
-
-        return Edited(self.model, enhanced, self._in_batches(run, len(sources), self._batch(batch)))
+        return self._render(form.program, inversion, codes, sources, self._batch(batch))
 
     def baseline(self, inversion: Inversion, batch: int | None = None) -> Edited:
-        """What e4e alone gives: the pictures of `inversion.latent` without compensation. Raises SdicError."""
+        """The pictures of the initial codes alone, without what the method adds to them. Raises SdicError."""
         self._check_model(inversion)
-        latent = inversion.latent
+        program = self.bundle.manifest.programs.get(BASELINE)
+        if program is None:
+            raise ArgumentError(f'the bundle "{self.model.name}" has no baseline, because its method adds nothing to the initial codes')
+        codes = {name: getattr(inversion, name) for name in program.takes if name in self._codes()}
+        return self._render(BASELINE, inversion, codes, np.arange(len(inversion)), self._batch(batch))
 
-        def run(part: slice) -> Any:
-            zero = self.backend.upload(np.zeros(self.sizes.shape("residual", len(latent[part])), np.float32))
-            return run_whole(self.backend, chain.baseline, {"latent": self.backend.upload(latent[part]), "zero": zero})
+    def _codes(self) -> set[str]:
+        return {code for move in self.moves.values() for code in move.codes}
 
-        return Edited(self.model, latent, self._in_batches(run, len(latent), self._batch(batch)))
+    def _move(self, move: str | None, eq6: str | None, kinds: set[str]) -> Move:
+        """The form of editing called `move` or `eq6`, or the first for edits of `kinds`. Raises ArgumentError."""
+        name = move if move is not None else eq6
+        if name is None:
+            name = next((name for name, form in self.moves.items() if kinds <= set(form.kinds)), None)
+            if name is None:
+                raise ArgumentError(
+                    f'the bundle "{self.model.name}" has no form for edits of the kinds {", ".join(sorted(kinds))} together'
+                )
+        if name not in self.moves:
+            label = "move" if move is not None else "eq6"
+            raise ArgumentError(f'{label} is "{name}"; the bundle "{self.model.name}" has: {", ".join(self.moves) or "none"}')
+        if not kinds <= set(self.moves[name].kinds):
+            raise ArgumentError(f'the form "{name}" is for edits of the kind {", ".join(self.moves[name].kinds)}; leave it out')
+        return self.moves[name]
+
+    def _render(self, program: str, inversion: Inversion, codes: Mapping[str, np.ndarray], sources: np.ndarray, batch: int) -> Edited:
+        """Pictures of `codes` by a program that also reads the inversion's tensors; code i goes with picture sources[i]."""
+        takes = self.bundle.manifest.programs[program]
+
+        def run(part: slice) -> Tensor:
+            tensors = {name: self._taken(name, takes, inversion, codes, sources, part) for name in takes.takes}
+            return self.backend.run_program(program, tensors)[PICTURE]
+
+        pixels = self._in_batches(run, len(sources), batch)
+        shown = [codes[name] for name in takes.takes if name in codes] or list(codes.values())
+        return Edited(self.model, shown[-1], pixels)
+
+    def _taken(
+        self, name: str, program: Program, inversion: Inversion, codes: Mapping[str, np.ndarray], sources: np.ndarray, part: slice
+    ) -> Tensor:
+        """The tensor `name` that the program takes, on the backend, for the codes of `part`."""
+        if name in codes:
+            return self.backend.upload(codes[name][part])
+        if name in program.zeros:
+            return self.backend.upload(np.zeros(self.bundle.manifest.shape(name, len(sources[part])), np.float32))
+        held = inversion.tensors[name]
+        if np.array_equal(sources[part], np.arange(len(inversion))):  # the whole inversion is brought to the backend once
+            return held.on(self.backend)
+        return self.backend.upload(held.host()[sources[part]])
 
     def _invert(self, image: np.ndarray, names: Sequence[str], batch: int) -> Inversion:
         parts = []
         for start in range(0, len(image), batch):
-            tensors = run_whole(self.backend, chain.invert, {"image": self.backend.upload(image[start : start + batch])})
-            held = {NAMES[name]: Held(device=tensor, backend=self.backend) for name, tensor in tensors.items()}
+            taken = {IMAGE: self.backend.upload(image[start : start + batch])}
+            tensors = {**taken, **self.backend.run_program(INVERT, taken)}
+            held = {name: Held(device=tensors[name], backend=self.backend) for name in self.model.tensors}
             if len(image) > batch:  # leave the device free for the next part
                 held = {name: Held(tensor.host()) for name, tensor in held.items()}
             parts.append(Inversion(self.model, held, names[start : start + batch]))
         return Inversion.join(parts)
 
-    def _residual(self, inversion: Inversion, sources: np.ndarray) -> Any:
-        """The residuals of the pictures `sources` on the backend; those of the whole inversion are brought there once."""
-        if np.array_equal(sources, np.arange(len(inversion))):
-            return inversion.tensors["residual"].on(self.backend)
-        return self.backend.upload(inversion.residual[sources])
-
-    def _in_batches(self, run: Any, count: int, batch: int) -> Held:
+    def _in_batches(self, run: Callable[[slice], Tensor], count: int, batch: int) -> Held:
         """The pictures of `run(slice)` over `count` codes."""
         parts = [run(slice(start, min(start + batch, count))) for start in range(0, count, batch)]
         if len(parts) == 1:
             return Held(device=parts[0], backend=self.backend)
         return Held(np.concatenate([self.backend.download(part) for part in parts]))
 
+    def _prepared(self, picture: PictureLike, keep_going: bool) -> np.ndarray | SdicError:
+        try:
+            return self.prepare(picture)
+        except MemoryError:
+            error: SdicError = OutOfMemoryError(f"not enough memory to prepare {_name(picture) or 'the picture'}; make it smaller")
+        except SdicError as failure:
+            error = failure
+        if keep_going:
+            return error
+        raise error
+
     def _batch(self, batch: int | None) -> int:
         if batch is None:
             return self.default_batch
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-            raise SdicError(f"batch is {batch!r}; give a whole number of at least 1")
+            raise ArgumentError(f"batch is {batch!r}; give a whole number of at least 1")
         return batch
 
     def _check_model(self, inversion: Inversion) -> None:
         if inversion.model.identity != self.model.identity:
-            raise SdicError(
+            raise ArgumentError(
                 f'the inversion was made by the model "{inversion.model.name}" ({inversion.model.identity[:12]}), and this is '
                 f'"{self.model.name}" ({self.model.identity[:12]}); invert the picture again with this bundle'
             )
+
+
+def _name(picture: PictureLike) -> str:
+    return str(os.fspath(picture)) if isinstance(picture, str | os.PathLike) else ""

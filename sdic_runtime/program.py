@@ -1,8 +1,8 @@
 """A method as data: its sizes, tensors, stages and programs; and the only interpreter of programs.
 
-A program is a list of steps. A step runs one stage: it binds values to the stage's inputs and names the outputs it asks for. Values are
-single-assignment names; every value is a tensor of the table `tensors`. Whoever runs a bundle (Python, C++, Triton, a CUDA graph) runs these
-steps and knows no method.
+A program is a list of steps. A step runs one stage: it binds values to the stage's inputs and names the outputs it asks for. A value is
+made once, and is a tensor of the table `tensors`. Whoever runs a bundle (Python, C++, Triton, a CUDA graph) runs these steps and knows no
+method.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _check_keeps(method: Method) -> None:
         _require(tensor in (*invert.takes, *invert.gives), f'keeps has "{tensor}", which the program "{INVERT}" neither takes nor gives')
     _require(PICTURE in method.keeps, f'keeps lacks "{PICTURE}"')
     for name, program in method.programs.items():
-        lacking = [tensor for tensor in program.takes if tensor not in (*method.keeps, *program.zeros, *invert.takes)]
+        lacking = [] if name == INVERT else [tensor for tensor in program.takes if tensor not in (*method.keeps, *program.zeros)]
         _require(not lacking, f'the program "{name}" takes {", ".join(lacking)}, which an inversion does not keep')
 
 
@@ -182,4 +182,4 @@ def _check_moves(method: Method) -> None:
             _require(taken, f'the move "{name}" moves "{code}", which is no latent code that an inversion keeps')
         _require(bool(move.codes) and bool(move.kinds), f'the move "{name}" moves nothing or is for no kind of edit')
         unknown = [kind for kind in move.kinds if kind not in EDIT_KINDS]
-        _require(not unknown, f'the move "{name}" is for "{(unknown or [""])[0]}"; the kinds are {", ".join(EDIT_KINDS)}')
+        _require(not unknown, f'the move "{name}" is for {", ".join(unknown)}; the kinds are {", ".join(EDIT_KINDS)}')

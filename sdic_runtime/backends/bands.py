@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import Sizes, Stage
+from sdic_runtime.errors import BundleError
+from sdic_runtime.program import Method, Stage
 
 ROWS = 2  # the axis of an output that the bands divide
 
@@ -27,12 +27,12 @@ class Bands:
 
     Every band of every picture is a task. The calling thread takes tasks until none is left, helped by up to `workers` - 1 threads that
     all runs share: calls from several threads never wait for each other's tasks. The threads end with this object.
-    Raises SdicError when the sessions are not for one picture each or their rows do not add up to those of `stage`.
+    Raises BundleError when the sessions are not for one picture each or their rows do not add up to those of `stage`.
     """
 
-    def __init__(self, stage: Stage, sizes: Sizes, sessions: Sequence[Any], workers: int) -> None:
-        self._sessions, self._sizes = list(sessions), sizes
-        self._rows = _rows(stage, sizes, sessions)
+    def __init__(self, name: str, stage: Stage, method: Method, sessions: Sequence[Any], workers: int) -> None:
+        self._sessions, self._method = list(sessions), method
+        self._rows = _rows(name, stage, method, sessions)
         self._helpers = workers - 1
         self._pool = ThreadPoolExecutor(self._helpers, "sdic-bands") if self._helpers else None
 
@@ -42,7 +42,7 @@ class Bands:
         if len(pictures) != 1:
             raise ValueError(f"the inputs are for {' and '.join(map(str, sorted(pictures)))} pictures")
         count = pictures.pop()
-        results = {name: np.empty(self._sizes.shape(name, count), np.float32) for name in outputs}
+        results = {name: np.empty(self._method.shape(name, count), np.float32) for name in outputs}
         tasks = deque((picture, band) for picture in range(count) for band in range(len(self._sessions)))
         helpers = (
             [self._pool.submit(self._work, tasks, inputs, results) for _ in range(min(self._helpers, len(tasks) - 1))]
@@ -75,24 +75,24 @@ class Bands:
                 raise
 
 
-def _rows(stage: Stage, sizes: Sizes, sessions: Sequence[Any]) -> dict[str, list[slice]]:
+def _rows(stage_name: str, stage: Stage, method: Method, sessions: Sequence[Any]) -> dict[str, list[slice]]:
     """Output -> the rows of each band, after the shapes of all tensors were checked."""
     for session in sessions:
         for info in session.get_inputs():
-            if tuple(info.shape) != sizes.shape(info.name, 1):
-                raise SdicError(
-                    f'a band of the stage "{stage.name}" takes {info.name} as {list(info.shape)} where the stage has '
-                    f"{list(sizes.shape(info.name, 1))} for one picture; build it again with: sdic-export build"
+            if tuple(info.shape) != method.shape(info.name, 1):
+                raise BundleError(
+                    f'a band of the stage "{stage_name}" takes {info.name} as {list(info.shape)} where the stage has '
+                    f"{list(method.shape(info.name, 1))} for one picture; build it again with: sdic-export build"
                 )
     rows = {}
     for name in stage.outputs:
-        whole = list(sizes.shape(name, 1))
+        whole = list(method.shape(name, 1))
         shapes = [list(info.shape) for session in sessions for info in session.get_outputs() if info.name == name]
         heights = [shape[ROWS] if len(shape) == len(whole) and isinstance(shape[ROWS], int) else 0 for shape in shapes]
         around = [shape[:ROWS] + shape[ROWS + 1 :] == whole[:ROWS] + whole[ROWS + 1 :] for shape in shapes]
         if not all(around) or min(heights) < 1 or sum(heights) != whole[ROWS]:
-            raise SdicError(
-                f'the bands of the stage "{stage.name}" give {name} as {", ".join(map(str, shapes))}, which do not add up '
+            raise BundleError(
+                f'the bands of the stage "{stage_name}" give {name} as {", ".join(map(str, shapes))}, which do not add up '
                 f"to the rows of {whole}; build it again with: sdic-export build"
             )
         rows[name] = [slice(end - height, end) for height, end in zip(heights, accumulate(heights), strict=True)]

@@ -58,7 +58,7 @@ class Backend(ABC):
         """uint8 [N, end - first, R, 3] of the `rows` (first, end) of `picture` [N, 3, R, R]; see `pictures.to_bytes`."""
         return to_bytes(self.download(picture), rows)
 
-    def synchronize(self) -> None:
+    def synchronize(self) -> None:  # noqa: B027 - nothing to wait for on the host
         """Wait until everything that was asked of the device is done."""
 
     def variant(self, stage: str, outputs: Sequence[str]) -> tuple[str, str]:
@@ -66,8 +66,8 @@ class Backend(ABC):
         return stage, self.precision
 
     def standard(self) -> Backend | None:
-        """The same backend on the bundle's standard graphs alone, where it runs other variants of some; for checking both. None where not."""
+        """The same backend on the standard graphs alone, for checking both; None where it runs no others."""
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - nothing to give back that Python does not
         """Give memory back; nothing of this backend can be used after it."""

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from sdic_runtime.backends.bands import Bands, available_cores
-from sdic_runtime.bundle.bundle import CPU_PRECISION, Bundle
-from sdic_runtime.errors import MissingExtraError, SdicError
-from sdic_runtime.stages import STAGES, Stage
+from sdic_runtime.backends.base import Backend
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, Graph, files_in
+from sdic_runtime.bundle.manifest import STANDARD
+from sdic_runtime.errors import ArgumentError, BackendError, BundleError, MissingExtraError, OutOfMemoryError
+from sdic_runtime.program import Method, Stage
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MEMORY_SIGNS = ("bad allocation", "bad_alloc", "failed to allocate memory", "out of memory", "bfcarena")
@@ -49,96 +51,109 @@ def load(
 
     `precision`: the bundle's default when None. `threads`: CPU threads of one stage, all cores when None. `device`: "cpu", "cuda" or
     "cuda:1". `tf32=True` lets CUDA round the inputs of float32 convolutions to TF32, which is faster and misses the float32 tolerances.
-    `cpu_graphs=False` leaves aside the graphs that the bundle has for processors; they only run on the CPU in float32 (`cpu_stages`), and
-    where they are bands of rows, each band has its share of the threads. `lazy=True` loads each stage on its first use instead of now.
+    `cpu_graphs=False` runs the standard graphs also where the bundle has CPU-optimized ones, which are for the CPU in float32; where those
+    are bands of rows, each band has its share of the threads. `lazy=True` loads each stage on its first use instead of now.
     Raises SdicError.
     """
     backend = OnnxRuntime(bundle, bundle.precision(precision), threads, device, tf32, cpu_graphs)
     if not lazy:
-        bundle.check(bundle.manifest.stage_files(backend.precision, cpu=bool(backend.cpu_stages)))
+        bundle.check(files_in(bundle.manifest, backend.variants))
         with ThreadPoolExecutor(min(MOST_LOADERS, available_cores())) as pool:
-            list(pool.map(backend.load_stage, STAGES.values()))
+            list(pool.map(backend.load_stage, bundle.manifest.stages))
     return backend
 
 
-class OnnxRuntime:
-    """One session per stage or band of it, and one per partial graph: ONNX Runtime computes every output of a graph, asked for or not.
+class OnnxRuntime(Backend):
+    """One session per graph or band of one: ONNX Runtime computes every output of a graph, asked for or not.
 
     On the CPU a tensor is a numpy array; on CUDA it is an OrtValue and stays on the device.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, precision: str, threads: int | None, device: str, tf32: bool, cpu_graphs: bool = True) -> None:
+    def __init__(
+        self, bundle: Bundle, precision: str, threads: int | None = None, device: str = "cpu", tf32: bool = False, cpu_graphs: bool = True
+    ) -> None:
         import onnxruntime
 
+        super().__init__(bundle.manifest)
         kind, _, index = device.partition(":")
         if kind not in PROVIDERS or not (index.isdigit() or device == kind):
-            raise SdicError(f'the device is "{device}"; use cpu, cuda or cuda:N')
+            raise ArgumentError(f'the device is "{device}"; use cpu, cuda or cuda:N')
         if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise SdicError(f"threads is {threads!r}; give a whole number of at least 1, or None for all cores")
+            raise ArgumentError(f"threads is {threads!r}; give a whole number of at least 1, or None for all cores")
         if not isinstance(cpu_graphs, bool):
-            raise SdicError(f"cpu_graphs is {cpu_graphs!r}; use true or false")
+            raise ArgumentError(f"cpu_graphs is {cpu_graphs!r}; use true or false")
         if PROVIDERS[kind] not in onnxruntime.get_available_providers():
             raise MissingExtraError("onnxruntime-gpu", "gpu", f'the device "{device}"')
         self.bundle, self.precision = bundle, precision
-        arranged = kind == "cpu" and precision == CPU_PRECISION and cpu_graphs
-        # The stages, and "stage:output" for outputs asked for alone, that run on graphs arranged for processors.
-        self.cpu_stages = sorted(bundle.manifest.cpu) if arranged else []
+        optimized = kind == "cpu" and precision == STANDARD and cpu_graphs
+        self.variants = (ONNXRUNTIME_CPU, precision) if optimized else (precision,)  # those that it runs, best first
         self._kind, self._index, self._threads, self._tf32 = kind, int(index or 0), threads, tf32
-        self._sessions: dict[tuple[Path, ...], Any] = {}  # graphs of a stage, several where it is in bands -> what runs them
-        self._answers: dict[tuple[str, ...], Any] = {}  # (stage, outputs asked for) -> the session that computes them
-        self._locks = {stage: threading.Lock() for stage in STAGES}
+        self._sessions: dict[tuple[Path, ...], Any] = {}  # files of a graph, several where it is in bands -> what runs them
+        self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
+        self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
         _register_shared_arena()
 
     @property
     def description(self) -> str:
         import onnxruntime
 
-        arranged = f", CPU graphs of {', '.join(self.cpu_stages)}" if self.cpu_stages else ""
-        return f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[self._kind]}, {self.precision}{arranged}"
+        return f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[self._kind]}, {self.precision}{self._optimized()}"
 
-    def load_stage(self, stage: Stage) -> None:
+    def _optimized(self) -> str:
+        """The graphs that run in a variant for this backend, in words."""
+        keys = sorted(key for key, variants in self.bundle.manifest.graphs.items() if self.variants[0] in variants)
+        return f", CPU-optimized graphs of {', '.join(keys)}" if len(self.variants) > 1 and keys else ""
+
+    def load_stage(self, stage: str) -> None:
         """Load every session that `stage` can be asked for."""
-        for outputs in (stage.outputs, *((output,) for output in stage.outputs)):
-            self.session(stage.name, outputs)
+        outputs = self.method.stages[stage].outputs
+        for asked in (outputs, *((output,) for output in outputs)):
+            self._answer(stage, asked)
 
-    def session(self, stage: str, outputs: Sequence[str]) -> Any:
+    def variant(self, stage: str, outputs: Sequence[str]) -> tuple[str, str]:
+        graph, _ = self.bundle.graph(stage, outputs, self.variants)
+        return graph.key, graph.variant
+
+    def standard(self) -> OnnxRuntime | None:
+        if not self._optimized():
+            return None
+        return OnnxRuntime(self.bundle, self.precision, self._threads, "cpu", self._tf32, cpu_graphs=False)
+
+    def close(self) -> None:
+        self._answers.clear()
+        self._sessions.clear()
+
+    def _answer(self, stage: str, outputs: Sequence[str]) -> Any:
         """The session that computes `outputs` of `stage` with the least work, made on first use."""
         request = (stage, *outputs)
-        if request in self._answers:
-            return self._answers[request]
-        with self._locks[stage]:
-            alone = self._partial(stage, outputs[0]) if len(outputs) == 1 else []
-            arranged = self.bundle.cpu_files(stage) if not alone and stage in self.cpu_stages else []
-            paths = tuple(alone or arranged or [self.bundle.stage_file(stage, self.precision)])
-            if paths not in self._sessions:
-                table = STAGES[stage]
-                self._sessions[paths] = self._load(replace(table, outputs=tuple(outputs)) if alone else table, paths)
-            self._answers[request] = self._sessions[paths]
-            return self._answers[request]
+        if request not in self._answers:
+            with self._locks[stage]:
+                graph, paths = self.bundle.graph(stage, outputs, self.variants)
+                if tuple(paths) not in self._sessions:
+                    whole = self.method.stages[stage]
+                    table = Stage(whole.inputs, (graph.alone,)) if graph.alone else whole
+                    self._sessions[tuple(paths)] = self._load(stage, table, paths)
+                self._answers[request] = graph, self._sessions[tuple(paths)]
+        return self._answers[request][1]
 
-    def _partial(self, stage: str, output: str) -> list[Path]:
-        """The graphs that compute `output` of `stage` alone, where the bundle has such."""
-        if f"{stage}:{output}" in self.cpu_stages:
-            return self.bundle.cpu_files(f"{stage}:{output}")
-        partial = self.bundle.partial_file(stage, output, self.precision)
-        return [partial] if partial else []
-
-    def _load(self, stage: Stage, paths: Sequence[Path]) -> Any:
-        """What runs the graphs `paths`, which have the outputs of `stage`."""
+    def _load(self, name: str, stage: Stage, paths: Sequence[Path]) -> Any:
+        """What runs the graphs `paths`, which have the tensors of `stage`."""
         if len(paths) == 1:
-            return self._create(stage, paths[0], self._threads)
+            session = self._create(name, stage, paths[0], self._threads)
+            _check_shapes(self.method, session, paths[0])
+            return session
         threads = self._threads or available_cores()
-        bands = [self._create(stage, path, max(1, threads // len(paths))) for path in paths]
-        return Bands(stage, self.bundle.sizes, bands, min(threads, len(paths)))
+        bands = [self._create(name, stage, path, max(1, threads // len(paths))) for path in paths]
+        return Bands(name, stage, self.method, bands, min(threads, len(paths)))
 
-    def _create(self, stage: Stage, path: Path, threads: int | None) -> Any:
+    def _create(self, name: str, stage: Stage, path: Path, threads: int | None) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = QUIET
-        # Six sessions share the cores: a thread pool that spins after its run would slow down the next stage.
+        # All sessions share the cores: a thread pool that spins after its run would slow down the next stage.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # Stages run one after the other, so they share one arena; without it the process keeps the sum of their peaks, and with memory
         # patterns each new batch size would add a block of its own.
@@ -149,15 +164,15 @@ class OnnxRuntime:
         provider = PROVIDERS[self._kind]
         settings = {"device_id": str(self._index), "use_tf32": str(int(self._tf32))} if self._kind == "cuda" else {}
         providers = [(provider, settings), *([(PROVIDERS["cpu"], {})] if self._kind != "cpu" else [])]
-        with self._readable(f'the stage "{stage.name}" could not be loaded from {path}', f"see: sdic-export verify {self.bundle.path}"):
+        with self._readable(f'the stage "{name}" could not be loaded from {path}', f"see: sdic-export verify {self.bundle.path}"):
             session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         # ONNX Runtime goes on with the CPU when CUDA cannot start, and only logs it.
         if provider not in session.get_providers():
-            raise SdicError(
+            raise BackendError(
                 f'ONNX Runtime could not start on "{self._kind}:{self._index}"; check the NVIDIA driver and the CUDA and cuDNN '
                 'libraries, or use device="cpu"'
             )
-        _check_tensors(stage, session, path)
+        _check_tensors(name, stage, session, path)
         return session
 
     def upload(self, array: np.ndarray) -> Any:
@@ -174,7 +189,7 @@ class OnnxRuntime:
         return array
 
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        session = self.session(stage, outputs)
+        session = self._answer(stage, outputs)
         with self._readable(f'the stage "{stage}" failed', f"see: sdic-export verify {self.bundle.path}"):
             if self._kind == "cpu":
                 return dict(zip(outputs, session.run(list(outputs), dict(inputs)), strict=True))
@@ -195,8 +210,8 @@ class OnnxRuntime:
         except expected as error:
             text = " ".join(str(error).split())
             if isinstance(error, MemoryError) or any(sign in text.lower() for sign in MEMORY_SIGNS):
-                raise SdicError(f"{what}: not enough memory on {self._kind}; use a smaller batch") from error
-            raise SdicError(f"{what}: {text[:300]}; {remedy}") from error
+                raise OutOfMemoryError(f"{what}: not enough memory on {self._kind}; use a smaller batch") from error
+            raise BackendError(f"{what}: {text[:300]}; {remedy}") from error
 
 
 @cache
@@ -219,13 +234,27 @@ def _error_types() -> tuple[type[Exception], ...]:
     return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
 
 
-def _check_tensors(stage: Stage, session: Any, path: Path) -> None:
+def _check_tensors(name: str, stage: Stage, session: Any, path: Path) -> None:
     """The graph's tensors are those of the stage table, in float32 at the borders."""
     for role, names, infos in (("inputs", stage.inputs, session.get_inputs()), ("outputs", stage.outputs, session.get_outputs())):
         found = {info.name: info.type for info in infos}
         if set(found) != set(names) or set(found.values()) != {FLOAT}:
             listed = ", ".join(f"{name} {kind}" for name, kind in found.items())
-            raise SdicError(
-                f'{path} has the {role} {listed} where the stage "{stage.name}" has {", ".join(names)} in float32; '
+            raise BundleError(
+                f'{path} has the {role} {listed} where the stage "{name}" has {", ".join(names)} in float32; '
+                "build it again with: sdic-export build"
+            )
+
+
+def _check_shapes(method: Method, session: Any, path: Path) -> None:
+    """What a graph says of its shapes agrees with the sizes of the bundle."""
+    for info in (*session.get_inputs(), *session.get_outputs()):
+        expected = method.shape(info.name, 1)
+        fits = len(info.shape) == len(expected) and all(
+            size == want for size, want in zip(info.shape[1:], expected[1:], strict=True) if isinstance(size, int)
+        )
+        if not fits:
+            raise BundleError(
+                f"{path} has {info.name} as {list(info.shape)} where the bundle's sizes say [N, {', '.join(map(str, expected[1:]))}]; "
                 "build it again with: sdic-export build"
             )

@@ -1,60 +1,27 @@
-"""Backends: what runs the stages. Found through the entry point group `sdic.backends`, so that anyone can add one."""
+"""Which backends there are: found through the entry point group `sdic.backends`, so that anyone can add one."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from sdic_runtime.errors import ArgumentError, BackendError
 
-from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import SdicError
+if TYPE_CHECKING:
+    from sdic_runtime.backends.base import Backend
+    from sdic_runtime.bundle.bundle import Bundle
 
 GROUP = "sdic.backends"
 AUTO_ORDER = ("tensorrt", "tensorrt-rtx", "onnxruntime")  # fastest first; PyTorch is for comparison and never chosen by itself
-BUILT_IN = {"onnxruntime": "sdic_runtime.backends.onnxruntime:load"}  # there even when sdic runs from a folder that was not installed
-
-Tensor: TypeAlias = Any  # opaque to the chain: a numpy array, or whatever the backend keeps on its device
-
-
-class Backend(Protocol):
-    """Runs the stages of one bundle. Safe to call from several threads.
-
-    A tensor returned by `run` or `upload` keeps its values for as long as someone holds it: a backend that uses its buffers again
-    must copy first.
-    """
-
-    @property
-    def name(self) -> str:
-        """Its name in the registry."""
-
-    @property
-    def description(self) -> str:
-        """What runs and where: "ONNX Runtime 1.31.1, CPUExecutionProvider, fp32"."""
-
-    def upload(self, array: np.ndarray) -> Tensor:
-        """A float32 host array as a tensor of this backend."""
-
-    def download(self, tensor: Tensor) -> np.ndarray:
-        """A tensor of this backend as a float32 host array."""
-
-    def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-        """Run one stage of the stage table for the `outputs` asked for; the others need not be computed. Raises SdicError, for one when
-        memory runs out."""
-
-
-def run_whole(backend: Backend, function: Callable[..., Any], tensors: Mapping[str, Tensor], **settings: Any) -> Any:
-    """`function(backend, **tensors, **settings)`, a chain of stages that gives a tensor or tensors by name.
-
-    A backend may have a method `whole(function, tensors, settings)` that does the same in another way: as one recorded CUDA graph.
-    """
-    whole = getattr(backend, "whole", None)
-    return whole(function, tensors, settings) if whole is not None else function(backend, **tensors, **settings)
+BUILT_IN = {
+    "onnxruntime": "sdic_runtime.backends.onnxruntime:load"
+}  # there even when the package runs from a folder that was not installed
 
 
 @dataclass(frozen=True)
@@ -83,6 +50,14 @@ class BackendEntry:
         check = getattr(module, "unavailable", None)
         return check(bundle) if check else None
 
+    def options(self) -> dict[str, inspect.Parameter]:
+        """The options of `load`; a key "**" stands for any other. Empty for a backend whose package is not installed."""
+        try:
+            parameters = list(inspect.signature(self.load()).parameters.values())[1:]
+        except ImportError:
+            return {}
+        return {"**" if item.kind is item.VAR_KEYWORD else item.name: item for item in parameters}
+
 
 def available_backends() -> dict[str, BackendEntry]:
     """Every registered backend by name, usable here or not (see `BackendEntry.unavailable`)."""
@@ -91,7 +66,7 @@ def available_backends() -> dict[str, BackendEntry]:
 
 
 def choose_backend(bundle: Bundle) -> tuple[str, str]:
-    """The first usable backend of AUTO_ORDER for `bundle`, and the reason in words. Raises SdicError when none is."""
+    """The first usable backend of AUTO_ORDER for `bundle`, and the reason in words. Raises BackendError when none is."""
     entries = available_backends()
     passed: list[str] = []
     for name in AUTO_ORDER:
@@ -99,34 +74,50 @@ def choose_backend(bundle: Bundle) -> tuple[str, str]:
         if obstacle is None:
             return name, f"{name} is the first of {', '.join(AUTO_ORDER)} that can be used here" + _because(passed)
         passed.append(f"{name}: {obstacle}")
-    raise SdicError(f"no backend can be used here{_because(passed)}; install one with: pip install onnxruntime")
+    raise BackendError(f"no backend can be used here{_because(passed)}; install one with: pip install onnxruntime")
 
 
 def _because(passed: Sequence[str]) -> str:
     return f" ({'; '.join(passed)})" if passed else ""
 
 
-def load_backend(name: str, bundle: Bundle, **options: Any) -> Backend:
-    """Load the backend called `name` ("auto": see `choose_backend`) with the options it knows; options that are None are left out.
+def parse_backend(text: str) -> tuple[str, dict[str, Any]]:
+    """Split "name:key=value,key=value" into the name and the options; numbers and true/false become what they say. Raises ArgumentError."""
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, separator, value = part.partition("=")
+        if not separator or not key.isidentifier():
+            raise ArgumentError(f'the backend option "{part}" in "{text}" is not of the form key=value')
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return name, options
 
-    Raises SdicError for an unknown backend, an option it does not have, or when it cannot be used here: there is no silent fallback.
+
+def load_backend(backend: str, bundle: Bundle, wishes: dict[str, Any] | None = None, **options: Any) -> Backend:
+    """Load the backend that `backend` names: "auto" (see `choose_backend`), a name, or "name:key=value,key=value".
+
+    `options` must be known to it; those in `backend` come first. `wishes` are for whichever backend has them, such as a checkpoint that
+    several backends of one command share. Options that are None are omitted. Raises ArgumentError for an unknown backend or an option it
+    does not have, and BackendError when it cannot be used here: there is no silent fallback.
     """
+    name, own = parse_backend(backend)
     if name == "auto":
         name = choose_backend(bundle)[0]
     entries = available_backends()
     if name not in entries:
         close = get_close_matches(name, entries, 1)
         guess = f'; did you mean "{close[0]}"?' if close else ""
-        raise SdicError(f'there is no backend "{name}"; installed are: {", ".join(entries)}, or use "auto"{guess}')
+        raise ArgumentError(f'there is no backend "{name}"; installed are: {", ".join(entries)}, or use "auto"{guess}')
     obstacle = entries[name].unavailable(bundle)
     if obstacle is not None:
-        raise SdicError(f'the backend "{name}" cannot be used here: {obstacle}')
-    load = entries[name].load()
-    given = {key: value for key, value in options.items() if value is not None}
-    parameters = inspect.signature(load).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        unknown = [key for key in given if key not in parameters]
-        if unknown:
-            known = [key for key in parameters if key != "bundle"]
-            raise SdicError(f'the backend "{name}" has no option "{unknown[0]}"; it has: {", ".join(known)}')
-    return load(bundle, **given)
+        raise BackendError(f'the backend "{name}" cannot be used here: {obstacle}')
+    known = entries[name].options()
+    wanted = {key: value for key, value in (wishes or {}).items() if key in known or "**" in known}
+    given = {key: value for key, value in {**wanted, **options, **own}.items() if value is not None}
+    unknown = [key for key in given if key not in known and "**" not in known]
+    if unknown:
+        raise ArgumentError(f'the backend "{name}" has no option "{unknown[0]}"; it has: {", ".join(known)}')
+    return entries[name].load()(bundle, **given)

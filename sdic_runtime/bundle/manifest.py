@@ -34,8 +34,8 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a picture becomes `image`, and which rows (first, end) of `picture` a person sees: all of them, or for letterboxed domains the part
-    between the bars."""
+    """How a picture becomes `image`, and which rows (first, end) of `picture` a person sees: all, or for letterboxed domains those between
+    the bars."""
 
     visible_rows: tuple[int, int]
     resampling: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
@@ -44,11 +44,12 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`bundle.json`, checked. File names are relative to the bundle's folder, with forward slashes.
 
-    `graphs`: "stage", or "stage:output" for the graph of that output alone -> variant -> files. Variants are precisions (fp32, fp16, ...) and
-    forms for one backend ("onnxruntime-cpu"). Several files are bands of rows (axis 2 of every output) from top to bottom, each for one
-    picture. `weights`: graph file -> the files of external weights that it reads. `tolerances`: precision -> the largest difference over the
-    expected tensor's standard deviation that the export allowed. `faces`: the alignment that the model was trained on ("ffhq"), or None.
-    `checkpoint`: where the PyTorch weights are ("path", relative to the bundle; "sha256"; "weights"): only the PyTorch backend reads them.
+    `graphs`: "stage", or "stage:output" for the graph of that output alone -> variant -> files. Variants are precisions (fp32, fp16, ...)
+    and forms for one backend ("onnxruntime-cpu"). Several files are bands of rows (axis 2 of every output) from top to bottom, each for
+    one picture. `weights`: graph file -> the files of external weights that it reads. `tolerances`: precision -> the largest difference
+    over the expected tensor's standard deviation that the export allowed. `faces`: the alignment that the model was trained on ("ffhq"),
+    or None. `checkpoint`: where the PyTorch weights are ("path", relative to the bundle; "sha256"; "weights"): only the PyTorch backend
+    reads them.
     """
 
     name: str
@@ -56,14 +57,14 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     input: Input
     faces: str | None = None
     graphs: dict[str, dict[str, tuple[str, ...]]]
-    weights: dict[str, tuple[str, ...]] = {}
+    weights: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     default_precision: str
-    directions: dict[str, str] = {}
+    directions: dict[str, str] = msgspec.field(default_factory=dict)
     golden: str | None = None
-    tolerances: dict[str, float] = {}
-    tools: dict[str, str] = {}
+    tolerances: dict[str, float] = msgspec.field(default_factory=dict)
+    tools: dict[str, str] = msgspec.field(default_factory=dict)
     licence: str = ""
-    checkpoint: dict[str, str] = {}
+    checkpoint: dict[str, str] = msgspec.field(default_factory=dict)
     files: dict[str, FileEntry]
 
     @property
@@ -84,7 +85,7 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
         precision = STANDARD if STANDARD in self.precisions else self.default_precision
         graphs = [file for stage in self.stages for file in self.graphs[stage][precision]]
         hashes = {name: self.files[name].sha256 for graph in graphs for name in (graph, *self.weights.get(graph, ()))}
-        names = {letter: name for name, letter in _first_schema()["sizes"].items()}  # so that inversions of schema 1 stay valid
+        names = {letter: name for name, letter in first_schema()["sizes"].items()}  # so that inversions of schema 1 stay valid
         sizes = {names.get(letter, letter): size for letter, size in self.sizes.items()}
         text = json.dumps([self.method, sizes, list(self.visible_rows), hashes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -140,7 +141,7 @@ def file_entries(folder: str | os.PathLike[str], names: Iterable[str]) -> dict[s
 
 
 @cache
-def _first_schema() -> dict[str, Any]:
+def first_schema() -> dict[str, Any]:
     """What schema 1 left unsaid, in the words of schema 2: it knew one method."""
     data: dict[str, Any] = json.loads(FIRST_SCHEMA.read_text(encoding="utf-8"))
     return data
@@ -148,7 +149,7 @@ def _first_schema() -> dict[str, Any]:
 
 def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
     """A manifest of schema 1 as one of schema 2. Raises BundleError where it is not of that form."""
-    first = _first_schema()
+    first = first_schema()
     try:
         renamed = {**first["defaults"], **{key: value for key, value in data.items() if key in first["same"]}}
         unknown = [key for key in data if key not in (*first["same"], *first["changed"], "schema")]
@@ -160,7 +161,7 @@ def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
             graphs.setdefault(key, {})[first["cpu"]] = files
         listed = sorted(data["files"])
         # In schema 1 external weights were found by their names: those of the stage's own graphs may be read by all of its graphs.
-        weights = {}
+        weights: dict[str, list[str]] = {}
         for key, variants in graphs.items():
             whole = graphs.get(key.partition(":")[0], {})
             for variant, files in variants.items():
