@@ -66,7 +66,13 @@ def _encoder(path: Path, state: dict[str, Tensor], domain: str) -> EncoderConfig
             f'"{path}" has an encoder whose body has the widths {[width for width, _ in groups]}, not four groups; '
             "give an e4e or SDIC checkpoint."
         )
-    return EncoderConfig(widths=tuple(width for width, _ in groups), units=tuple(count for _, count in groups), crop=crop)
+    return EncoderConfig(
+        widths=tuple(width for width, _ in groups),
+        units=tuple(count for _, count in groups),
+        crop=crop,
+        inputs=state["encoder.input_layer.0.weight"].shape[1],
+        pyramid="encoder.latlayer1.weight" in state,
+    )
 
 
 def _discrepancy(state: dict[str, Tensor]) -> DiscrepancyConfig:

@@ -1,10 +1,11 @@
 """The methods, by the name that a bundle records."""
 
 from sdic_runtime.errors import BundleError
-from sdic_train.methods import sdic
+from sdic_train.methods import hfgi, plain, restyle, sdic
 from sdic_train.methods.base import MethodCode
 
-METHODS: dict[str, MethodCode] = {method.name: method for method in (sdic.METHOD,)}
+CODES = (sdic.METHOD, plain.E4E, plain.PSP, restyle.OVER_E4E, restyle.OVER_PSP, hfgi.METHOD)
+METHODS: dict[str, MethodCode] = {method.name: method for method in CODES}
 
 
 def method_named(name: str) -> MethodCode:
