@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from official_checkpoint import DATA, Shapes, drawn, example_edits, example_pictures, face_shapes
+from official_checkpoint import DATA, Shapes, drawn, example_edits, face_shapes
 
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.edits import GanSpaceEdit

@@ -137,7 +137,9 @@ def load_encoder(path: str | Path) -> tuple[Encoder, Tensor]:
     """The e4e encoder of an SDIC or e4e file, in evaluation mode, and its mean latent code [L, C]."""
     checkpoint = read_checkpoint(path)
     if "encoder." not in KINDS[checkpoint.kind].parts or not checkpoint.config.encoder.plain:
-        raise SdicError(f'"{checkpoint.path}" is {_article(checkpoint.kind)} checkpoint without an e4e encoder; give an e4e or SDIC checkpoint.')
+        raise SdicError(
+            f'"{checkpoint.path}" is {_article(checkpoint.kind)} checkpoint without an e4e encoder; give an e4e or SDIC checkpoint.'
+        )
     with torch.device("meta"):
         encoder = Encoder(checkpoint.config)
     _load(encoder, checkpoint, "encoder.")

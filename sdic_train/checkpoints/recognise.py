@@ -42,11 +42,7 @@ KINDS = {
     "pSp": Kind("psp", ENCODED, "psp", encoder_types=("GradualStyleEncoder",)),
     "ReStyle-e4e": Kind("restyle-e4e", ENCODED, "e4e", 6, ("ProgressiveBackboneEncoder", "ResNetProgressiveBackboneEncoder")),
     "ReStyle-pSp": Kind(
-        "restyle-psp",
-        ENCODED,
-        "psp",
-        6,
-        ("BackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "ResNetGradualStyleEncoder"),
+        "restyle-psp", ENCODED, "psp", 6, ("BackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "ResNetGradualStyleEncoder")
     ),
     "StyleGAN2": Kind("", ("generator.",)),
 }

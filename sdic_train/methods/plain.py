@@ -52,10 +52,7 @@ def generator_functions(generator: Generator | PlainGenerator) -> dict[str, Stag
     def head(latent: Tensor) -> dict[str, Tensor]:
         return dict(zip(("feature", "rgb"), generator.head(latent), strict=True))
 
-    return {
-        "generator_head": head,
-        "generator_tail": lambda feature, rgb, latent: {"picture": generator.tail(feature, rgb, latent)},
-    }
+    return {"generator_head": head, "generator_tail": lambda feature, rgb, latent: {"picture": generator.tail(feature, rgb, latent)}}
 
 
 def functions(model: Encoded, generator: Generator | PlainGenerator) -> dict[str, StageFunction]:

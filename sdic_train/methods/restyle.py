@@ -24,12 +24,7 @@ def tables(config: ModelConfig, iterations: int = ITERATIONS) -> Tables:
     """The code and the picture of each iteration but the last are kept as `latent_1`, `latent_2`, ..."""
     return Tables(
         config.sizes,
-        {
-            **TENSORS,
-            "previous": CODE_AXES,
-            **dict.fromkeys(earlier(iterations), CODE_AXES),
-            "reconstruction": TENSORS["image"],
-        },
+        {**TENSORS, "previous": CODE_AXES, **dict.fromkeys(earlier(iterations), CODE_AXES), "reconstruction": TENSORS["image"]},
         {
             "start": Stage(("image",), ("latent", "reconstruction")),
             "encoder": Stage(("image", "reconstruction", "previous"), ("latent",)),

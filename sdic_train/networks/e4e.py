@@ -41,7 +41,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         widths, units = config.encoder.widths, config.encoder.units
-        self.input_layer = nn.Sequential(nn.Conv2d(config.encoder.inputs, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0]))
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(config.encoder.inputs, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
+        )
         body: list[nn.Module] = []
         self.taps: list[int] = []  # the last unit of each group
         inputs = widths[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sdic_runtime.errors import ArgumentError
 from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.networks.encoded import Encoded
 from sdic_train.networks.hfgi.consultation import Aligner, Consultation, HFGISizes
-from sdic_runtime.errors import ArgumentError
 
 
 class HFGI(Encoded):
