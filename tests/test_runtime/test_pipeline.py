@@ -153,7 +153,7 @@ def test_baseline_is_e4e_alone(pipeline: Pipeline, reference: Any, image: np.nda
         ({"edit": "smile", "strength": [1.0, float("inf")]}, r"^the strength is inf; give a finite number$"),
         ({"edit": "smile", "strength": "strong"}, r"^the strength is 'strong'; give a finite number$"),
         ({"edit": "smile", "strength": []}, r"^the list of strengths is empty; give at least one$"),
-        ({"edit": "smile", "eq6": "other"}, r'^eq6 is "other"; use "paper" or "released"$'),
+        ({"edit": "smile", "eq6": "other"}, r'^eq6 is "other"; the bundle "tiny" has: paper, released$'),
         ({"edit": np.zeros((17, 8))}, r"^the direction has shape \[17, 8\], and this model's latent codes are \[12, 8\]; use \[1, 8\] or"),
         ({"edit": np.zeros(512)}, r"^the direction has shape \[1, 512\], and this model's latent codes are \[12, 8\]"),
         ({"edit": np.full(8, np.nan)}, r"^the direction holds NaN or infinite values"),
@@ -200,10 +200,10 @@ def test_files_come_in_bounded_batches_with_the_numbers_of_one_at_a_time(
     sizes: list[int] = []
     plain = pipeline._invert
     monkeypatch.setattr(pipeline, "_invert", lambda image, *rest: sizes.append(len(image)) or plain(image, *rest))
-    results = list(pipeline.invert_files(iter(paths), batch=3))
+    results = list(pipeline.invert_many(iter(paths), batch=3))
     assert sizes == [3, 3, 1]
     for path, result in zip(paths, results, strict=True):
-        assert result.path == str(path) and result.error is None and result.inversion is not None
+        assert result.name == str(path) and result.error is None and result.inversion is not None
         assert len(result.inversion) == 1 and result.inversion.names == (str(path),)
         np.testing.assert_allclose(result.inversion.pixels, pipeline.invert(path).pixels, **CLOSE)
 
@@ -211,17 +211,17 @@ def test_files_come_in_bounded_batches_with_the_numbers_of_one_at_a_time(
 def test_a_bad_file_is_reported_and_the_others_go_on(pipeline: Pipeline, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no picture")
     paths = [photo(tmp_path / "a.png"), tmp_path / "bad.png", photo(tmp_path / "b.png", 1), tmp_path / "missing.png"]
-    results = list(pipeline.invert_files(paths, batch=2, keep_going=True))
+    results = list(pipeline.invert_many(paths, batch=2, keep_going=True))
     assert [result.inversion is None for result in results] == [False, True, False, True]
     assert "bad.png is not a picture" in str(results[1].error) and "there is no picture at" in str(results[3].error)
     np.testing.assert_array_equal(results[2].inversion.pixels, pipeline.invert(paths[2]).pixels)  # type: ignore[union-attr]
     with pytest.raises(SdicError, match="bad.png is not a picture"):
-        list(pipeline.invert_files(paths, batch=2))
+        list(pipeline.invert_many(paths, batch=2))
 
 
 def test_files_are_read_only_when_their_turn_comes(pipeline: Pipeline, tmp_path: Path) -> None:
     first = photo(tmp_path / "a.png")
-    results = pipeline.invert_files([first, tmp_path / "later.png"], batch=1)
+    results = pipeline.invert_many([first, tmp_path / "later.png"], batch=1)
     assert next(results).inversion is not None
     photo(tmp_path / "later.png", 5)
     assert next(results).inversion is not None
