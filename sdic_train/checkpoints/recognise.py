@@ -49,11 +49,11 @@ KINDS = {
 STYLEGAN3_PREFIX = "generator.synthesis."
 
 
-def kind_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any], wanted: str | None = None) -> str:
+def kind_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any], wanted: str | None = None, sure: bool = True) -> str:
     """The key of KINDS that fits `state`, whose names have our prefixes.
 
     `options`: what the file records of its training. `wanted`: the kind to take where the file fits several. Raises CheckpointError for
-    an incomplete or unknown file, for one that fits several kinds, and for one that is not of the kind wanted.
+    an incomplete or unknown file, for one that is not of the kind wanted, and with `sure` for one that fits several kinds.
     """
     known = dict.fromkeys(part for kind in KINDS.values() for part in kind.parts)
     parts = {part for part in known if any(name.startswith(part) for name in state)}
@@ -66,7 +66,7 @@ def kind_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any],
         fitting = _by_encoder(path, state, options, fitting)
     if wanted is not None and wanted not in fitting:
         raise CheckpointError(f'"{path}" is a checkpoint of {" or ".join(fitting)} and not of {wanted}; give a {wanted} checkpoint')
-    if wanted is None and len(fitting) > 1:
+    if wanted is None and sure and len(fitting) > 1:
         methods = " or ".join(f"--method {KINDS[name].method}" for name in fitting)
         raise CheckpointError(
             f'"{path}" may be of {" or ".join(fitting)}, whose weights have the same names, and its options do not say which; '

@@ -1,4 +1,7 @@
-"""HFGI: e4e, and a layer-7 feature scaled and shifted by what the e4e picture lacks, aligned anew for every edit. Letters: see `plain.tables`."""
+"""HFGI: e4e, and a layer-7 feature scaled and shifted by what the picture of e4e lacks, which is aligned anew for every edit.
+
+Letters of sizes: see `plain.tables`.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError
 from sdic_train.networks.layers import BLUR_TAPS, LEAKY_SLOPE, EqualConv2d, EqualLinear
 
 DEVIATION_GROUP = 4  # samples over which the minibatch standard deviation is taken
@@ -91,8 +91,8 @@ class Discriminator(nn.Module):
         super().__init__()
         sizes = [2**power for power in range(int(log2(resolution)), 1, -1)]
         if missing := [size for size in sizes if size not in channels]:
-            raise SdicError(
-                f"The discriminator has no number of channels for size {missing[0]}; give one for every size from 4 to {resolution}."
+            raise ArgumentError(
+                f"the discriminator has no number of channels for size {missing[0]}; give one for every size from 4 to {resolution}"
             )
         self.resolution = resolution
         blocks = [ResidualBlock(channels[size], channels[size // 2]) for size in sizes[:-1]]

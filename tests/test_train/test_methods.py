@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sdic_runtime.backends.base import Backend
+from sdic_runtime.bundle.bundle import DEMO_FOLDER
 from sdic_runtime.bundle.manifest import MANIFEST_NAME, parse_manifest
 from sdic_runtime.errors import BundleError
-from sdic_runtime.bundle.bundle import DEMO_FOLDER
 from sdic_runtime.program import run
 from sdic_train.config import DEMO
 from sdic_train.methods import METHODS, method_named

@@ -23,6 +23,9 @@ class HFGISizes:
     consultation: tuple[int, ...] = (32, 48, 64)
 
 
+RELEASED = HFGISizes()
+
+
 class Aligner(nn.Module):
     """ADA: distortion map and picture [N, 3, S, S] -> the distortion map [N, 3, S, S] as it lies in that picture; not bounded."""
 

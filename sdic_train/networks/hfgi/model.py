@@ -7,13 +7,13 @@ from torch import Tensor
 from sdic_runtime.errors import ArgumentError
 from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.networks.encoded import Encoded
-from sdic_train.networks.hfgi.consultation import Aligner, Consultation, HFGISizes
+from sdic_train.networks.hfgi.consultation import RELEASED, Aligner, Consultation, HFGISizes
 
 
 class HFGI(Encoded):
     """e4e encoder, generator, ADA and the consultation encoder of one model."""
 
-    def __init__(self, config: ModelConfig, sizes: HFGISizes = HFGISizes()) -> None:
+    def __init__(self, config: ModelConfig, sizes: HFGISizes = RELEASED) -> None:
         super().__init__(config)
         if config.working != 4 * FEATURE_SIZE:  # the consultation encoder quarters it
             raise ArgumentError(f"the working size is {config.working}; HFGI works at {4 * FEATURE_SIZE}")
