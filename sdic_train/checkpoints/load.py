@@ -114,7 +114,8 @@ def load_model(checkpoint: Checkpoint, build: Callable[[ModelConfig], Model], ot
         model.latent_avg = read_average(others[0], checkpoint.config)
     else:
         model.latent_avg = mean_rows(model.generator)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def read_average(path: str | Path, config: ModelConfig) -> Tensor:

@@ -37,8 +37,9 @@ class MethodCode:
     `tables`: the configuration of a model -> its tables. `chains`: program -> function; its parameters behind the backend are what the
     program takes, its result is what the program gives. `zeros`: program -> those of its takes that the host fills with zeros. `keeps` and
     `moves`: see `sdic_runtime.program.Method`. `load`: checkpoint file, domain or None, further files that belong to the model -> the
-    networks in evaluation mode, whose `config` `tables` reads and whose `generator` is the StyleGAN2; raises CheckpointError. `functions`: those networks, and
-    the generator to use -> stage -> function. A method that iterates has its number of `iterations`, and `unrolled`: another number -> the method with so many.
+    networks in evaluation mode, whose `config` `tables` reads and whose `generator` is the StyleGAN2; raises CheckpointError. `functions`:
+    those networks, and the generator to use -> stage -> function. A method that iterates has its number of `iterations`, and `unrolled`:
+    another number -> the method with so many.
     """
 
     name: str

@@ -44,7 +44,8 @@ def invert(backend: Backend, image: Tensor, *, iterations: int) -> dict[str, Ten
     """Invert `image` [N, 3, S, S]: the code of each iteration, and the picture of the last."""
     start = backend.run("start", {"image": image}, ["latent", "reconstruction"])
     latent, reconstruction = start["latent"], start["reconstruction"]
-    codes, picture = [], {}
+    codes: list[Tensor] = []
+    picture: dict[str, Tensor] = {}
     for number in range(iterations):
         if number:
             reconstruction = backend.run("shrink", picture, ["reconstruction"])["reconstruction"]

@@ -82,7 +82,8 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor, deltas: int | None = None) -> Tensor:
         """`deltas` limits the deltas from row 0 to the first rows (progressive training of e4e)."""
-        levels, rows = self.pyramid(image), []
+        levels = self.pyramid(image)
+        rows: list[Tensor] = []
         for row, style in enumerate(self.styles):
             if deltas is not None and row > deltas:
                 rows.append(rows[0])
