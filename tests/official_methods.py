@@ -11,13 +11,20 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from official_checkpoint import DATA, Shapes, drawn, example_edits, face_shapes
 
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.edits import GanSpaceEdit
+from sdic_runtime.edits import edited as apply_edit
+from sdic_runtime.program import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sdic_train.methods.base import MethodCode
 
 SEED, STRENGTH, GANSPACE = 11, 1.5, (54, 7, 8, 20)
 ITERATIONS = 5
@@ -157,7 +164,7 @@ def hfgi_arrays(backend: Backend, image: np.ndarray) -> Arrays:
     direction, pca = example_edits(SEED, 18)
     inversion = run("invert", image=image)
     latent, distortion = inversion["latent"], inversion["distortion"]
-    moved, coordinate = latent + np.float32(STRENGTH) * direction, GanSpaceEdit(pca, *GANSPACE).apply(latent, 1.0)
+    moved, coordinate = latent + np.float32(STRENGTH) * direction, apply_edit(latent, GanSpaceEdit(pca, *GANSPACE), 1.0)
     edited, ganspace = (run("edit", latent=code, distortion=distortion) for code in (moved, coordinate))
     zeros = np.zeros_like(inversion["scale"])
     baseline = run("baseline", latent=latent, scale=zeros, shift=zeros)["picture"]
@@ -256,3 +263,24 @@ METHODS = {
         3e-4,
     ),
 }
+
+
+def torch_backend(code: MethodCode, model: nn.Module) -> Backend:
+    """`model` behind the chains of `code` themselves, which need no exporter."""
+    from sdic_train.backend import TorchBackend
+
+    class Chained(TorchBackend):
+        def run_program(self, program: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            return code.chains[program](self, **tensors)
+
+    tables = code.tables(getattr(model, "config"))  # noqa: B009 - of whatever method
+    method = Method(
+        method=code.name,
+        sizes=tables.sizes,
+        tensors=tables.tensors,
+        stages=tables.stages,
+        programs={},
+        keeps=code.keeps,
+        moves=dict(code.moves),
+    )
+    return Chained(method, model)

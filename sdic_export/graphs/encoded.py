@@ -30,17 +30,17 @@ class FusedTailGraph(TailGraph):
 class StartGraph(nn.Module):
     """image -> latent, reconstruction: those of the mean latent code, for as many pictures."""
 
-    latent: Tensor
-    reconstruction: Tensor
+    code: Tensor
+    average: Tensor
 
     def __init__(self, model: ReStyle) -> None:
         super().__init__()
-        constant(self, "latent", model.latent_avg[None])
-        constant(self, "reconstruction", model.average)
+        constant(self, "code", model.latent_avg[None])
+        constant(self, "average", model.average)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         count = image.shape[0]
-        return self.latent.expand(count, -1, -1), self.reconstruction.expand(count, -1, -1, -1)
+        return self.code.expand(count, -1, -1), self.average.expand(count, -1, -1, -1)
 
 
 class StepGraph(EncoderGraph):
