@@ -99,7 +99,8 @@ class Official:
 
     def expected(self) -> Arrays:
         with np.load(DATA / "methods" / f"{self.file}.expected.npz") as file:
-            return {name.removeprefix(self.prefix): array for name, array in file.items() if name.startswith(self.prefix)}
+            arrays = {name.removeprefix(self.prefix): array for name, array in file.items()}
+        return {name: array for name, array in arrays.items() if not name.startswith(("psp.", "e4e."))}
 
 
 def picture_parts(name: str, picture: np.ndarray) -> Arrays:

@@ -30,17 +30,17 @@ class FusedTailGraph(TailGraph):
 class StartGraph(nn.Module):
     """image -> latent, reconstruction: those of the mean latent code, for as many pictures."""
 
-    code: Tensor
-    average: Tensor
+    mean_code: Tensor
+    mean_picture: Tensor
 
     def __init__(self, model: ReStyle) -> None:
         super().__init__()
-        constant(self, "code", model.latent_avg[None])
-        constant(self, "average", model.average)
+        constant(self, "mean_code", model.latent_avg[None])
+        constant(self, "mean_picture", model.average)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         count = image.shape[0]
-        return self.code.expand(count, -1, -1), self.average.expand(count, -1, -1, -1)
+        return self.mean_code.expand(count, -1, -1), self.mean_picture.expand(count, -1, -1, -1)
 
 
 class StepGraph(EncoderGraph):
