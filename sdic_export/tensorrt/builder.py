@@ -41,7 +41,7 @@ class BuiltEngine(msgspec.Struct, frozen=True):
 def check_settings(target: Target, settings: EngineSettings) -> None:
     """Raise ArgumentError for a setting that the builder of `target` does not have."""
     for name, only in SUPPORTED.items():
-        if getattr(settings, name) != getattr(DEFAULTS, name) and target is not only:
+        if getattr(settings, name) != getattr(DEFAULTS, name) and target != only:
             raise ArgumentError(f"{target.label} has no setting {name.replace('_', ' ')}; omit it or use --target {only}")
     if settings.workspace_bytes is not None and settings.workspace_bytes < MEBI:
         raise ArgumentError(f"the workspace is {settings.workspace_bytes} bytes; give at least 1 MB")
@@ -111,7 +111,7 @@ def _config(trt: Any, builder: Any, network: Any, target: Target, settings: Engi
     if settings.weights == "stripped":
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
         config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)  # the same weights come back: plain REFIT may drop a bias in 11.3
-    if target is Target.tensorrt_rtx:
+    if target == Target.tensorrt_rtx:
         # Without its own allocations at run time the work of an engine can be captured in a graph with that of the others.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         _set_capabilities(trt, config, settings)

@@ -113,7 +113,7 @@ def check_precision(graph: str, precision: str, engine: Census, asked: Census) -
         raise BackendError(f'the ONNX graph of "{graph}" has no {kind} weights, so its engine cannot be {precision}; {again}')
     if engine.source == NOTHING:
         raise BackendError(
-            f'the engine of "{graph}" does not say in which types it computes, so that it is {precision} cannot be proven; '
+            f'the engine of "{graph}" does not say in which types it computes, so that it is {precision} cannot be checked; '
             "build it on a machine with a GPU, where the inspector says it"
         )
     found, wanted = engine.weight_share(kind), KEPT * asked.weight_share(kind)

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from sdic_runtime.backends.bands import Bands, available_cores
+from sdic_runtime.backends.bands import Bands
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, Graph, files_in
 from sdic_runtime.bundle.manifest import STANDARD
+from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import ArgumentError, BackendError, BundleError, MissingExtraError, OutOfMemoryError
 from sdic_runtime.program import Method, Stage
 
@@ -58,7 +59,7 @@ def load(
     backend = OnnxRuntime(bundle, bundle.precision(precision), threads, device, tf32, cpu_graphs)
     if not lazy:
         bundle.check(files_in(bundle.manifest, backend.variants))
-        with ThreadPoolExecutor(min(MOST_LOADERS, available_cores())) as pool:
+        with ThreadPoolExecutor(min(MOST_LOADERS, available_cpus())) as pool:
             list(pool.map(backend.load_stage, bundle.manifest.stages))
     return backend
 
@@ -148,7 +149,7 @@ class OnnxRuntime(Backend):
             session = self._create(name, stage, paths[0], self._threads)
             _check_shapes(self.method, session, paths[0])
             return session
-        threads = self._threads or available_cores()
+        threads = self._threads or available_cpus()
         bands = [self._create(name, stage, path, max(1, threads // len(paths))) for path in paths]
         return Bands(name, stage, self.method, bands, min(threads, len(paths)))
 

@@ -33,7 +33,7 @@ LOCK = ".sdic-batch.lock"
 ATTEMPTS = ".sdic-batch.attempts"  # a file per picture that is being worked on, a byte per attempt
 FAILURES = "failures.csv"
 MOST_ATTEMPTS = 3
-LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `replacing` leaves behind when its process is killed
+LEFT_OVER = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what `replacing` leaves behind when its process is killed
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def _explained(error: Exception, program: str) -> str:
         return f"{error.format_message().rstrip('.')}; see: {command} --help"
     if isinstance(error, OSError):
         file = f" {error.filename}" if error.filename else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno == errno.ENOSPC:
             return f"no space left{file and f' for{file}'}; make room, or choose another place"
         return f"the system refused access to{file or ' a file'}: {reason(error)}"
     if isinstance(error, MemoryError):

@@ -28,12 +28,15 @@ def existing(source: Path) -> Path:
 
 
 def picture_at(source: Path) -> PictureLike:
-    """What a pipeline inverts: the path itself, or the decoded picture from standard input. Raises PictureError."""
-    if source != STANDARD_INPUT:
+    """What a pipeline inverts: the path itself, or the decoded picture where it can be read only once: standard input, a pipe. Raises
+    PictureError."""
+    if source != STANDARD_INPUT and (source.is_file() or not source.exists()):
         return source
-    from sdic_runtime.pictures import decode_picture
+    from sdic_runtime.pictures import decode_picture, load_picture
 
-    return decode_picture(BytesIO(sys.stdin.buffer.read()), "the picture on standard input")
+    if source == STANDARD_INPUT:
+        return decode_picture(BytesIO(sys.stdin.buffer.read()), "the picture on standard input")
+    return load_picture(source)
 
 
 def is_inversion(source: Path) -> bool:

@@ -22,10 +22,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(app, arguments)
 
 
-def script() -> None:
-    """The console script."""
-    raise SystemExit(main())
-
-
 if __name__ == "__main__":
-    script()
+    raise SystemExit(main())

@@ -13,7 +13,7 @@ from sdic_train.networks.sdic.model import SDIC
 
 
 def with_new_compensation(path: Path, seed: int, silent: bool = False, fusion: str = "attention") -> SDIC:
-    """The generator and encoder of an e4e or SDIC checkpoint, and DIPN and DICN with new weights drawn from `seed`.
+    """The generator and encoder of an e4e or SDIC checkpoint, and DIPN and DICN with new random weights, which follow from `seed`.
 
     `silent` sets DICN's last layers to zero: the first inversions are then the encoder's, and training only improves on them.
     `fusion` is one of `config.FUSIONS`. Raises CheckpointError for a checkpoint without an encoder.

@@ -23,7 +23,7 @@ SIZES = {"R": 128, "S": 64, "L": 12, "C": 8, "K": 4}
 SDIC = msgspec.convert({**first_schema(), "method": "sdic", "sizes": SIZES}, Method)  # the tables of the tiny bundle
 
 
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
@@ -31,15 +31,15 @@ class Reference:
     """The tiny model: weights, and every stage in numpy."""
 
     sizes = SIZES
-    to_latent = draw(3, SIZES["L"] * SIZES["C"])
-    to_feature = draw(SIZES["C"], SIZES["K"])
-    feature_map = draw(1, SIZES["K"], 64, 64)
-    to_rgb = draw(SIZES["C"], 3)
-    rgb_map = draw(1, 3, 32, 32)
-    preview = draw(3, SIZES["K"], seed=1)
-    enhance = draw(3, SIZES["C"])
-    compensate = draw(SIZES["K"], 3)
-    last = draw(3, SIZES["K"], seed=2) * np.float32(0.1)
+    to_latent = noise(3, SIZES["L"] * SIZES["C"])
+    to_feature = noise(SIZES["C"], SIZES["K"])
+    feature_map = noise(1, SIZES["K"], 64, 64)
+    to_rgb = noise(SIZES["C"], 3)
+    rgb_map = noise(1, 3, 32, 32)
+    preview = noise(3, SIZES["K"], seed=1)
+    enhance = noise(3, SIZES["C"])
+    compensate = noise(SIZES["K"], 3)
+    last = noise(3, SIZES["K"], seed=2) * np.float32(0.1)
 
     def e4e(self, image: np.ndarray) -> np.ndarray:
         return np.tanh(image.mean((2, 3)) @ self.to_latent).reshape(len(image), SIZES["L"], SIZES["C"])
@@ -196,9 +196,9 @@ def write_bundle(folder: Path, visible_rows: tuple[int, int] = (0, SIZES["R"]), 
     for stage in SDIC.stages:
         write_stage(folder / graphs[stage]["fp32"][0], stage, *stage_nodes(stage, model))
     directions = {
-        "smile": Direction(draw(SIZES["C"], seed=5), "smile", "random", (-3, 3)),
-        "age": Direction(draw(SIZES["L"], SIZES["C"], seed=6), "age", "random", rows=(2, 5)),
-        "basis": Pca(draw(1, 8, seed=7), draw(6, 1, 8), np.arange(6, 0, -1), "basis", "random"),
+        "smile": Direction(noise(SIZES["C"], seed=5), "smile", "random", (-3, 3)),
+        "age": Direction(noise(SIZES["L"], SIZES["C"], seed=6), "age", "random", rows=(2, 5)),
+        "basis": Pca(noise(1, 8, seed=7), noise(6, 1, 8), np.arange(6, 0, -1), "basis", "random"),
     }
     files = {name: f"directions/{name}.safetensors" for name in directions}
     for name, direction in directions.items():

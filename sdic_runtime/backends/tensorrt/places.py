@@ -33,9 +33,9 @@ def bound_place(here: Place, settings: EngineSettings) -> Place:
     """Where engines that are built `here` may run: TensorRT-RTX is bound to no GPU, TensorRT to what `settings.hardware` leaves of it."""
     if not here.target.needs_gpu or here.gpu is None:
         return msgspec.structs.replace(here, gpu=None)
-    if settings.hardware is Hardware.exact:
+    if settings.hardware == Hardware.exact:
         return here
-    capability = here.gpu.compute_capability if settings.hardware is Hardware.same_capability else AMPERE
+    capability = here.gpu.compute_capability if settings.hardware == Hardware.same_capability else AMPERE
     return msgspec.structs.replace(here, gpu=GpuAttributes(capability, 0, 0, 0, 0, 0, False, here.gpu.name))
 
 
@@ -53,7 +53,7 @@ def folder_name(here: Place, settings: EngineSettings) -> str:
 
 def mismatch(built: Place, settings: EngineSettings, here: Place) -> str | None:
     """Why engines that were built for the place `built` do not run `here`, in a few words; None when they should."""
-    if built.target is not here.target:
+    if built.target != here.target:
         return f"they were built by {built.target.label}, and this is {here.target.label}"
     if built.version != here.version:
         return f"they were built by {built.library}, and {here.version} is installed"
@@ -74,11 +74,11 @@ def _capability_mismatch(built: Sequence[str], here: str) -> str | None:
 
 
 def _gpu_mismatch(built: GpuAttributes, hardware: Hardware, here: GpuAttributes) -> str | None:
-    if hardware is Hardware.ampere_plus:
+    if hardware == Hardware.ampere_plus:
         if _numbers(here.compute_capability) >= _numbers(AMPERE):
             return None
         return f"they run on compute capability {AMPERE} and later, and this GPU has {here.compute_capability}"
-    if hardware is Hardware.same_capability:
+    if hardware == Hardware.same_capability:
         if built.compute_capability == here.compute_capability:
             return None
         return f"they were built for compute capability {built.compute_capability}, and this GPU has {here.compute_capability}"
