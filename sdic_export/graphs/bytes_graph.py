@@ -16,21 +16,21 @@ OPSET, IR_VERSION = 18, 8  # read by every ONNX Runtime that Triton ships with
 
 def bytes_nodes(rows: tuple[int, int]) -> tuple[list[Any], dict[str, np.ndarray]]:
     """Nodes and constants from `picture` [N, 3, R, R] to `bytes`, uint8 [N, H, R, 3]: the visible `rows`, clamped, (x + 1) * 127.5 rounded,
-    as `pictures.to_bytes` does."""
+    as `pictures.to_bytes` does. Names of their own begin with an underscore, unlike those of tensors."""
     from onnx import TensorProto, helper
 
     nodes = [
-        helper.make_node("Slice", [PICTURE, "first", "end", "row_axis"], ["seen"]),
-        helper.make_node("Clip", ["seen", "low", "high"], ["clamped"]),
-        helper.make_node("Add", ["clamped", "high"], ["shifted"]),
-        helper.make_node("Mul", ["shifted", "scale"], ["scaled"]),
-        helper.make_node("Round", ["scaled"], ["rounded"]),
-        helper.make_node("Transpose", ["rounded"], ["turned"], perm=[0, 2, 3, 1]),
-        helper.make_node("Cast", ["turned"], ["bytes"], to=TensorProto.UINT8),
+        helper.make_node("Slice", [PICTURE, "_first", "_end", "_row_axis"], ["_seen"]),
+        helper.make_node("Clip", ["_seen", "_low", "_high"], ["_clamped"]),
+        helper.make_node("Add", ["_clamped", "_high"], ["_shifted"]),
+        helper.make_node("Mul", ["_shifted", "_scale"], ["_scaled"]),
+        helper.make_node("Round", ["_scaled"], ["_rounded"]),
+        helper.make_node("Transpose", ["_rounded"], ["_turned"], perm=[0, 2, 3, 1]),
+        helper.make_node("Cast", ["_turned"], ["bytes"], to=TensorProto.UINT8),
     ]
-    whole = {"first": [rows[0]], "end": [rows[1]], "row_axis": [2]}
+    whole = {"_first": [rows[0]], "_end": [rows[1]], "_row_axis": [2]}
     constants = {name: np.array(value, np.int64) for name, value in whole.items()}
-    return nodes, constants | {name: np.array(value, np.float32) for name, value in (("low", -1), ("high", 1), ("scale", 127.5))}
+    return nodes, constants | {name: np.array(value, np.float32) for name, value in (("_low", -1), ("_high", 1), ("_scale", 127.5))}
 
 
 def save_small_graph(
@@ -56,10 +56,10 @@ def write_bytes_graph(path: Path, sizes: Mapping[str, int], rows: tuple[int, int
 
     nodes, constants = bytes_nodes(rows)
     nodes += [
-        helper.make_node("Abs", [PICTURE], ["magnitudes"]),
-        helper.make_node("ReduceSum", ["magnitudes", "sum_axes"], ["total"], keepdims=0),
+        helper.make_node("Abs", [PICTURE], ["_magnitudes"]),
+        helper.make_node("ReduceSum", ["_magnitudes", "_sum_axes"], ["total"], keepdims=0),
     ]
-    constants["sum_axes"] = np.array([1, 2, 3], np.int64)
+    constants["_sum_axes"] = np.array([1, 2, 3], np.int64)
     side = sizes["R"]
     inputs = [helper.make_tensor_value_info(PICTURE, TensorProto.FLOAT, ["N", 3, side, side])]
     outputs = [

@@ -22,16 +22,16 @@ def write_mover(path: Path, codes: Sequence[str], shape: Sequence[int]) -> None:
     from onnx import TensorProto, helper
 
     nodes = [
-        helper.make_node("Unsqueeze", ["strength", "last"], ["factor"]),
-        helper.make_node("Mul", ["factor", "direction"], ["offset"]),
-        *(helper.make_node("Add", [code, "offset"], [code + MOVED]) for code in codes),
+        helper.make_node("Unsqueeze", ["strength", "_last"], ["_factor"]),
+        helper.make_node("Mul", ["_factor", "direction"], ["_offset"]),
+        *(helper.make_node("Add", [code, "_offset"], [code + MOVED]) for code in codes),
     ]
     inputs, outputs = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, *shape]) for name in names]
         for names in ((*codes, "direction"), [code + MOVED for code in codes])
     )
     inputs.append(helper.make_tensor_value_info("strength", TensorProto.FLOAT, [BATCH, 1]))
-    save_small_graph(path, "mover", nodes, inputs, outputs, {"last": np.array([2], np.int64)})
+    save_small_graph(path, "mover", nodes, inputs, outputs, {"_last": np.array([2], np.int64)})
 
 
 def write_results(path: Path, tensors: Mapping[str, Sequence[int]], side: int, rows: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""e4e and plain convolutions arranged for processors, against the networks themselves."""
+"""e4e and plain convolutions optimized for CPUs, against the networks themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from sdic_export.cpu import winograd
 from sdic_export.cpu.convolutions import SplitPReLU, arranged
-from sdic_export.cpu.encoder import CpuEncoder, ParityConv, SharedFirstConv, SharedStyles
+from sdic_export.cpu.encoder import CpuEncoder, ParityConv, SharedFirstConv, SharedStyles, cpu_encoder
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import EncoderGraph
 from sdic_train.networks.e4e import StyleBlock
@@ -59,10 +59,11 @@ def test_encoder_of_a_model(model: SDIC, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("sdic_export.cpu.encoder.SHARING_FROM", 8)
     monkeypatch.setattr(winograd, "FORMS", EVERYWHERE)
     torch.manual_seed(0)
-    image = torch.randn(2, *model.config.sizes.shape("image", 1)[1:])
+    image = torch.randn(2, 3, model.config.working, model.config.working)
     graph = EncoderGraph(model).eval()
     with torch.no_grad():
-        cpu = CpuEncoder(fused(graph), image[:1]).eval()
+        (cpu,) = cpu_encoder(fused(graph), image[:1])
+        assert isinstance(cpu, CpuEncoder)
         assert any(isinstance(level, SharedStyles) for level in cpu.levels)
         assert any(isinstance(module, winograd.RowWinogradConv2d) for module in cpu.modules())
         assert largest(cpu(image), graph(image)) < 1e-5
