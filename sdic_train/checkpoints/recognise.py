@@ -22,6 +22,9 @@ PREFIXES = {
     "grid_align.": "aligner.",
 }
 ENCODED = ("encoder.", "generator.")
+MIT = "MIT for the released code; the weights follow their training data and NVIDIA's StyleGAN2 terms"
+NONE_STATED = "the release states no licence: ask its authors before any use beyond research"
+NVIDIA = "NVIDIA Source Code License: non-commercial use"
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,19 @@ class Kind:
     form: str = "e4e"  # see `EncoderConfig.form`
     inputs: int = 3  # channels of the encoder's image
     encoder_types: tuple[str, ...] = ()  # what opts["encoder_type"] says of it
+    licence: str = MIT  # of the released code and weights
 
 
 KINDS = {
-    "SDIC": Kind("sdic", (*ENCODED, "dipn.", "dicn.")),
-    "HFGI": Kind("hfgi", (*ENCODED, "consultation.", "aligner.")),
+    "SDIC": Kind("sdic", (*ENCODED, "dipn.", "dicn."), licence=NONE_STATED),
+    "HFGI": Kind("hfgi", (*ENCODED, "consultation.", "aligner."), licence=NONE_STATED),
     "e4e": Kind("e4e", ENCODED, encoder_types=("Encoder4Editing",)),
     "pSp": Kind("psp", ENCODED, "psp", encoder_types=("GradualStyleEncoder",)),
     "ReStyle-e4e": Kind("restyle-e4e", ENCODED, "e4e", 6, ("ProgressiveBackboneEncoder", "ResNetProgressiveBackboneEncoder")),
     "ReStyle-pSp": Kind(
         "restyle-psp", ENCODED, "psp", 6, ("BackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "ResNetGradualStyleEncoder")
     ),
-    "StyleGAN2": Kind("", ("generator.",)),
+    "StyleGAN2": Kind("", ("generator.",), licence=NVIDIA),
 }
 STYLEGAN3_PREFIX = "generator.synthesis."
 
