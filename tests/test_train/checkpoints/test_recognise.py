@@ -47,7 +47,9 @@ def test_every_method_is_told_and_loads_whole(method: str, files: dict[str, Path
     image = small.small_images(model.config, 1)
     with torch.no_grad():
         assert torch.equal(loaded(image), model(image))
-    assert ("kind", small.KIND[method]) in describe(files[method])
+    said = dict(describe(files[method]))
+    assert (said["kind"], said["method"]) == (small.KIND[method], method)
+    assert said["licence"].startswith("the release states no licence" if method == "hfgi" else "MIT")
 
 
 @pytest.mark.parametrize(("method", "other"), [("psp", "e4e"), ("e4e", "psp"), ("restyle-psp", "restyle-e4e"), ("hfgi", "e4e")])
