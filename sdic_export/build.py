@@ -58,7 +58,9 @@ class BuildOptions:
     cpu_graphs: bool = True  # also write CPU-optimized graphs; with float32 weights only
     policy: str | Path | Policy | None = None  # a second precision: "fp16", "bf16" or the file of a policy
     force: bool = False
-    method: str = "sdic"  # what the checkpoint is of; see `sdic_export.methods`
+    method: str | None = None  # what the checkpoint is of, see `sdic_export.methods`; told by what is in it when None
+    others: Sequence[Path] = ()  # further files that belong to the model
+    iterations: int | None = None  # of a method that iterates; its own number when None
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,15 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     require_packages("sdic-export build")
     from sdic_export.methods import export_code
     from sdic_export.trace import method_of
+    from sdic_train.methods import method_of_file
 
     progress, start = progress or Progress(), time.perf_counter()
     _check(options)
-    export = export_code(options.method)
     progress.begin(f"loading {options.checkpoint}")
-    model: Any = export.code.load(options.checkpoint, options.domain)
-    config, method = model.config, method_of(export.code, model.config)
+    export = export_code(options.method or method_of_file(options.checkpoint).name)
+    code = export.code.iterating(options.iterations)
+    model: Any = code.load(options.checkpoint, options.domain, options.others)
+    config, method = model.config, method_of(code, model.config)
     policy = None if options.policy is None else load_policy(options.policy).check(method.stages)
     directions = read_directions(options.directions, method.sizes, config.domain)
     image, direction = _pictures(options, method, config.visible_rows), example_direction(method.sizes)
@@ -281,5 +285,9 @@ def _rounding(method: Method, model: nn.Module, rounded: Chain) -> Difference:
 
 def _checkpoint_record(options: BuildOptions) -> dict[str, str]:
     """Where the weights came from, relative to the bundle's final place."""
-    path = os.path.relpath(Path(options.checkpoint).resolve(), Path(options.out).resolve())
-    return {"path": Path(path).as_posix(), "sha256": sha256(Path(options.checkpoint)), "weights": options.weights}
+
+    def relative(path: Path) -> str:
+        return Path(os.path.relpath(Path(path).resolve(), Path(options.out).resolve())).as_posix()
+
+    record = {"path": relative(options.checkpoint), "sha256": sha256(Path(options.checkpoint)), "weights": options.weights}
+    return record | ({"others": "\n".join(map(relative, options.others))} if options.others else {})

@@ -8,7 +8,9 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from sdic_export.cpu import encoded
 from sdic_export.cpu.sdic import CPU
+from sdic_export.graphs.encoded import encoded_modules, hfgi_modules, restyle_modules
 from sdic_export.graphs.sdic import stage_modules
 from sdic_runtime.errors import BundleError
 from sdic_train.methods import METHODS
@@ -30,7 +32,12 @@ class ExportCode:
     cpu: Mapping[str, Arrange] = field(default_factory=dict)
 
 
-EXPORTS: dict[str, ExportCode] = {"sdic": ExportCode(METHODS["sdic"], stage_modules, CPU)}
+EXPORTS: dict[str, ExportCode] = {
+    "sdic": ExportCode(METHODS["sdic"], stage_modules, CPU),
+    **{name: ExportCode(METHODS[name], encoded_modules, encoded.ENCODED) for name in ("e4e", "psp")},
+    **{name: ExportCode(METHODS[name], restyle_modules, encoded.RESTYLE) for name in ("restyle-e4e", "restyle-psp")},
+    "hfgi": ExportCode(METHODS["hfgi"], hfgi_modules, encoded.HFGI),
+}
 
 
 def export_code(method: str) -> ExportCode:

@@ -59,7 +59,8 @@ def load(
     code, manifest = method_named(bundle.manifest.method), bundle.manifest
     if threads is not None:
         torch.set_num_threads(threads)
-    model: Any = code.load(Path(checkpoint) if checkpoint is not None else recorded_checkpoint(bundle), manifest.domain)
+    others = [bundle.path / name for name in manifest.checkpoint.get("others", "").splitlines()]
+    model: Any = code.load(Path(checkpoint) if checkpoint is not None else recorded_checkpoint(bundle), manifest.domain, others)
     sizes = code.tables(model.config).sizes
     if sizes != manifest.sizes:
         raise CheckpointError(

@@ -57,7 +57,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 def build_bundle(
     checkpoint: Annotated[
         Path,
-        typer.Argument(metavar="CHECKPOINT", help="SDIC checkpoint: the released .pt, or .safetensors of sdic-train.", show_default=False),
+        typer.Argument(
+            metavar="CHECKPOINT", help="Checkpoint of a method: the released .pt, or .safetensors of sdic-train.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the new bundle.", show_default=False)],
     name: Annotated[str | None, typer.Option("--name", help="Name of the bundle; the folder's when omitted.")] = None,
@@ -98,6 +100,16 @@ def build_bundle(
     target: Annotated[
         BuildTarget, typer.Option("--target", help="Also build engines; more options for them: sdic-export engines --help.")
     ] = BuildTarget.onnx,
+    method: Annotated[
+        str | None, typer.Option("--method", help="What the checkpoint is of (sdic, e4e, psp, ...); told by what is in it when omitted.")
+    ] = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="FILE", help="A further file of the model, such as its generator; may be given several times."),
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", min=1, help="Iterations of a method that iterates; 5 when omitted.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is at DIR.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -129,6 +141,9 @@ def build_bundle(
         cpu_graphs=cpu_graphs,
         policy=policy or (FP16 if fp16 else None),
         force=force,
+        method=method,
+        others=others or [],
+        iterations=iterations,
     )
     if target is not BuildTarget.onnx:
         require_builder(target.value)

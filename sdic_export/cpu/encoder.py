@@ -20,7 +20,7 @@ from sdic_export.cpu.convolutions import optimized
 from sdic_export.cpu.winograd import toom_cook
 from sdic_export.graphs.folded import constant
 from sdic_export.graphs.sdic import EncoderGraph
-from sdic_train.networks.e4e import COARSE_ROWS, MIDDLE_ROWS, StyleBlock
+from sdic_train.networks.e4e import StyleBlock
 
 PAIR = 2  # outputs of a tile, per axis
 ODDS = 3  # products of a tile's odd pixels, per axis
@@ -160,7 +160,7 @@ class CpuEncoder(nn.Module):
         with torch.no_grad():
             sizes = [(level.shape[2], level.shape[3]) for level in self.encoder.pyramid(example)]
         blocks = [block for block in self.encoder.styles if isinstance(block, StyleBlock)]
-        groups = (blocks[:COARSE_ROWS], blocks[COARSE_ROWS:MIDDLE_ROWS], blocks[MIDDLE_ROWS:])
+        groups = [[block for row, block in enumerate(blocks) if self.encoder.level(row) == level] for level in range(len(sizes))]
         self.levels = nn.ModuleList(
             SharedStyles(group, size) if min(size) >= SHARING_FROM and not (size[0] % 4 or size[1] % 4) else nn.ModuleList(group)
             for group, size in zip(groups, sizes, strict=True)
@@ -168,7 +168,13 @@ class CpuEncoder(nn.Module):
         del self.encoder.styles
 
     def forward(self, image: Tensor) -> Tensor:
+        return self.offsets(image) + self.latent_avg
+
+    def offsets(self, image: Tensor) -> Tensor:
+        """What `Encoder` gives."""
         rows: list[Tensor] = []
         for level, x in zip(self.levels, self.encoder.pyramid(image), strict=True):
             rows += level(x) if isinstance(level, SharedStyles) else [block(x) for block in level.children()]
-        return torch.stack([rows[0], *(rows[0] + row for row in rows[1:])], 1) + self.latent_avg
+        if self.encoder.config.encoder.form == "e4e":
+            rows[1:] = [rows[0] + row for row in rows[1:]]
+        return torch.stack(rows, 1)

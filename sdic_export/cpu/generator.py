@@ -46,9 +46,10 @@ class Rows:
         return slice(self.first - other.first, self.last - other.first)
 
 
-def cpu_tail(tail: TailGraph, *example: Tensor) -> list[nn.Module] | None:
-    """feature, residual, rgb, latent -> picture in bands; None where it is too small. See `sdic_export.methods.Arrange`."""
-    return [BandTail(tail, rows) for rows in bands(tail.size, BANDS)] if tail.size >= BANDS_FROM else None
+def cpu_tail(tail: TailGraph, *example: Tensor, band: type[BandTail] | None = None) -> list[nn.Module] | None:
+    """feature, residual, rgb, latent -> picture in bands; None where it is too small. See `sdic_export.methods.Arrange`. Methods that enter
+    the tail with other tensors have their own `band`."""
+    return [(band or BandTail)(tail, rows) for rows in bands(tail.size, BANDS)] if tail.size >= BANDS_FROM else None
 
 
 def cpu_preview(preview: PreviewGraph, *example: Tensor) -> list[nn.Module] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import chain
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 from sdic_export.graphs.folded import GAIN, FoldedModulation, FoldedStyledConv, FoldedToRGB, constant
 from sdic_train.config import ModelConfig
 from sdic_train.networks.e4e import StyleBlock
+from sdic_train.networks.encoded import Encoded
 from sdic_train.networks.layers import LEAKY_SLOPE
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import Generator, StyledConv, ToRGB, downsample
 
+Model: TypeAlias = SDIC | Encoded  # encoder, generator, mean latent code
 HEAD_BLOCKS = 3  # blocks of 8, 16 and 32; layer 7 opens the block of 64
 
 
@@ -28,7 +31,7 @@ class EncoderGraph(nn.Module):
 
     latent_avg: Tensor
 
-    def __init__(self, model: SDIC) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         tensors = chain(model.encoder.parameters(), model.encoder.buffers())
         self.encoder = copy.deepcopy(model.encoder, {id(tensor): tensor for tensor in tensors})
@@ -61,7 +64,7 @@ class HeadGraph(nn.Module):
 
     input: Tensor
 
-    def __init__(self, model: SDIC) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         generator = model.generator
         constant(self, "input", generator.input.input)
@@ -81,7 +84,7 @@ class HeadGraph(nn.Module):
 class TailGraph(nn.Module):
     """feature, residual, rgb, latent -> picture. The sum feature + residual is Eq. 5, and Eq. 6 in an edit."""
 
-    def __init__(self, model: SDIC) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.size = model.config.resolution
         self.conv = _styled(model.generator, 8)
@@ -89,7 +92,11 @@ class TailGraph(nn.Module):
         self.blocks = nn.ModuleList(FoldedBlock(model.generator, block) for block in range(HEAD_BLOCKS + 1, len(model.generator.to_rgbs)))
 
     def forward(self, feature: Tensor, residual: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
-        x = self.conv(feature + residual, latent[:, 8])
+        return self.picture(feature + residual, rgb, latent)
+
+    def picture(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
+        """The picture whose layer 7 gave `feature`, or that with something added to it."""
+        x = self.conv(feature, latent[:, 8])
         rgb = self.to_rgb(x, latent[:, 9], rgb)
         for block in self.blocks:
             x, rgb = block(x, rgb, latent)
@@ -148,7 +155,7 @@ class SampledConv(nn.Module):
 class PreviewGraph(nn.Module):
     """feature, rgb, latent -> reconstruction: the picture clamped and brought to the working size."""
 
-    def __init__(self, model: SDIC) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         generator = model.generator
         self.size = model.config.working

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sdic_runtime.errors import CheckpointError
 from sdic_train.checkpoints.files import GIVE, load_container, read_safetensors, write_safetensors
+from sdic_train.checkpoints.recognise import KINDS, PREFIXES, encoder_type, kind_of
 from sdic_train.checkpoints.shapes import config_from_shapes
 from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.networks.e4e import Encoder
+from sdic_train.networks.encoded import Encoded
 from sdic_train.networks.layers import blur_kernel
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import Generator
 
-# Prefix in a released file -> prefix of ours. Names behind the prefix are the same.
-PREFIXES = {"encoder.": "encoder.", "decoder.": "generator.", "DIP.": "dipn.", "SAF.": "dicn."}
-KINDS = {  # kind -> the parts it holds
-    "SDIC": ("encoder.", "generator.", "dipn.", "dicn."),
-    "e4e": ("encoder.", "generator."),
-    "StyleGAN2": ("generator.",),
-}
 # Weights that stand in released files and that no forward pass reads.
 UNUSED = (
     "dipn.stem_2.",
@@ -47,6 +43,7 @@ UNUSED = (
 # Entries whose values follow from the architecture; a file without them is complete.
 DERIVED = (".num_batches_tracked", ".kernel")
 FORMAT = "sdic"
+Model = TypeVar("Model", bound=SDIC | Encoded)
 MEAN_SAMPLES = 4096
 HALF_FROM = 256  # elements from which a tensor is worth rounding to float16
 
@@ -68,10 +65,12 @@ class Checkpoint:
                 raise CheckpointError(f'"{self.path}" has another blur kernel than [1, 3, 3, 1] ("{name}"); this generator cannot be used')
 
 
-def read_checkpoint(path: str | Path, domain: str | None = None) -> Checkpoint:
+def read_checkpoint(path: str | Path, domain: str | None = None, kind: str | None = None, sure: bool = True) -> Checkpoint:
     """Reads any known file without copying its weights (they stay mapped from disk until they are used).
 
-    `domain` ("faces", "cars") overrides what the file says of itself. Raises CheckpointError for anything that is not a known checkpoint.
+    `domain` ("faces", "cars") overrides what the file says of itself. `kind`, a key of KINDS, is what the file must be, and what it is
+    taken for where it fits several; without `sure` the first of several will do. Raises CheckpointError for anything that is not a known
+    checkpoint.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -80,31 +79,56 @@ def read_checkpoint(path: str | Path, domain: str | None = None) -> Checkpoint:
             raise CheckpointError(f'"{path}" is a safetensors file of another program; give one that sdic-train wrote')
         average = state.pop("latent_avg", None)
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
-        return Checkpoint(path, _kind(path, state), state, config, None if average is None else average.float())
+        kind = kind_of(path, state, {"encoder_type": encoder_type(config.encoder)}, kind)
+        return Checkpoint(path, kind, state, config, None if average is None else average.float())
     container = load_container(path)
     state, options = _released_state(path, container)
-    kind = _kind(path, state)
+    kind = kind_of(path, state, options, kind, sure)
     config = config_from_shapes(path, state, options, domain)
+    config = replace(config, encoder=replace(config.encoder, form=KINDS[kind].form))
     return Checkpoint(path, kind, state, config, _latent_average(path, container, config), options)
 
 
-def load_sdic(path: str | Path, domain: str | None = None) -> SDIC:
+def load_sdic(path: str | Path, domain: str | None = None, others: Sequence[str | Path] = ()) -> SDIC:
     """The whole model, in evaluation mode; raises CheckpointError if the file holds only a part of it."""
     checkpoint = read_checkpoint(path, domain)
     if checkpoint.kind != "SDIC":
-        raise CheckpointError(
-            f'"{checkpoint.path}" is {_article(checkpoint.kind)} checkpoint without DIPN and DICN; give an SDIC checkpoint'
-        )
+        raise CheckpointError(f'"{path}" is {_article(checkpoint.kind)} checkpoint without DIPN and DICN; give an SDIC checkpoint')
+    return load_model(checkpoint, SDIC, others)
+
+
+def load_model(checkpoint: Checkpoint, build: Callable[[ModelConfig], Model], others: Sequence[str | Path] = ()) -> Model:
+    """The networks that `build` makes, with the weights of `checkpoint`, in evaluation mode.
+
+    A mean latent code that `checkpoint` lacks comes from the first of the files `others`, or from the mapping network. A model that was
+    trained without one starts from zeros.
+    """
     with torch.device("meta"):
-        model = SDIC(checkpoint.config)
+        model = build(checkpoint.config)
     _load(model, checkpoint, "")
-    model.latent_avg = checkpoint.latent_avg if checkpoint.latent_avg is not None else mean_rows(model.generator)
-    return model.eval()
+    if checkpoint.options.get("start_from_latent_avg") is False:
+        model.latent_avg = torch.zeros(checkpoint.config.rows, checkpoint.config.style_width)
+    elif checkpoint.latent_avg is not None:
+        model.latent_avg = checkpoint.latent_avg
+    elif others:
+        model.latent_avg = read_average(others[0], checkpoint.config)
+    else:
+        model.latent_avg = mean_rows(model.generator)
+    model.eval()
+    return model
+
+
+def read_average(path: str | Path, config: ModelConfig) -> Tensor:
+    """The mean latent code [L, C] that another file holds beside its weights, such as the public generator's."""
+    average = _latent_average(Path(path), load_container(Path(path)), config)
+    if average is None:
+        raise CheckpointError(f'"{path}" has no latent_avg; give the generator file that the model was trained on')
+    return average
 
 
 def load_generator(path: str | Path) -> Generator:
     """The generator of any known file, in evaluation mode."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, sure=False)
     with torch.device("meta"):
         generator = Generator(checkpoint.config)
     _load(generator, checkpoint, "generator.")
@@ -114,8 +138,10 @@ def load_generator(path: str | Path) -> Generator:
 def load_encoder(path: str | Path) -> tuple[Encoder, Tensor]:
     """The e4e encoder of an SDIC or e4e file, in evaluation mode, and its mean latent code [L, C]."""
     checkpoint = read_checkpoint(path)
-    if checkpoint.kind == "StyleGAN2":
-        raise CheckpointError(f'"{checkpoint.path}" is a StyleGAN2 checkpoint without an encoder; give an e4e or SDIC checkpoint')
+    if "encoder." not in KINDS[checkpoint.kind].parts or not checkpoint.config.encoder.plain:
+        raise CheckpointError(
+            f'"{checkpoint.path}" is {_article(checkpoint.kind)} checkpoint without an e4e encoder; give an e4e or SDIC checkpoint'
+        )
     with torch.device("meta"):
         encoder = Encoder(checkpoint.config)
     _load(encoder, checkpoint, "encoder.")
@@ -156,9 +182,9 @@ def describe(path: Path) -> list[tuple[str, str]]:
     config = checkpoint.config
     layers = f"{config.rows} rows of {config.style_width}, {config.channels[FEATURE_SIZE]} channels at layer 7"
     rows = [("kind", checkpoint.kind), ("sizes", f"generator {config.resolution}, working {config.working}, {layers}")]
-    rows.append(("domain", config.domain))
+    rows += [("method", KINDS[checkpoint.kind].method or "none: a generator alone"), ("domain", config.domain)]
     average = "missing: it is computed from the mapping network at load" if checkpoint.latent_avg is None else "present"
-    rows.append(("latent_avg", average))
+    rows += [("latent_avg", average), ("licence", KINDS[checkpoint.kind].licence)]
     said = checkpoint.options.get("stylegan_size")
     if said is not None and said != config.resolution:
         rows.append(("conflict", f"opts.stylegan_size says {said}, the weights are of a {config.resolution} generator; the weights decide"))
@@ -181,14 +207,6 @@ def _released_state(path: Path, container: dict[str, Any]) -> tuple[dict[str, Te
         prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
         renamed[PREFIXES.get(prefix, "") + name.removeprefix(prefix)] = tensor
     return renamed, options
-
-
-def _kind(path: Path, state: dict[str, Tensor]) -> str:
-    parts = {prefix for prefix in KINDS["SDIC"] if any(name.startswith(prefix) for name in state)}
-    for kind, needed in KINDS.items():
-        if parts == set(needed):
-            return kind
-    raise CheckpointError(f'"{path}" holds no complete set of known networks (first names: {_some(list(state))}); {GIVE}')
 
 
 def _latent_average(path: Path, container: dict[str, Any], config: ModelConfig) -> Tensor | None:
@@ -214,7 +232,8 @@ def _load(module: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
         for name, tensor in checkpoint.state.items()
         if name.startswith(prefix) and not name.startswith(UNUSED)
     }
-    wanted = {name: tensor for name, tensor in module.state_dict().items() if name != "latent_avg"}
+    wanted = module.state_dict()
+    average = wanted.pop("latent_avg", None)
     draw_noises = checkpoint.kind == "StyleGAN2" and not any(name.startswith("noises.") for name in state)  # the oldest layout has none
     for name, tensor in wanted.items():
         if name in state:
@@ -232,8 +251,8 @@ def _load(module: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
         if state[name].shape != tensor.shape
     ]
     _complain(path, "has weights of the wrong shape", wrong, "it is of another model or version")
-    if isinstance(module, SDIC):
-        state["latent_avg"] = torch.zeros(module.config.rows, module.config.style_width)
+    if average is not None:
+        state["latent_avg"] = torch.zeros(average.shape)
     module.load_state_dict({name: tensor if tensor.dtype == torch.int64 else tensor.float() for name, tensor in state.items()}, assign=True)
 
 

@@ -1,10 +1,15 @@
 """The methods, by the name that a bundle records."""
 
+from pathlib import Path
+
 from sdic_runtime.errors import BundleError
-from sdic_train.methods import sdic
+from sdic_train.checkpoints.load import read_checkpoint
+from sdic_train.checkpoints.recognise import method_of
+from sdic_train.methods import hfgi, plain, restyle, sdic
 from sdic_train.methods.base import MethodCode
 
-METHODS: dict[str, MethodCode] = {method.name: method for method in (sdic.METHOD,)}
+CODES = (sdic.METHOD, plain.E4E, plain.PSP, restyle.OVER_E4E, restyle.OVER_PSP, hfgi.METHOD)
+METHODS: dict[str, MethodCode] = {method.name: method for method in CODES}
 
 
 def method_named(name: str) -> MethodCode:
@@ -12,3 +17,8 @@ def method_named(name: str) -> MethodCode:
     if name not in METHODS:
         raise BundleError(f'the method "{name}" is not known to sdic_train; known are: {", ".join(METHODS)}')
     return METHODS[name]
+
+
+def method_of_file(path: Path) -> MethodCode:
+    """The method whose weights the checkpoint holds. Raises CheckpointError where it is of none, or may be of several."""
+    return METHODS[method_of(read_checkpoint(path).kind)]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from sdic_runtime.errors import ArgumentError
 from sdic_runtime.program import Axes, Move, Stage
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ class MethodCode:
 
     `tables`: the configuration of a model -> its tables. `chains`: program -> function; its parameters behind the backend are what the
     program takes, its result is what the program gives. `zeros`: program -> those of its takes that the host fills with zeros. `keeps` and
-    `moves`: see `sdic_runtime.program.Method`. `load`: checkpoint file, domain or None -> the networks in evaluation mode, whose `config`
-    `tables` reads and whose `generator` is the StyleGAN2; raises CheckpointError. `functions`: those networks, and the generator to use
-    -> stage -> function.
+    `moves`: see `sdic_runtime.program.Method`. `load`: checkpoint file, domain or None, further files that belong to the model -> the
+    networks in evaluation mode, whose `config` `tables` reads and whose `generator` is the StyleGAN2; raises CheckpointError. `functions`:
+    those networks, and the generator to use -> stage -> function. A method that iterates has its number of `iterations`, and `unrolled`:
+    another number -> the method with so many.
     """
 
     name: str
@@ -47,9 +48,22 @@ class MethodCode:
     keeps: tuple[str, ...]
     moves: Mapping[str, Move]
     zeros: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    load: Callable[[Path, str | None], nn.Module]
+    load: Callable[..., nn.Module]
     functions: Callable[[Any, Any], dict[str, StageFunction]]
+    iterations: int | None = None
+    unrolled: Callable[[int], MethodCode] | None = None
 
     def takes(self, program: str) -> tuple[str, ...]:
         """The tensors that the chain of `program` takes, in order."""
-        return tuple(inspect.signature(self.chains[program]).parameters)[1:]
+        parameters = inspect.signature(self.chains[program]).parameters.values()
+        return tuple(parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY)[1:]
+
+    def iterating(self, count: int | None) -> MethodCode:
+        """The method with `count` iterations, its own number when None. Raises ArgumentError."""
+        if count is None:
+            return self
+        if self.unrolled is None:
+            raise ArgumentError(f'the method "{self.name}" does not iterate; leave the number of iterations out')
+        if count < 1:
+            raise ArgumentError(f"the number of iterations is {count}; give at least 1")
+        return self.unrolled(count)

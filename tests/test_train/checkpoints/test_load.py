@@ -65,7 +65,8 @@ def container(model: SDIC, **changes: Any) -> dict[str, Any]:
         if dot:
             state[names[part + dot] + rest] = tensor
     state.update({name: torch.ones(shape) for name, shape in UNUSED.items()})
-    content = {"state_dict": state, "latent_avg": model.latent_avg, "opts": {"dataset_type": "ffhq_encode", "stylegan_size": 256}}
+    options = {"dataset_type": "ffhq_encode", "stylegan_size": 256, "encoder_type": "Encoder4Editing"}
+    content = {"state_dict": state, "latent_avg": model.latent_avg, "opts": options}
     return {**content, **changes}
 
 
@@ -125,7 +126,7 @@ def test_e4e_and_stylegan2_layouts(model: SDIC, tmp_path: Path) -> None:
         assert same(load_generator(saved(tmp_path / f"{index}.pt", content)), model.generator), index
     with pytest.raises(SdicError, match="is an e4e checkpoint without DIPN and DICN; give an SDIC checkpoint"):
         load_sdic(path)
-    with pytest.raises(SdicError, match="is a StyleGAN2 checkpoint without an encoder"):
+    with pytest.raises(SdicError, match="is a StyleGAN2 checkpoint without an e4e encoder"):
         load_encoder(tmp_path / "1.pt")
 
 

@@ -1,0 +1,57 @@
+"""The networks of each method but SDIC, loaded from the files that users hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from sdic_train.checkpoints.load import load_model, read_checkpoint
+from sdic_train.config import ModelConfig
+from sdic_train.networks.encoded import Encoded
+from sdic_train.networks.hfgi.consultation import HFGISizes
+from sdic_train.networks.hfgi.model import HFGI
+from sdic_train.networks.restyle import ReStyle
+
+# `others`: further files that belong to the model, such as the generator that its mean latent code is of. All raise SdicError for a
+# file of another kind, or one that lacks something.
+
+
+def load_encoded(path: Path, domain: str | None = None, others: Sequence[Path] = (), kind: str = "e4e") -> Encoded:
+    """e4e or pSp (`kind`), in evaluation mode."""
+    return load_model(read_checkpoint(path, domain, kind), Encoded, others)
+
+
+def load_restyle(path: Path, domain: str | None = None, others: Sequence[Path] = (), kind: str = "ReStyle-pSp") -> ReStyle:
+    """ReStyle in one of its forms, in evaluation mode, with its first reconstruction."""
+    model = load_model(read_checkpoint(path, domain, kind), ReStyle, others)
+    model.prepare()
+    return model
+
+
+def load_hfgi(path: Path, domain: str | None = None, others: Sequence[Path] = ()) -> HFGI:
+    """HFGI, in evaluation mode."""
+    checkpoint = read_checkpoint(path, domain, "HFGI")
+    sizes = hfgi_sizes(checkpoint.state)
+
+    def build(config: ModelConfig) -> HFGI:
+        return HFGI(config, sizes)
+
+    return load_model(checkpoint, build, others)
+
+
+def hfgi_sizes(state: dict[str, Tensor]) -> HFGISizes:
+    """Read off the shapes of the weights of ADA and of the consultation encoder."""
+
+    def outputs(part: str, groups: Sequence[str]) -> tuple[int, ...]:
+        return tuple(state[f"{part}.{name}"].shape[0] for name in groups if f"{part}.{name}" in state)
+
+    def path(layers: Sequence[int]) -> list[str]:
+        return ["conv_layer1.0.weight", *(f"conv_layer{layer}.0.res_layer.1.weight" for layer in layers)]
+
+    return HFGISizes(
+        aligner=outputs("aligner", path((2, 3, 4))),
+        ascent=outputs("aligner", [f"dconv_layer{layer}.0.res_layer.1.weight" for layer in (1, 2, 3)]),
+        consultation=outputs("consultation", path((2, 3))),
+    )

@@ -1,0 +1,129 @@
+"""Which method a checkpoint is of: by the networks in it, and where two methods share all names by the options that it records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sdic_runtime.errors import CheckpointError
+from sdic_train.config import EncoderConfig
+
+# Prefix in a released file -> prefix of ours. Names behind the prefix are the same.
+PREFIXES = {
+    "encoder.": "encoder.",
+    "decoder.": "generator.",
+    "DIP.": "dipn.",
+    "SAF.": "dicn.",
+    "residue.": "consultation.",
+    "grid_align.": "aligner.",
+}
+ENCODED = ("encoder.", "generator.")
+MIT = "MIT for the released code; the weights follow their training data and NVIDIA's StyleGAN2 terms"
+NONE_STATED = "the release states no licence: ask its authors before any use beyond research"
+NVIDIA = "NVIDIA Source Code License: non-commercial use"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of checkpoint: the parts it holds (our prefixes), and what its encoder is."""
+
+    method: str  # in `sdic_train.methods`; "" for what is no inversion method
+    parts: tuple[str, ...]
+    form: str = "e4e"  # see `EncoderConfig.form`
+    inputs: int = 3  # channels of the encoder's image
+    encoder_types: tuple[str, ...] = ()  # what opts["encoder_type"] says of it
+    licence: str = MIT  # of the released code and weights
+
+
+KINDS = {
+    "SDIC": Kind("sdic", (*ENCODED, "dipn.", "dicn."), licence=NONE_STATED),
+    "HFGI": Kind("hfgi", (*ENCODED, "consultation.", "aligner."), licence=NONE_STATED),
+    "e4e": Kind("e4e", ENCODED, encoder_types=("Encoder4Editing",)),
+    "pSp": Kind("psp", ENCODED, "psp", encoder_types=("GradualStyleEncoder",)),
+    "ReStyle-e4e": Kind("restyle-e4e", ENCODED, "e4e", 6, ("ProgressiveBackboneEncoder", "ResNetProgressiveBackboneEncoder")),
+    "ReStyle-pSp": Kind(
+        "restyle-psp", ENCODED, "psp", 6, ("BackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "ResNetGradualStyleEncoder")
+    ),
+    "StyleGAN2": Kind("", ("generator.",), licence=NVIDIA),
+}
+STYLEGAN3_PREFIX = "generator.synthesis."
+
+
+def kind_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any], wanted: str | None = None, sure: bool = True) -> str:
+    """The key of KINDS that fits `state`, whose names have our prefixes.
+
+    `options`: what the file records of its training. `wanted`: the kind to take where the file fits several. Raises CheckpointError for
+    an incomplete or unknown file, for one that is not of the kind wanted, and with `sure` for one that fits several kinds.
+    """
+    known = dict.fromkeys(part for kind in KINDS.values() for part in kind.parts)
+    parts = {part for part in known if any(name.startswith(part) for name in state)}
+    fitting = [name for name, kind in KINDS.items() if set(kind.parts) == parts]
+    if not fitting:
+        raise CheckpointError(f'"{path}" {_incomplete(parts, state)}')
+    if any(name.startswith(STYLEGAN3_PREFIX) for name in state):
+        raise CheckpointError(f'"{path}" has a StyleGAN3 generator, which no method here uses; give the StyleGAN2 model of the same method')
+    if len(fitting) > 1:
+        fitting = _by_encoder(path, state, options, fitting)
+    if wanted is not None and wanted not in fitting:
+        raise CheckpointError(f'"{path}" is a checkpoint of {" or ".join(fitting)} and not of {wanted}; give a {wanted} checkpoint')
+    if wanted is None and sure and len(fitting) > 1:
+        methods = " or ".join(f"--method {KINDS[name].method}" for name in fitting)
+        raise CheckpointError(
+            f'"{path}" may be of {" or ".join(fitting)}, whose weights have the same names, and its options do not say which; '
+            f"say it with {methods}"
+        )
+    return wanted or fitting[0]
+
+
+def encoder_type(encoder: EncoderConfig) -> str:
+    """What the released files would call such an encoder."""
+    kinds = (kind for kind in KINDS.values() if (kind.form, kind.inputs) == (encoder.form, encoder.inputs) and kind.encoder_types)
+    return next(kinds).encoder_types[0]
+
+
+def method_of(kind: str) -> str:
+    """The method of a kind of checkpoint. Raises CheckpointError for a generator alone."""
+    if not KINDS[kind].method:
+        raise CheckpointError(f"a {kind} checkpoint holds no inversion method; give one of: {', '.join(known_methods())}")
+    return KINDS[kind].method
+
+
+def known_methods() -> list[str]:
+    """The kinds that are inversion methods."""
+    return [name for name, kind in KINDS.items() if kind.method]
+
+
+def _by_encoder(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any], fitting: Iterable[str]) -> list[str]:
+    """Those of `fitting` whose encoder reads as many channels as the first convolution of `state`, and that the options name."""
+    first = state.get("encoder.input_layer.0.weight", state.get("encoder.conv1.weight"))
+    if first is None or first.ndim != 4:
+        raise CheckpointError(f'"{path}" has an encoder without "input_layer" or "conv1", which no known method has')
+    channels, said = first.shape[1], options.get("encoder_type")
+    names = [name for name in fitting if KINDS[name].inputs == channels]
+    if not names:
+        raise CheckpointError(
+            f'"{path}" has an encoder that reads {channels} channels: sketches and label maps cannot be inverted here; '
+            "give a model that reads RGB pictures"
+        )
+    if said is None:
+        return names
+    named = [name for name in names if said in KINDS[name].encoder_types]
+    if not named:
+        raise CheckpointError(f'"{path}" has an encoder of the type "{said}", which is not known here; known are: {", ".join(names)}')
+    return named
+
+
+def _incomplete(parts: set[str], state: Mapping[str, Tensor]) -> str:
+    """What is missing, for a file that holds some networks of a method, or else what it holds."""
+    ours = {ours: released for released, ours in PREFIXES.items()}
+    for name, kind in KINDS.items():
+        missing = [ours[part] for part in kind.parts if part not in parts]
+        if missing and parts - set(ENCODED) and parts < set(kind.parts):
+            return f"is {name} without {' and '.join(missing)}, so it is not complete; download it again"
+    names = [str(name) for name in state]
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"holds no complete set of known networks (first names: {some}); give a checkpoint of {', '.join(known_methods())} or StyleGAN2"

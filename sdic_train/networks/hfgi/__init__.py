@@ -1,0 +1,1 @@
+"""HFGI: the alignment of the distortion map, and the consultation of it."""
