@@ -45,11 +45,11 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`bundle.json`, checked. File names are relative to the bundle's folder, with forward slashes.
 
     `graphs`: "stage", or "stage:output" for the graph of that output alone -> variant -> files. Variants are precisions (fp32, fp16, ...)
-    and forms for one backend ("onnxruntime-cpu"). Several files are bands of rows (axis 2 of every output) from top to bottom, each for
-    one picture. `weights`: graph file -> the files of external weights that it reads. `tolerances`: precision -> the largest difference
-    over the expected tensor's standard deviation that the export allowed. `faces`: the alignment that the model was trained on ("ffhq"),
-    or None. `checkpoint`: where the PyTorch weights are ("path", relative to the bundle; "sha256"; "weights"): only the PyTorch backend
-    reads them.
+    and forms for one backend ("onnxruntime-cpu", "openvino"), which may share files. Several files are bands of rows (axis 2 of every
+    output) from top to bottom, each for one picture. `weights`: graph file -> the files of external weights that it reads. `tolerances`:
+    precision -> the largest difference over the expected tensor's standard deviation that the export allowed. `psnr`: precision -> dB of
+    the worst golden picture against fp32, where it was measured. `faces`: the alignment that the model was trained on ("ffhq"), or None.
+    `checkpoint`: where the PyTorch weights are ("path", relative to the bundle; "sha256"; "weights"): only the PyTorch backend reads them.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     directions: dict[str, str] = msgspec.field(default_factory=dict)
     golden: str | None = None
     tolerances: dict[str, float] = msgspec.field(default_factory=dict)
+    psnr: dict[str, float] = msgspec.field(default_factory=dict)
     tools: dict[str, str] = msgspec.field(default_factory=dict)
     licence: str = ""
     checkpoint: dict[str, str] = msgspec.field(default_factory=dict)
@@ -159,6 +160,7 @@ def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
         graphs |= {key: {variant: [file] for variant, file in choices.items()} for key, choices in data.get("partials", {}).items()}
         for key, files in data.get("cpu", {}).items():
             graphs.setdefault(key, {})[first["cpu"]] = files
+            graphs[key] |= {name: files for name, keys in first["cpu_too"].items() if key in keys}
         listed = sorted(data["files"])
         # In schema 1 external weights were found by their names: those of the stage's own graphs may be read by all of its graphs.
         weights: dict[str, list[str]] = {}
