@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,9 @@ BF16 = "bf16"
 PRECISIONS = {STANDARD: "f32", BF16: "bf16"}  # ours -> OpenVINO's, which takes bf16 by itself where the CPU has it
 MOST_LOADERS = 2  # stages that are loaded at the same time; each needs memory for its own weights twice
 MEMORY_SIGNS = ("bad allocation", "bad_alloc", "cannot allocate memory", "out of memory", "failed to allocate", "not enough memory")
+LARGE = 1 << 20  # bytes of a constant, above which it matters whether it is in memory twice
+MAPPINGS = Path("/proc/self/maps")
+DONT_NEED = 4  # Linux's number for MADV_DONTNEED
 NO_BF16 = "this CPU does not multiply in bfloat16 (it has neither avx512_bf16 nor amx_bf16)"
 BUILD_AGAIN = "build it again with: sdic-export build"
 
@@ -150,6 +154,7 @@ class OpenVino(Backend):
             self._check(name, path, model, stage)
             model.reshape({tensor: list(self.method.shape(tensor, 1)) for tensor in stage.inputs})
             compiled = self._core.compile_model(model, CPU, options)
+            _unmap_weights(model)
             return Network(compiled.create_infer_request())
 
     def _check(self, name: str, path: Path, model: Any, stage: Stage) -> None:
@@ -201,6 +206,21 @@ class OpenVino(Backend):
             if isinstance(error, MemoryError) or any(sign in text.lower() for sign in MEMORY_SIGNS):
                 raise OutOfMemoryError(f"{what}: not enough memory; use a smaller batch, or close other programs") from error
             raise BackendError(f"{what}: {text[:300]}; see: sdic-export verify {self.bundle.path}") from error
+
+
+def _unmap_weights(model: Any) -> None:
+    """Take the weights that `model` maps from files out of this process's memory, on Linux: OpenVINO keeps the mapping beside its packed
+    copy and does not read it again. What is mapped read-only from a file comes back from there if it is read after all."""
+    addresses = [op.data.ctypes.data for op in model.get_ops() if op.get_type_name() == "Constant" and op.get_byte_size() >= LARGE]
+    try:
+        lines = [line.split() for line in MAPPINGS.read_text(encoding="utf-8", errors="replace").splitlines()]
+        advise = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):
+        return
+    for area, rights, *_ in (line for line in lines if len(line) > 5 and line[5].startswith("/")):
+        first, end = (int(part, 16) for part in area.split("-"))
+        if rights.startswith("r--") and any(first <= address < end for address in addresses):
+            advise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), DONT_NEED)
 
 
 @cache
