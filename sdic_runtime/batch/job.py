@@ -130,8 +130,8 @@ class Worker:
                 Outcome(
                     task,
                     *stamp(task.source),
-                    f"{task.source} ended its worker {MOST_ATTEMPTS} times, for want of memory or by a "
-                    "fault of a decoder; look at the picture alone with: sdic-run invert",
+                    f"{task.source} ended its worker {MOST_ATTEMPTS} times, perhaps because memory ran out or a "
+                    "decoder crashed; try the picture alone with: sdic-run invert",
                 )
                 for task in tasks
             ]

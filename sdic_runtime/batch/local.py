@@ -36,7 +36,7 @@ def execute(job: Job, tasks: Sequence[Task], workers: int | None = None, threads
         deaths = deaths + 1 if all(count <= begun.get(source, 0) for source, count in counts.items()) else 0
         begun |= counts
         if deaths == MOST_ATTEMPTS:
-            raise BackendError("the workers die before they begin a picture, perhaps for want of memory; use fewer --workers")
+            raise BackendError("the workers die before they begin a picture, perhaps because memory runs out; use fewer --workers")
 
 
 def _round(job: Job, groups: deque[Sequence[Task]], workers: int) -> Generator[Outcome, None, list[Sequence[Task]]]:

@@ -162,7 +162,7 @@ def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
             graphs.setdefault(key, {})[first["cpu"]] = files
             graphs[key] |= {name: files for name, keys in first["cpu_too"].items() if key in keys}
         listed = sorted(data["files"])
-        # In schema 1 external weights were found by their names: those of the stage's own graphs may be read by all of its graphs.
+        # In schema 1 external weights were found by their names: those of a stage's standard graph may be read by all of its graphs.
         weights: dict[str, list[str]] = {}
         for key, variants in graphs.items():
             whole = graphs.get(key.partition(":")[0], {})

@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """Invert and edit any number of pictures.
 
-    Started again after a stop, it leaves alone what is complete and does the rest, also pictures that changed since.
+    Run again after a stop, it skips what is complete and does the rest, also pictures that changed since.
     Pictures that fail are listed with the reason in DIR/failures.csv and the exit code is 2; the others are written.
 
     \b
