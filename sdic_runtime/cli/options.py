@@ -36,11 +36,14 @@ BackendOption = Annotated[
     typer.Option(
         "--backend",
         metavar="NAME[:KEY=VALUE,...]",
-        help="auto, onnxruntime, tensorrt, tensorrt-rtx, torch or any installed backend, with options.",
+        help="auto, onnxruntime, openvino, tensorrt, tensorrt-rtx, torch or any installed backend, with options.",
     ),
 ]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="Precision of the graphs, such as fp32 or fp16; the bundle's default when omitted.")
+    str | None,
+    typer.Option(
+        "--precision", help="fp32, fp16, bf16, or auto: bf16 where that is faster, saying what it costs. The bundle's default when omitted."
+    ),
 ]
 CheckpointOption = Annotated[
     Path | None,
