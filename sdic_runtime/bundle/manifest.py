@@ -160,7 +160,6 @@ def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
         graphs |= {key: {variant: [file] for variant, file in choices.items()} for key, choices in data.get("partials", {}).items()}
         for key, files in data.get("cpu", {}).items():
             graphs.setdefault(key, {})[first["cpu"]] = files
-            graphs[key] |= {name: files for name, keys in first["cpu_too"].items() if key in keys}
         listed = sorted(data["files"])
         # In schema 1 external weights were found by their names: those of a stage's standard graph may be read by all of its graphs.
         weights: dict[str, list[str]] = {}
@@ -172,6 +171,8 @@ def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
                 for graph in files:
                     names = [name for name in listed if name.startswith(sharing) and name.endswith(".data")]
                     weights |= {graph: names} if names else {}
+        for key, files in data.get("cpu", {}).items():  # backends that run the same graphs
+            graphs[key] |= {variant: files for variant, keys in first["cpu_too"].items() if key in keys and len(files) == 1}
         sizes = {first["sizes"][name]: size for name, size in data["sizes"].items()}
         method = {name: first[name] for name in ("tensors", "stages", "programs", "keeps", "moves")}
         return {**renamed, **method, "sizes": sizes, "input": {"visible_rows": data["visible_rows"]}, "graphs": graphs, "weights": weights}

@@ -362,21 +362,6 @@ def resident(path: Path) -> int:
     return total
 
 
-def test_bundles_of_schema_1_say_which_graphs_openvino_runs() -> None:
-    from sdic_runtime.bundle.manifest import _from_first_schema
-
-    graphs = {key: {"fp32": f"{key}.onnx"} for key in ("e4e", "generator_head", "generator_tail")}
-    data = {
-        "stages": graphs, "partials": {"generator_head:rgb": {"fp32": "rgb.onnx"}}, "files": {}, "sizes": {}, "visible_rows": [0, 1],
-        "cpu": {"generator_head": ["h.cpu.onnx"], "generator_head:rgb": ["rgb.cpu.onnx"], "e4e": ["e.cpu.onnx"]},
-    }  # fmt: skip
-    made = _from_first_schema(data)["graphs"]
-    assert {key: choices["openvino"] for key, choices in made.items() if "openvino" in choices} == {
-        "generator_head": ["h.cpu.onnx"],
-        "generator_head:rgb": ["rgb.cpu.onnx"],
-    }
-
-
 def test_the_measured_cost_survives_the_manifest(bundle: Bundle) -> None:
     from sdic_runtime.bundle.manifest import manifest_text, parse_manifest
 

@@ -74,7 +74,11 @@ def test_cpu_graphs_bands_and_weights_are_found_by_their_names(data: dict[str, A
     assert manifest.identity != IDENTITY, "the weights of dicn belong to the model"
     assert manifest.precisions == ["fp16", "fp32"]
     assert manifest.graphs["dicn"] == {"fp32": ("onnx/fp32/dicn.onnx",), "fp16": ("onnx/fp16/dicn.onnx",), "onnxruntime-cpu": tuple(bands)}
-    assert manifest.graphs["generator_head:rgb"] == {"fp32": ("onnx/fp32/generator_head.rgb.onnx",), "onnxruntime-cpu": (rgb,)}
+    assert manifest.graphs["generator_head:rgb"] == {
+        "fp32": ("onnx/fp32/generator_head.rgb.onnx",),
+        "onnxruntime-cpu": (rgb,),
+        "openvino": (rgb,),
+    }
     own = "onnx/fp32/generator_head.onnx.data"
     of_bands = {"dicn.cpu.0.onnx.data", "onnx/fp32/dicn.onnx.data"}
     assert {name: set(files) for name, files in manifest.weights.items()} == {
