@@ -30,7 +30,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the manifest promises about one file."""
 
     sha256: Sha256
-    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +60,7 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weights: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     default_precision: str
     directions: dict[str, str] = msgspec.field(default_factory=dict)
-    golden: str | None = None
+    golden: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     tolerances: dict[str, float] = msgspec.field(default_factory=dict)
     psnr: dict[str, float] = msgspec.field(default_factory=dict)
     tools: dict[str, str] = msgspec.field(default_factory=dict)

@@ -226,7 +226,8 @@ def test_engines_become_plans(built: Any, tmp_path: Path) -> None:
 
 
 def test_the_command_prints_the_models(built: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["triton", str(built.folder), str(tmp_path / "models"), "--files", "hard", "--no-warm-up"]) == 0
+    folder = shutil.copytree(built.folder, tmp_path / "bundle")
+    assert cli.main(["triton", str(folder), str(tmp_path / "models"), "--files", "hard", "--no-warm-up"]) == 0
     assert sorted(capsys.readouterr().out.split()) == sorted(path.name for path in (tmp_path / "models").iterdir())
     assert cli.main(["triton", str(tmp_path / "nothing"), str(tmp_path / "other")]) == 2
     assert capsys.readouterr().err.startswith(f"error: there is no bundle at {tmp_path / 'nothing'}")
