@@ -23,7 +23,7 @@ from sdic_export.half.precision import Policy, load_policy
 from sdic_export.half.stages import Graphs, HalfProgress, HalfStages, add_half, with_variant
 from sdic_export.inspect import multiplications
 from sdic_export.placement import check_place, placed_folder
-from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, parts
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, OPENVINO, parts
 from sdic_runtime.bundle.manifest import STANDARD, Input, Manifest, file_entries, write_manifest
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import sha256
@@ -126,7 +126,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         for name in method.stages:
             progress.begin(f"exporting {name}")
             made, report = _stage(folder, method, name, modules.pop(name), optimized.get(name), single, options)
-            graphs |= made
+            graphs |= shared(made) if name in export.openvino else made
             reports.append(report)
             progress.done(report)
         half = None
@@ -198,6 +198,12 @@ def _stage(
         cpu = max(found, key=lambda item: item.ratio)
     size = stored_bytes(folder, [file for variants in graphs.values() for files in variants.values() for file in files])
     return graphs, StageReport(name, STANDARD, time.perf_counter() - start, size, worst, cpu)
+
+
+def shared(graphs: Graphs) -> Graphs:
+    """The graphs of a stage, those optimized for ONNX Runtime on CPUs also as OpenVINO's where they are whole: the same files."""
+    whole = {key: files for key, variants in graphs.items() if len(files := variants.get(ONNXRUNTIME_CPU, ())) == 1}
+    return {key: {**variants, **({OPENVINO: whole[key]} if key in whole else {})} for key, variants in graphs.items()}
 
 
 def asked_alone(method: Method, stage: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from sdic_export.cpu import encoded
-from sdic_export.cpu.sdic import CPU
+from sdic_export.cpu.sdic import CPU, OPENVINO
 from sdic_export.graphs.encoded import encoded_modules, hfgi_modules, restyle_modules
 from sdic_export.graphs.sdic import stage_modules
 from sdic_runtime.errors import BundleError
@@ -25,15 +25,16 @@ Arrange: TypeAlias = Callable[..., "Sequence[nn.Module] | None"]
 @dataclass(frozen=True)
 class ExportCode:
     """`modules`: what `code.load` gives -> stage -> module that exports well, its inputs and outputs in the order of the stage table.
-    `cpu`: stage -> how it is optimized for CPUs."""
+    `cpu`: stage -> how it is optimized for CPUs. `openvino`: the stages of these whose CPU-optimized graphs are also faster in OpenVINO."""
 
     code: MethodCode
     modules: Callable[[Any], Mapping[str, nn.Module]]
     cpu: Mapping[str, Arrange] = field(default_factory=dict)
+    openvino: tuple[str, ...] = ()
 
 
 EXPORTS: dict[str, ExportCode] = {
-    "sdic": ExportCode(METHODS["sdic"], stage_modules, CPU),
+    "sdic": ExportCode(METHODS["sdic"], stage_modules, CPU, OPENVINO),
     **{name: ExportCode(METHODS[name], encoded_modules, encoded.ENCODED) for name in ("e4e", "psp")},
     **{name: ExportCode(METHODS[name], restyle_modules, encoded.RESTYLE) for name in ("restyle-e4e", "restyle-psp")},
     "hfgi": ExportCode(METHODS["hfgi"], hfgi_modules, encoded.HFGI),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sdic_export.build import BuildReport, StageReport
     from sdic_export.half.check import StageCheck
     from sdic_export.inspect import GraphContents
+    from sdic_export.reduced import Cost
     from sdic_export.verify import Verification
     from sdic_runtime.bundle.bundle import Bundle
 
@@ -48,6 +49,16 @@ def show_half_stage(check: StageCheck, seconds: float, size: int) -> None:
     typer.echo(
         f"{clear}{check.stage:18} {check.precision}  {seconds:6.1f} s  {size / MEGA:8.1f} MB  PSNR {check.psnr:.1f} dB against fp32, "
         f"largest activation {largest.largest:.0f} ({largest.layer})",
+        err=True,
+    )
+
+
+def show_cost(cost: Cost) -> None:
+    """What bfloat16 costs."""
+    clear = CLEAR_LINE if sys.stderr.isatty() else ""
+    typer.echo(
+        f"{clear}bf16 on {cost.backend}: PSNR {cost.picture.psnr:.1f} dB against fp32 ({cost.picture.tensor}), "
+        f"tolerance {cost.tolerance:g}",
         err=True,
     )
 

@@ -57,12 +57,13 @@ class Pipeline:
     ) -> Pipeline:
         """Load the bundle in the folder `path` (the embedded demo bundle when None) on a backend.
 
-        `backend`: onnxruntime, tensorrt, tensorrt-rtx, torch, any other installed one, or "auto"; see `Pipeline.reason`. `precision`: the
-        bundle's default when None. `threads`: CPU threads, all cores when None. `verify=False` skips the comparison of hashes.
-        `options` go to the backend, such as `device="cuda"`. Raises SdicError.
+        `backend`: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, any other installed one, or "auto"; see `Pipeline.reason`.
+        `precision`: the bundle's default when None; "auto" allows bf16 where that is faster; `backend.description` says what it costs.
+        `threads`: CPU threads, all cores when None. `verify=False` skips the comparison of hashes. `options` go to the backend, such as
+        `device="cuda"`. Raises SdicError.
         """
         bundle = Bundle.open(path, verify)
-        name, reason = choose_backend(bundle) if backend == "auto" else (backend, "")
+        name, reason = choose_backend(bundle, precision) if backend == "auto" else (backend, "")
         return cls(bundle, load_backend(name, bundle, precision=precision, threads=threads, **options), reason)
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from sdic_export import report
+from sdic_export.cli.bf16 import bf16 as measure_bf16
 from sdic_export.cli.engines import build_with_progress, engines
 from sdic_export.cli.half import half
 from sdic_export.cli.triton import triton
@@ -97,6 +98,9 @@ def build_bundle(
         str | None,
         typer.Option("--policy", metavar="NAME|FILE", help="Another half precision than that of --fp16: bf16, or the file of a policy."),
     ] = None,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Also measure what OpenVINO's bfloat16 costs, on a CPU that has it, for --precision auto.")
+    ] = False,
     target: Annotated[
         BuildTarget, typer.Option("--target", help="Also build engines; more options for them: sdic-export engines --help.")
     ] = BuildTarget.onnx,
@@ -125,6 +129,7 @@ def build_bundle(
     """
     from sdic_export.build import UNKNOWN_LICENCE, BuildOptions, Progress, build
     from sdic_export.half.stages import HalfProgress
+    from sdic_export.reduced import record_cost, require_bf16
     from sdic_export.tensorrt.engines import require_builder
     from sdic_runtime.backends.tensorrt.engine_files import EngineSettings
 
@@ -147,14 +152,19 @@ def build_bundle(
     )
     if target is not BuildTarget.onnx:
         require_builder(target.value)
+    if bf16:
+        require_bf16()
     result = build(options, Progress(report.show_step, report.show_stage, HalfProgress(report.show_step, report.show_half_stage)))
     report.show_build(result)
+    if bf16:
+        report.show_cost(record_cost(out))
     if target is not BuildTarget.onnx:
         build_with_progress(out, target.value, EngineSettings(precision=result.half.precision if result.half else "fp32"))
     typer.echo(str(out))
 
 
 app.command("half")(half)
+app.command("bf16")(measure_bf16)
 app.command("engines")(engines)
 app.command("triton")(triton)
 

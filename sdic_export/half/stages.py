@@ -88,7 +88,7 @@ def add_half(
     values = run_chain(rounded, single.image, single.direction)
     chain = [difference(step.stage, name, values[name], single.values[name]) for name, step in makers(method).items()]
     picture = judge_chain([item for item in chain if item.tensor in pictures(method)], policy)
-    return HalfStages(policy.name, files, checks, chain, picture, _tolerance(chain))
+    return HalfStages(policy.name, files, checks, chain, picture, tolerance_for(chain))
 
 
 class RoundedStages(Backend):
@@ -129,7 +129,7 @@ def _moved(file: str, precision: str) -> str:
     return (path.parent.with_name(precision) / path.name).as_posix()
 
 
-def _tolerance(chain: Sequence[Difference]) -> float:
+def tolerance_for(chain: Sequence[Difference]) -> float:
     """The tolerance of the precision: what was measured with some room, rounded up to two digits."""
     worst = ROOM * max(max(item.ratio for item in chain), 1e-6)
     digit = 10.0 ** (math.floor(math.log10(worst)) - 1)

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from sdic_runtime.bundle.bundle import Bundle
 
 GROUP = "sdic.backends"
-AUTO_ORDER = ("tensorrt", "tensorrt-rtx", "onnxruntime")  # fastest first; PyTorch is for comparison and never chosen by itself
+AUTO = "auto"  # the backend that `choose_backend` takes, or as a precision: a reduced one is allowed
+GPU_ORDER = ("tensorrt", "tensorrt-rtx")
+AUTO_ORDER = (*GPU_ORDER, "onnxruntime")  # fastest first; PyTorch is for comparison and never chosen by itself
+REDUCED = {"openvino": "bf16"}  # backends that reduce the precision by themselves, once the user allows it -> to what
 BUILT_IN = {
-    "onnxruntime": "sdic_runtime.backends.onnxruntime:load"
+    name: f"sdic_runtime.backends.{name}:load" for name in ("onnxruntime", "openvino")
 }  # there even when the package runs from a folder that was not installed
 
 
@@ -29,7 +32,8 @@ class BackendEntry:
     """A registered backend that is not loaded yet.
 
     `target` is "module:callable" of `load(bundle, **options) -> Backend`. The module may also offer
-    `unavailable(bundle: Bundle | None) -> str | None`: in a few words why the backend cannot be used here (with this bundle).
+    `unavailable(bundle: Bundle | None) -> str | None`: in a few words why the backend cannot be used here (with this bundle); those of
+    REDUCED also take the precision that they would run in.
     """
 
     name: str
@@ -41,14 +45,14 @@ class BackendEntry:
         function: Callable[..., Backend] = getattr(importlib.import_module(module), attribute)
         return function
 
-    def unavailable(self, bundle: Bundle | None = None) -> str | None:
-        """Why this backend cannot be used here, in a few words; None when it can."""
+    def unavailable(self, bundle: Bundle | None = None, reduced: bool = False) -> str | None:
+        """Why this backend cannot be used here, or not in its reduced precision, in a few words; None when it can."""
         try:
             module = importlib.import_module(self.target.split(":")[0])
         except ImportError as error:
             return f"it needs the package {error.name}" if error.name else str(error)
         check = getattr(module, "unavailable", None)
-        return check(bundle) if check else None
+        return check(bundle, *([REDUCED[self.name]] if reduced else [])) if check else None
 
     def options(self) -> dict[str, inspect.Parameter]:
         """The options of `load`; a key "**" stands for any other. Empty for a backend whose package is not installed."""
@@ -65,14 +69,18 @@ def available_backends() -> dict[str, BackendEntry]:
     return {name: BackendEntry(name, target) for name, target in sorted(targets.items())}
 
 
-def choose_backend(bundle: Bundle) -> tuple[str, str]:
-    """The first usable backend of AUTO_ORDER for `bundle`, and the reason in words. Raises BackendError when none is."""
+def choose_backend(bundle: Bundle, precision: str | None = None) -> tuple[str, str]:
+    """The first usable backend for `bundle`, and the reason in words: of AUTO_ORDER, or where the user allows or names a reduced precision,
+    also of REDUCED. Raises BackendError when none is."""
     entries = available_backends()
+    reducing = [name for name, reduced in REDUCED.items() if precision in (AUTO, reduced)]
+    exact = AUTO_ORDER if not reducing or precision == AUTO else ()
+    order = (*GPU_ORDER, *reducing, *exact[len(GPU_ORDER) :])
     passed: list[str] = []
-    for name in AUTO_ORDER:
-        obstacle = entries[name].unavailable(bundle) if name in entries else "not installed"
+    for name in order:
+        obstacle = entries[name].unavailable(bundle, reduced=name in reducing) if name in entries else "not installed"
         if obstacle is None:
-            return name, f"{name} is the first of {', '.join(AUTO_ORDER)} that can be used here" + _because(passed)
+            return name, f"{name} is the first of {', '.join(order)} that can be used here" + _because(passed)
         passed.append(f"{name}: {obstacle}")
     raise BackendError(f"no backend can be used here{_because(passed)}; install one with: pip install onnxruntime")
 
@@ -99,13 +107,14 @@ def parse_backend(text: str) -> tuple[str, dict[str, Any]]:
 def load_backend(backend: str, bundle: Bundle, wishes: dict[str, Any] | None = None, **options: Any) -> Backend:
     """Load the backend that `backend` names: "auto" (see `choose_backend`), a name, or "name:key=value,key=value".
 
-    `options` must be known to it; those in `backend` come first. `wishes` are for whichever backend has them, such as a checkpoint that
-    several backends of one command share. Options that are None are omitted. Raises ArgumentError for an unknown backend or an option it
+    The precision "auto" is the reduced one of a backend of REDUCED where it can be used, and otherwise the default. `options`
+    must be known to it; those in `backend` come first. `wishes` are for whichever backend has them, such as a checkpoint that several
+    backends of one command share. Options that are None are omitted. Raises ArgumentError for an unknown backend or an option it
     does not have, and BackendError when it cannot be used here: there is no silent fallback.
     """
     name, own = parse_backend(backend)
-    if name == "auto":
-        name = choose_backend(bundle)[0]
+    if name == AUTO:
+        name = choose_backend(bundle, own.get("precision", options.get("precision")))[0]
     entries = available_backends()
     if name not in entries:
         close = get_close_matches(name, entries, 1)
@@ -120,4 +129,7 @@ def load_backend(backend: str, bundle: Bundle, wishes: dict[str, Any] | None = N
     unknown = [key for key in given if key not in known and "**" not in known]
     if unknown:
         raise ArgumentError(f'the backend "{name}" has no option "{unknown[0]}"; it has: {", ".join(known)}')
+    if given.get("precision") == AUTO:
+        del given["precision"]
+        given |= {"precision": REDUCED[name]} if name in REDUCED and entries[name].unavailable(bundle, reduced=True) is None else {}
     return entries[name].load()(bundle, **given)

@@ -45,11 +45,11 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`bundle.json`, checked. File names are relative to the bundle's folder, with forward slashes.
 
     `graphs`: "stage", or "stage:output" for the graph of that output alone -> variant -> files. Variants are precisions (fp32, fp16, ...)
-    and forms for one backend ("onnxruntime-cpu"). Several files are bands of rows (axis 2 of every output) from top to bottom, each for
-    one picture. `weights`: graph file -> the files of external weights that it reads. `tolerances`: precision -> the largest difference
-    over the expected tensor's standard deviation that the export allowed. `faces`: the alignment that the model was trained on ("ffhq"),
-    or None. `checkpoint`: where the PyTorch weights are ("path", relative to the bundle; "sha256"; "weights"): only the PyTorch backend
-    reads them.
+    and forms for one backend ("onnxruntime-cpu", "openvino"), which may share files. Several files are bands of rows (axis 2 of every
+    output) from top to bottom, each for one picture. `weights`: graph file -> the files of external weights that it reads. `tolerances`:
+    precision -> the largest difference over the expected tensor's standard deviation that the export allowed. `psnr`: precision -> dB of
+    the worst golden picture against fp32, where it was measured. `faces`: the alignment that the model was trained on ("ffhq"), or None.
+    `checkpoint`: where the PyTorch weights are ("path", relative to the bundle; "sha256"; "weights"): only the PyTorch backend reads them.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     directions: dict[str, str] = msgspec.field(default_factory=dict)
     golden: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     tolerances: dict[str, float] = msgspec.field(default_factory=dict)
+    psnr: dict[str, float] = msgspec.field(default_factory=dict)
     tools: dict[str, str] = msgspec.field(default_factory=dict)
     licence: str = ""
     checkpoint: dict[str, str] = msgspec.field(default_factory=dict)
@@ -167,6 +168,8 @@ def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
                 for graph in files:
                     names = [name for name in listed if name.startswith(sharing) and name.endswith(".data")]
                     weights |= {graph: names} if names else {}
+        for key, files in data.get("cpu", {}).items():  # backends that run the same graphs
+            graphs[key] |= {variant: files for variant, keys in first["cpu_too"].items() if key in keys and len(files) == 1}
         sizes = {first["sizes"][name]: size for name, size in data["sizes"].items()}
         method = {name: first[name] for name in ("tensors", "stages", "programs", "keeps", "moves")}
         return {**renamed, **method, "sizes": sizes, "input": {"visible_rows": data["visible_rows"]}, "graphs": graphs, "weights": weights}

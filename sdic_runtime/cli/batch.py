@@ -47,6 +47,7 @@ def run(
       sdic-run batch holiday/ --out inverted --edit smile:2 --edit age:-1,smile:1
       sdic-run batch pictures.txt --out /nfs/inverted --executor ray --address auto --workers 32
     """
+    from sdic_runtime.backends.registry import AUTO, REDUCED
     from sdic_runtime.batch import job as batches
     from sdic_runtime.batch import local, ray
     from sdic_runtime.batch.inputs import tasks_of
@@ -60,7 +61,8 @@ def run(
     if executor is Executor.local and (gpus or address):
         raise ArgumentError(f"--{'gpus' if gpus else 'address'} is for Ray; add --executor ray")
     opened = Bundle.open(bundle)
-    opened.precision(precision)
+    if precision not in (AUTO, *REDUCED.values()):
+        opened.precision(precision)
     if move is not None and move not in opened.manifest.moves:
         raise ArgumentError(f'--move is "{move}"; the bundle has: {", ".join(opened.manifest.moves)}')
     orders = tuple(dict.fromkeys(EditOrder.parse(text, pca and pca.absolute()) for text in edits or []))

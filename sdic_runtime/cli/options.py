@@ -22,9 +22,9 @@ def _remember_debug(context: typer.Context, value: bool) -> bool:
 
 Debug = Annotated[bool, typer.Option("--debug", callback=_remember_debug, help="Show the traceback of an error.")]
 BundleOption = Annotated[Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle folder; the embedded demo bundle when omitted.")]
-BACKEND_HELP = "auto, onnxruntime, tensorrt, tensorrt-rtx, torch or any installed backend, with options."
+BACKEND_HELP = "auto, onnxruntime, openvino, tensorrt, tensorrt-rtx, torch or any installed backend, with options."
 BackendOption = Annotated[str, typer.Option("--backend", metavar="NAME[:KEY=VALUE,...]", help=BACKEND_HELP)]
-PRECISION_HELP = "Precision of the graphs, such as fp32 or fp16; the bundle's default when omitted."
+PRECISION_HELP = "fp32, fp16, bf16, or auto: bf16 where that is faster, saying what it costs. The bundle's default when omitted."
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help=PRECISION_HELP)]
 CHECKPOINT_HELP = "Weights for a backend that reads a checkpoint, such as torch; those the bundle records if omitted."
 CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", metavar="FILE", help=CHECKPOINT_HELP)]

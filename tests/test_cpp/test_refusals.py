@@ -175,6 +175,7 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "golden unlisted": (set_key("golden", "golden.safetensors"), "golden.safetensors"),
     "tolerance zero": (set_key("tolerances", "fp32", 0), "fp32"),
     "tolerance text": (set_key("tolerances", "fp32", "much"), "fp32"),
+    "psnr text": (set_key("psnr", {"fp32": "much"}), "psnr"),
     "tool number": (set_key("tools", {"torch": 2}), "torch"),
     "checkpoint number": (set_key("checkpoint", {"path": 2}), "path"),
     "precision": (set_key("default_precision", "fp16"), "fp16"),

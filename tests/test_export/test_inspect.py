@@ -76,10 +76,10 @@ def test_what_is_damaged_is_not_listed(built: Any, tmp_path: Path) -> None:
 
 def test_cpu_optimized_graphs_are_listed_beside_the_standard_ones(arranged: Any) -> None:
     found = [item for item in inspect_bundle(arranged.folder)[1] if item.graph.split(":")[0] in ("generator_head", "dicn")]
-    assert [(item.graph, item.variant) for item in found] == [
-        (graph, variant) for graph in ("generator_head", "generator_head:rgb", "dicn") for variant in ("fp32", "onnxruntime-cpu")
-    ]
-    for own, cpu in zip(found[::2], found[1::2], strict=True):
+    graphs, variants = ("generator_head", "generator_head:rgb", "dicn"), ("fp32", "onnxruntime-cpu", "openvino")
+    assert [(item.graph, item.variant) for item in found] == [(graph, variant) for graph in graphs for variant in variants]
+    for own, cpu, openvino in zip(found[::3], found[1::3], found[2::3], strict=True):
+        assert openvino.files == cpu.files
         stage, colon, output = own.graph.partition(":")
         shared = ("onnx/fp32/generator_head.onnx.data",) if stage == "generator_head" else ()
         assert cpu.files == (f"onnx/fp32/{stage}.cpu{colon and '.'}{output}.onnx", *shared)

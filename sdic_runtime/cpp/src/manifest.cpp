@@ -82,7 +82,7 @@ void check_files(const Manifest &manifest, const Value &data) {
 
 Manifest read_manifest(const Value &data) {
     data.of({"method", "sizes", "tensors", "stages", "programs", "keeps", "moves", "name", "domain", "input", "graphs", "default_precision", "files"},
-            {"schema", "faces", "weights", "directions", "golden", "tolerances", "tools", "licence", "checkpoint"});
+            {"schema", "faces", "weights", "directions", "golden", "tolerances", "psnr", "tools", "licence", "checkpoint"});
     const Json none = Json::object();
     Manifest manifest;
     manifest.method = data.at("method").text();
@@ -113,6 +113,7 @@ Manifest read_manifest(const Value &data) {
     for (const auto &[name, value] : data.at("tolerances", none).table(&Value::number)) {
         require(value > 0 && std::isfinite(value), "tolerances[\"", name, "\"] is ", value, ", expected a positive number");
     }
+    data.at("psnr", none).table(&Value::number);
     check_graphs(manifest);
     check_files(manifest, data);
     return manifest;

@@ -47,9 +47,9 @@ def test_the_installed_backends_are_found() -> None:
     assert entries["onnxruntime"].unavailable() is None
 
 
-def test_onnxruntime_is_there_without_installation(register: Callable[..., None]) -> None:
+def test_backends_that_need_one_package_are_there_without_installation(register: Callable[..., None]) -> None:
     register()
-    assert list(available_backends()) == ["onnxruntime"]
+    assert list(available_backends()) == ["onnxruntime", "openvino"]
 
 
 def test_an_unknown_backend_lists_the_known(bundle: Bundle) -> None:

@@ -1,0 +1,57 @@
+"""What bfloat16 costs: a bundle run by OpenVINO in bf16, compared with its golden tensors, and the answer in its manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from sdic_export.golden import pictures, read_golden
+from sdic_export.half.stages import tolerance_for
+from sdic_export.verify import compare_with, run_parts
+from sdic_runtime.backends.openvino import BF16, load, unavailable
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.manifest import Manifest, write_manifest
+from sdic_runtime.errors import BackendError, BundleError
+from sdic_runtime.tools.compare import Difference
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured, and the manifest that says it."""
+
+    manifest: Manifest
+    backend: str  # its description
+    picture: Difference  # the worst picture, by decibels
+    tolerance: float
+
+
+def require_bf16() -> None:
+    """Raise BackendError where bf16 cannot be measured."""
+    obstacle = unavailable(precision=BF16)
+    if obstacle is not None:
+        raise BackendError(f"bf16 cannot be measured here: {obstacle}")
+
+
+def record_cost(folder: Path) -> Cost:
+    """Measure bf16 on the bundle in `folder` and write the tolerance and the decibels into its manifest, the worse ones where it has some.
+
+    Raises BackendError where OpenVINO or the CPU cannot, and BundleError for a bundle without golden tensors.
+    """
+    require_bf16()
+    bundle = Bundle.open(folder)
+    manifest = bundle.manifest
+    if manifest.golden is None:
+        raise BundleError(f"the bundle {folder} holds no golden tensors to compare bf16 with; build it again with: sdic-export build")
+    golden, backend = read_golden(bundle.file(manifest.golden), manifest), load(bundle, precision=BF16)
+    found = [item for part, values in run_parts(backend, golden) for _, item in compare_with(golden, values, part, backend)]
+    picture = min((item for item in found if item.tensor in pictures(manifest)), key=lambda item: item.psnr)
+    tolerance, psnr = max(tolerance_for(found), manifest.tolerances.get(BF16, 0)), min(picture.psnr, manifest.psnr.get(BF16, picture.psnr))
+    described = backend.description.partition(f", {BF16}")[0]
+    backend.close()
+    manifest = msgspec.structs.replace(
+        manifest, tolerances={**manifest.tolerances, BF16: tolerance}, psnr={**manifest.psnr, BF16: round(psnr, 2)}
+    )
+    write_manifest(folder, manifest)
+    return Cost(manifest, described, picture, tolerance)
