@@ -17,6 +17,8 @@ full: .venv/dev  ## the full-size tests: the released sizes, checked against the
 
 lint: .venv/dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 .venv/bin/python:

@@ -36,13 +36,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.touch(exist_ok=False)
+    except ValueError as error:  # a path that no system has, such as one with a zero byte
+        raise FileError(f"cannot write {str(target)!r}: {error}; choose another name") from error
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    try:
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
-        raise FileError(f"cannot write {target}: {reason(error)}; choose another place or make room") from error
+        raise _cannot_write(target, error) from error
     finally:
         if os.path.exists(temporary):
             temporary.unlink()
+
+
+def _cannot_write(target: Path, error: OSError) -> FileError:
+    return FileError(f"cannot write {target}: {reason(error)}; choose another place or make room")
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from sdic_runtime.bundle.manifest import Manifest, first_schema
 from sdic_runtime.errors import ArgumentError, FileError
 from sdic_runtime.files import reason, save_tensors
 from sdic_runtime.pictures import to_bytes
-from sdic_runtime.program import BATCH, PICTURE, Axes
+from sdic_runtime.program import BATCH, FIXED_AXES, PICTURE, Axes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,39 +56,49 @@ class Held:
         host: np.ndarray | None = None,
         device: Tensor = None,
         backend: Backend | None = None,
-        make: Callable[[], Tensor] | None = None,
+        part_of: tuple[Held, slice] | None = None,
     ) -> None:
-        """`make` gives the tensor on the device of `backend` when it is first needed."""
-        self._host, self._device, self._backend, self._make = host, device, backend, make
+        """`device` is a tensor of `backend`; `part_of`: another tensor held there, and which of its pictures these are."""
+        self._host, self._device, self._backend, self._part_of = host, device, backend, part_of
 
     def __reduce__(self) -> tuple[type[Held], tuple[np.ndarray]]:
         return Held, (self.host(),)
 
     def host(self) -> np.ndarray:
+        self._cut()
         if self._host is None:
             assert self._backend is not None
-            self._host = self._backend.download(self.on(self._backend))
+            self._host = self._backend.download(self._device)
         return self._host
 
     def bytes(self, rows: tuple[int, int]) -> np.ndarray:
         """The `rows` (first, end) of pictures as uint8 [N, H, W, 3]; made on the device where they are there."""
+        self._cut()
         if self._host is None and self._backend is not None:
-            return self._backend.to_bytes(self.on(self._backend), rows)
+            return self._backend.to_bytes(self._device, rows)
         return to_bytes(self.host(), rows)
 
     def on(self, backend: Backend) -> Tensor:
-        if self._backend is not backend:
-            self._device, self._backend, self._make = backend.upload(self.host()), backend, None
-        if self._device is None and self._make is not None:
-            self._device, self._make = self._make(), None
+        self._cut()
+        if self._backend is not backend or self._device is None:
+            self._device, self._backend = backend.upload(self.host()), backend
         return self._device
 
     def part(self, pictures: slice) -> Held:
-        """Some of its pictures, without bringing anything to the host."""
-        if self._host is not None or self._backend is None:
-            return Held(self.host()[pictures])
-        backend = self._backend
-        return Held(backend=backend, make=lambda: backend.slice(self.on(backend), pictures))
+        """Some of its pictures; nothing moves before they are needed."""
+        if self._host is not None:
+            return Held(self._host[pictures])
+        return Held(backend=self._backend, part_of=(self, pictures))
+
+    def _cut(self) -> None:
+        """Make a part a tensor of its own: on the device, or on the host where the whole is already or the device cannot slice."""
+        if (part := self._part_of) is not None and self._backend is not None:
+            whole, pictures = part
+            if whole._host is None:
+                self._device = self._backend.slice(whole.on(self._backend), pictures)
+            if self._device is None:
+                self._host = whole.host()[pictures]
+            self._part_of = None
 
 
 class Pictures:
@@ -194,10 +204,12 @@ class Inversion(Pictures):
                 arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
         except FileNotFoundError:
             raise FileError(f"there is no inversion at {path}; make one with: sdic-run invert IMG --save") from None
+        except (SafetensorError, TypeError, AttributeError) as error:  # of a type that numpy lacks, such as bfloat16
+            raise FileError(f"{path} is not a saved inversion, or damaged ({error}); {AGAIN}") from error
         except OSError as error:
             raise FileError(f"cannot read the inversion {path}: {reason(error)}") from error
-        except SafetensorError as error:
-            raise FileError(f"{path} is not a saved inversion, or damaged ({error}); {AGAIN}") from error
+        except ValueError as error:
+            raise FileError(f"cannot read the inversion {str(path)!r}: {error}") from error
         model, names = _read_metadata(metadata, path)
         if metadata["version"] == "1":
             arrays = {first_schema()["kept_names"].get(name, name): array for name, array in arrays.items()}
@@ -231,8 +243,9 @@ def _read_metadata(metadata: Mapping[str, str], path: str | os.PathLike[str]) ->
         described = msgspec.convert(data, _Described)
         model = Model(metadata["model"], metadata["bundle"], described.sizes, described.tensors, described.visible_rows)
         first_row, end = described.visible_rows
-        if not 0 <= first_row < end <= described.sizes["R"] or not described.names or PICTURE not in described.tensors:
-            raise ValueError(f"visible rows {[first_row, end]}, {len(described.names)} names, tensors {', '.join(described.tensors)}")
+        picture = described.tensors.get(PICTURE)
+        if not 0 <= first_row < end <= described.sizes["R"] or not described.names or picture != FIXED_AXES[PICTURE]:
+            raise ValueError(f"visible rows {[first_row, end]}, {len(described.names)} names, {PICTURE} {picture}")
         return model, described.names
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise FileError(f"{path} has damaged metadata ({str(error)[:200]}); {AGAIN}") from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
-from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError
+from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError
 from sdic_runtime.files import reason
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ def load_picture(path: str | os.PathLike[str]) -> Image:
         raise PictureError(f"{path} is a folder; name a picture file") from None
     except OSError as error:
         raise PictureError(f"cannot read {path}: {reason(error)}") from error
+    except SdicError:
+        raise
+    except ValueError as error:  # a path that no system has, such as one with a zero byte
+        raise PictureError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def decode_picture(stream: BinaryIO, name: str = "the picture", limit: int = PIXEL_LIMIT) -> Image:
@@ -132,11 +136,8 @@ def prepare(picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[
     if isinstance(picture, Image.Image):
         _check_size(picture.width * picture.height, "the picture")
         return fit(_decoded(picture), sizes, visible_rows, resampling)
-    if hasattr(picture, "detach"):  # a tensor of PyTorch, wherever it is and whether or not it has a gradient
-        tensor: Any = picture.detach().cpu()
-        picture = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
     if hasattr(picture, "__array__"):
-        array = np.asarray(picture)
+        array = _as_array(picture)
         if array.dtype == np.uint8:
             return fit(_from_bytes(array), sizes, visible_rows, resampling)
         return _check_floats(array, sizes["S"])
@@ -147,13 +148,26 @@ def prepare(picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[
 
 
 def _decoded(picture: Image) -> Image:
-    """An RGB copy of a PIL image, which may be one that is read now, and fail then."""
+    """An RGB copy of a PIL image, which may be one that is read from its file only now."""
     try:
         return to_rgb(picture)
-    except (OSError, ValueError) as error:
-        if isinstance(error, PictureError):
-            raise
-        raise PictureError(f"the picture cannot be read: {error}; open it again") from error
+    except SdicError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemoryError("not enough memory to decode the picture; make it smaller") from error
+    except Exception as error:  # it was closed, or its file is damaged
+        raise PictureError(f"the picture cannot be read: {str(error) or type(error).__name__}; open it again") from error
+
+
+def _as_array(picture: Any) -> np.ndarray:
+    """An array, or a tensor of PyTorch: wherever it is, with a gradient or not, of any floating type."""
+    try:
+        if hasattr(picture, "detach"):
+            tensor = picture.detach().cpu()
+            picture = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        return np.asarray(picture)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PictureError(f"the {type(picture).__name__} cannot be read as an array: {' '.join(str(error).split())[:200]}") from error
 
 
 def fit(image: Image, sizes: Mapping[str, int], visible_rows: tuple[int, int], resampling: str = "bilinear") -> np.ndarray:

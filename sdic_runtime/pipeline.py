@@ -144,7 +144,6 @@ class Pipeline:
         `move`: one of `Pipeline.moves`; the first that is meant for this kind of edit when None. `eq6` is SDIC's name for the same: "paper"
         (strength 0 is the inversion) or "released". Raises SdicError.
         """
-        self._check_model(inversion)
         values: Any = [strength] if np.ndim(strength) == 0 else strength
         strengths = [check_number(value, "the strength") for value in values]
         if not strengths:
@@ -152,6 +151,7 @@ class Pipeline:
         change = as_edit(edit, self.directions)
         change.check(self.sizes)
         form = self._move(move, eq6, kinds_of(change))
+        self._check_model(inversion, form.program)
         codes = {}
         for name in form.codes:
             moved = np.stack([edited(getattr(inversion, name), change, value) for value in strengths], axis=1)
@@ -161,10 +161,10 @@ class Pipeline:
 
     def baseline(self, inversion: Inversion, batch: int | None = None) -> Edited:
         """The pictures of the initial codes alone, without what the method adds to them. Raises SdicError."""
-        self._check_model(inversion)
         program = self.bundle.manifest.programs.get(BASELINE)
         if program is None:
             raise ArgumentError(f'the bundle "{self.model.name}" has no baseline, because its method adds nothing to the initial codes')
+        self._check_model(inversion, BASELINE)
         codes = {name: getattr(inversion, name) for name in program.takes if name in self._codes()}
         return self._render(BASELINE, inversion, codes, np.arange(len(inversion)), self._batch(batch))
 
@@ -173,19 +173,19 @@ class Pipeline:
 
     def _move(self, move: str | None, eq6: str | None, kinds: set[str]) -> Move:
         """The form of editing called `move` or `eq6`, or the first for edits of `kinds`. Raises ArgumentError."""
-        name = move if move is not None else eq6
-        if name is None:
-            name = next((name for name, form in self.moves.items() if kinds <= set(form.kinds)), None)
-            if name is None:
-                raise ArgumentError(
-                    f'the bundle "{self.model.name}" has no form for edits of the kinds {", ".join(sorted(kinds))} together'
-                )
-        if name not in self.moves:
-            label = "move" if move is not None else "eq6"
+        if None not in (move, eq6) and move != eq6:
+            raise ArgumentError(f'move is "{move}" and eq6 is "{eq6}"; give one of them')
+        label, name = ("eq6", eq6) if move is None else ("move", move)
+        fitting = [known for known, form in self.moves.items() if kinds <= set(form.kinds)]
+        if name is not None and name not in self.moves:
             raise ArgumentError(f'{label} is "{name}"; the bundle "{self.model.name}" has: {", ".join(self.moves) or "none"}')
-        if not kinds <= set(self.moves[name].kinds):
-            raise ArgumentError(f'the form "{name}" is for edits of the kind {", ".join(self.moves[name].kinds)}; leave it out')
-        return self.moves[name]
+        if not fitting:
+            what = f"edits of the kind {kinds.pop()}" if len(kinds) == 1 else f"the kinds {' and '.join(sorted(kinds))} in one edit"
+            raise ArgumentError(f'the bundle "{self.model.name}" has no move for {what}')
+        if name is not None and name not in fitting:
+            meant = " and ".join(self.moves[name].kinds)
+            raise ArgumentError(f'{label} is "{name}", which is for edits of the kind {meant}; for this edit use: {", ".join(fitting)}')
+        return self.moves[name or fitting[0]]
 
     def _render(self, program: str, inversion: Inversion, codes: Mapping[str, np.ndarray], sources: np.ndarray, batch: int) -> Edited:
         """Pictures of `codes` by a program that also reads the inversion's tensors; code i goes with picture sources[i]."""
@@ -248,12 +248,18 @@ class Pipeline:
             raise ArgumentError(f"batch is {batch!r}; give a whole number of at least 1")
         return batch
 
-    def _check_model(self, inversion: Inversion) -> None:
+    def _check_model(self, inversion: Inversion, program: str) -> None:
+        """The inversion is of this model, and has what the program takes."""
         if inversion.model.identity != self.model.identity:
             raise ArgumentError(
                 f'the inversion was made by the model "{inversion.model.name}" ({inversion.model.identity[:12]}), and this is '
                 f'"{self.model.name}" ({self.model.identity[:12]}); invert the picture again with this bundle'
             )
+        takes = self.bundle.manifest.programs[program]
+        for name in (name for name in takes.takes if name not in takes.zeros):
+            kept = name in inversion.model.tensors and inversion.model.shape(name, 1) == self.model.shape(name, 1)
+            if not kept:
+                raise ArgumentError(f'the inversion keeps no "{name}" as this bundle needs it; invert the picture again with this bundle')
 
 
 def _name(picture: PictureLike) -> str:

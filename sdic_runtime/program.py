@@ -180,6 +180,8 @@ def _check_moves(method: Method) -> None:
         for code in move.codes:
             taken = code in method.keeps and method.tensors[code] == CODE_AXES
             _require(taken, f'the move "{name}" moves "{code}", which is no latent code that an inversion keeps')
+            used = code in method.programs[move.program].takes
+            _require(used, f'the move "{name}" moves "{code}", which its program "{move.program}" does not take')
         _require(bool(move.codes) and bool(move.kinds), f'the move "{name}" moves nothing or is for no kind of edit')
         unknown = [kind for kind in move.kinds if kind not in EDIT_KINDS]
         _require(not unknown, f'the move "{name}" is for {", ".join(unknown)}; the kinds are {", ".join(EDIT_KINDS)}')

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import replacing
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], height
     height    of a cell in pixels; the tallest picture's when None
     """
     if not rows or not rows[0]:
-        raise SdicError("a sheet needs at least one picture")
+        raise ArgumentError("a sheet needs at least one picture")
     wrong = next((row for row in rows if len(row) != len(captions)), None)
     if wrong is not None:
-        raise SdicError(f"a sheet has {len(captions)} captions and a row of {len(wrong)} pictures; give one caption per column")
+        raise ArgumentError(f"a sheet has {len(captions)} captions and a row of {len(wrong)} pictures; give one caption per column")
     from PIL import Image, ImageDraw
 
     cell_height = height or max(picture.height for row in rows for picture in row)
@@ -76,8 +76,7 @@ def caption_font(cell_height: int) -> ImageFont.FreeTypeFont:
     from PIL import ImageFont
 
     font = ImageFont.load_default(size=max(SMALLEST_FONT, cell_height // CAPTION_SHARE))
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise SdicError("captions need Pillow with FreeType, which this build of Pillow lacks; install Pillow from its wheel")
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as always when a size is given
     return font
 
 
@@ -99,9 +98,9 @@ def back_and_forth(frames: Sequence[Image.Image]) -> list[Image.Image]:
 def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int = 120) -> Path:
     """Write the frames as an endless animated GIF, each shown for `milliseconds`."""
     if not frames:
-        raise SdicError("an animation needs at least one picture")
+        raise ArgumentError("an animation needs at least one picture")
     if path.suffix.lower() != ".gif":
-        raise SdicError(f'an animation is written as .gif, not as "{path.name}"')
+        raise ArgumentError(f'an animation is written as .gif, not as "{path.name}"')
     # One palette per frame: skin tones band visibly under the common palette that Pillow would choose.
     coloured = [frame.convert("RGB").quantize(256) for frame in frames]
     with replacing(path) as temporary:
@@ -121,5 +120,5 @@ def picture_format(path: Path) -> str:
     """Pillow's name for the format that the path's ending asks for."""
     kind = PICTURE_FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise SdicError(f'"{path.name}" names no picture format; end the name with one of {", ".join(PICTURE_FORMATS)}')
+        raise ArgumentError(f'"{path.name}" names no picture format; end the name with one of {", ".join(PICTURE_FORMATS)}')
     return kind

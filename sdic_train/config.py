@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 from math import log2
 from typing import Any
 
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import FEATURE_SIZE, Sizes
+from sdic_runtime.errors import ArgumentError, CheckpointError
 
+FEATURE_SIZE = 64  # height and width of the layer-7 feature
 RELEASED_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
 FUSIONS = ("attention", "affine")
 
@@ -38,7 +38,7 @@ class DiscrepancyConfig:
 
     def __post_init__(self) -> None:
         if self.fusion not in FUSIONS:
-            raise SdicError(f'the fusion "{self.fusion}" is unknown; use {" or ".join(FUSIONS)}')
+            raise ArgumentError(f'the fusion "{self.fusion}" is unknown; use {" or ".join(FUSIONS)}')
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name, value, low in (("resolution", self.resolution, 2 * FEATURE_SIZE), ("working", self.working, FEATURE_SIZE)):
             if value < low or value & (value - 1):
-                raise SdicError(f"The {name} size is {value}; use a power of two of at least {low}.")
+                raise ArgumentError(f"the {name} size is {value}; use a power of two of at least {low}")
         if self.resolution < self.working:
-            raise SdicError(f"The working size {self.working} is larger than the generator's {self.resolution}; use a smaller one.")
+            raise ArgumentError(f"the working size {self.working} is larger than the generator's {self.resolution}; use a smaller one")
 
     @property
     def rows(self) -> int:
@@ -67,8 +67,10 @@ class ModelConfig:
         return 2 * int(log2(self.resolution)) - 2
 
     @property
-    def sizes(self) -> Sizes:
-        return Sizes(self.resolution, self.working, self.rows, self.style_width, self.channels[FEATURE_SIZE])
+    def sizes(self) -> dict[str, int]:
+        """By the letters of the tables of `sdic_train.methods`."""
+        letters = {"R": self.resolution, "S": self.working, "L": self.rows, "C": self.style_width}
+        return {**letters, "K": self.channels[FEATURE_SIZE]}
 
     @property
     def visible_rows(self) -> tuple[int, int]:
@@ -94,7 +96,9 @@ class ModelConfig:
             channels = {int(size): width for size, width in values.pop("channels").items()}
             return cls(encoder=EncoderConfig(**encoder), discrepancy=DiscrepancyConfig(**discrepancy), channels=channels, **values)
         except (KeyError, TypeError, AttributeError) as error:
-            raise SdicError(f"The model configuration does not fit this version ({error}); save the checkpoint again with it.") from error
+            raise CheckpointError(
+                f"the model configuration does not fit this version ({error}); save the checkpoint again with it"
+            ) from error
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -50,9 +50,9 @@ class Backend(ABC):
         """Run a program of the method: the tensors that it gives, by name. A backend may do it in another way, such as one CUDA graph."""
         return run(self.method.programs[program], self, tensors)
 
-    def slice(self, tensor: Tensor, pictures: slice) -> Tensor:
-        """Some pictures of a tensor (axis 0), on the device where it is."""
-        return self.upload(self.download(tensor)[pictures])
+    def slice(self, tensor: Tensor, pictures: slice) -> Tensor | None:
+        """Some pictures of a tensor (axis 0), on the device where it is; None where the backend cannot: the host does it then."""
+        return None
 
     def to_bytes(self, picture: Tensor, rows: tuple[int, int]) -> np.ndarray:
         """uint8 [N, end - first, R, 3] of the `rows` (first, end) of `picture` [N, 3, R, R]; see `pictures.to_bytes`."""

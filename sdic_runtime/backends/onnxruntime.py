@@ -93,6 +93,7 @@ class OnnxRuntime(Backend):
         self._sessions: dict[tuple[Path, ...], Any] = {}  # files of a graph, several where it is in bands -> what runs them
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
         self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
+        self._closed = False
         _register_shared_arena()
 
     @property
@@ -122,6 +123,7 @@ class OnnxRuntime(Backend):
         return OnnxRuntime(self.bundle, self.precision, self._threads, "cpu", self._tf32, cpu_graphs=False)
 
     def close(self) -> None:
+        self._closed = True
         self._answers.clear()
         self._sessions.clear()
 
@@ -129,6 +131,8 @@ class OnnxRuntime(Backend):
         """The session that computes `outputs` of `stage` with the least work, made on first use."""
         request = (stage, *outputs)
         if request not in self._answers:
+            if self._closed:
+                raise BackendError("the pipeline was closed; load the bundle again")
             with self._locks[stage]:
                 graph, paths = self.bundle.graph(stage, outputs, self.variants)
                 if tuple(paths) not in self._sessions:
@@ -192,14 +196,23 @@ class OnnxRuntime(Backend):
         session = self._answer(stage, outputs)
         with self._readable(f'the stage "{stage}" failed', f"see: sdic-export verify {self.bundle.path}"):
             if self._kind == "cpu":
-                return dict(zip(outputs, session.run(list(outputs), dict(inputs)), strict=True))
-            binding = session.io_binding()
-            for name, tensor in inputs.items():
-                binding.bind_ortvalue_input(name, tensor)
-            for name in outputs:
-                binding.bind_output(name, self._kind, self._index)
-            session.run_with_iobinding(binding)
-            return dict(zip(outputs, binding.get_outputs(), strict=True))
+                results = dict(zip(outputs, session.run(list(outputs), dict(inputs)), strict=True))
+            else:
+                binding = session.io_binding()
+                for name, tensor in inputs.items():
+                    binding.bind_ortvalue_input(name, tensor)
+                for name in outputs:
+                    binding.bind_output(name, self._kind, self._index)
+                session.run_with_iobinding(binding)
+                results = dict(zip(outputs, binding.get_outputs(), strict=True))
+        count = _shape(next(iter(inputs.values())))[0]
+        for name, tensor in results.items():
+            if _shape(tensor) != self.method.shape(name, count):
+                raise BackendError(
+                    f'the stage "{stage}" gave {name} as {list(_shape(tensor))}, expected {list(self.method.shape(name, count))}; '
+                    "build it again with: sdic-export build"
+                )
+        return results
 
     @contextmanager
     def _readable(self, what: str, remedy: str) -> Iterator[None]:
@@ -212,6 +225,10 @@ class OnnxRuntime(Backend):
             if isinstance(error, MemoryError) or any(sign in text.lower() for sign in MEMORY_SIGNS):
                 raise OutOfMemoryError(f"{what}: not enough memory on {self._kind}; use a smaller batch") from error
             raise BackendError(f"{what}: {text[:300]}; {remedy}") from error
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tensor.shape if isinstance(tensor, np.ndarray) else tuple(tensor.shape())
 
 
 @cache

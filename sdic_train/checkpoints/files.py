@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import CheckpointError, FileError
+from sdic_runtime.files import replacing
 
-GIVE = "give an SDIC, e4e or rosinality StyleGAN2 checkpoint."
+GIVE = "give an SDIC, e4e or rosinality StyleGAN2 checkpoint"
 ZIP_MAGIC, PICKLE_MAGIC = b"PK", b"\x80"
 
 
@@ -23,23 +22,23 @@ def load_container(path: Path) -> dict[str, Any]:
     """The dictionary that `torch.save` wrote, on the CPU; the tensors of current files stay mapped from disk."""
     start = _first_bytes(path)
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise SdicError(f'"{path}" is a web page and not a checkpoint, so the download failed; download it again.')
+        raise CheckpointError(f'"{path}" is a web page and not a checkpoint, so the download failed; download it again')
     if not start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
-        raise SdicError(f'"{path}" is no PyTorch file (it starts with {start[:8]!r}); give a checkpoint written by torch.save.')
+        raise CheckpointError(f'"{path}" is no PyTorch file (it starts with {start[:8]!r}); give a checkpoint written by torch.save')
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             container = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP_MAGIC) or None)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"(?:GLOBAL|global|class|function) `?([\w.]+)", str(error))
         what = f' "{wanted.group(1)}"' if wanted else ""
-        raise SdicError(
+        raise CheckpointError(
             f'"{path}" is a pickle that asks to run code{what}, which is refused; '
-            "give a file of weights alone (convert NVIDIA .pkl files to the rosinality layout first)."
+            "give a file of weights alone (convert NVIDIA .pkl files to the rosinality layout first)"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise SdicError(f'"{path}" ({path.stat().st_size} bytes) is truncated or damaged; download it again.') from error
+        raise CheckpointError(f'"{path}" ({path.stat().st_size} bytes) is truncated or damaged; download it again') from error
     if not isinstance(container, dict):
-        raise SdicError(f'"{path}" holds a {type(container).__name__} and not a checkpoint; {GIVE}')
+        raise CheckpointError(f'"{path}" holds a {type(container).__name__} and not a checkpoint; {GIVE}')
     return container
 
 
@@ -52,25 +51,21 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise SdicError(f'"{path}" is truncated or not a safetensors file; write or download it again.') from error
+        raise CheckpointError(f'"{path}" is truncated or not a safetensors file; write or download it again') from error
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes to a temporary name in the same folder and moves it into place."""
+    """Writes a safetensors file whole or not at all. Raises FileError."""
     from safetensors.torch import save_file
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise SdicError(f'Cannot write "{path}" ({error.strerror}); choose a folder with write permission.') from error
-    os.close(descriptor)
-    try:
+        raise FileError(f'cannot write "{path}" ({error.strerror}); choose a folder with write permission') from error
+    with replacing(path) as temporary:
+        mode = temporary.stat().st_mode  # `save_file` would make the file readable for its owner alone
         save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.chmod(mode)
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -78,9 +73,9 @@ def _first_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             start = file.read(64)
     except FileNotFoundError as error:
-        raise SdicError(f'There is no file "{path}"; check the path.') from error
+        raise CheckpointError(f'there is no file "{path}"; check the path') from error
     except OSError as error:
-        raise SdicError(f'Cannot read "{path}" ({error.strerror}); give a readable checkpoint file.') from error
+        raise CheckpointError(f'cannot read "{path}" ({error.strerror}); give a readable checkpoint file') from error
     if not start:
-        raise SdicError(f'"{path}" is empty (0 bytes); download it again.')
+        raise CheckpointError(f'"{path}" is empty (0 bytes); download it again')
     return start

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import CheckpointError
 from sdic_train.checkpoints.files import GIVE, load_container, read_safetensors, write_safetensors
 from sdic_train.checkpoints.shapes import config_from_shapes
-from sdic_train.config import ModelConfig
+from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.layers import blur_kernel
 from sdic_train.networks.sdic.model import SDIC
@@ -65,19 +65,19 @@ class Checkpoint:
     def __post_init__(self) -> None:
         for name, tensor in self.state.items():
             if name.endswith(".kernel") and not torch.allclose(tensor.float(), blur_kernel(), atol=1e-6):
-                raise SdicError(f'"{self.path}" has another blur kernel than [1, 3, 3, 1] ("{name}"); this generator cannot be used.')
+                raise CheckpointError(f'"{self.path}" has another blur kernel than [1, 3, 3, 1] ("{name}"); this generator cannot be used')
 
 
 def read_checkpoint(path: str | Path, domain: str | None = None) -> Checkpoint:
     """Reads any known file without copying its weights (they stay mapped from disk until they are used).
 
-    `domain` ("faces", "cars") overrides what the file says of itself. Raises SdicError for anything that is not a known checkpoint.
+    `domain` ("faces", "cars") overrides what the file says of itself. Raises CheckpointError for anything that is not a known checkpoint.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         state, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT:
-            raise SdicError(f'"{path}" is a safetensors file of another program; give one that sdic-train wrote.')
+            raise CheckpointError(f'"{path}" is a safetensors file of another program; give one that sdic-train wrote')
         average = state.pop("latent_avg", None)
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
         return Checkpoint(path, _kind(path, state), state, config, None if average is None else average.float())
@@ -89,10 +89,12 @@ def read_checkpoint(path: str | Path, domain: str | None = None) -> Checkpoint:
 
 
 def load_sdic(path: str | Path, domain: str | None = None) -> SDIC:
-    """The whole model, in evaluation mode; raises SdicError if the file holds only a part of it."""
+    """The whole model, in evaluation mode; raises CheckpointError if the file holds only a part of it."""
     checkpoint = read_checkpoint(path, domain)
     if checkpoint.kind != "SDIC":
-        raise SdicError(f'"{checkpoint.path}" is {_article(checkpoint.kind)} checkpoint without DIPN and DICN; give an SDIC checkpoint.')
+        raise CheckpointError(
+            f'"{checkpoint.path}" is {_article(checkpoint.kind)} checkpoint without DIPN and DICN; give an SDIC checkpoint'
+        )
     with torch.device("meta"):
         model = SDIC(checkpoint.config)
     _load(model, checkpoint, "")
@@ -113,7 +115,7 @@ def load_encoder(path: str | Path) -> tuple[Encoder, Tensor]:
     """The e4e encoder of an SDIC or e4e file, in evaluation mode, and its mean latent code [L, C]."""
     checkpoint = read_checkpoint(path)
     if checkpoint.kind == "StyleGAN2":
-        raise SdicError(f'"{checkpoint.path}" is a StyleGAN2 checkpoint without an encoder; give an e4e or SDIC checkpoint.')
+        raise CheckpointError(f'"{checkpoint.path}" is a StyleGAN2 checkpoint without an encoder; give an e4e or SDIC checkpoint')
     with torch.device("meta"):
         encoder = Encoder(checkpoint.config)
     _load(encoder, checkpoint, "encoder.")
@@ -151,20 +153,15 @@ def mean_rows(generator: Generator) -> Tensor:
 def describe(path: Path) -> list[tuple[str, str]]:
     """What `sdic-run doctor` says of a checkpoint: pairs of a topic and a sentence."""
     checkpoint = read_checkpoint(path)
-    sizes, rows = checkpoint.config.sizes, [("kind", checkpoint.kind)]
-    rows.append(
-        (
-            "sizes",
-            f"generator {sizes.resolution}, working {sizes.working}, {sizes.rows} rows of {sizes.style_width}, "
-            f"{sizes.feature_channels} channels at layer 7",
-        )
-    )
-    rows.append(("domain", checkpoint.config.domain))
+    config = checkpoint.config
+    layers = f"{config.rows} rows of {config.style_width}, {config.channels[FEATURE_SIZE]} channels at layer 7"
+    rows = [("kind", checkpoint.kind), ("sizes", f"generator {config.resolution}, working {config.working}, {layers}")]
+    rows.append(("domain", config.domain))
     average = "missing: it is computed from the mapping network at load" if checkpoint.latent_avg is None else "present"
     rows.append(("latent_avg", average))
     said = checkpoint.options.get("stylegan_size")
-    if said is not None and said != sizes.resolution:
-        rows.append(("conflict", f"opts.stylegan_size says {said}, the weights are of a {sizes.resolution} generator; the weights decide"))
+    if said is not None and said != config.resolution:
+        rows.append(("conflict", f"opts.stylegan_size says {said}, the weights are of a {config.resolution} generator; the weights decide"))
     return rows
 
 
@@ -175,7 +172,7 @@ def _released_state(path: Path, container: dict[str, Any]) -> tuple[dict[str, Te
         return {f"generator.{name}": tensor for name, tensor in container["g_ema"].items()}, options
     state = container.get("state_dict", container)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
-        raise SdicError(f'"{path}" holds none of the known layouts (top-level entries: {_some(list(container))}); {GIVE}')
+        raise CheckpointError(f'"{path}" holds none of the known layouts (top-level entries: {_some(list(container))}); {GIVE}')
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if "conv1.conv.weight" in state and "input.input" in state:
         return {f"generator.{name}": tensor for name, tensor in state.items()}, options
@@ -191,7 +188,7 @@ def _kind(path: Path, state: dict[str, Tensor]) -> str:
     for kind, needed in KINDS.items():
         if parts == set(needed):
             return kind
-    raise SdicError(f'"{path}" holds no complete set of known networks (first names: {_some(list(state))}); {GIVE}')
+    raise CheckpointError(f'"{path}" holds no complete set of known networks (first names: {_some(list(state))}); {GIVE}')
 
 
 def _latent_average(path: Path, container: dict[str, Any], config: ModelConfig) -> Tensor | None:
@@ -203,9 +200,9 @@ def _latent_average(path: Path, container: dict[str, Any], config: ModelConfig) 
         or tuple(average.shape[-1:]) != (config.style_width,)
         or average.numel() not in (config.style_width, config.rows * config.style_width)
     ):
-        raise SdicError(
+        raise CheckpointError(
             f'"{path}" has a latent_avg of shape {list(getattr(average, "shape", []))}; '
-            f"expected [{config.rows}, {config.style_width}] or [{config.style_width}]."
+            f"expected [{config.rows}, {config.style_width}] or [{config.style_width}]"
         )
     return average.float().reshape(-1, config.style_width).expand(config.rows, -1).contiguous()
 
@@ -242,7 +239,7 @@ def _load(module: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
 
 def _complain(path: Path, what: str, names: list[str], meaning: str) -> None:
     if names:
-        raise SdicError(f'"{path}" {what} ({_some(names)}), so {meaning}; download or convert the checkpoint again.')
+        raise CheckpointError(f'"{path}" {what} ({_some(names)}), so {meaning}; download or convert the checkpoint again')
 
 
 def _some(names: list[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import CheckpointError
 from sdic_train.config import CARS, FACES, DiscrepancyConfig, EncoderConfig, ModelConfig
 
 WORKING = 256  # every released encoder and DIPN works at this size
@@ -32,7 +32,9 @@ def config_from_shapes(path: Path, state: dict[str, Tensor], options: dict[str, 
             domain=domain,
         )
     except (KeyError, IndexError) as error:
-        raise SdicError(f'"{path}" lacks weights that every checkpoint of its kind has ({error}); download or convert it again.') from error
+        raise CheckpointError(
+            f'"{path}" lacks weights that every checkpoint of its kind has ({error}); download or convert it again'
+        ) from error
 
 
 def _domain(options: dict[str, Any], resolution: int) -> str:
@@ -62,9 +64,9 @@ def _encoder(path: Path, state: dict[str, Tensor], domain: str) -> EncoderConfig
     widths = [state[f"encoder.body.{unit}.res_layer.1.weight"].shape[0] for unit in range(units)]
     groups = [(width, len(list(members))) for width, members in groupby(widths)]
     if len(groups) != 4:
-        raise SdicError(
+        raise CheckpointError(
             f'"{path}" has an encoder whose body has the widths {[width for width, _ in groups]}, not four groups; '
-            "give an e4e or SDIC checkpoint."
+            "give an e4e or SDIC checkpoint"
         )
     return EncoderConfig(widths=tuple(width for width, _ in groups), units=tuple(count for _, count in groups), crop=crop)
 

@@ -1,4 +1,4 @@
-"""`sdic-train dataset`: draw portraits, or cache a folder of pictures, at the training size."""
+"""`sdic-train dataset`: draw portraits, or prepare a folder of pictures, at the training size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(
     size: Annotated[int, typer.Option("--size", help="Pixels of the cached pictures.")] = 128,
     count: Annotated[int, typer.Option("--count", min=1, help="Portraits to draw.")] = 24_000,
     photo: Annotated[bool, typer.Option("--photo", help="Draw photos: portraits with details that a generator never sees.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which of the endless data sets; 900000 and above are held out.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed; seeds from 900000 are reserved for evaluation.")] = 0,
     source: Annotated[
         Path | None, typer.Option("--from", metavar="DIR", help="Cache the pictures of this folder instead of drawing.")
     ] = None,
@@ -27,7 +27,7 @@ def run(
     processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that draw.")] = 2,
     debug: Debug = False,
 ) -> None:
-    """Draw labelled portraits, or bring a folder of pictures to the training size.
+    """Draw labelled portraits, or prepare a folder of pictures.
 
     \b
     Example:

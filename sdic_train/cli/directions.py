@@ -40,17 +40,17 @@ def interfacegan(
     """
     import numpy as np
 
-    from sdic_runtime.edits import save_direction
-    from sdic_runtime.errors import SdicError
+    from sdic_runtime.directions import save_direction
+    from sdic_runtime.errors import ArgumentError
     from sdic_runtime.progress import progress
     from sdic_train.checkpoints.load import load_generator
-    from sdic_train.directions import Boundary, boundary, labelled_codes
     from sdic_train.losses.networks import open_reader
     from sdic_train.portraits.portraits import ATTRIBUTES, PARAMETERS
+    from sdic_train.trainers.latent_directions import Boundary, boundary, labelled_codes
 
     names = [name.strip() for name in attributes.split(",")]
     if unknown := [name for name in names if name not in ATTRIBUTES]:
-        raise SdicError(f'"{unknown[0]}" is no attribute of a portrait; use some of {", ".join(ATTRIBUTES)}')
+        raise ArgumentError(f'"{unknown[0]}" is no attribute of a portrait; use some of {", ".join(ATTRIBUTES)}')
     found = list(
         progress(
             labelled_codes(load_generator(model), open_reader(reader), samples, seed), "samples", total=-(-samples // 16), unit="batch"
@@ -85,11 +85,11 @@ def ganspace(
     debug: Debug = False,
 ) -> None:
     """Principal components of the mapped codes (GANSpace)."""
-    from sdic_runtime.edits import save_direction
-    from sdic_train import directions
+    from sdic_runtime.directions import save_direction
     from sdic_train.checkpoints.load import load_generator
+    from sdic_train.trainers import latent_directions
 
-    basis = directions.ganspace(load_generator(model), components, samples, seed)
+    basis = latent_directions.ganspace(load_generator(model), components, samples, seed)
     out.mkdir(parents=True, exist_ok=True)
     save_direction(out / "ganspace.safetensors", basis)
     share = (basis.std[:10] ** 2).sum() / (basis.std**2).sum()
@@ -106,11 +106,11 @@ def sefa(
     debug: Debug = False,
 ) -> None:
     """Directions that the modulations amplify most (SeFa)."""
-    from sdic_runtime.edits import save_direction
-    from sdic_train import directions
+    from sdic_runtime.directions import save_direction
     from sdic_train.checkpoints.load import load_generator
+    from sdic_train.trainers import latent_directions
 
-    found = directions.sefa(load_generator(model), first, end, count)
+    found = latent_directions.sefa(load_generator(model), first, end, count)
     out.mkdir(parents=True, exist_ok=True)
     for direction in found:
         save_direction(out / f"{direction.name}.safetensors", direction)

@@ -19,13 +19,12 @@ def run(
     data: shared.DataOption,
     count: Annotated[int, typer.Option("--count", min=1, help="Held-out pictures.")] = 256,
     data_seed: Annotated[
-        int,
-        typer.Option("--data-seed", min=0, help="Which data set of photos; a cached folder's held-out pictures are used from 900000 up."),
+        int, typer.Option("--data-seed", min=0, help="Random seed of the photos; from 900000 on, a folder's held-out pictures.")
     ] = HELD_OUT,
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
     directions: Annotated[
-        Path | None, typer.Option("--directions", metavar="DIR", help="Directions whose edits are measured; a bundle's own if left out.")
+        Path | None, typer.Option("--directions", metavar="DIR", help="Directions whose edits are measured; by default the bundle's own.")
     ] = None,
     reader: Annotated[
         Path | None, typer.Option("--reader", metavar="FILE", help="Portrait reader that measures edits; train it apart from the losses'.")
@@ -38,7 +37,9 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for evaluation.json and evaluation.md.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Measure e4e and SDIC on held-out pictures: ID, SSIM, PSNR, LPIPS, L2, time; and edits.
+    """Measure inversions and edits on held-out pictures.
+
+    ID, SSIM, PSNR, LPIPS, L2 and time of e4e and SDIC; the paper's Table 1.
 
     \b
     Example:
@@ -48,7 +49,7 @@ def run(
 
     import numpy as np
 
-    from sdic_runtime.errors import SdicError
+    from sdic_runtime.errors import ArgumentError
     from sdic_runtime.files import replacing
     from sdic_train.evaluation import evaluate as evaluation
     from sdic_train.losses.networks import identity_network, open_reader, perceptual_network
@@ -59,7 +60,7 @@ def run(
 
         torch.set_num_threads(threads)
     if directions is not None and reader is None:
-        raise SdicError("edits are measured with a portrait reader; name one with --reader")
+        raise ArgumentError("edits are measured with a portrait reader; name one with --reader")
     inverter, working = _inverter(model, backend, threads, edit_first)
     judge = open_reader(reader) if reader is not None else None
     edits = _directions(directions, inverter) if judge is not None else {}
@@ -82,16 +83,16 @@ def run(
 
 def _inverter(model: Path, backend: str, threads: int, edit_first: bool) -> tuple[Any, int]:
     """The model behind a file or a folder, and its working size."""
-    from sdic_runtime.errors import SdicError
+    from sdic_runtime.errors import ArgumentError
     from sdic_train.evaluation.evaluate import ModelInverter, PipelineInverter
 
     if model.is_dir() and edit_first:
-        raise SdicError("--edit-first needs a checkpoint: a bundle compensates first")
+        raise ArgumentError("--edit-first needs a checkpoint: a bundle compensates first")
     if model.is_dir():
         from sdic_runtime.pipeline import Pipeline
 
         pipeline = Pipeline.load(model, backend=backend, threads=threads or None)
-        return PipelineInverter(pipeline), pipeline.sizes.working
+        return PipelineInverter(pipeline), pipeline.sizes["S"]
     from sdic_train.checkpoints.load import load_sdic
 
     network = load_sdic(model)
@@ -100,8 +101,8 @@ def _inverter(model: Path, backend: str, threads: int, edit_first: bool) -> tupl
 
 def _directions(folder: Path | None, inverter: Any) -> dict[str, Any]:
     """The constant directions in a folder, or the bundle's own."""
-    from sdic_runtime.edits import load_direction
-    from sdic_runtime.errors import SdicError
+    from sdic_runtime.directions import load_direction
+    from sdic_runtime.errors import ArgumentError
     from sdic_train.evaluation.evaluate import PipelineInverter, only_directions
     from sdic_train.portraits.portraits import ATTRIBUTES
 
@@ -110,8 +111,10 @@ def _directions(folder: Path | None, inverter: Any) -> dict[str, Any]:
     elif isinstance(inverter, PipelineInverter):
         found = only_directions(inverter.pipeline.directions)
     else:
-        raise SdicError("edits of a checkpoint are measured along directions; name their folder with --directions")
+        raise ArgumentError("edits of a checkpoint are measured along directions; name their folder with --directions")
     found = {name: direction for name, direction in found.items() if name in ATTRIBUTES}
     if not found:
-        raise SdicError(f"{folder or 'the bundle'} holds no direction of a portrait's attribute; make some with `sdic-train directions`")
+        raise ArgumentError(
+            f"{folder or 'the bundle'} holds no direction of a portrait's attribute; make some with `sdic-train directions`"
+        )
     return found

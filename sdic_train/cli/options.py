@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from enum import Enum
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.cli.options import Debug
+from sdic_runtime.errors import ArgumentError, FileError
 
 if TYPE_CHECKING:
     from sdic_train.config import ModelConfig
     from sdic_train.data.datasets import PictureSet
-    from sdic_train.trainers.engine import Engine
-    from sdic_train.trainers.run import RunOptions, Trainer
+    from sdic_train.trainers.base import Trainer
+    from sdic_train.trainers.compute import Compute
 
 Recipe = TypeVar("Recipe")
 
@@ -32,26 +35,9 @@ class Photos(str, Enum):
 
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
-OutOption = Annotated[
-    Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run: state, log, sheets, model.", show_default=False)
-]
 DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder that `sdic-train dataset` filled.", show_default=False)]
 SizesOption = Annotated[str, typer.Option("--sizes", help="Sizes of the networks: faces, cars, demo, tiny, or a JSON file.")]
-StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Steps of the whole run.")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Pictures per step, over all processes and accumulated parts.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option of the recipe; may be given several times.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<number>.")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32 or bf16: the arithmetic of the networks.")]
-AccumulateOption = Annotated[int, typer.Option("--accumulate", min=1, help="Parts into which each process cuts its share of a batch.")]
-SeedOption = Annotated[int, typer.Option("--data-seed", min=0, help="Which of the endless data sets.")]
-RestartOption = Annotated[bool, typer.Option("--restart", help="Start again instead of resuming what is in --out.")]
-MinutesOption = Annotated[
-    float, typer.Option("--minutes", min=0, help="Stop after this long; the run stays resumable.", show_default=False)
-]
-BoardOption = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="Processor threads; 0 leaves it to PyTorch.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: as PyTorch chooses.")]
 PerceptualOption = Annotated[
     Path | None,
     typer.Option(
@@ -68,19 +54,17 @@ IdentityOption = Annotated[
         help="Weights of the identity network: IR-SE-50 (ArcFace), MoCo-v2 ResNet-50, or a portrait reader (.safetensors).",
     ),
 ]
-DataSizeOption = Annotated[int, typer.Option("--data-size", min=0, help="Size of the cached pictures; the model's when left out.")]
 PhotosOption = Annotated[Photos, typer.Option("--photos", help="Portraits without details, with them (photos, data seed + 1), or both.")]
-SaveOption = Annotated[float, typer.Option("--save-minutes", min=0, help="Minutes between two saved states.")]
 
 
 def changed(recipe: Recipe, changes: Sequence[str] | None) -> Recipe:
-    """The recipe with NAME=VALUE applied, each value in the type of the recipe's own. Raises SdicError."""
+    """The recipe with NAME=VALUE applied, each value in the type of the recipe's own. Raises ArgumentError."""
     known = {entry.name: getattr(recipe, entry.name) for entry in fields(recipe)}  # type: ignore[arg-type]
     values = {}
     for change in changes or ():
         name, sign, text = change.partition("=")
         if not sign or name not in known:
-            raise SdicError(f"--set {change} names no option of this recipe; use NAME=VALUE with one of: {', '.join(known)}")
+            raise ArgumentError(f"--set {change} names no option of this recipe; use NAME=VALUE with one of: {', '.join(known)}")
         values[name] = _value(name, text, known[name])
     return replace(recipe, **values)  # type: ignore[type-var]
 
@@ -88,7 +72,7 @@ def changed(recipe: Recipe, changes: Sequence[str] | None) -> Recipe:
 def _value(name: str, text: str, example: Any) -> Any:
     if isinstance(example, bool):
         if text.lower() not in SWITCHES:
-            raise SdicError(f"--set {name}={text} is not a switch; use {name}=true or {name}=false")
+            raise ArgumentError(f"--set {name}={text} is not a switch; use {name}=true or {name}=false")
         return SWITCHES[text.lower()]
     if isinstance(example, str):
         return text
@@ -97,14 +81,14 @@ def _value(name: str, text: str, example: Any) -> Any:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or (name == "rate" and value <= 0):
-        raise SdicError(f"--set {name}={text} is not a number like {example}; give one")
+        raise ArgumentError(f"--set {name}={text} is not a number like {example}; give one")
     return value
 
 
 def named(table: dict[str, Recipe], name: str, what: str) -> Recipe:
-    """table[name], or an SdicError that lists the names."""
+    """table[name], or an ArgumentError that lists the names."""
     if name not in table:
-        raise SdicError(f'there is no {what} "{name}"; the {what}s are: {", ".join(table)}')
+        raise ArgumentError(f'there is no {what} "{name}"; the {what}s are: {", ".join(table)}')
     return table[name]
 
 
@@ -119,25 +103,92 @@ def sizes(name: str) -> ModelConfig:
     try:
         return ModelConfig.from_dict(json.loads(Path(name).read_text()))
     except (OSError, ValueError) as error:
-        raise SdicError(f"the sizes cannot be read from {name}: {error}") from error
+        raise FileError(f"the sizes cannot be read from {name}: {error}") from error
 
 
-def engine(batch: int, device: str, precision: str, accumulate: int, threads: int) -> Engine:
-    """The engine these options describe."""
-    import torch
+@dataclass(frozen=True)
+class Training:
+    """What every training command is told."""
 
-    from sdic_train.trainers.engine import Engine, EngineOptions
+    data: DataOption
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run: state, log, sheets, model.", show_default=False)
+    ]
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the whole run.")]
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures per step, over all processes and accumulated parts.")]
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option of the recipe; may be given several times.")
+    ] = None
+    data_size: Annotated[int, typer.Option("--data-size", min=0, help="Size of the cached pictures; by default the model's.")] = 0
+    data_seed: Annotated[int, typer.Option("--data-seed", min=0, help="Random seed of the data set.")] = 0
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<number>.")] = "auto"
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16: the arithmetic of the networks.")] = "fp32"
+    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Parts into which each process cuts its share of a batch.")] = 1
+    threads: ThreadsOption = 0
+    save_minutes: Annotated[float, typer.Option("--save-minutes", min=0, help="Minutes between two saved states.")] = 5.0
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0, help="Stop after this long; the run stays resumable.", show_default=False)
+    ] = math.inf
+    restart: Annotated[bool, typer.Option("--restart", help="Start again instead of resuming what is in --out.")] = False
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False
+    debug: Debug = False
 
-    if threads:
-        torch.set_num_threads(threads)
-    return Engine(EngineOptions(batch, device, precision, accumulate))
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a run to go on with."""
+        from sdic_train.trainers.run import STATE
+
+        return not self.restart and (self.out / STATE).exists()
+
+    def compute(self) -> Compute:
+        """Where and how the steps are computed."""
+        import torch
+
+        from sdic_train.trainers.compute import Compute
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return Compute(self.batch, self.device, self.precision, self.accumulate)
+
+    def pictures(self, size: int, photos: Photos) -> PictureSet:
+        """The pictures to train on, of `--data-size` or of `size`."""
+        return pictures(self.data, self.data_size or size, photos, self.data_seed)
+
+    def run(self, trainer: Trainer) -> None:
+        """Trains with messages on standard error, and prints the run's folder."""
+        from sdic_train.trainers.run import RunOptions, train
+
+        options = RunOptions(
+            self.out, self.steps, self.save_minutes * 60, resume=not self.restart, tensorboard=self.tensorboard, minutes=self.minutes
+        )
+        train(trainer, options, lambda text: typer.echo(text, err=True))
+        typer.echo(self.out)
 
 
-def run(trainer: Trainer, options: RunOptions) -> dict[str, float]:
-    """Trains with messages on standard error."""
-    from sdic_train.trainers.run import train
+def training(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of `Training` with these defaults, behind its own; its first argument is then the `Training`."""
 
-    return train(trainer, options, lambda text: typer.echo(text, err=True))
+    def extended(command: Callable[..., None]) -> Callable[..., None]:
+        hints, entries = get_type_hints(Training, include_extras=True), fields(Training)
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        added = [
+            Parameter(
+                entry.name,
+                Parameter.KEYWORD_ONLY,
+                default=defaults.get(entry.name, Parameter.empty if entry.default is MISSING else entry.default),
+                annotation=hints[entry.name],
+            )
+            for entry in entries
+        ]
+
+        def run(**values: Any) -> None:
+            command(Training(**{entry.name: values.pop(entry.name) for entry in entries}), **values)
+
+        run.__doc__ = command.__doc__
+        run.__signature__ = inspect.Signature([*(entry.replace(kind=Parameter.KEYWORD_ONLY) for entry in own), *added])  # type: ignore[attr-defined]
+        return run
+
+    return extended
 
 
 def pictures(folder: Path, size: int, photos: Photos, seed: int) -> PictureSet:

@@ -12,10 +12,10 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import FileError, PictureError
 from sdic_runtime.files import replacing
+from sdic_runtime.pictures import fit, load_picture, to_bytes
 from sdic_train.portraits.portraits import PARAMETERS, Parameter, sample
 
 CHUNK = 500  # pictures that one process draws at a time
@@ -86,7 +86,7 @@ def open_portraits(folder: Path, size: int, photo: bool, seed: int = 0, limit: i
     paths = sorted(folder.glob(_chunk(folder, 0, size, photo, seed).name.replace("_0000000.", "_*.")))
     if not paths:
         kind = "photos" if photo else "portraits"
-        raise SdicError(f"{folder} holds no {kind} of {size} pixels with seed {seed}; draw them with `sdic-train dataset`.")
+        raise FileError(f"{folder} holds no {kind} of {size} pixels with seed {seed}; draw them with `sdic-train dataset`")
     parts: dict[str, list[NDArray]] = {"pictures": [], "values": [], "coordinates": []}
     for path in paths:
         with np.load(path) as file:
@@ -109,25 +109,25 @@ def joined(*sets: PictureSet) -> PictureSet:
 
 
 def cache_folder(source: Path, folder: Path, size: int, held_out: float = 0.05) -> Iterator[tuple[int, int]]:
-    """Brings every picture below `source` to size x size (the middle square) and stores them in `folder`; yields how many
+    """Brings every picture below `source` to size x size, as the runtime prepares its input, and stores them in `folder`; yields how many
     were kept for training and held out so far.
 
     A picture is held out when the hash of its file falls into the share `held_out`, so that copies stay on one side.
-    Files that are no pictures are passed over; none at all is an SdicError.
+    Files that are no pictures are passed over; none at all is a FileError.
     """
     if not source.is_dir():
-        raise SdicError(f"{source} is not a folder; name a folder of pictures")
+        raise FileError(f"{source} is not a folder; name a folder of pictures")
     kept: dict[bool, list[NDArray[np.uint8]]] = {False: [], True: []}
     for path in sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES):
         try:
-            picture = square(Image.open(path), size)
-        except OSError:
+            picture = square(path, size)
+        except PictureError:
             continue
         share = int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) / 2**32
         kept[share < held_out].append(picture)
         yield len(kept[False]), len(kept[True])
     if not kept[False]:
-        raise SdicError(f"{source} holds no pictures for training ({', '.join(sorted(SUFFIXES))}); name a folder that does")
+        raise FileError(f"{source} holds no pictures for training ({', '.join(sorted(SUFFIXES))}); name a folder that does")
     folder.mkdir(parents=True, exist_ok=True)
     for side, pictures in kept.items():
         if pictures:
@@ -135,12 +135,9 @@ def cache_folder(source: Path, folder: Path, size: int, held_out: float = 0.05) 
                 np.save(file, np.stack(pictures))
 
 
-def square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    """The middle square of a picture, RGB, resized with antialiasing: uint8 [size, size, 3]."""
-    from PIL import ImageOps
-
-    upright = ImageOps.exif_transpose(picture).convert("RGB")
-    return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS))
+def square(path: Path, size: int) -> NDArray[np.uint8]:
+    """A picture as the runtime decodes it and brings it to a square: uint8 [size, size, 3]. Raises PictureError."""
+    return to_bytes(fit(load_picture(path), {"R": size, "S": size}, (0, size)))[0]
 
 
 def _cached(folder: Path, size: int, held_out: bool) -> Path:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdic_runtime import chain
-from sdic_runtime.backends.registry import Backend, run_whole
 from sdic_runtime.edits import Direction
-from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.errors import ArgumentError
+from sdic_runtime.pipeline import BASELINE, Pipeline
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, Program, Step, run
 from sdic_train.losses.pixels import l2, psnr, ssim
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.sdic.model import SDIC
@@ -87,10 +88,15 @@ class PipelineInverter:
     pipeline: Pipeline
 
     def e4e(self, image: Tensor) -> Tensor:
-        backend, sizes = self.pipeline.backend, self.pipeline.sizes
-        zero = np.zeros(sizes.shape("residual", len(image)), np.float32)
-        tensors = {"image": backend.upload(image.numpy()), "zero": backend.upload(zero)}
-        return self._small(backend.download(run_whole(backend, _baseline, tensors)))
+        backend, manifest = self.pipeline.backend, self.pipeline.bundle.manifest
+        baseline = manifest.programs.get(BASELINE)
+        if baseline is None:
+            raise ArgumentError(f'the bundle "{manifest.name}" has no program "{BASELINE}" to compare its inversions with')
+        tensors = {IMAGE: backend.upload(image.numpy())}
+        tensors |= run(_only(manifest.programs[INVERT], set(baseline.takes) - set(baseline.zeros)), backend, tensors)
+        tensors |= {name: backend.upload(np.zeros(manifest.shape(name, len(image)), np.float32)) for name in baseline.zeros}
+        picture = backend.run_program(BASELINE, {name: tensors[name] for name in baseline.takes})[PICTURE]
+        return self._small(backend.download(picture))
 
     def sdic(self, image: Tensor) -> Tensor:
         return self._small(self.pipeline.invert(image.numpy()).pixels)
@@ -101,12 +107,19 @@ class PipelineInverter:
         return self._small(inversion.pixels), [self._small(result.pixels) for result in edited]
 
     def _small(self, pixels: NDArray[np.float32]) -> Tensor:
-        return downsample(torch.from_numpy(np.array(pixels)).clamp(-1, 1), self.pipeline.sizes.working)
+        return downsample(torch.from_numpy(np.array(pixels)).clamp(-1, 1), self.pipeline.sizes["S"])
 
 
-def _baseline(backend: Backend, image: Any, zero: Any) -> Any:
-    """The picture of e4e alone, from the input image [N, 3, S, S]."""
-    return chain.baseline(backend, backend.run("e4e", {"image": image}, ["latent"])["latent"], zero)
+def _only(program: Program, tensors: Iterable[str]) -> Program:
+    """The steps of `program` that those of `tensors` which it gives need: so that their time alone is measured."""
+    gives = {name: program.gives[name] for name in tensors if name in program.gives}
+    steps: list[Step] = []
+    wanted = set(gives.values())
+    for step in reversed(program.steps):
+        if wanted & set(step.outputs.values()):
+            steps.insert(0, step)
+            wanted |= set(step.inputs.values())
+    return msgspec.structs.replace(program, steps=tuple(steps), gives=gives)
 
 
 def table(

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import CheckpointError
 from sdic_train.checkpoints.files import load_container
 from sdic_train.networks.recognition import FACE_SIZE, FaceNetwork, ResNet50
 
@@ -54,7 +54,7 @@ class ObjectIdentity(nn.Module):
 
 
 def load_identity(path: Path) -> nn.Module:
-    """The identity distance of an IR-SE-50 (ArcFace), IR-101 (CurricularFace) or MoCo-v2 ResNet-50 file. Raises SdicError."""
+    """The identity distance of an IR-SE-50 (ArcFace), IR-101 (CurricularFace) or MoCo-v2 ResNet-50 file. Raises CheckpointError."""
     container = load_container(path)
     state: dict[str, Tensor] = {
         name.removeprefix("module.") if not name.startswith(MOCO_PREFIX) else name: value
@@ -67,7 +67,7 @@ def load_identity(path: Path) -> nn.Module:
         }
         return ObjectIdentity(_filled(ResNet50(), state, path))
     if "input_layer.0.weight" not in state:
-        raise SdicError(f'"{path}" is no recognition network known here; give IR-SE-50, IR-101 or MoCo-v2 ResNet-50 weights')
+        raise CheckpointError(f'"{path}" is no recognition network known here; give IR-SE-50, IR-101 or MoCo-v2 ResNet-50 weights')
     depth = 101 if "body.48.res_layer.1.weight" in state else 50
     excitation = "body.0.res_layer.5.fc1.weight" in state
     return FaceIdentity(_filled(FaceNetwork(depth, excitation, "output_layer.4.weight" in state), state, path))
@@ -77,6 +77,6 @@ def _filled(network: Network, state: dict[str, Tensor], path: Path) -> Network:
     wanted = network.state_dict()
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     if missing:
-        raise SdicError(f'"{path}" lacks "{missing[0]}" and {len(missing) - 1} more weights; download it again')
+        raise CheckpointError(f'"{path}" lacks "{missing[0]}" and {len(missing) - 1} more weights; download it again')
     network.load_state_dict({name: state.get(name, value) for name, value in wanted.items()})
     return network.eval()

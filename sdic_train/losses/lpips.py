@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import CheckpointError
 from sdic_train.checkpoints.files import load_container
 
 # AlexNet's convolutions: index in `features`, inputs, outputs, kernel, stride, padding, and whether a pooling comes before it.
@@ -57,10 +57,10 @@ class LPIPS(nn.Module):
 
 
 def load_lpips(paths: Path) -> LPIPS:
-    """LPIPS from "ALEXNET,LINEAR": torchvision's AlexNet file and LPIPS' own linear weights (v0.1, alex). Raises SdicError."""
+    """LPIPS from "ALEXNET,LINEAR": torchvision's AlexNet file and LPIPS' own linear weights (v0.1, alex). Raises CheckpointError."""
     names = str(paths).split(",")
     if len(names) != 2:
-        raise SdicError(
+        raise CheckpointError(
             f"the perceptual weights \"{paths}\" are not two files; give AlexNet's and LPIPS' linear weights with a comma between"
         )
     alexnet, linear = (load_container(Path(name.strip())) for name in names)
@@ -74,13 +74,13 @@ def load_lpips(paths: Path) -> LPIPS:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise SdicError(f'the perceptual weights "{paths}" have other shapes than AlexNet\'s; download the files again') from error
+        raise CheckpointError(f'the perceptual weights "{paths}" have other shapes than AlexNet\'s; download the files again') from error
     return network.eval()
 
 
 def _entry(state: Mapping[str, Any], name: str, path: str) -> Tensor:
     if name not in state:
-        raise SdicError(
+        raise CheckpointError(
             f'"{path}" has no "{name}", so it is not the published weight file; give AlexNet\'s first, LPIPS\' linear weights second'
         )
     return state[name].float()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import CheckpointError
 from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
 
 
@@ -42,7 +42,7 @@ def open_reader(path: Path) -> PortraitReader:
 
     state, metadata = read_safetensors(path)
     if metadata.get("format") != READER_FORMAT:
-        raise SdicError(f"{path} is not a portrait reader; make one with `sdic-train reader`")
+        raise CheckpointError(f"{path} is not a portrait reader; make one with `sdic-train reader`")
     reader = PortraitReader()
     reader.load_state_dict(dict(state))
     return reader.eval()

@@ -5,32 +5,12 @@ from __future__ import annotations
 from math import log2, sqrt
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_runtime.errors import SdicError
-from sdic_train.networks.layers import BLUR_TAPS, LEAKY_SLOPE, EqualConv2d, EqualLinear
+from sdic_runtime.errors import ArgumentError
+from sdic_train.networks.layers import Activation, EqualConv2d, EqualLinear, blur, blur_kernel
 
 DEVIATION_GROUP = 4  # samples over which the minibatch standard deviation is taken
-
-
-def smooth(x: Tensor, padding: int) -> Tensor:
-    """[N, C, H, W] -> [N, C, H + 2 padding - 3, ...]: the [1, 3, 3, 1] low-pass filter with gain 1 as two depthwise passes."""
-    channels = x.shape[1]
-    taps = torch.tensor(BLUR_TAPS, dtype=x.dtype, device=x.device) / sum(BLUR_TAPS)
-    x = F.conv2d(x, taps.view(1, 1, 4, 1).repeat(channels, 1, 1, 1), padding=(padding, 0), groups=channels)
-    return F.conv2d(x, taps.view(1, 1, 1, 4).repeat(channels, 1, 1, 1), padding=(0, padding), groups=channels)
-
-
-class FusedBias(nn.Module):
-    """Bias, leaky ReLU, gain sqrt(2)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), LEAKY_SLOPE) * sqrt(2)
 
 
 class _Smooth(nn.Module):
@@ -40,12 +20,11 @@ class _Smooth(nn.Module):
 
     def __init__(self, padding: int) -> None:
         super().__init__()
-        taps = torch.tensor(BLUR_TAPS)
-        self.register_buffer("kernel", torch.outer(taps, taps) / taps.sum() ** 2)
+        self.register_buffer("kernel", blur_kernel() / 4)
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return smooth(x, self.padding)
+        return blur(x, self.padding, gain=1.0)
 
 
 def conv_layer(inputs: int, outputs: int, kernel: int, down: bool = False, activation: bool = True) -> nn.Sequential:
@@ -55,7 +34,7 @@ def conv_layer(inputs: int, outputs: int, kernel: int, down: bool = False, activ
         layers.append(_Smooth((kernel + 2) // 2 if kernel == 3 else 1))
     layers.append(EqualConv2d(inputs, outputs, kernel, stride=2 if down else 1, padding=0 if down else kernel // 2, bias=False))
     if activation:
-        layers.append(FusedBias(outputs))
+        layers.append(Activation(outputs))
     return nn.Sequential(*layers)
 
 
@@ -91,8 +70,8 @@ class Discriminator(nn.Module):
         super().__init__()
         sizes = [2**power for power in range(int(log2(resolution)), 1, -1)]
         if missing := [size for size in sizes if size not in channels]:
-            raise SdicError(
-                f"The discriminator has no number of channels for size {missing[0]}; give one for every size from 4 to {resolution}."
+            raise ArgumentError(
+                f"the discriminator has no number of channels for size {missing[0]}; give one for every size from 4 to {resolution}"
             )
         self.resolution = resolution
         blocks = [ResidualBlock(channels[size], channels[size // 2]) for size in sizes[:-1]]

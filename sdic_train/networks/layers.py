@@ -18,6 +18,14 @@ def blur_kernel() -> Tensor:
     return torch.outer(taps, taps) / taps.sum() ** 2 * 4
 
 
+def blur(x: Tensor, padding: int = 1, gain: float = 2.0) -> Tensor:
+    """[N, C, H, W] -> [N, C, H + 2 padding - 3, ...]: the [1, 3, 3, 1] filter with `gain` per axis, as two depthwise passes."""
+    channels = x.shape[1]
+    taps = torch.tensor(BLUR_TAPS, dtype=x.dtype, device=x.device) * (gain / sum(BLUR_TAPS))
+    x = F.conv2d(x, taps.view(1, 1, 4, 1).repeat(channels, 1, 1, 1), padding=(padding, 0), groups=channels)
+    return F.conv2d(x, taps.view(1, 1, 1, 4).repeat(channels, 1, 1, 1), padding=(0, padding), groups=channels)
+
+
 class EqualLinear(nn.Module):
     """Linear layer whose weights have unit variance and are scaled at run time (StyleGAN2, equalized learning rate)."""
 
@@ -55,6 +63,17 @@ class ScaledLeakyReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, LEAKY_SLOPE) * sqrt(2)
+
+
+class Activation(ScaledLeakyReLU):
+    """Bias, leaky ReLU, gain sqrt(2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.bias[:, None, None].to(x.dtype))
 
 
 class BasicConv(nn.Module):

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_runtime.stages import FEATURE_SIZE
-from sdic_train.config import ModelConfig
-from sdic_train.networks.layers import BLUR_TAPS, LEAKY_SLOPE, EqualLinear, blur_kernel
+from sdic_train.config import FEATURE_SIZE, ModelConfig
+from sdic_train.networks.layers import BLUR_TAPS, Activation, EqualLinear, blur, blur_kernel
 
 DEMODULATION_EPSILON = 1e-8
 
@@ -21,14 +20,6 @@ class PixelNorm(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
-
-
-def blur(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, C, H - 1, W - 1] after one pixel of padding: the blur of an upsampling convolution, one axis at a time."""
-    channels = x.shape[1]
-    taps = torch.tensor(BLUR_TAPS, dtype=x.dtype, device=x.device) * (2 / sum(BLUR_TAPS))
-    x = F.conv2d(x, taps.view(1, 1, 4, 1).repeat(channels, 1, 1, 1), padding=(1, 0), groups=channels)
-    return F.conv2d(x, taps.view(1, 1, 1, 4).repeat(channels, 1, 1, 1), padding=(0, 1), groups=channels)
 
 
 def upsample_rgb(rgb: Tensor) -> Tensor:
@@ -86,17 +77,6 @@ class NoiseInjection(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-
-
-class Activation(nn.Module):
-    """Bias, leaky ReLU, gain sqrt(2)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), LEAKY_SLOPE) * sqrt(2)
 
 
 class StyledConv(nn.Module):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError
 from sdic_train.portraits.canvas import Canvas
 from sdic_train.portraits.details import Details
 from sdic_train.portraits.drawing import Scene
@@ -56,7 +56,7 @@ def _share(kind: str, chance: float) -> float:
         return float(chance >= 0.5)
     if kind == "rare":
         return 0.0 if chance < 5 / 6 else 0.8 + 1.2 * (chance - 5 / 6)
-    raise SdicError(f'Unknown kind of distribution "{kind}": use uniform, bell, sides, switch or rare.')
+    raise ArgumentError(f'unknown kind of distribution "{kind}": use uniform, bell, sides, switch or rare')
 
 
 PARAMETERS: tuple[Parameter, ...] = (
@@ -96,7 +96,7 @@ ATTRIBUTES: tuple[str, ...] = tuple(entry.name for entry in PARAMETERS if entry.
 
 def _position(name: str) -> int:
     if name not in _INDEX:
-        raise SdicError(f'Unknown portrait parameter "{name}": use one of {", ".join(_INDEX)}.')
+        raise ArgumentError(f'unknown portrait parameter "{name}": use one of {", ".join(_INDEX)}')
     return _INDEX[name]
 
 
@@ -108,12 +108,12 @@ class Portrait:
 
     def __post_init__(self) -> None:
         if len(self.values) != len(PARAMETERS):
-            raise SdicError(f"A portrait has {len(PARAMETERS)} values, not {len(self.values)}: give one per parameter.")
+            raise ArgumentError(f"a portrait has {len(PARAMETERS)} values, not {len(self.values)}: give one per parameter")
         # numpy's float64 scalars would turn the whole drawing into float64.
         object.__setattr__(self, "values", tuple(map(float, self.values)))
         for parameter, value in zip(PARAMETERS, self.values, strict=True):
             if not parameter.low <= value <= parameter.high:
-                raise SdicError(f"{parameter.name} is {value}: give a number from {parameter.low} to {parameter.high}.")
+                raise ArgumentError(f"{parameter.name} is {value}: give a number from {parameter.low} to {parameter.high}")
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Portrait:
@@ -156,14 +156,14 @@ def label(portrait: Portrait, attribute: str) -> int:
     """1 if the portrait has the attribute (one of `ATTRIBUTES`), else 0."""
     threshold = PARAMETERS[_position(attribute)].threshold
     if threshold is None:
-        raise SdicError(f'"{attribute}" is no attribute with two sides: use one of {", ".join(ATTRIBUTES)}.')
+        raise ArgumentError(f'"{attribute}" is no attribute with two sides: use one of {", ".join(ATTRIBUTES)}')
     return int(portrait[attribute] > threshold)
 
 
 def render(portrait: Portrait, size: int = 128, details: Details | None = None) -> NDArray[np.uint8]:
     """Draws the portrait: uint8 (size, size, 3), RGB, `size` from 32 to 1024 pixels."""
     if not SMALLEST <= size <= LARGEST:
-        raise SdicError(f"Picture size {size} is out of range: use {SMALLEST} to {LARGEST} pixels.")
+        raise ArgumentError(f"picture size {size} is out of range: use {SMALLEST} to {LARGEST} pixels")
     canvas = Canvas(size)
     Scene(canvas, labels(portrait), Details.none() if details is None else details).draw()
     return canvas.picture()
@@ -176,7 +176,7 @@ def sample(seed: int, index: int, size: int, photo: bool = False, mirror: bool =
     adds `Details`. `mirror` flips both the picture and the person.
     """
     if seed < 0 or index < 0:
-        raise SdicError(f"Seed {seed} and index {index} must not be negative: count both from 0.")
+        raise ArgumentError(f"seed {seed} and index {index} must not be negative: count both from 0")
     rng = np.random.default_rng([seed, index])
     portrait = Portrait.random(rng)
     picture = render(portrait, size, Details.random(rng) if photo else None)

@@ -3,7 +3,7 @@ progressive deltas; and regression of the code itself where the person behind a 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError
 from sdic_train.checkpoints.load import mean_rows, save_checkpoint
 from sdic_train.data.datasets import PictureSet
 from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.layers import EqualLinear
 from sdic_train.networks.stylegan2 import Generator, downsample
-from sdic_train.trainers.engine import Engine, Losses
-from sdic_train.trainers.layout import widen
+from sdic_train.trainers.base import Trainer, wide, widen
+from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.pictures import batch_pictures, scaled, sheet_of
 
 REAL_SAMPLES = 4  # mapped codes per picture that the latent discriminator sees as real
@@ -60,40 +60,32 @@ class LatentDiscriminator(nn.Module):
         return self.layers(latent)
 
 
-class EncoderTrainer:
-    """The encoder; the generator stays as it is. Everything random in step k follows from (seed, k)."""
+class EncoderTrainer(Trainer):
+    """The encoder; the generator stays as it is."""
 
-    losses: tuple[str, ...] = ("encoder", "l2", "perceptual", "identity", "code", "delta", "latent_adversarial", "latent_discriminator")
+    kind = "encoder"
+    kept = ("encoder", "latent_discriminator", "optimizer", "latent_optimizer")
+    losses = ("encoder", "l2", "perceptual", "identity", "code", "delta", "latent_adversarial", "latent_discriminator")
 
     def __init__(
         self,
         generator: Generator,
         recipe: EncoderRecipe,
         pictures: PictureSet,
-        engine: Engine,
+        compute: Compute,
         steps: int,
         perceptual: nn.Module | None,
         identity: nn.Module | None,
     ) -> None:
-        self.config, self.recipe, self.pictures, self.engine, self.steps = generator.config, recipe, pictures, engine, steps
+        super().__init__(generator.config, recipe, pictures, compute, steps)
         if recipe.code and pictures.coordinates is None:
-            raise SdicError("the loss code needs labelled pictures (the portraits); use --set code=0 for a folder")
-        self.distances = {"perceptual": perceptual, "identity": identity}
-        for name, network in self.distances.items():
-            if getattr(recipe, name) and network is None:
-                raise SdicError(
-                    f"the loss {name} has the weight {getattr(recipe, name)} and no network; name its weights with --{name}, "
-                    f"or use --set {name}=0"
-                )
+            raise ArgumentError("the loss code needs labelled pictures (the portraits); use --set code=0 for a folder")
+        self.distances = self.judges(perceptual, identity)
         torch.manual_seed(recipe.seed)
-        self.encoder = widen(Encoder(self.config)).to(engine.device)
-        self.latent_discriminator = LatentDiscriminator(self.config.style_width).to(engine.device)
-        self.generator = widen(generator).to(engine.device).eval().requires_grad_(False)
-        for network in (perceptual, identity):
-            if network is not None:
-                network.to(engine.device).eval().requires_grad_(False)
-        self.latent_avg = mean_rows(self.generator).to(engine.device)
-        self.step = 0
+        self.encoder = widen(Encoder(self.config)).to(compute.device)
+        self.latent_discriminator = LatentDiscriminator(self.config.style_width).to(compute.device)
+        self.generator = widen(generator).to(compute.device).eval().requires_grad_(False)
+        self.latent_avg = mean_rows(self.generator).to(compute.device)
         self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=recipe.rate)
         self.latent_optimizer = torch.optim.Adam(self.latent_discriminator.parameters(), lr=recipe.latent_rate, betas=(0.0, 0.99))
 
@@ -102,29 +94,23 @@ class EncoderTrainer:
         self.encoder.load_state_dict(encoder.state_dict())
 
     def advance(self) -> dict[str, float]:
-        recipe, engine = self.recipe, self.engine
-        rise = min(1.0, (self.step + 1) / max(1, recipe.warm_up))
-        fall = min(1.0, max(0.05, (self.steps - self.step) / max(1.0, recipe.decay * self.steps)))
-        self.optimizer.param_groups[0]["lr"] = recipe.rate * rise * fall
-        random = torch.Generator().manual_seed((recipe.seed << 32) + self.step)
-        images, coordinates = batch_pictures(
-            self.pictures, engine.options.batch, self.config.working, random, recipe.mirror and not recipe.code
-        )
-        mapped = torch.randn(len(images) * REAL_SAMPLES, self.config.style_width, generator=random).to(engine.device)
+        recipe, compute = self.recipe, self.compute
+        self.optimizer.param_groups[0]["lr"], random = self.scheduled(recipe.rate), self.random()
+        images, coordinates = batch_pictures(self.pictures, compute.batch, self.config.working, random, recipe.mirror and not recipe.code)
+        mapped = torch.randn(len(images) * REAL_SAMPLES, self.config.style_width, generator=random).to(compute.device)
         self.encoder.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses, codes = Losses(engine), []
-        for image, person in engine.parts(images, coordinates):
-            with engine.autocast():
-                offsets = self.encoder(image.contiguous(memory_format=torch.channels_last), self._deltas()).float()
+        losses, codes = Losses(compute), []
+        for image, person in compute.parts(images, coordinates):
+            with compute.autocast():
+                offsets = self.encoder(wide(image), self._deltas()).float()
             latent = offsets + self.latent_avg
             terms = self._terms(image, person, offsets, latent)
-            total = sum((getattr(recipe, name) * value for name, value in terms.items()), torch.zeros((), device=engine.device))
-            engine.backward(total)
+            total = self.weighted(terms)
+            compute.backward(total)
             losses.add(encoder=total, **terms)
             codes.append(latent.detach())
-        engine.average_gradients(self.encoder.parameters())
-        self.optimizer.step()
+        self.update(self.optimizer, self.encoder)
         if recipe.latent_adversarial:
             self._advance_latent_discriminator(torch.cat(codes), mapped, losses)
         self.step += 1
@@ -142,11 +128,9 @@ class EncoderTrainer:
         if recipe.code and person is not None:
             terms["code"] = F.mse_loss(latent, self._wanted(person)[:, None].expand_as(latent))
         if recipe.l2 or recipe.perceptual or recipe.identity:
-            with self.engine.autocast():
+            with self.compute.autocast():
                 picture = downsample(self.generator(latent).float(), self.config.working)
-                terms |= {
-                    name: network(picture, image).mean() for name, network in self.distances.items() if network and getattr(recipe, name)
-                }
+                terms |= {name: network(picture, image).mean() for name, network in self.distances.items()}
             if recipe.l2:
                 terms["l2"] = F.mse_loss(picture, image)
         if recipe.delta:
@@ -169,38 +153,19 @@ class EncoderTrainer:
         with torch.no_grad():
             real = self.generator.mapping(z)
         score = F.softplus(-self.latent_discriminator(real)).mean() + F.softplus(self.latent_discriminator(codes.flatten(0, 1))).mean()
-        losses.add(latent_discriminator=score * self.engine.options.accumulate)
+        losses.add(latent_discriminator=score * self.compute.accumulate)
         if recipe.latent_r1 and self.step % recipe.latent_r1_every == 0:
             probe = real.requires_grad_(True)
             slope = torch.autograd.grad(self.latent_discriminator(probe).sum(), probe, create_graph=True)[0]
             score = score + recipe.latent_r1 / 2 * recipe.latent_r1_every * slope.square().sum(1).mean()
         score.backward()
-        self.engine.average_gradients(self.latent_discriminator.parameters())
-        self.latent_optimizer.step()
-
-    def state(self) -> dict[str, Any]:
-        return {"step": self.step, **{name: getattr(self, name).state_dict() for name in STATES}}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        for name in STATES:
-            getattr(self, name).load_state_dict(state[name])
-        self.step = state["step"]
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": "encoder",
-            "config": self.config.as_dict(),
-            "steps": self.steps,
-            "batch": self.engine.options.batch,
-            "precision": self.engine.options.precision,
-            **asdict(self.recipe),
-        }
+        self.update(self.latent_optimizer, self.latent_discriminator)
 
     @torch.no_grad()
     def sheet(self) -> Any:
         """Pictures above their reconstructions."""
         self.encoder.eval()
-        image = scaled(self.pictures, np.linspace(0, len(self.pictures) - 1, 8).astype(int), self.config.working).to(self.engine.device)
+        image = scaled(self.pictures, np.linspace(0, len(self.pictures) - 1, 8).astype(int), self.config.working).to(self.compute.device)
         picture = downsample(self.generator(self.encoder(image) + self.latent_avg), self.config.working)
         return sheet_of(image, picture)
 
@@ -208,6 +173,3 @@ class EncoderTrainer:
         save_checkpoint(
             path, self.config, self.latent_avg, {"trained": f"encoder, {self.step} steps"}, encoder=self.encoder, generator=self.generator
         )
-
-
-STATES = ("encoder", "latent_discriminator", "optimizer", "latent_optimizer")

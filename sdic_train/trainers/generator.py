@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError
 from sdic_train.config import ModelConfig
 from sdic_train.data.datasets import PictureSet
 from sdic_train.losses.portrait import feature_distance
@@ -21,8 +21,8 @@ from sdic_train.networks.discriminator import Discriminator
 from sdic_train.networks.layers import EqualLinear
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.stylegan2 import Generator
-from sdic_train.trainers.engine import Engine, Losses
-from sdic_train.trainers.layout import widen
+from sdic_train.trainers.base import Trainer, wide, widen
+from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.pictures import batch_pictures, scaled, sheet_of
 
 SHEET = 16  # pictures on a sample sheet
@@ -59,46 +59,37 @@ class GeneratorRecipe:
     seed: int = 0
 
 
-class GeneratorTrainer:
-    """Generator, its moving average and the discriminator. Everything random in step k follows from (seed, k)."""
+class GeneratorTrainer(Trainer):
+    """Generator, its moving average and the discriminator."""
 
-    losses: tuple[str, ...] = (
-        "generator",
-        "fit",
-        "edges",
-        "adversarial",
-        "features",
-        "perceptual",
-        "attributes",
-        "path",
-        "discriminator",
-        "r1",
-    )
+    kind = "generator"
+    kept = ("generator", "average", "discriminator", "generator_optimizer", "discriminator_optimizer")
+    losses = ("generator", "fit", "edges", "adversarial", "features", "perceptual", "attributes", "path", "discriminator", "r1")
 
     def __init__(
         self,
         config: ModelConfig,
         recipe: GeneratorRecipe,
         pictures: PictureSet,
-        engine: Engine,
+        compute: Compute,
         steps: int,
         discriminator_channels: dict[int, int] | None = None,
         reader: PortraitReader | None = None,
     ) -> None:
-        self.config, self.recipe, self.engine, self.steps, self.pictures = config, recipe, engine, steps, pictures
+        super().__init__(config, recipe, pictures, compute, steps)
         used = [name for name in SUPERVISED if getattr(recipe, name)]
         self.supervised = bool(used)
         if used and pictures.coordinates is None:
-            raise SdicError(f"the loss {used[0]} needs labelled pictures (the portraits); use --set {used[0]}=0 for a folder")
+            raise ArgumentError(f"the loss {used[0]} needs labelled pictures (the portraits); use --set {used[0]}=0 for a folder")
         if (recipe.perceptual or recipe.attributes) and reader is None:
-            raise SdicError(
+            raise ArgumentError(
                 "the losses perceptual and attributes need a portrait reader; name one with --reader, or set their weights to 0"
             )
-        self.reader = None if reader is None else reader.to(engine.device).eval().requires_grad_(False)
+        self.reader = None if reader is None else reader.to(compute.device).eval().requires_grad_(False)
         if self.supervised and recipe.mixing:
-            raise SdicError(f"style mixing ({recipe.mixing}) contradicts the losses that compare with a render; set mixing to 0")
+            raise ArgumentError(f"style mixing ({recipe.mixing}) contradicts the losses that compare with a render; set mixing to 0")
         if not 8 <= recipe.size <= config.resolution or recipe.size & (recipe.size - 1):
-            raise SdicError(
+            raise ArgumentError(
                 f"the training size {recipe.size} does not fit a generator of {config.resolution}; use a power of two from 8 to it"
             )
         torch.manual_seed(recipe.seed)
@@ -106,11 +97,10 @@ class GeneratorTrainer:
         self.discriminator = Discriminator(recipe.size, discriminator_channels or config.channels)
         if self.supervised and pictures.coordinates is not None:
             condition_mapping(self.generator, pictures.coordinates.shape[1])
-        widen(self.generator).to(engine.device)
-        widen(self.discriminator).to(engine.device)
+        widen(self.generator).to(compute.device)
+        widen(self.discriminator).to(compute.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        self.path_mean = torch.zeros((), device=engine.device)
-        self.step = 0
+        self.path_mean = torch.zeros((), device=compute.device)
         mapping = list(self.generator.style.parameters())
         others = [weight for name, weight in self.generator.named_parameters() if not name.startswith("style.")]
         self.rates = (recipe.rate, recipe.rate * recipe.mapping_factor)
@@ -127,27 +117,27 @@ class GeneratorTrainer:
         self.discriminator.load_state_dict({**own, **aligned(state["discriminator"], own)})
 
     def advance(self) -> dict[str, float]:
-        recipe, engine = self.recipe, self.engine
+        recipe, compute = self.recipe, self.compute
         self._set_rates()
         real, coordinates = batch_pictures(
-            self.pictures, engine.options.batch, recipe.size, self._random(0), recipe.mirror and not self.supervised
+            self.pictures, compute.batch, recipe.size, self._random(0), recipe.mirror and not self.supervised
         )
         z, second, crossing, noises = self._chances(coordinates if self.supervised else None)
-        losses, fakes = Losses(engine), []
+        losses, fakes = Losses(compute), []
         self.discriminator.requires_grad_(False)
         self.generator_optimizer.zero_grad(set_to_none=True)
-        for wanted, first, other, cross in engine.parts(real, z, second, crossing):
-            wanted = wanted.contiguous(memory_format=torch.channels_last)
-            with engine.autocast():
+        for wanted, first, other, cross in compute.parts(real, z, second, crossing):
+            wanted = wide(wanted)
+            with compute.autocast():
                 fake = self.generator.picture_at(self._latent(first, other, cross), recipe.size, noises).float()
                 terms = self._generator_terms(fake, wanted)
-            total = sum((getattr(recipe, name) * value for name, value in terms.items()), torch.zeros((), device=engine.device))
-            engine.backward(total)
+            total = self.weighted(terms)
+            compute.backward(total)
             losses.add(generator=total, **terms)
             fakes.append(fake.detach())
         if recipe.path and self.step % recipe.path_every == 0:
             losses.add(path=self._path_length(z, noises))
-        self._update(self.generator_optimizer, self.generator)
+        self.update(self.generator_optimizer, self.generator)
         self._follow()
         if recipe.adversarial:
             self._advance_discriminator(real, fakes, losses)
@@ -155,27 +145,11 @@ class GeneratorTrainer:
         return losses.means()
 
     def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "size": self.recipe.size,
-            "path_mean": self.path_mean,
-            **{name: getattr(self, name).state_dict() for name in STATES},
-        }
+        return {**super().state(), "size": self.recipe.size, "path_mean": self.path_mean}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        for name in STATES:
-            getattr(self, name).load_state_dict(state[name])
-        self.step, self.path_mean = state["step"], state["path_mean"].to(self.engine.device)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": "generator",
-            "config": self.config.as_dict(),
-            "steps": self.steps,
-            "batch": self.engine.options.batch,
-            "precision": self.engine.options.precision,
-            **asdict(self.recipe),
-        }
+        super().load_state(state)
+        self.path_mean = state["path_mean"].to(self.compute.device)
 
     @torch.no_grad()
     def sheet(self) -> Any:
@@ -186,7 +160,7 @@ class GeneratorTrainer:
             coordinates = torch.from_numpy(self.pictures.coordinates[index])[:, : z.shape[1]]
             z[:, : coordinates.shape[1]] = coordinates
             rows.append(scaled(self.pictures, index, self.recipe.size))
-        latent = self.average.mapping(z.to(self.engine.device))[:, None].repeat(1, self.config.rows, 1)
+        latent = self.average.mapping(z.to(self.compute.device))[:, None].repeat(1, self.config.rows, 1)
         rows.append(self.average.picture_at(latent, self.recipe.size))
         return sheet_of(*(row[part : part + SHEET // 2] for part in (0, SHEET // 2) for row in rows))
 
@@ -197,23 +171,20 @@ class GeneratorTrainer:
         save_checkpoint(path, self.config, mean_rows(self.average), trained, generator=self.average)
 
     def _set_rates(self) -> None:
-        recipe = self.recipe
-        rise = min(1.0, (self.step + 1) / max(1, recipe.warm_up))
-        fall = min(1.0, max(0.05, (self.steps - self.step) / max(1.0, recipe.decay * self.steps)))
         for group, rate in zip(self.generator_optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * rise * fall
-        self.discriminator_optimizer.param_groups[0]["lr"] = recipe.discriminator_rate * rise * fall
+            group["lr"] = self.scheduled(rate)
+        self.discriminator_optimizer.param_groups[0]["lr"] = self.scheduled(self.recipe.discriminator_rate)
 
     def _random(self, stream: int) -> torch.Generator:
         return torch.Generator().manual_seed(((self.recipe.seed << 32) + self.step) * 8 + stream)
 
     def _chances(self, coordinates: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
         """z, a second z and the row from which it takes over (for mixing), and the step's noise maps."""
-        random, batch, width = self._random(1), self.engine.options.batch, self.config.style_width
+        random, batch, width = self._random(1), self.compute.batch, self.config.style_width
         z = torch.randn(batch, width, generator=random)
         if coordinates is not None:
             z[:, : coordinates.shape[1]] = coordinates[:, :width]
-        noises = [torch.randn(noise.shape, generator=random).to(self.engine.device) for noise in self.generator.noises.maps()]
+        noises = [torch.randn(noise.shape, generator=random).to(self.compute.device) for noise in self.generator.noises.maps()]
         if not self.recipe.mixing:
             return z, None, None, noises
         rows = torch.randint(1, self.config.rows, (batch,), generator=random)
@@ -248,7 +219,7 @@ class GeneratorTrainer:
 
     def _path_length(self, z: Tensor, noises: list[Tensor]) -> Tensor:
         """StyleGAN2's regularisation: a step in w should change the picture by the same amount everywhere. On half of the batch."""
-        part = next(iter(self.engine.parts(z)))[0]
+        part = next(iter(self.compute.parts(z)))[0]
         part = part[: max(1, len(part) // 2)]
         latent = self.generator.mapping(part)[:, None].repeat(1, self.config.rows, 1)
         picture = self.generator.picture_at(latent, self.recipe.size, noises)
@@ -258,39 +229,35 @@ class GeneratorTrainer:
         self.path_mean = self.path_mean.lerp(lengths.mean().detach(), 0.01)
         loss = (lengths - self.path_mean).square().mean()
         (self.recipe.path * self.recipe.path_every * loss).backward()
-        return loss * self.engine.options.accumulate
+        return loss * self.compute.accumulate
 
     def _advance_discriminator(self, real: Tensor, fakes: Sequence[Tensor], losses: Losses) -> None:
-        recipe, engine = self.recipe, self.engine
+        recipe, compute = self.recipe, self.compute
         self.discriminator.requires_grad_(True)
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        for (wanted,), fake in zip(engine.parts(real), fakes, strict=True):
-            wanted = wanted.contiguous(memory_format=torch.channels_last)
-            with engine.autocast():
-                scores = self.discriminator(wanted).float(), self.discriminator(fake.contiguous(memory_format=torch.channels_last)).float()
+        for (wanted,), fake in zip(compute.parts(real), fakes, strict=True):
+            wanted = wide(wanted)
+            with compute.autocast():
+                scores = self.discriminator(wanted).float(), self.discriminator(wide(fake)).float()
             total = F.softplus(-scores[0]).mean() + F.softplus(scores[1]).mean()
             losses.add(discriminator=total)
             if recipe.r1 and self.step % recipe.r1_every == 0:
                 penalty = self._r1(wanted)
                 losses.add(r1=penalty)
                 total = total + recipe.r1 / 2 * recipe.r1_every * penalty
-            engine.backward(total)
-        self._update(self.discriminator_optimizer, self.discriminator)
+            compute.backward(total)
+        self.update(self.discriminator_optimizer, self.discriminator)
 
     def _r1(self, real: Tensor) -> Tensor:
         probe = real.detach().requires_grad_(True)
-        with self.engine.autocast():
+        with self.compute.autocast():
             score = self.discriminator(probe).float().sum()
         return torch.autograd.grad(score, probe, create_graph=True)[0].square().sum((1, 2, 3)).mean()
-
-    def _update(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        self.engine.average_gradients(model.parameters())
-        optimizer.step()
 
     @torch.no_grad()
     def _follow(self) -> None:
         """The moving average; at first its half-life is a tenth of the pictures seen, so that it forgets the start."""
-        batch = self.engine.options.batch
+        batch = self.compute.batch
         half_life = min(self.recipe.average_pictures, 0.1 * (self.step + 1) * batch)
         keep = 0.5 ** (batch / half_life) if half_life else 0.0
         for mean, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
@@ -298,7 +265,6 @@ class GeneratorTrainer:
 
 
 SUPERVISED = ("fit", "edges", "features", "perceptual", "attributes")
-STATES = ("generator", "average", "discriminator", "generator_optimizer", "discriminator_optimizer")
 
 
 def _read_terms(reader: PortraitReader, fake: Tensor, wanted: Tensor) -> dict[str, Tensor]:
@@ -338,7 +304,7 @@ def len_of_blocks(state: dict[str, Tensor]) -> int:
 
 
 def aligned(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of `state` under the names that the same picture sizes have in `own`; those of another shape are left out."""
+    """The weights of `state` under the names that the same picture sizes have in `own`; those of another shape are omitted."""
     shift = len_of_blocks(own) - len_of_blocks(state)
     found = {}
     for name, value in state.items():

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError
 from sdic_train.data.datasets import PictureSet
 from sdic_train.networks.portrait_reader import READER_FORMAT, READING_SIZE, PortraitReader
-from sdic_train.trainers.engine import Engine, Losses
-from sdic_train.trainers.layout import widen
+from sdic_train.trainers.base import Trainer, wide, widen
+from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.pictures import scaled
 
 
@@ -31,58 +30,42 @@ class ReaderRecipe:
     seed: int = 0
 
 
-class ReaderTrainer:
+class ReaderTrainer(Trainer):
     """A `PortraitReader` by mean squared error on the parameters scaled to -1..1."""
 
-    losses: tuple[str, ...] = ("parameters",)
+    kind = "reader"
+    kept = ("reader", "optimizer")
+    lowest_rate = 0.02
+    losses = ("parameters",)
 
-    def __init__(self, recipe: ReaderRecipe, pictures: PictureSet, engine: Engine, steps: int) -> None:
+    def __init__(self, recipe: ReaderRecipe, pictures: PictureSet, compute: Compute, steps: int) -> None:
         if pictures.values is None:
-            raise SdicError("a reader is trained on labelled portraits; draw them with `sdic-train dataset`")
-        self.recipe, self.pictures, self.engine, self.steps = recipe, pictures, engine, steps
+            raise ArgumentError("a reader is trained on labelled portraits; draw them with `sdic-train dataset`")
+        super().__init__(None, recipe, pictures, compute, steps)
         torch.manual_seed(recipe.seed)
         self.reader = PortraitReader()
-        widen(self.reader).to(engine.device)
+        widen(self.reader).to(compute.device)
         self.values = torch.from_numpy(pictures.values)
         self.optimizer = torch.optim.AdamW(self.reader.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-        self.step = 0
 
     def advance(self) -> dict[str, float]:
-        recipe, engine = self.recipe, self.engine
-        rise = min(1.0, (self.step + 1) / max(1, recipe.warm_up))
-        fall = min(1.0, max(0.02, (self.steps - self.step) / max(1.0, recipe.decay * self.steps)))
-        self.optimizer.param_groups[0]["lr"] = recipe.rate * rise * fall
-        random = torch.Generator().manual_seed((recipe.seed << 32) + self.step)
-        index = torch.randint(len(self.pictures), (engine.options.batch,), generator=random)
+        recipe, compute = self.recipe, self.compute
+        self.optimizer.param_groups[0]["lr"], random = self.scheduled(recipe.rate), self.random()
+        index = torch.randint(len(self.pictures), (compute.batch,), generator=random)
         images = scaled(self.pictures, index.numpy(), READING_SIZE)
         images += 2 * recipe.grain * torch.rand(len(images), 1, 1, 1, generator=random) * torch.randn(images.shape, generator=random)
         self.reader.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = Losses(engine)
-        for image, values in engine.parts(images, self.values[index]):
-            with engine.autocast():
-                found = self.reader.normalised(image.contiguous(memory_format=torch.channels_last)).float()
+        losses = Losses(compute)
+        for image, values in compute.parts(images, self.values[index]):
+            with compute.autocast():
+                found = self.reader.normalised(wide(image)).float()
             loss = F.mse_loss(found, self.reader.targets(values))
-            engine.backward(loss)
+            compute.backward(loss)
             losses.add(parameters=loss)
-        engine.average_gradients(self.reader.parameters())
-        self.optimizer.step()
+        self.update(self.optimizer, self.reader)
         self.step += 1
         return losses.means()
-
-    def state(self) -> dict[str, Any]:
-        return {"step": self.step, "reader": self.reader.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.reader.load_state_dict(state["reader"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "reader", "steps": self.steps, "batch": self.engine.options.batch, **asdict(self.recipe)}
-
-    def sheet(self) -> None:
-        """A reader draws nothing."""
 
     def save(self, path: Path) -> None:
         from sdic_train.checkpoints.files import write_safetensors

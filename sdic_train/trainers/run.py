@@ -10,45 +10,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError
 from sdic_runtime.files import replacing
 from sdic_runtime.progress import shown
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from sdic_train.trainers.engine import Engine
+    from sdic_train.trainers.base import Trainer
 
 LOGGER = logging.getLogger("sdic_train")
 STATE, LOG, RECIPE, RESULT = "state.pt", "losses.csv", "recipe.json", "model.safetensors"
-
-
-class Trainer(Protocol):
-    """What the loop needs. Everything random in step k must follow from (seed, k), so that a resumed run repeats an undisturbed one."""
-
-    step: int
-    engine: Engine
-    losses: tuple[str, ...]  # the columns of the log
-
-    def advance(self) -> dict[str, float]:
-        """One step; `step` grows by one."""
-
-    def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs, as tensors and plain values."""
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
-
-    def sheet(self) -> Image.Image | None:
-        """A picture that shows how far the training is."""
-
-    def save(self, path: Path) -> None:
-        """Writes the model as a checkpoint."""
-
-    def describe(self) -> dict[str, Any]:
-        """The recipe, for the run's folder and for the check that a resumed run is the same one."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +39,19 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not self.minutes > 0:
-            raise SdicError(
-                f"a run of {self.steps} steps and {self.minutes} minutes trains nothing; give at least a step and a time above 0"
-            )
+            raise ArgumentError("nothing to train: --steps must be at least 1, --minutes above 0")
 
 
 def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] = LOGGER.info) -> dict[str, float]:
     """Trains until `options.steps` or `options.minutes`; returns the last step's losses. A killed run goes on from its last saved state."""
     folder = options.folder
-    open_board = _boards() if options.tensorboard and trainer.engine.main else None
+    open_board = _boards() if options.tensorboard and trainer.compute.main else None
     folder.mkdir(parents=True, exist_ok=True)
     _same_recipe(trainer, folder, options.resume)
     if options.resume and (folder / STATE).exists():
         trainer.load_state(read_state(folder / STATE))
         report(f"resumed at step {trainer.step}")
-    log = Log(folder / LOG, trainer.losses, trainer.step) if trainer.engine.main else None
+    log = Log(folder / LOG, trainer.losses, trainer.step) if trainer.compute.main else None
     board = open_board(folder, trainer.step) if open_board else None
     start = saved = drawn = time.monotonic()
     first, losses = trainer.step, dict[str, float]()
@@ -115,9 +85,9 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
             board.close()
     _save(trainer, folder, log)
     _draw(trainer, folder)
-    if trainer.engine.main:
+    if trainer.compute.main:
         trainer.save(folder / RESULT)
-    trainer.engine.wait()
+    trainer.compute.wait()
     return losses
 
 
@@ -143,20 +113,20 @@ class Log:
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
-    """The columns of a run's log; steps without a value are left out of that column."""
+    """The columns of a run's log; steps without a value are omitted from that column."""
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     return {name: [float(row[name]) for row in rows if row[name]] for name in (rows[0] if rows else {})}
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A state that `train` saved. Raises SdicError for a damaged file."""
+    """A state that `train` saved. Raises ArgumentError for a damaged file."""
     import torch
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise SdicError(
+        raise FileError(
             f"the saved state {path} cannot be read ({type(error).__name__}); delete it to start again, or restore it"
         ) from error
 
@@ -164,16 +134,16 @@ def read_state(path: Path) -> dict[str, Any]:
 def _save(trainer: Trainer, folder: Path, log: Log | None) -> None:
     import torch
 
-    if trainer.engine.main:
+    if trainer.compute.main:
         if log:
             log.flush()
         with replacing(folder / STATE) as temporary:
             torch.save(trainer.state(), temporary)
-    trainer.engine.wait()
+    trainer.compute.wait()
 
 
 def _draw(trainer: Trainer, folder: Path) -> None:
-    if trainer.engine.main and (sheet := trainer.sheet()) is not None:
+    if trainer.compute.main and (sheet := trainer.sheet()) is not None:
         with replacing(folder / f"sheet_{trainer.step:07d}.png") as temporary:
             sheet.save(temporary, format="PNG")
 
@@ -185,28 +155,28 @@ def _same_recipe(trainer: Trainer, folder: Path, resume: bool) -> None:
         before = json.loads(path.read_text())
         other = [name for name in sorted({*before, *recipe}) if before.get(name) != recipe.get(name)]
         if other:
-            raise SdicError(
+            raise ArgumentError(
                 f"{folder} holds a run with another {other[0]} ({before.get(other[0])}, now {recipe.get(other[0])}); "
                 "give the same options, another --out, or --restart"
             )
-    if trainer.engine.main:
+    if trainer.compute.main:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(recipe, indent=1))
-    if not resume and trainer.engine.main:
+    if not resume and trainer.compute.main:
         (folder / STATE).unlink(missing_ok=True)
 
 
 def _check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
     wrong = [name for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
-        raise SdicError(
+        raise ArgumentError(
             f'the loss "{wrong[0]}" became {losses[wrong[0]]} at step {step}; the last good state is in {folder}: '
             "resume it with a smaller --rate"
         )
 
 
 def _bar(trainer: Trainer, options: RunOptions) -> Any:
-    if not (trainer.engine.main and shown()):
+    if not (trainer.compute.main and shown()):
         return None
     from tqdm import tqdm
 
@@ -215,8 +185,6 @@ def _bar(trainer: Trainer, options: RunOptions) -> Any:
 
 def _boards() -> Callable[[Path, int], Any]:
     """What opens TensorBoard logs in a run's folder, from a step on: what a killed run wrote behind that step is dropped."""
-    from sdic_runtime.errors import MissingExtraError
-
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError, MissingExtraError
 from sdic_train.checkpoints.load import save_checkpoint
 from sdic_train.data.datasets import PictureSet
 from sdic_train.networks.sdic.dipn import ContextFusion
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import downsample
-from sdic_train.trainers.engine import Engine, Losses
-from sdic_train.trainers.layout import widen
+from sdic_train.trainers.base import Trainer, wide, widen
+from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.pictures import batch_pictures, scaled, sheet_of
 
 SETTLING = 48  # batches over which the batch norms' statistics are averaged
@@ -53,65 +53,55 @@ class SdicRecipe:
     seed: int = 0
 
 
-class SdicTrainer:
-    """DIPN and DICN; the encoder and the generator stay as they are. Everything random in step k follows from (seed, k)."""
+class SdicTrainer(Trainer):
+    """DIPN and DICN; the encoder and the generator stay as they are."""
 
-    losses: tuple[str, ...] = ("total", "l2", "perceptual", "identity", "edit_feature", "edit_code")
+    kind = "sdic"
+    losses = ("total", "l2", "perceptual", "identity", "edit_feature", "edit_code")
 
     def __init__(
         self,
         model: SDIC,
         recipe: SdicRecipe,
         pictures: PictureSet,
-        engine: Engine,
+        compute: Compute,
         steps: int,
         perceptual: nn.Module | None,
         identity: nn.Module | None,
     ) -> None:
-        self.config, self.recipe, self.pictures, self.engine, self.steps = model.config, recipe, pictures, engine, steps
+        super().__init__(model.config, recipe, pictures, compute, steps)
+        self.kept = ("trained", "optimizer", *(["encoder"] if recipe.encoder_norm else []))
         for name, value, known in (("edit_norm", recipe.edit_norm, NORMS), ("optimizer", recipe.optimizer, OPTIMIZERS)):
             if value not in known:
-                raise SdicError(f'the {name} "{value}" is unknown; use {" or ".join(known)}')
-        self.distances = {"perceptual": perceptual, "identity": identity}
-        for name, network in self.distances.items():
-            if getattr(recipe, name) and network is None:
-                raise SdicError(
-                    f"the loss {name} has the weight {getattr(recipe, name)} and no network; name its weights with --{name}, "
-                    f"or use --set {name}=0"
-                )
-            if network is not None:
-                network.to(engine.device).eval().requires_grad_(False)
-        self.model = widen(model).to(engine.device)
+                raise ArgumentError(f'the {name} "{value}" is unknown; use {" or ".join(known)}')
+        self.distances = self.judges(perceptual, identity)
+        self.model = widen(model).to(compute.device)
+        self.encoder = model.encoder
         self.trained = nn.ModuleList([model.dipn, model.dicn])
         model.requires_grad_(False)
         self.trained.requires_grad_(True)
         if not recipe.context:
             _silence_context(model)
-        self.step = 0
         self.optimizer = _optimizer(recipe, self.trained)
 
     def advance(self) -> dict[str, float]:
-        recipe, engine = self.recipe, self.engine
-        rise = min(1.0, (self.step + 1) / max(1, recipe.warm_up))
-        fall = min(1.0, max(0.05, (self.steps - self.step) / max(1.0, recipe.decay * self.steps)))
-        self.optimizer.param_groups[0]["lr"] = recipe.rate * rise * fall
-        random = torch.Generator().manual_seed((recipe.seed << 32) + self.step)
-        images, _ = batch_pictures(self.pictures, engine.options.batch, self.config.working, random, recipe.mirror)
+        recipe, compute = self.recipe, self.compute
+        self.optimizer.param_groups[0]["lr"], random = self.scheduled(recipe.rate), self.random()
+        images, _ = batch_pictures(self.pictures, compute.batch, self.config.working, random, recipe.mirror)
         noises = None
         if recipe.random_noise:
-            noises = [torch.randn(noise.shape, generator=random).to(engine.device) for noise in self.model.generator.noises.maps()]
+            noises = [torch.randn(noise.shape, generator=random).to(compute.device) for noise in self.model.generator.noises.maps()]
         self._set_modes()
         if recipe.settle_norm and self.step == recipe.settle_norm:
             self._settle_norm()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = Losses(engine)
-        for (image,) in engine.parts(images):
-            terms = self._terms(image.contiguous(memory_format=torch.channels_last), noises)
+        losses = Losses(compute)
+        for (image,) in compute.parts(images):
+            terms = self._terms(wide(image), noises)
             total = weighted(recipe, terms)
-            engine.backward(total)
+            compute.backward(total)
             losses.add(total=total, **terms)
-        engine.average_gradients(self.trained.parameters())
-        self.optimizer.step()
+        self.update(self.optimizer, self.trained)
         self.step += 1
         return losses.means()
 
@@ -135,16 +125,16 @@ class SdicTrainer:
             norm.momentum = None  # the plain mean over all batches
         for batch in range(SETTLING):
             random = torch.Generator().manual_seed((self.recipe.seed << 32) + (1 << 30) + batch)
-            images, _ = batch_pictures(self.pictures, max(4, self.engine.options.batch), self.config.working, random, self.recipe.mirror)
-            with self.engine.autocast():
-                self.model(images.to(self.engine.device).contiguous(memory_format=torch.channels_last))
+            images, _ = batch_pictures(self.pictures, max(4, self.compute.batch), self.config.working, random, self.recipe.mirror)
+            with self.compute.autocast():
+                self.model(wide(images.to(self.compute.device)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         self._set_modes()
 
     def _terms(self, image: Tensor, noises: list[Tensor] | None) -> dict[str, Tensor]:
         recipe, model = self.recipe, self.model
-        with self.engine.autocast():
+        with self.compute.autocast():
             with torch.no_grad():
                 latent = model.encode(image).float()
                 feature, rgb = model.generator.head(latent, noises)
@@ -153,43 +143,18 @@ class SdicTrainer:
             enhanced, residual = model.dicn(discrepancy, feature, latent)
             _, rgb = model.generator.head(enhanced, noises)
             picture = downsample(model.generator.tail(feature, rgb, enhanced, residual, noises).float(), self.config.working)
-            terms = {name: network(picture, image).mean() for name, network in self.distances.items() if network and getattr(recipe, name)}
+            terms = {name: network(picture, image).mean() for name, network in self.distances.items()}
         terms["l2"] = F.mse_loss(picture, image)
         norm = NORMS[recipe.edit_norm]
         terms["edit_feature"] = norm(residual.float(), torch.zeros_like(residual, dtype=torch.float32))
         terms["edit_code"] = norm(enhanced.float(), latent)
         return terms
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "trained": self.trained.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "encoder": self.model.encoder.state_dict() if self.recipe.encoder_norm else {},
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.trained.load_state_dict(state["trained"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["encoder"]:
-            self.model.encoder.load_state_dict(state["encoder"])
-        self.step = state["step"]
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": "sdic",
-            "config": self.config.as_dict(),
-            "steps": self.steps,
-            "batch": self.engine.options.batch,
-            "precision": self.engine.options.precision,
-            **asdict(self.recipe),
-        }
-
     @torch.no_grad()
     def sheet(self) -> Any:
         """Pictures, their e4e reconstructions, discrepancy maps, and inversions."""
         self.model.eval()
-        image = scaled(self.pictures, np.linspace(0, len(self.pictures) - 1, 8).astype(int), self.config.working).to(self.engine.device)
+        image = scaled(self.pictures, np.linspace(0, len(self.pictures) - 1, 8).astype(int), self.config.working).to(self.compute.device)
         found = self.model.invert(image)
         return sheet_of(image, found.reconstruction, found.discrepancy, downsample(found.picture, self.config.working))
 
@@ -226,7 +191,5 @@ def _optimizer(recipe: SdicRecipe, module: nn.Module) -> torch.optim.Optimizer:
     try:
         from pytorch_optimizer import Ranger
     except ImportError as error:
-        from sdic_runtime.errors import MissingExtraError
-
         raise MissingExtraError("pytorch-optimizer", "train", "the optimizer Ranger") from error
     return Ranger(module.parameters(), lr=recipe.rate)

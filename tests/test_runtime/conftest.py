@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from sdic_runtime.bundle.bundle import Manifest, file_entries, write_manifest
-from sdic_runtime.edits import Direction, Pca, save_direction
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU
+from sdic_runtime.bundle.manifest import Input, Manifest, file_entries, first_schema, write_manifest
+from sdic_runtime.directions import save_direction
+from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.stages import FEATURE_SIZE, HEAD_SIZE, STAGES, Sizes
+from sdic_runtime.program import Method
 
-SIZES = Sizes(resolution=128, working=64, rows=12, style_width=8, feature_channels=4)
+SIZES = {"R": 128, "S": 64, "L": 12, "C": 8, "K": 4}
+SDIC = msgspec.convert({**first_schema(), "method": "sdic", "sizes": SIZES}, Method)  # the tables of the tiny bundle
 
 
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
@@ -27,18 +31,18 @@ class Reference:
     """The tiny model: weights, and every stage in numpy."""
 
     sizes = SIZES
-    to_latent = draw(3, SIZES.rows * SIZES.style_width)
-    to_feature = draw(SIZES.style_width, SIZES.feature_channels)
-    feature_map = draw(1, SIZES.feature_channels, FEATURE_SIZE, FEATURE_SIZE)
-    to_rgb = draw(SIZES.style_width, 3)
-    rgb_map = draw(1, 3, HEAD_SIZE, HEAD_SIZE)
-    preview = draw(3, SIZES.feature_channels, seed=1)
-    enhance = draw(3, SIZES.style_width)
-    compensate = draw(SIZES.feature_channels, 3)
-    last = draw(3, SIZES.feature_channels, seed=2) * np.float32(0.1)
+    to_latent = noise(3, SIZES["L"] * SIZES["C"])
+    to_feature = noise(SIZES["C"], SIZES["K"])
+    feature_map = noise(1, SIZES["K"], 64, 64)
+    to_rgb = noise(SIZES["C"], 3)
+    rgb_map = noise(1, 3, 32, 32)
+    preview = noise(3, SIZES["K"], seed=1)
+    enhance = noise(3, SIZES["C"])
+    compensate = noise(SIZES["K"], 3)
+    last = noise(3, SIZES["K"], seed=2) * np.float32(0.1)
 
     def e4e(self, image: np.ndarray) -> np.ndarray:
-        return np.tanh(image.mean((2, 3)) @ self.to_latent).reshape(len(image), SIZES.rows, SIZES.style_width)
+        return np.tanh(image.mean((2, 3)) @ self.to_latent).reshape(len(image), SIZES["L"], SIZES["C"])
 
     def head(self, latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean = latent.mean(1)
@@ -58,7 +62,7 @@ class Reference:
         discrepancy = (image - reconstruction) / 2
         enhanced = latent + np.tanh(discrepancy.mean((2, 3)) @ self.enhance)[:, None]
         residual = self.mix(self.compensate, discrepancy) / (1 + np.exp(-feature))
-        pixels = self.tail(feature, residual, self.head(enhanced)[1], enhanced)
+        picture = self.tail(feature, residual, self.head(enhanced)[1], enhanced)
         return {
             "latent": latent,
             "feature": feature,
@@ -66,7 +70,7 @@ class Reference:
             "discrepancy": discrepancy,
             "latent_enhanced": enhanced,
             "residual": residual,
-            "pixels": pixels,
+            "picture": picture,
         }
 
 
@@ -89,7 +93,7 @@ def stage_nodes(stage: str, model: Reference) -> tuple[list[Any], dict[str, np.n
                 node("Tanh", "l", "t"),
                 node("Reshape", "t shape", "latent"),
             ],
-            {"axes": axes, "w": model.to_latent, "shape": np.array([-1, SIZES.rows, SIZES.style_width], np.int64)},
+            {"axes": axes, "w": model.to_latent, "shape": np.array([-1, SIZES["L"], SIZES["C"]], np.int64)},
         ),
         "generator_head": (
             [
@@ -164,7 +168,7 @@ def stage_nodes(stage: str, model: Reference) -> tuple[list[Any], dict[str, np.n
         ),
     }
     nodes, constants = table[stage]
-    for item in nodes:  # "a  b" leaves an optional input out
+    for item in nodes:  # "a  b" omits an optional input
         if item.op_type == "Resize":
             item.input.insert(1, "")
     return nodes, constants
@@ -176,48 +180,54 @@ def write_stage(path: Path, stage: str, nodes: list[Any], constants: dict[str, n
     from onnx import TensorProto, helper, numpy_helper
 
     def border(name: str) -> Any:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *SIZES.shape(name, 1)[1:]])
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *SDIC.shape(name, 1)[1:]])
 
-    inputs, outputs = ([border(name) for name in names] for names in (STAGES[stage].inputs, STAGES[stage].outputs))
+    inputs, outputs = ([border(name) for name in names] for names in (SDIC.stages[stage].inputs, SDIC.stages[stage].outputs))
     graph = helper.make_graph(nodes, stage, inputs, outputs, [numpy_helper.from_array(array, name) for name, array in constants.items()])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
 
 
-def write_bundle(folder: Path, **changes: Any) -> Path:
+def write_bundle(folder: Path, visible_rows: tuple[int, int] = (0, SIZES["R"]), **changes: Any) -> Path:
     """A whole tiny bundle in `folder`; `changes` are fields of its manifest."""
     model = Reference()
     (folder / "onnx/fp32").mkdir(parents=True)
     (folder / "directions").mkdir()
-    stages = {stage: {"fp32": f"onnx/fp32/{stage}.onnx"} for stage in STAGES}
-    for stage in STAGES:
-        write_stage(folder / stages[stage]["fp32"], stage, *stage_nodes(stage, model))
+    graphs = {stage: {"fp32": (f"onnx/fp32/{stage}.onnx",)} for stage in SDIC.stages}
+    for stage in SDIC.stages:
+        write_stage(folder / graphs[stage]["fp32"][0], stage, *stage_nodes(stage, model))
     directions = {
-        "smile": Direction(draw(SIZES.style_width, seed=5), "smile", "drawn", (-3, 3)),
-        "age": Direction(draw(SIZES.rows, SIZES.style_width, seed=6), "age", "drawn", rows=(2, 5)),
-        "basis": Pca(draw(1, 8, seed=7), draw(6, 1, 8), np.arange(6, 0, -1), "basis", "drawn"),
+        "smile": Direction(noise(SIZES["C"], seed=5), "smile", "random", (-3, 3)),
+        "age": Direction(noise(SIZES["L"], SIZES["C"], seed=6), "age", "random", rows=(2, 5)),
+        "basis": Pca(noise(1, 8, seed=7), noise(6, 1, 8), np.arange(6, 0, -1), "basis", "random"),
     }
     files = {name: f"directions/{name}.safetensors" for name in directions}
     for name, direction in directions.items():
         save_direction(folder / files[name], direction)
-    entries = file_entries(folder, [*files.values(), *(choices["fp32"] for choices in stages.values())])
     manifest = Manifest(
+        **{name: getattr(SDIC, name) for name in Method.__struct_fields__},
         name="tiny",
         domain="test",
-        sizes=SIZES,
-        visible_rows=(0, SIZES.resolution),
-        stages=stages,
-        files=entries,
+        input=Input(visible_rows),
+        graphs=graphs,
+        files=file_entries(folder, [*files.values(), *(choices["fp32"][0] for choices in graphs.values())]),
         default_precision="fp32",
         directions=files,
         tolerances={"fp32": 1e-4},
         licence="none",
     )
-    write_manifest(folder, dataclasses.replace(manifest, **changes))
+    write_manifest(folder, msgspec.structs.replace(manifest, **changes))
     return folder
 
 
+def change_manifest(folder: Path, files: Sequence[str] = (), **changes: Any) -> Path:
+    """Change fields of the manifest in `folder`, and list the new or changed `files` as they are now."""
+    manifest = Bundle.open(folder).manifest
+    changes["files"] = {**changes.get("files", manifest.files), **file_entries(folder, files)}
+    return write_manifest(folder, msgspec.structs.replace(manifest, **changes))
+
+
 def add_cpu_graph(folder: Path, key: str, **factors: float) -> Path:
-    """A graph for processors that can be told from that of the stage: the constants named in `factors` are multiplied by them.
+    """A CPU-optimized graph that can be told from that of the stage: the constants named in `factors` are multiplied by them.
 
     `key` is a stage, or "stage:output" for a graph of that output alone.
     """
@@ -257,11 +267,9 @@ def break_band(folder: Path, stage: str, band: int) -> None:
     import onnx
     from onnx import helper, numpy_helper
 
-    from sdic_runtime.bundle.bundle import Bundle
-
-    names = list(Bundle.open(folder).manifest.cpu[stage])
+    names = Bundle.open(folder).manifest.graphs[stage][ONNXRUNTIME_CPU]
     model = onnx.load(folder / names[band])
-    for output in STAGES[stage].outputs:
+    for output in SDIC.stages[stage].outputs:
         last = next(node for node in model.graph.node if output in node.output)
         last.output[:] = [f"sound_{output}"]
         model.graph.node.append(helper.make_node("Gather", [f"sound_{output}", "absent"], [output], axis=0))
@@ -271,9 +279,7 @@ def break_band(folder: Path, stage: str, band: int) -> None:
 
 
 def own_graph(folder: Path, key: str) -> str:
-    from sdic_runtime.bundle.bundle import Bundle
-
-    return Bundle.open(folder).manifest.stages[key.partition(":")[0]]["fp32"]
+    return Bundle.open(folder).manifest.graphs[key.partition(":")[0]]["fp32"][0]
 
 
 def cpu_ending(key: str, band: str = "") -> str:
@@ -300,13 +306,14 @@ def onnx_save(model: Any, path: Path) -> None:
     onnx.save(model, path)
 
 
-def set_cpu(folder: Path, key: str, names: list[str]) -> None:
-    from sdic_runtime.bundle.bundle import Bundle
+def set_cpu(folder: Path, key: str, names: Sequence[str]) -> None:
+    graphs = Bundle.open(folder).manifest.graphs
+    change_manifest(folder, names, graphs={**graphs, key: {**graphs.get(key, {}), ONNXRUNTIME_CPU: tuple(names)}})
 
-    manifest = Bundle.open(folder).manifest
-    write_manifest(
-        folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, names)}, cpu={**manifest.cpu, key: names})
-    )
+
+@pytest.fixture
+def change() -> Callable[..., Path]:
+    return change_manifest
 
 
 @pytest.fixture
@@ -349,13 +356,11 @@ def make_bundle(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def replace_stage() -> Callable[..., None]:
     """Put another graph in place of one stage of a bundle, hashes and all."""
-    from sdic_runtime.bundle.bundle import Bundle
 
     def replace(folder: Path, stage: str, nodes: list[Any], constants: dict[str, np.ndarray]) -> None:
-        manifest = Bundle.open(folder).manifest
-        name = manifest.stages[stage]["fp32"]
+        name = own_graph(folder, stage)
         write_stage(folder / name, stage, nodes, constants)
-        write_manifest(folder, dataclasses.replace(manifest, files={**manifest.files, **file_entries(folder, [name])}))
+        change_manifest(folder, [name])
 
     return replace
 
@@ -368,7 +373,7 @@ def pipeline(tiny_bundle: Path) -> Pipeline:
 @pytest.fixture(scope="session")
 def image() -> np.ndarray:
     """Three input pictures, float32 [3, 3, S, S] in [-1, 1]."""
-    return np.random.default_rng(3).uniform(-1, 1, (3, 3, SIZES.working, SIZES.working)).astype(np.float32) ** 3
+    return np.random.default_rng(3).uniform(-1, 1, (3, 3, SIZES["S"], SIZES["S"])).astype(np.float32) ** 3
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sdic_runtime.edits import GANSPACE_PRESETS, CombinedEdit, Direction, GanSpaceEdit, Pca, as_edit, edited, load_direction, save_direction
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import Sizes
+from sdic_runtime.edits import GANSPACE_PRESETS, CombinedEdit, Direction, GanSpaceEdit, Pca, as_edit, edited, kinds_of
+from sdic_runtime.errors import ArgumentError
 
-SIZES = Sizes(resolution=128, working=64, rows=12, style_width=8, feature_channels=4)
+SIZES = {"L": 12, "C": 8}
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def test_rows_restrict_a_direction(latent: np.ndarray, count: int) -> None:
     ],
 )
 def test_what_is_no_direction_is_one_sentence(value: Any, message: str) -> None:
-    with pytest.raises(SdicError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         as_edit(value)
 
 
@@ -82,7 +80,7 @@ def test_what_is_no_direction_is_one_sentence(value: Any, message: str) -> None:
     ],
 )
 def test_a_direction_for_another_model_is_one_sentence(edit: Direction, message: str) -> None:
-    with pytest.raises(SdicError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         edit.check(SIZES)
 
 
@@ -143,16 +141,16 @@ def test_ganspace_add_moves_every_code_alike(latent: np.ndarray, pca: dict[str, 
     ],
 )
 def test_a_wrong_ganspace_edit_is_one_sentence(pca: dict[str, np.ndarray], arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(SdicError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         GanSpaceEdit(**{"pca": pca, "index": 3, "start": 0, "end": 2, "sigma": 1.0, **arguments})
 
 
-def test_ganspace_rows_and_width_are_held_against_the_model(pca: dict[str, np.ndarray]) -> None:
+def test_ganspace_rows_and_width_are_checked_against_the_model(pca: dict[str, np.ndarray]) -> None:
     for start, end in ((0, 13), (4, 4), (-1, 3)):
-        with pytest.raises(SdicError, match=f"the GANSpace edit is for the style rows {start} to {end}"):
+        with pytest.raises(ArgumentError, match=f"the GANSpace edit is for the style rows {start} to {end}"):
             GanSpaceEdit(pca, 0, start, end, 1.0).check(SIZES)
     wide = Pca(np.zeros((1, 512)), np.ones((2, 1, 512)), np.ones(2))
-    with pytest.raises(SdicError, match="the PCA basis has width 512, and this model's style width is 8"):
+    with pytest.raises(ArgumentError, match="the PCA basis has width 512, and this model's style width is 8"):
         GanSpaceEdit(wide, 0, 0, 5, 1.0).check(SIZES)
 
 
@@ -163,7 +161,7 @@ def test_presets_are_the_published_ones(pca: dict[str, np.ndarray]) -> None:
         "faces": ["beard", "eyes", "lip"],
         "cars": ["color", "cube", "grass", "left", "right"],
     }
-    with pytest.raises(SdicError, match="there is no GANSpace preset faces/left; the presets are: faces/eyes"):
+    with pytest.raises(ArgumentError, match="there is no GANSpace preset faces/left; the presets are: faces/eyes"):
         GanSpaceEdit.preset(pca, "faces", "left")
 
 
@@ -180,75 +178,23 @@ def test_combined_edits_all_read_the_unedited_code(latent: np.ndarray, pca: dict
 
 
 def test_combined_edits_are_checked_part_by_part() -> None:
-    with pytest.raises(SdicError, match="the combined edit is empty"):
+    with pytest.raises(ArgumentError, match="the combined edit is empty"):
         CombinedEdit([])
-    with pytest.raises(SdicError, match="the strength is nan"):
+    with pytest.raises(ArgumentError, match="the strength is nan"):
         CombinedEdit([(Direction(np.zeros(8)), float("nan"))])
-    with pytest.raises(SdicError, match=r"shape \[1, 9\]"):
+    with pytest.raises(ArgumentError, match=r"shape \[1, 9\]"):
         as_edit([(np.zeros(8), 1.0), (np.zeros(9), 1.0)]).check(SIZES)
 
 
-@pytest.mark.parametrize(
-    "direction",
-    [
-        Direction(np.arange(8), "smile", "InterFaceGAN, 2,000 portraits, accuracy .98", (-3.0, 3.0), (0, 8)),
-        Direction(np.arange(96).reshape(12, 8), "age"),
-    ],
-)
-def test_a_saved_direction_reads_back_equal(tmp_path: Path, direction: Direction) -> None:
-    save_direction(tmp_path / "a.safetensors", direction)
-    loaded = load_direction(tmp_path / "a.safetensors")
-    assert isinstance(loaded, Direction)
-    np.testing.assert_array_equal(loaded.vector, direction.vector)
-    assert (loaded.name, loaded.method, loaded.strength_range, loaded.rows) == (
-        direction.name,
-        direction.method,
-        direction.strength_range,
-        direction.rows,
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+def test_an_edit_tells_its_kinds(pca: dict[str, np.ndarray]) -> None:
+    class Own:
+        def offset(self, latent: np.ndarray) -> np.ndarray:
+            return np.ones_like(latent)
 
+        def check(self, sizes: Any) -> None:
+            pass
 
-def test_a_saved_basis_reads_back_equal(tmp_path: Path, pca: dict[str, np.ndarray]) -> None:
-    save_direction(tmp_path / "a.safetensors", Pca(**pca, name="basis", method="PCA of 10,000 codes"))
-    loaded = load_direction(tmp_path / "a.safetensors")
-    assert isinstance(loaded, Pca) and (loaded.name, loaded.method) == ("basis", "PCA of 10,000 codes")
-    for part, array in pca.items():
-        np.testing.assert_array_equal(getattr(loaded, part), array)
-
-
-def test_numpy_files_are_read(tmp_path: Path, pca: dict[str, np.ndarray]) -> None:
-    np.save(tmp_path / "smile.npy", np.arange(8.0))
-    smile = load_direction(tmp_path / "smile.npy")
-    assert isinstance(smile, Direction) and smile.name == "smile" and smile.vector.shape == (1, 8)
-    np.savez(tmp_path / "basis.npz", **pca)
-    assert isinstance(load_direction(tmp_path / "basis.npz"), Pca)
-
-
-def test_files_that_are_no_directions_are_one_sentence(tmp_path: Path) -> None:
-    from safetensors.numpy import save_file
-
-    save_file({"other": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
-    save_file({"direction": np.full(8, np.nan, np.float32)}, tmp_path / "nan.safetensors")
-    save_file({"direction": np.zeros(8, np.float32)}, tmp_path / "range.safetensors", {"strength_range": "wide"})
-    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes()[:-3])
-    (tmp_path / "text.safetensors").write_text("<html>quota exceeded</html>")
-    (tmp_path / "empty.npy").touch()
-    (tmp_path / "smile.pt").touch()
-    (tmp_path / "folder.npy").mkdir()
-    np.save(tmp_path / "pickled.npy", np.array([{}], object), allow_pickle=True)
-    for name, message in {
-        "other.safetensors": 'it holds other, expected "direction", or "mean", "comp" and "std"',
-        "nan.safetensors": 'nan.safetensors: the direction "nan" holds NaN',
-        "cut.safetensors": "is not a direction file",
-        "range.safetensors": "its metadata \"strength_range\" is 'wide', expected two numbers",
-        "text.safetensors": "is not a direction file",
-        "empty.npy": "is not a direction file",
-        "smile.pt": "use .safetensors, .npy or .npz",
-        "folder.npy": "cannot read the direction",
-        "pickled.npy": "is not a direction file",
-        "none.npy": "cannot read the direction .*none.npy: no such file",
-    }.items():
-        with pytest.raises(SdicError, match=message) as caught:
-            load_direction(tmp_path / name)
-        assert "\n" not in str(caught.value), name
+    direction, component = Direction(np.zeros(8)), GanSpaceEdit(pca, 3, 0, 4, 2.0)
+    assert kinds_of(direction) == kinds_of(Own()) == kinds_of(CombinedEdit([(direction, 1.0)])) == {"direction"}
+    assert kinds_of(component) == {"ganspace"}
+    assert kinds_of(CombinedEdit([(direction, 1.0), (CombinedEdit([(component, 1.0)]), 2.0)])) == {"direction", "ganspace"}

@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import FileError
 from sdic_runtime.files import is_inside, replacing, save_tensors, sha256
 
 
@@ -32,7 +32,7 @@ def test_a_new_file_appears_whole_and_with_usual_permissions(tmp_path: Path) -> 
 def test_whatever_interrupts_a_write_the_old_file_stays(tmp_path: Path, error: type[BaseException]) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(SdicError if error is OSError else error), replacing(target) as temporary:
+    with pytest.raises(FileError if error is OSError else error), replacing(target) as temporary:
         temporary.write_text("half")
         raise error("stop")
     assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["a.txt"]
@@ -50,13 +50,18 @@ def test_a_disk_that_fills_up_is_one_sentence(tmp_path: Path) -> None:
         "    print(type(error).__name__, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "a"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"SdicError cannot write {tmp_path / 'a'}: file too large; choose another place or make room\n"
+    assert done.stdout == f"FileError cannot write {tmp_path / 'a'}: file too large; choose another place or make room\n"
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
 def test_a_folder_that_cannot_be_written_to() -> None:
-    with pytest.raises(SdicError, match=r"^cannot write /proc/self/a: .*; choose another place or make room$"), replacing("/proc/self/a"):
+    with pytest.raises(FileError, match=r"^cannot write /proc/self/a: .*; choose another place or make room$"), replacing("/proc/self/a"):
+        raise AssertionError("the block must not be entered")
+
+
+def test_a_path_with_a_zero_byte_is_one_sentence() -> None:
+    with pytest.raises(FileError, match=r"^cannot write 'a\\x00b': embedded null byte; choose another name$"), replacing("a\0b"):
         raise AssertionError("the block must not be entered")
 
 

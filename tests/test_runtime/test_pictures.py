@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError
 from sdic_runtime.pictures import load_picture, prepare, to_bytes, to_images
-from sdic_runtime.stages import Sizes
 
-SIZES = Sizes(resolution=128, working=64, rows=12, style_width=8, feature_channels=4)
+SIZES = {"R": 128, "S": 64}
 ALL = (0, 128)
 
 
@@ -88,10 +87,10 @@ def test_sixteen_bit_gray_is_scaled_not_cut(tmp_path: Path) -> None:
         Image.fromarray(values).save(tmp_path / f"a.{suffix}")
         np.testing.assert_array_equal(loaded(tmp_path / f"a.{suffix}")[0, :, 0], np.rint(values[0] / 257))
     Image.fromarray(np.array([[0, 70000]], np.int32)).save(tmp_path / "wide.tiff")
-    with pytest.raises(SdicError, match="gray values from 0 to 70000; save it with 8 or 16 bits"):
+    with pytest.raises(PictureError, match="gray values from 0 to 70000; save it with 8 or 16 bits"):
         load_picture(tmp_path / "wide.tiff")
     Image.fromarray(np.array([[0, 0.5]], np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(SdicError, match="holds floating-point gray values"):
+    with pytest.raises(PictureError, match="holds floating-point gray values"):
         load_picture(tmp_path / "float.tiff")
 
 
@@ -117,7 +116,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
     tmp_path: Path, recwarn: pytest.WarningsRecorder, width: int, height: int, megapixels: int
 ) -> None:
     (tmp_path / "bomb.png").write_bytes(png(width, height, 8, 2, b""))
-    with pytest.raises(SdicError) as caught:
+    with pytest.raises(PictureError) as caught:
         load_picture(tmp_path / "bomb.png")
     assert str(caught.value) == f"{tmp_path}/bomb.png has {megapixels} megapixels, and the limit is 100; make the picture smaller"
     assert not recwarn.list
@@ -148,7 +147,7 @@ def test_bad_files_are_one_sentence(tmp_path: Path, colours: np.ndarray) -> None
         "drawing.eps": "drawing.eps is not a picture",
         "none.png": "there is no picture at .*none.png",
     }.items():
-        with pytest.raises(SdicError, match=message) as caught:
+        with pytest.raises(PictureError, match=message) as caught:
             load_picture(tmp_path / name)
         assert "\n" not in str(caught.value)
 
@@ -164,7 +163,7 @@ def test_every_cut_and_many_flips_of_a_file_give_a_picture_or_a_sentence(tmp_pat
             (tmp_path / "a").write_bytes(damaged)
             try:
                 assert load_picture(tmp_path / "a").mode == "RGB"
-            except SdicError as error:
+            except PictureError as error:
                 assert "\n" not in str(error)
 
 
@@ -206,14 +205,71 @@ def test_a_float_array_is_taken_as_it_is() -> None:
     ],
 )
 def test_arrays_that_do_not_fit_are_one_sentence(picture: Any, message: str) -> None:
-    with pytest.raises(SdicError, match=message):
+    kind = PictureError if isinstance(picture, np.ndarray) else ArgumentError
+    with pytest.raises(kind, match=message):
         prepare(picture, SIZES, ALL)
+
+
+def test_tensors_of_pytorch_count_as_arrays(colours: np.ndarray) -> None:
+    torch = pytest.importorskip("torch")
+    floats = np.random.default_rng(0).uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32)
+    for tensor in (torch.tensor(floats), torch.tensor(floats, requires_grad=True), torch.tensor(floats).double()):
+        np.testing.assert_array_equal(prepare(tensor, SIZES, ALL), floats)
+    for kind in (torch.bfloat16, torch.float16):
+        tensor = torch.tensor(floats, requires_grad=True).to(kind)
+        np.testing.assert_array_equal(prepare(tensor, SIZES, ALL), tensor.detach().float().numpy())
+    np.testing.assert_array_equal(prepare(torch.tensor(colours), SIZES, ALL), prepare(colours, SIZES, ALL))
+    with pytest.raises(PictureError, match="^the picture array has type int64; use uint8"):
+        prepare(torch.zeros(1, 3, 64, 64, dtype=torch.int64), SIZES, ALL)
+    for unreadable in (torch.zeros(1, 3, 64, 64, device="meta"), torch.zeros(64, 64).to_sparse()):
+        with pytest.raises(PictureError, match="^the Tensor cannot be read as an array: ") as caught:
+            prepare(unreadable, SIZES, ALL)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_picture_that_is_read_only_now_may_fail_in_one_sentence(tmp_path: Path, colours: np.ndarray) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    truncated = Image.open(io.BytesIO(content[: len(content) // 2]))
+    closed, loaded_and_closed = Image.open(tmp_path / "a.png"), Image.open(tmp_path / "a.png")
+    loaded_and_closed.load()
+    for picture in (closed, loaded_and_closed):
+        picture.close()
+    for picture, why in (
+        (truncated, "image file is truncated"),
+        (closed, "Operation on closed image"),
+        (loaded_and_closed, "Operation on closed image"),
+        (Unreadable(SyntaxError("broken PNG file")), "broken PNG file"),
+        (Unreadable(IndexError()), "IndexError"),
+    ):
+        with pytest.raises(PictureError, match=f"^the picture cannot be read: {why}.*; open it again$"):
+            prepare(picture, SIZES, ALL)
+    with pytest.raises(OutOfMemoryError, match="^not enough memory to decode the picture; make it smaller$"):
+        prepare(Unreadable(MemoryError()), SIZES, ALL)
+
+
+class Unreadable(Image.Image):
+    """A picture whose decoder fails as decoders do."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def getexif(self) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("path", ["a\0b.png", "\0", Path("a\0b.png")])
+def test_a_path_with_a_zero_byte_is_one_sentence(path: str | Path) -> None:
+    with pytest.raises(PictureError) as caught:
+        prepare(path, SIZES, ALL)
+    assert str(caught.value) == f"cannot read {str(path)!r}: embedded null byte"
 
 
 def test_a_single_nan_is_found() -> None:
     array = np.zeros((2, 3, 64, 64), np.float32)
     array[1, 2, 3, 4] = np.nan
-    with pytest.raises(SdicError, match="without NaN"):
+    with pytest.raises(PictureError, match="without NaN"):
         prepare(array, SIZES, ALL)
 
 
@@ -232,5 +288,5 @@ def test_bytes_are_clamped_rounded_and_cut() -> None:
 def test_a_generated_nan_is_an_error_not_a_picture() -> None:
     pixels = np.zeros((1, 3, 4, 4), np.float32)
     pixels[0, 0, 0, 0] = np.inf
-    with pytest.raises(SdicError, match="holds NaN or infinite values; run with precision fp32"):
+    with pytest.raises(PictureError, match="holds NaN or infinite values; run with precision fp32"):
         to_images(pixels)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,18 @@ import pytest
 from PIL import Image
 
 import sdic_runtime
-from sdic_runtime import Bundle, CombinedEdit, GanSpaceEdit, Inversion, Pipeline, SdicError
+from sdic_runtime import (
+    ArgumentError,
+    BackendError,
+    Bundle,
+    BundleError,
+    CombinedEdit,
+    GanSpaceEdit,
+    Inversion,
+    OutOfMemoryError,
+    PictureError,
+    Pipeline,
+)
 
 CLOSE = {"rtol": 0, "atol": 2e-5}
 
@@ -54,12 +67,12 @@ def test_batches_do_not_change_the_numbers(pipeline: Pipeline, image: np.ndarray
 
 @pytest.mark.parametrize("batch", [0, -1, 1.5, True, "2"])
 def test_a_wrong_batch_is_refused(pipeline: Pipeline, image: np.ndarray, batch: Any) -> None:
-    with pytest.raises(SdicError, match=rf"^batch is {batch!r}; give a whole number of at least 1$"):
+    with pytest.raises(ArgumentError, match=rf"^batch is {batch!r}; give a whole number of at least 1$"):
         pipeline.invert(image, batch=batch)
 
 
 def test_an_empty_list_is_refused(pipeline: Pipeline) -> None:
-    with pytest.raises(SdicError, match="list of pictures is empty"):
+    with pytest.raises(ArgumentError, match="list of pictures is empty"):
         pipeline.invert([])
 
 
@@ -153,7 +166,7 @@ def test_baseline_is_e4e_alone(pipeline: Pipeline, reference: Any, image: np.nda
         ({"edit": "smile", "strength": [1.0, float("inf")]}, r"^the strength is inf; give a finite number$"),
         ({"edit": "smile", "strength": "strong"}, r"^the strength is 'strong'; give a finite number$"),
         ({"edit": "smile", "strength": []}, r"^the list of strengths is empty; give at least one$"),
-        ({"edit": "smile", "eq6": "other"}, r'^eq6 is "other"; use "paper" or "released"$'),
+        ({"edit": "smile", "eq6": "other"}, r'^eq6 is "other"; the bundle "tiny" has: paper, released$'),
         ({"edit": np.zeros((17, 8))}, r"^the direction has shape \[17, 8\], and this model's latent codes are \[12, 8\]; use \[1, 8\] or"),
         ({"edit": np.zeros(512)}, r"^the direction has shape \[1, 512\], and this model's latent codes are \[12, 8\]"),
         ({"edit": np.full(8, np.nan)}, r"^the direction holds NaN or infinite values"),
@@ -161,7 +174,7 @@ def test_baseline_is_e4e_alone(pipeline: Pipeline, reference: Any, image: np.nda
     ],
 )
 def test_a_wrong_edit_is_one_sentence(pipeline: Pipeline, image: np.ndarray, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(SdicError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         pipeline.edit(pipeline.invert(image[:1]), **arguments)
 
 
@@ -177,7 +190,7 @@ def test_an_inversion_of_another_model_is_refused(pipeline: Pipeline, make_bundl
     other = Pipeline.load(make_bundle(name="other", visible_rows=(16, 112)), backend="onnxruntime", threads=1)
     inversion = other.invert(image[:1])
     for act in (lambda: pipeline.edit(inversion, "smile"), lambda: pipeline.baseline(inversion)):
-        with pytest.raises(SdicError, match=r'^the inversion was made by the model "tiny" \([0-9a-f]{12}\), and this is "tiny"'):
+        with pytest.raises(ArgumentError, match=r'^the inversion was made by the model "tiny" \([0-9a-f]{12}\), and this is "tiny"'):
             act()
 
 
@@ -200,10 +213,10 @@ def test_files_come_in_bounded_batches_with_the_numbers_of_one_at_a_time(
     sizes: list[int] = []
     plain = pipeline._invert
     monkeypatch.setattr(pipeline, "_invert", lambda image, *rest: sizes.append(len(image)) or plain(image, *rest))
-    results = list(pipeline.invert_files(iter(paths), batch=3))
+    results = list(pipeline.invert_many(iter(paths), batch=3))
     assert sizes == [3, 3, 1]
     for path, result in zip(paths, results, strict=True):
-        assert result.path == str(path) and result.error is None and result.inversion is not None
+        assert result.name == str(path) and result.error is None and result.inversion is not None
         assert len(result.inversion) == 1 and result.inversion.names == (str(path),)
         np.testing.assert_allclose(result.inversion.pixels, pipeline.invert(path).pixels, **CLOSE)
 
@@ -211,17 +224,54 @@ def test_files_come_in_bounded_batches_with_the_numbers_of_one_at_a_time(
 def test_a_bad_file_is_reported_and_the_others_go_on(pipeline: Pipeline, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no picture")
     paths = [photo(tmp_path / "a.png"), tmp_path / "bad.png", photo(tmp_path / "b.png", 1), tmp_path / "missing.png"]
-    results = list(pipeline.invert_files(paths, batch=2, keep_going=True))
+    results = list(pipeline.invert_many(paths, batch=2, keep_going=True))
     assert [result.inversion is None for result in results] == [False, True, False, True]
     assert "bad.png is not a picture" in str(results[1].error) and "there is no picture at" in str(results[3].error)
     np.testing.assert_array_equal(results[2].inversion.pixels, pipeline.invert(paths[2]).pixels)  # type: ignore[union-attr]
-    with pytest.raises(SdicError, match="bad.png is not a picture"):
-        list(pipeline.invert_files(paths, batch=2))
+    with pytest.raises(PictureError, match="bad.png is not a picture"):
+        list(pipeline.invert_many(paths, batch=2))
+
+
+def test_a_stream_may_hold_any_kind_of_picture(pipeline: Pipeline, tmp_path: Path, image: np.ndarray) -> None:
+    """Also arrays of several pictures, among pictures that fail."""
+    path = photo(tmp_path / "a.png")
+    stream = [path, image, str(path), Image.open(path), image[1:], np.asarray(Image.open(path)), 17, image[:1].astype(np.float64), b"x"]
+    results = list(pipeline.invert_many(iter(stream), batch=2, keep_going=True))
+    assert [result.name for result in results] == [str(path), "", str(path), "", "", "", "", "", ""]
+    assert [0 if result.inversion is None else len(result.inversion) for result in results] == [1, 3, 1, 1, 2, 1, 0, 0, 0]
+    assert [type(result.error).__name__ for result in results[6:]] == ["ArgumentError", "PictureError", "ArgumentError"]
+    for source, result in zip(stream[:6], results, strict=False):
+        want, got = pipeline.invert(source), result.inversion  # type: ignore[arg-type]
+        assert got is not None and result.error is None and got.names == want.names
+        for name in want.tensors:
+            np.testing.assert_allclose(getattr(got, name), getattr(want, name), **CLOSE, err_msg=name)
+    with pytest.raises(ArgumentError, match="a picture cannot be made from int"):
+        list(pipeline.invert_many(iter(stream)))
+    assert [result.inversion for result in pipeline.invert_many(iter([17]), keep_going=True)] == [None]
+    assert list(pipeline.invert_many([])) == []
+
+
+def test_a_picture_that_needs_too_much_memory_fails_alone(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [photo(tmp_path / "a.png"), photo(tmp_path / "huge.png", 1), photo(tmp_path / "b.png", 2)]
+    plain = pipeline.prepare
+
+    def prepare(picture: Any) -> np.ndarray:
+        if picture == paths[1]:
+            raise MemoryError
+        return plain(picture)
+
+    monkeypatch.setattr(pipeline, "prepare", prepare)
+    results = list(pipeline.invert_many(paths, keep_going=True))
+    assert [result.inversion is None for result in results] == [False, True, False]
+    assert isinstance(results[1].error, OutOfMemoryError)
+    assert str(results[1].error) == f"not enough memory to prepare {paths[1]}; make it smaller"
+    with pytest.raises(OutOfMemoryError, match=r"not enough memory to prepare .*huge\.png"):
+        list(pipeline.invert_many(paths))
 
 
 def test_files_are_read_only_when_their_turn_comes(pipeline: Pipeline, tmp_path: Path) -> None:
     first = photo(tmp_path / "a.png")
-    results = pipeline.invert_files([first, tmp_path / "later.png"], batch=1)
+    results = pipeline.invert_many([first, tmp_path / "later.png"], batch=1)
     assert next(results).inversion is not None
     photo(tmp_path / "later.png", 5)
     assert next(results).inversion is not None
@@ -257,6 +307,34 @@ def test_auto_says_which_backend_and_why(tiny_bundle: Path) -> None:
     assert Pipeline.load(tiny_bundle, "onnxruntime", threads=1).reason == ""
 
 
+def test_a_pipeline_shows_what_it_is(pipeline: Pipeline) -> None:
+    assert repr(pipeline) == f'<Pipeline of "tiny" (sdic) on {pipeline.backend.description}>'
+
+
+def test_a_closed_pipeline_gives_its_memory_back_and_leaves_what_is_on_the_host(
+    tiny_bundle: Path, image: np.ndarray, tmp_path: Path
+) -> None:
+    with Pipeline.load(tiny_bundle, "onnxruntime", threads=1) as pipeline:
+        inversion = pipeline.invert(image[:1])
+        sessions = [weakref.ref(session) for session in pipeline.backend._sessions.values()]  # type: ignore[attr-defined]
+        assert len(sessions) == 6 and all(session() is not None for session in sessions)
+    gc.collect()
+    assert all(session() is None for session in sessions)
+    inversion.save(tmp_path / "a.safetensors")
+    assert Inversion.load(tmp_path / "a.safetensors").pixels.shape == (1, 3, 128, 128)
+    for act in (lambda: pipeline.invert(image), lambda: pipeline.edit(inversion, "smile")):
+        with pytest.raises(BackendError, match="^the pipeline was closed; load the bundle again$"):
+            act()
+    pipeline.close()
+
+
+def test_a_pipeline_is_closed_whatever_ends_its_block(tiny_bundle: Path) -> None:
+    with pytest.raises(KeyError), Pipeline.load(tiny_bundle, "onnxruntime", threads=1) as pipeline:
+        raise KeyError
+    with pytest.raises(BackendError, match="was closed"):
+        pipeline.invert(np.zeros((1, 3, 64, 64), np.float32))
+
+
 def test_a_flipped_byte_stops_the_load_unless_asked_not_to_look(make_bundle: Callable[..., Path]) -> None:
     folder = make_bundle()
     graph = folder / "onnx/fp32/dicn.onnx"
@@ -264,9 +342,9 @@ def test_a_flipped_byte_stops_the_load_unless_asked_not_to_look(make_bundle: Cal
     position = content.index(b"latent_enhanced")
     content[position] ^= 1
     graph.write_bytes(content)
-    with pytest.raises(SdicError, match=r"dicn.onnx is damaged: its SHA-256 is not the one in bundle.json; see .* sdic-export verify"):
+    with pytest.raises(BundleError, match=r"dicn.onnx is damaged: its SHA-256 is not the one in bundle.json; see .* sdic-export verify"):
         Pipeline.load(folder, "onnxruntime", threads=1)
-    with pytest.raises(SdicError, match='the stage "dicn" could not be loaded'):
+    with pytest.raises(BackendError, match='the stage "dicn" could not be loaded'):
         Pipeline.load(folder, "onnxruntime", threads=1, verify=False)
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sdic_runtime import sheets
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError, FileError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -58,9 +58,9 @@ def test_a_long_caption_is_shortened_to_its_column() -> None:
 
 
 def test_wrong_number_of_captions_is_refused() -> None:
-    with pytest.raises(SdicError, match="a sheet has 1 captions and a row of 2 pictures; give one caption per column"):
+    with pytest.raises(ArgumentError, match="a sheet has 1 captions and a row of 2 pictures; give one caption per column"):
         sheets.strip([plain(RED), plain(RED)], ["a"])
-    with pytest.raises(SdicError, match="a sheet needs at least one picture"):
+    with pytest.raises(ArgumentError, match="a sheet needs at least one picture"):
         sheets.sheet([], [])
 
 
@@ -83,9 +83,9 @@ def test_an_animation_reads_back_with_every_frame(tmp_path: Path) -> None:
 
 
 def test_an_animation_under_another_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SdicError, match=r'an animation is written as \.gif, not as "a\.png"'):
+    with pytest.raises(ArgumentError, match=r'an animation is written as \.gif, not as "a\.png"'):
         sheets.save_animation([plain(RED)], tmp_path / "a.png")
-    with pytest.raises(SdicError, match="an animation needs at least one picture"):
+    with pytest.raises(ArgumentError, match="an animation needs at least one picture"):
         sheets.save_animation([], tmp_path / "a.gif")
 
 
@@ -97,7 +97,7 @@ def test_a_lossless_picture_reads_back_equal(tmp_path: Path, ending: str) -> Non
 
 
 def test_an_unknown_ending_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(SdicError, match=r'"picture\.txt" names no picture format; end the name with one of \.png'):
+    with pytest.raises(ArgumentError, match=r'"picture\.txt" names no picture format; end the name with one of \.png'):
         sheets.save_picture(plain(RED), tmp_path / "picture.txt")
     assert list(tmp_path.iterdir()) == []
 
@@ -111,7 +111,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(SdicError, match="no space left on device"):
+    with pytest.raises(FileError, match="no space left on device"):
         sheets.save_picture(plain(GREEN), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -12,7 +12,7 @@ import torch
 from sdic_train.config import TINY
 from sdic_train.data.datasets import PictureSet, draw_portraits, open_portraits
 from sdic_train.networks.portrait_reader import PortraitReader
-from sdic_train.trainers.engine import Engine, EngineOptions
+from sdic_train.trainers.compute import Compute
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +30,11 @@ def portraits(tmp_path_factory: pytest.TempPathFactory) -> PictureSet:
 
 
 @pytest.fixture
-def make_engine() -> Callable[..., Engine]:
-    """An engine on the CPU."""
+def make_compute() -> Callable[..., Compute]:
+    """One process on the CPU."""
 
-    def make(batch: int = 4, **options: Any) -> Engine:
-        return Engine(EngineOptions(batch=batch, device="cpu", **options))
+    def make(batch: int = 4, **options: Any) -> Compute:
+        return Compute(batch, "cpu", **options)
 
     return make
 

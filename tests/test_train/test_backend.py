@@ -1,19 +1,18 @@
-"""PyTorch as a backend: the same chain gives what the networks give, and the checkpoint behind a bundle is found and proven."""
+"""PyTorch as a backend: the programs give what the networks give, and the checkpoint behind a bundle is found and checked."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
-from sdic_runtime import chain
-from sdic_runtime.bundle.bundle import Bundle, FileEntry, Manifest
-from sdic_runtime.errors import SdicError
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.errors import ArgumentError, BackendError, BundleError, CheckpointError, OutOfMemoryError
 from sdic_runtime.files import sha256
-from sdic_runtime.stages import STAGES
 from sdic_train import backend as torch_backend
 from sdic_train.checkpoints.load import load_sdic, save_checkpoint
 from sdic_train.config import TINY
@@ -37,22 +36,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bundle_of(folder: Path, **record: str) -> Bundle:
-    stages = {name: {"fp32": f"{name}.onnx"} for name in STAGES}
-    files = {f"{name}.onnx": FileEntry("0" * 64, 1) for name in STAGES}
-    return Bundle(
-        folder,
-        Manifest(
-            name="test",
-            domain=TINY.domain,
-            sizes=TINY.sizes,
-            visible_rows=TINY.visible_rows,
-            stages=stages,
-            default_precision="fp32",
-            files=files,
-            checkpoint=record,
-        ),
-    )
+def bundle_of(folder: Path, method: str = "sdic", **record: str) -> Bundle:
+    """The demo's manifest with the sizes of TINY and `folder` for its files: nothing but the checkpoint is read."""
+    manifest = msgspec.structs.replace(Bundle.open().manifest, method=method, sizes=TINY.sizes, domain=TINY.domain, checkpoint=record)
+    return Bundle(folder, manifest)
 
 
 @pytest.fixture
@@ -61,11 +48,11 @@ def bundle(folder: Path) -> Bundle:
 
 
 @pytest.mark.parametrize("load", [torch_backend.load, torch_backend.load_plain])
-def test_chain_on_pytorch_equals_the_networks(bundle: Bundle, folder: Path, load: object) -> None:
+def test_programs_on_pytorch_equals_the_networks(bundle: Bundle, folder: Path, load: object) -> None:
     assert callable(load)
     backend, model = load(bundle), load_sdic(folder / "model.safetensors")
-    image = np.random.default_rng(0).uniform(-1, 1, TINY.sizes.shape("image", 2)).astype(np.float32)
-    found = {name: backend.download(tensor) for name, tensor in chain.invert(backend, backend.upload(image)).items()}
+    image = np.random.default_rng(0).uniform(-1, 1, bundle.manifest.shape("image", 2)).astype(np.float32)
+    found = {name: backend.download(tensor) for name, tensor in backend.run_program("invert", {"image": backend.upload(image)}).items()}
     with torch.no_grad():
         want = model.invert(torch.from_numpy(image))
     for name, value in want._asdict().items():
@@ -81,16 +68,16 @@ def test_names_and_descriptions(bundle: Bundle) -> None:
 
 def test_only_the_outputs_asked_for(bundle: Bundle) -> None:
     backend = torch_backend.load(bundle)
-    latent = backend.upload(np.zeros(TINY.sizes.shape("latent", 1), np.float32))
+    latent = backend.upload(np.zeros(bundle.manifest.shape("latent", 1), np.float32))
     assert list(backend.run("generator_head", {"latent": latent}, ["rgb"])) == ["rgb"]
 
 
 def test_missing_and_changed_checkpoints(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SdicError, match="does not say which checkpoint it was built from; name the checkpoint"):
+    with pytest.raises(CheckpointError, match="does not say which checkpoint it was built from; name the checkpoint"):
         torch_backend.load(bundle_of(folder))
-    with pytest.raises(SdicError, match="that the bundle .* was built from is not there"):
+    with pytest.raises(CheckpointError, match="that the bundle .* was built from is not there"):
         torch_backend.load(bundle_of(tmp_path, path="none.pt", sha256="0" * 64))
-    with pytest.raises(SdicError, match="has changed since the bundle .* was built from it"):
+    with pytest.raises(CheckpointError, match="has changed since the bundle .* was built from it"):
         torch_backend.load(bundle_of(folder, path=str(folder / "model.safetensors"), sha256="0" * 64))
 
 
@@ -99,13 +86,46 @@ def test_checkpoint_of_other_sizes(bundle: Bundle, tmp_path: Path) -> None:
     model = SDIC(config)
     parts = {name: getattr(model, name) for name in ("encoder", "generator", "dipn", "dicn")}
     save_checkpoint(tmp_path / "other.safetensors", config, **parts)
-    with pytest.raises(SdicError, match="the checkpoint has sizes .*'style_width': 8.* and the bundle .*'style_width': 16"):
+    with pytest.raises(CheckpointError, match="the checkpoint has the sizes .*'C': 8.* and the bundle .*'C': 16"):
         torch_backend.load(bundle, checkpoint=tmp_path / "other.safetensors")
 
 
 def test_options_that_cannot_be_met(bundle: Bundle) -> None:
-    with pytest.raises(SdicError, match='runs in fp32 and not in "fp16"; leave the precision out'):
+    with pytest.raises(ArgumentError, match='runs in fp32 and not in "fp16"; omit the precision'):
         torch_backend.load(bundle, precision="fp16")
     if not torch.cuda.is_available():
-        with pytest.raises(SdicError, match='sees no GPU for the device "cuda"; use device="cpu"'):
+        with pytest.raises(BackendError, match='sees no GPU for the device "cuda"; use device="cpu"'):
             torch_backend.load(bundle, device="cuda")
+
+
+def test_an_unknown_method_is_one_sentence(folder: Path) -> None:
+    with pytest.raises(BundleError, match=r'^the method "magic" is not known to sdic_train; known are: sdic$'):
+        torch_backend.load(bundle_of(folder, method="magic"))
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "sentence"),
+    [
+        (torch.OutOfMemoryError("x"), OutOfMemoryError, 'the stage "e4e" ran out of memory on cpu; use a smaller batch'),
+        (RuntimeError("you tried to allocate: not enough memory"), OutOfMemoryError, 'the stage "e4e" ran out of memory on cpu'),
+        (RuntimeError("shapes differ"), BackendError, 'the stage "e4e" failed on cpu: shapes differ'),
+    ],
+)
+def test_failures_have_a_kind(
+    failure: Exception, kind: type[Exception], sentence: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**inputs: object) -> None:
+        raise failure
+
+    backend = torch_backend.load(bundle)
+    monkeypatch.setitem(backend._stages, "e4e", fail)
+    with pytest.raises(kind, match=sentence):
+        backend.run("e4e", {"image": backend.upload(np.zeros(1))}, ["latent"])
+
+
+def test_a_slice_is_a_view_of_the_same_memory(bundle: Bundle) -> None:
+    backend = torch_backend.load(bundle)
+    tensor = backend.upload(np.arange(12).reshape(3, 4))
+    part = backend.slice(tensor, slice(1, 3))
+    assert part.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+    np.testing.assert_array_equal(backend.download(part), np.arange(4, 12).reshape(2, 4))

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_runtime.stages import FEATURE_SIZE
-from sdic_train.config import ModelConfig
+from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.networks.layers import BasicConv, EqualConv2d, ScaledLeakyReLU
 
 
@@ -38,7 +37,7 @@ class DICN(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        sizes, channels = config.discrepancy, config.sizes.feature_channels
+        sizes, channels = config.discrepancy, config.sizes["K"]
         stem = sizes.stem[0]
         self.conv_layer1 = nn.Sequential(nn.Conv2d(3, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), nn.PReLU(stem))
         self.semantic = nn.Sequential(*self._descent(config))
@@ -59,7 +58,7 @@ class DICN(nn.Module):
         inputs = config.discrepancy.stem[0]
         layers: list[nn.Module] = []
         for step in range(max(steps, 1)):
-            outputs = config.sizes.feature_channels if step >= steps - 1 else config.discrepancy.stem[1]
+            outputs = config.sizes["K"] if step >= steps - 1 else config.discrepancy.stem[1]
             layers.append(BasicConv(inputs, outputs, 3, 2 if steps else 1, 1))
             layers.append(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False))
             inputs = outputs

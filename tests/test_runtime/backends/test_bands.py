@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import threading
 from collections.abc import Callable
@@ -11,17 +10,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from sdic_runtime.backends.bands import Bands
 from sdic_runtime.backends.onnxruntime import load
-from sdic_runtime.bundle.bundle import Bundle, write_manifest
-from sdic_runtime.errors import SdicError
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.manifest import first_schema
+from sdic_runtime.errors import BackendError, BundleError
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.stages import STAGES, Sizes
+from sdic_runtime.program import Method
 
-TAIL = STAGES["generator_tail"]
+SIZES = {"R": 128, "S": 64, "L": 12, "C": 8, "K": 4}
+SDIC = msgspec.convert({**first_schema(), "method": "sdic", "sizes": SIZES}, Method)
+TAIL = SDIC.stages["generator_tail"]
 THIRDS = ((0, 40), (40, 96), (96, 128))
 
 
@@ -33,9 +36,9 @@ def banded(make_bundle: Callable[..., Path], arrange_bands: Callable[..., list[P
     return folder
 
 
-def tail_inputs(sizes: Sizes, count: int, seed: int = 0) -> dict[str, np.ndarray]:
+def tail_inputs(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
-    return {name: random.standard_normal(sizes.shape(name, count)).astype(np.float32) for name in TAIL.inputs}
+    return {name: random.standard_normal(SDIC.shape(name, count)).astype(np.float32) for name in TAIL.inputs}
 
 
 def tail(backend: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -47,18 +50,18 @@ def tail(backend: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize("count", [1, 3])
 def test_bands_make_up_the_stage(threads: int | None, count: int, banded: Path) -> None:
     backend, own = (load(Bundle.open(banded), threads=threads, cpu_graphs=switch) for switch in (True, False))
-    inputs = tail_inputs(backend.bundle.sizes, count)
+    inputs = tail_inputs(count)
     got = tail(backend, inputs)
-    assert got.shape == backend.bundle.sizes.shape("picture", count) and got.dtype == np.float32 and got.flags.c_contiguous
+    assert got.shape == SDIC.shape("picture", count) and got.dtype == np.float32 and got.flags.c_contiguous
     np.testing.assert_allclose(got, tail(own, inputs), rtol=0, atol=1e-6)
-    assert backend.description.endswith(", fp32, CPU graphs of generator_tail")
+    assert backend.description.endswith(", fp32, CPU-optimized graphs of generator_tail")
 
 
 def test_bands_make_up_one_output_asked_for_alone(make_bundle: Callable[..., Path], arrange_bands: Callable[..., list[Path]]) -> None:
     folder = make_bundle()
     arrange_bands(folder, "generator_head:rgb", ((0, 20), (20, 32)), rm=2)
     backend, own = (load(Bundle.open(folder), threads=2, cpu_graphs=switch) for switch in (True, False))
-    inputs = {"latent": np.ones(backend.bundle.sizes.shape("latent", 3), np.float32)}
+    inputs = {"latent": np.ones(SDIC.shape("latent", 3), np.float32)}
     for outputs, factor in ((["rgb"], 2), (["feature", "rgb"], 1)):
         got, want = (part.run("generator_head", inputs, outputs) for part in (backend, own))
         for name in outputs:
@@ -67,7 +70,7 @@ def test_bands_make_up_one_output_asked_for_alone(make_bundle: Callable[..., Pat
 
 def test_each_band_has_its_share_of_the_threads(banded: Path) -> None:
     for threads, share in ((1, 1), (3, 1), (7, 2)):
-        bands = load(Bundle.open(banded), threads=threads).session("generator_tail", ["picture"])
+        bands = load(Bundle.open(banded), threads=threads)._answer("generator_tail", ["picture"])
         assert [session.get_session_options().intra_op_num_threads for session in bands._sessions] == [share] * 3
         assert bands._helpers == min(threads, 3) - 1
 
@@ -94,18 +97,17 @@ def test_a_pipeline_is_used_from_several_threads(banded: Path, tiny_bundle: Path
 
 def test_bands_run_side_by_side_and_the_threads_end_with_the_backend() -> None:
     """Each band waits until the other one runs: one after the other they would never meet."""
-    sizes = Sizes(128, 64, 12, 8, 4)
     barrier = threading.Barrier(2, timeout=30)
 
     def wait(*_: Any) -> list[np.ndarray]:
         barrier.wait()
         return [np.ones((1, 3, 64, 128), np.float32)]
 
-    bands: Bands | None = Bands(TAIL, sizes, [session(sizes, 64, wait), session(sizes, 64, wait)], workers=2)
+    bands: Bands | None = Bands("generator_tail", TAIL, SDIC, [session(64, wait), session(64, wait)], workers=2)
     assert bands is not None
     before = {thread for thread in threading.enumerate() if not thread.name.startswith("sdic-bands")}
     for count in (1, 3):
-        assert (bands.run(["picture"], tail_inputs(sizes, count))[0] == 1).all()
+        assert (bands.run(["picture"], tail_inputs(count))[0] == 1).all()
     helpers = set(threading.enumerate()) - before
     assert [thread.name for thread in helpers if thread.name.startswith("sdic-bands")]
     bands = None
@@ -115,10 +117,10 @@ def test_bands_run_side_by_side_and_the_threads_end_with_the_backend() -> None:
         assert not thread.is_alive()
 
 
-def session(sizes: Sizes, rows: int, run: Callable[..., list[np.ndarray]] | None = None) -> Any:
+def session(rows: int, run: Callable[..., list[np.ndarray]] | None = None) -> Any:
     """What `Bands` uses of an ONNX Runtime session."""
     return SimpleNamespace(
-        get_inputs=lambda: [SimpleNamespace(name=name, shape=list(sizes.shape(name, 1))) for name in TAIL.inputs],
+        get_inputs=lambda: [SimpleNamespace(name=name, shape=list(SDIC.shape(name, 1))) for name in TAIL.inputs],
         get_outputs=lambda: [SimpleNamespace(name="picture", shape=[1, 3, rows, 128])],
         run=run,
     )
@@ -126,7 +128,7 @@ def session(sizes: Sizes, rows: int, run: Callable[..., list[np.ndarray]] | None
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_what_one_band_raises_reaches_the_caller_and_ends_the_others(failing: int) -> None:
-    sizes, calls = Sizes(128, 64, 12, 8, 4), [0, 0]
+    calls = [0, 0]
 
     def run(band: int) -> Callable[..., list[np.ndarray]]:
         def one(*_: Any) -> list[np.ndarray]:
@@ -138,21 +140,21 @@ def test_what_one_band_raises_reaches_the_caller_and_ends_the_others(failing: in
         return one
 
     for workers in (1, 2):
-        bands = Bands(TAIL, sizes, [session(sizes, 64, run(band)) for band in range(2)], workers)
+        bands = Bands("generator_tail", TAIL, SDIC, [session(64, run(band)) for band in range(2)], workers)
         calls[:] = [0, 0]
         with pytest.raises(ValueError, match="^the band is broken$"):
-            bands.run(["picture"], tail_inputs(sizes, 50))
+            bands.run(["picture"], tail_inputs(50))
         assert sum(calls) < 100
 
 
 def test_a_failing_band_is_one_sentence(banded: Path) -> None:
     backend = load(Bundle.open(banded), threads=2)
-    inputs = tail_inputs(backend.bundle.sizes, 2)
+    inputs = tail_inputs(2)
     for wrong, message in (
         ({"rgb": inputs["rgb"][:, :, :31]}, ".*rgb"),
         ({"latent": inputs["latent"][:1]}, "the inputs are for 1 and 2 pictures; see: sdic-export verify"),
     ):
-        with pytest.raises(SdicError, match=f'^the stage "generator_tail" failed: {message}') as caught:
+        with pytest.raises(BackendError, match=f'^the stage "generator_tail" failed: {message}') as caught:
             tail(backend, {**inputs, **wrong})
         assert "\n" not in str(caught.value)
 
@@ -162,8 +164,8 @@ def test_a_band_that_fails_as_it_runs_is_one_sentence(band: int, banded: Path, b
     break_one_band(banded, "generator_tail", band)
     for threads in (1, 3):
         backend = load(Bundle.open(banded), threads=threads)
-        with pytest.raises(SdicError, match=r'^the stage "generator_tail" failed: .*Gather.*; see: sdic-export verify ') as caught:
-            tail(backend, tail_inputs(backend.bundle.sizes, 2))
+        with pytest.raises(BackendError, match=r'^the stage "generator_tail" failed: .*Gather.*; see: sdic-export verify ') as caught:
+            tail(backend, tail_inputs(2))
         assert "\n" not in str(caught.value)
 
 
@@ -185,15 +187,17 @@ def test_graphs_that_are_not_bands_of_the_stage_are_refused(
 ) -> None:
     folder = make_bundle()
     arrange_bands(folder, "generator_tail", rows, batch)
-    with pytest.raises(SdicError, match=f'stage "generator_tail" {message}.*; build it again with: sdic-export build$'):
+    with pytest.raises(BundleError, match=f'stage "generator_tail" {message}.*; build it again with: sdic-export build$'):
         load(Bundle.open(folder), threads=1)
 
 
-def test_the_names_of_every_band_are_checked(banded: Path) -> None:
-    manifest = Bundle.open(banded).manifest
-    first, _, last = manifest.cpu["generator_tail"]
-    write_manifest(banded, dataclasses.replace(manifest, cpu={"generator_tail": [first, "onnx/fp32/dipn.onnx", last]}))
-    with pytest.raises(SdicError, match=r'dipn\.onnx has the inputs image .* where the stage "generator_tail" has feature, residual'):
+def test_the_names_of_every_band_are_checked(banded: Path, change: Callable[..., Path]) -> None:
+    graphs = Bundle.open(banded).manifest.graphs
+    first, _, last = graphs["generator_tail"]["onnxruntime-cpu"]
+    change(
+        banded, graphs={**graphs, "generator_tail": {**graphs["generator_tail"], "onnxruntime-cpu": (first, "onnx/fp32/dipn.onnx", last)}}
+    )
+    with pytest.raises(BundleError, match=r'dipn\.onnx has the inputs image .* where the stage "generator_tail" has feature, residual'):
         load(Bundle.open(banded), threads=1)
 
 
@@ -201,7 +205,7 @@ def test_a_damaged_band_is_found(banded: Path) -> None:
     path = banded / "onnx/fp32/generator_tail.cpu.2.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     for lazy in (False, True):
-        with pytest.raises(SdicError, match=r"generator_tail\.cpu\.2\.onnx is damaged: its SHA-256 is not the one in bundle\.json"):
+        with pytest.raises(BundleError, match=r"generator_tail\.cpu\.2\.onnx is damaged: its SHA-256 is not the one in bundle\.json"):
             backend = load(Bundle.open(banded), threads=1, lazy=lazy)
-            tail(backend, tail_inputs(backend.bundle.sizes, 1))
+            tail(backend, tail_inputs(1))
     load(Bundle.open(banded), threads=1, cpu_graphs=False)

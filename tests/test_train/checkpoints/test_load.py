@@ -204,9 +204,9 @@ def test_truncated_missing_and_folder(model: SDIC, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(SdicError, match=r"\(\d+ bytes\) is truncated or damaged; download it again"):
         load_sdic(path)
-    with pytest.raises(SdicError, match='There is no file ".*none.pt"; check the path'):
+    with pytest.raises(SdicError, match='there is no file ".*none.pt"; check the path'):
         load_sdic(tmp_path / "none.pt")
-    with pytest.raises(SdicError, match="Cannot read .*directory"):
+    with pytest.raises(SdicError, match="cannot read .*directory"):
         load_sdic(tmp_path)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from sdic_runtime.edits import load_direction
+from sdic_runtime.directions import load_direction
 from sdic_train.cli.app import main
+from sdic_train.cli.options import Training
 from sdic_train.trainers.run import LOG, read_log
 
 
@@ -114,11 +116,11 @@ def data(tmp_path: Path) -> Path:
         (["--set", "rate=-1"], "error: --set rate=-1 is not a number like 0.002; give one"),
         (["--steps", "0"], "error: Invalid value for '--steps': Input should be greater than or equal to 1; see: sdic-train generator"),
         (["--threads", "-1"], "error: Invalid value for '--threads': Input should be greater than or equal to 0"),
-        (["--minutes", "0"], "error: a run of 1 steps and 0.0 minutes trains nothing; give at least a step and a time above 0"),
+        (["--minutes", "0"], "error: nothing to train: --steps must be at least 1, --minutes above 0"),
         (["--set", "mirror=perhaps"], "error: --set mirror=perhaps is not a switch; use mirror=true or mirror=false"),
         (["--precision", "fp8"], 'error: the precision "fp8" is unknown; use fp32 or bf16'),
         (["--device", "tpu9"], 'error: the device "tpu9" is unknown; use auto, cpu, cuda or cuda:<number>'),
-        (["--data-size", "64"], "holds no portraits of 64 pixels with seed 0; draw them with `sdic-train dataset`."),
+        (["--data-size", "64"], "holds no portraits of 64 pixels with seed 0; draw them with `sdic-train dataset`"),
         (["--from", "/nowhere"], "error: the saved state /nowhere/state.pt cannot be read"),
     ],
 )
@@ -162,6 +164,23 @@ def test_help_is_instant_and_has_an_example_per_command(capsys: pytest.CaptureFi
         assert f"sdic-train {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [[], ["directions"]])
+def test_the_list_of_commands_is_not_cut_off(words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*words, "--help"]) == 0
+    listed = capsys.readouterr().out.partition("Commands:\n")[2]
+    assert len(listed.splitlines()) > 2 and "..." not in listed
+
+
+@pytest.mark.parametrize("command", ["reader", "generator", "encoder", "sdic"])
+def test_training_commands_share_their_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    for entry in fields(Training):
+        option = {"changes": "set"}.get(entry.name, entry.name.replace("_", "-"))
+        assert f"--{option} " in text, option
+
+
 def test_a_bundle_is_evaluated_with_its_own_directions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from sdic_runtime.pipeline import Pipeline
     from sdic_train.checkpoints.files import write_safetensors
@@ -169,7 +188,7 @@ def test_a_bundle_is_evaluated_with_its_own_directions(tmp_path: Path, capsys: p
     from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
 
     pipeline = Pipeline.load(backend="onnxruntime", threads=1)
-    size, data, reader = pipeline.sizes.working, tmp_path / "data", tmp_path / "reader.safetensors"
+    size, data, reader = pipeline.sizes["S"], tmp_path / "data", tmp_path / "reader.safetensors"
     _run("dataset", "--out", data, "--size", size, "--count", 2, "--processes", 1, "--seed", 900_000, "--photo")
     write_safetensors(reader, PortraitReader().state_dict(), {"format": READER_FORMAT})
     capsys.readouterr()
@@ -212,5 +231,5 @@ def test_edits_are_measured_with_a_reader_along_directions(encoder_file: Path, t
 def test_going_on_needs_an_sdic_checkpoint(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["sdic", "--model", str(encoder_file), "--recipe", "demo-longer", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
     assert main(words) == 2
-    error = f'error: "{encoder_file}" is an e4e checkpoint without DIPN and DICN; give an SDIC checkpoint.\n'
+    error = f'error: "{encoder_file}" is an e4e checkpoint without DIPN and DICN; give an SDIC checkpoint\n'
     assert capsys.readouterr().err == error and not (tmp_path / "run").exists()

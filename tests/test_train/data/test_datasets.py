@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sdic_runtime.errors import SdicError
+from sdic_runtime.pictures import prepare
 from sdic_train.data.datasets import cache_folder, coordinates, draw_portraits, joined, open_pictures, open_portraits
 from sdic_train.portraits.portraits import PARAMETERS, sample
 
@@ -62,7 +63,7 @@ def test_sets_can_be_joined(tmp_path: Path) -> None:
 def test_an_empty_folder_names_the_command_that_fills_it(tmp_path: Path) -> None:
     with pytest.raises(SdicError) as caught:
         open_portraits(tmp_path, 32, photo=True, seed=4)
-    assert str(caught.value) == f"{tmp_path} holds no photos of 32 pixels with seed 4; draw them with `sdic-train dataset`."
+    assert str(caught.value) == f"{tmp_path} holds no photos of 32 pixels with seed 4; draw them with `sdic-train dataset`"
 
 
 def _pictures(folder: Path, count: int) -> None:
@@ -84,6 +85,27 @@ def test_a_folder_is_cached_and_split_by_content(tmp_path: Path) -> None:
     for path in (tmp_path / "in").glob("*.png"):  # a copy under another name falls on the same side
         path.rename(path.with_name(f"copy_{path.name}"))
     assert list(cache_folder(tmp_path / "in", tmp_path / "again", 16, held_out=0.3))[-1] == (kept, left)
+
+
+@pytest.mark.parametrize("kind", ["cut-out", "16-bit gray", "wide"])
+def test_training_sees_a_picture_as_the_runtime_does(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    if kind == "cut-out":  # a red disc, and black where nothing is to be seen
+        array = np.zeros((48, 48, 4), np.uint8)
+        array[12:36, 12:36] = (255, 0, 0, 255)
+    elif kind == "16-bit gray":
+        array = np.linspace(0, 65535, 48 * 48).astype(np.uint16).reshape(48, 48)
+    else:
+        array = np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "in" / "one.png")
+    list(cache_folder(tmp_path / "in", tmp_path / "out", 16, held_out=0.0))
+    cached = open_pictures(tmp_path / "out", 16, False).pictures
+    want = prepare(tmp_path / "in" / "one.png", {"R": 16, "S": 16}, (0, 16))
+    np.testing.assert_allclose(cached.transpose(0, 3, 1, 2) / 127.5 - 1, want, atol=1e-6)
+    if kind == "cut-out":
+        assert (cached[0, 0, 0] == 255).all()  # white
+    if kind == "16-bit gray":
+        assert cached.min() < 16 and abs(int(cached[0, 8, 8, 0]) - 128) < 16
 
 
 @pytest.mark.parametrize("make", [False, True])

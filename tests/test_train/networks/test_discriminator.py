@@ -51,6 +51,6 @@ def test_the_deviation_is_that_of_its_group() -> None:
 
 def test_missing_widths_are_named() -> None:
     with pytest.raises(
-        SdicError, match=r"^The discriminator has no number of channels for size 256; give one for every size from 4 to 256\.$"
+        SdicError, match=r"^the discriminator has no number of channels for size 256; give one for every size from 4 to 256$"
     ):
         Discriminator(256, WIDTHS)

@@ -157,13 +157,13 @@ def test_portraits_travel_between_processes(person):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Portrait.middle().replace(smlie=1), 'Unknown portrait parameter "smlie": use one of smile, '),
+        (lambda: Portrait.middle().replace(smlie=1), 'unknown portrait parameter "smlie": use one of smile, '),
         (lambda: Portrait.middle().replace(smile=2), "smile is 2.0: give a number from -1 to 1"),
         (lambda: Portrait.middle().replace(age=float("nan")), "age is nan: give a number from 0 to 1"),
         (lambda: Portrait((0.5,)), "values, not 1: give one per parameter"),
-        (lambda: render(Portrait.middle(), 16), "Picture size 16 is out of range: use 32 to 1024 pixels"),
+        (lambda: render(Portrait.middle(), 16), "picture size 16 is out of range: use 32 to 1024 pixels"),
         (lambda: label(Portrait.middle(), "jaw"), '"jaw" is no attribute with two sides: use one of smile, age, '),
-        (lambda: sample(0, -1, 64), "Seed 0 and index -1 must not be negative"),
+        (lambda: sample(0, -1, 64), "seed 0 and index -1 must not be negative"),
     ],
 )
 def test_bad_input_is_named_with_the_way_out(call, message):

@@ -41,7 +41,7 @@ def test_the_released_curve_adds_up(terms: dict[str, float], total: float) -> No
 
 @pytest.mark.parametrize("recipe", ["paper", "released"])
 def test_the_first_steps_losses_are_those_of_plain_arithmetic(
-    recipe: str, portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any]
+    recipe: str, portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_compute: Callable[..., Any]
 ) -> None:
     released, reader = recipe == "released", deepcopy(reader)
     torch.nn.init.zeros_(reader.output.bias)  # without it the random readings of two pictures differ enough to be compared
@@ -49,7 +49,7 @@ def test_the_first_steps_losses_are_those_of_plain_arithmetic(
         with_new_compensation(encoder_file, 0),
         SDIC[recipe],
         portraits,
-        make_engine(BATCH),
+        make_compute(BATCH),
         9,
         PortraitPerceptual(reader),
         PortraitIdentity(reader),

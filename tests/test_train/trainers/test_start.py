@@ -64,7 +64,7 @@ def test_another_fusion_or_a_file_without_compensation_is_not_gone_on_from(encod
     assert str(caught.value) == f'"{path}" was trained with --set fusion=affine; give the same option'
     with pytest.raises(SdicError) as caught:
         with_kept_compensation(encoder_file)
-    assert str(caught.value) == f'"{encoder_file}" is an e4e checkpoint without DIPN and DICN; give an SDIC checkpoint.'
+    assert str(caught.value) == f'"{encoder_file}" is an e4e checkpoint without DIPN and DICN; give an SDIC checkpoint'
     with pytest.raises(SdicError) as caught:
         with_new_compensation(encoder_file, 0, fusion="sum")
     assert str(caught.value) == 'the fusion "sum" is unknown; use attention or affine'

@@ -22,12 +22,13 @@ from sdic_train.data.datasets import PictureSet
 from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.stylegan2 import downsample
+from sdic_train.trainers.base import Trainer
 from sdic_train.trainers.encoder import EncoderRecipe, EncoderTrainer
 from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
 from sdic_train.trainers.pictures import batch_pictures
 from sdic_train.trainers.reader import ReaderRecipe, ReaderTrainer
 from sdic_train.trainers.recipes import SDIC
-from sdic_train.trainers.run import LOG, RESULT, STATE, RunOptions, Trainer, read_log, train
+from sdic_train.trainers.run import LOG, RESULT, STATE, RunOptions, read_log, train
 from sdic_train.trainers.sdic import SdicRecipe, SdicTrainer
 from sdic_train.trainers.start import with_kept_compensation, with_new_compensation
 
@@ -37,25 +38,25 @@ Make = Callable[[], Trainer]
 
 
 @pytest.fixture
-def makers(portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any]) -> dict[str, Make]:
+def makers(portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_compute: Callable[..., Any]) -> dict[str, Make]:
     """A tiny trainer of every kind, made anew at each call."""
     distances = PortraitPerceptual(reader), PortraitIdentity(reader)
     stylegan2 = GeneratorRecipe(size=16, r1_every=2, path_every=2)
     code = EncoderRecipe(rate=3e-3, l2=0.0, perceptual=0.0, identity=0.0, code=1.0, latent_adversarial=0.0, first_delta=-1, mirror=False)
 
     def sdic(recipe: SdicRecipe) -> Trainer:
-        return SdicTrainer(with_new_compensation(encoder_file, 0), recipe, portraits, make_engine(2), 30, *distances)
+        return SdicTrainer(with_new_compensation(encoder_file, 0), recipe, portraits, make_compute(2), 30, *distances)
 
     return {
-        "stylegan2": lambda: GeneratorTrainer(TINY, stylegan2, portraits, make_engine(4), 30, WIDTHS),
-        "fit": lambda: GeneratorTrainer(TINY, FIT, portraits, make_engine(4), 30, WIDTHS),
+        "stylegan2": lambda: GeneratorTrainer(TINY, stylegan2, portraits, make_compute(4), 30, WIDTHS),
+        "fit": lambda: GeneratorTrainer(TINY, FIT, portraits, make_compute(4), 30, WIDTHS),
         "encoder": lambda: EncoderTrainer(
-            load_generator(encoder_file), EncoderRecipe(rate=1e-3, first_delta=2, delta_every=1), portraits, make_engine(2), 30, *distances
+            load_generator(encoder_file), EncoderRecipe(rate=1e-3, first_delta=2, delta_every=1), portraits, make_compute(2), 30, *distances
         ),
-        "code": lambda: EncoderTrainer(load_generator(encoder_file), code, portraits, make_engine(4), 30, None, None),
+        "code": lambda: EncoderTrainer(load_generator(encoder_file), code, portraits, make_compute(4), 30, None, None),
         "sdic": lambda: sdic(SdicRecipe()),
         "released": lambda: sdic(SDIC["released"]),
-        "reader": lambda: ReaderTrainer(ReaderRecipe(), portraits, make_engine(8), 30),
+        "reader": lambda: ReaderTrainer(ReaderRecipe(), portraits, make_compute(8), 30),
     }
 
 
@@ -94,11 +95,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(kind: str, makers: dict[str
 
 
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch(
-    portraits: PictureSet, make_engine: Callable[..., Any], tmp_path: Path
+    portraits: PictureSet, make_compute: Callable[..., Any], tmp_path: Path
 ) -> None:
     weights = []
     for parts in (1, 2):
-        trainer = GeneratorTrainer(TINY, FIT, portraits, make_engine(4, accumulate=parts), 3, WIDTHS)
+        trainer = GeneratorTrainer(TINY, FIT, portraits, make_compute(4, accumulate=parts), 3, WIDTHS)
         train(trainer, RunOptions(tmp_path / str(parts), 1))
         weights.append(trainer.generator.convs[0].conv.weight.detach())
     assert torch.allclose(weights[0], weights[1], atol=1e-5)
@@ -111,13 +112,13 @@ import torch
 torch.set_num_threads(1)
 from sdic_train.config import TINY
 from sdic_train.data.datasets import open_portraits
-from sdic_train.trainers.engine import Engine, EngineOptions
+from sdic_train.trainers.compute import Compute
 from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
 from sdic_train.trainers.run import RunOptions, train
 folder = Path(sys.argv[1])
 recipe = GeneratorRecipe(size=16, adversarial=1.0, fit=1.0, features=1.0, r1_every=2, path=0.0, mixing=0.0)
 pictures = open_portraits(folder / "data", 32, photo=False, seed=1)
-trainer = GeneratorTrainer(TINY, recipe, pictures, Engine(EngineOptions(batch=8, device="cpu")), 4, {4: 8, 8: 8, 16: 4})
+trainer = GeneratorTrainer(TINY, recipe, pictures, Compute(8, "cpu"), 4, {4: 8, 8: 8, 16: 4})
 train(trainer, RunOptions(folder / sys.argv[2], 4))
 """
 
@@ -182,10 +183,10 @@ def test_progressive_deltas_open_one_row_after_the_other(makers: dict[str, Make]
 
 
 def test_another_recipe_does_not_resume(
-    makers: dict[str, Make], portraits: PictureSet, make_engine: Callable[..., Any], tmp_path: Path
+    makers: dict[str, Make], portraits: PictureSet, make_compute: Callable[..., Any], tmp_path: Path
 ) -> None:
     train(makers["fit"](), RunOptions(tmp_path, 1))
-    other = GeneratorTrainer(TINY, replace(FIT, rate=0.5), portraits, make_engine(4), 30, WIDTHS)
+    other = GeneratorTrainer(TINY, replace(FIT, rate=0.5), portraits, make_compute(4), 30, WIDTHS)
     with pytest.raises(SdicError) as caught:
         train(other, RunOptions(tmp_path, 2))
     assert (
@@ -227,7 +228,7 @@ def test_without_tensorboard_nothing_is_begun(makers: dict[str, Make], tmp_path:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(SdicError) as caught:
         train(makers["fit"](), RunOptions(tmp_path / "run", 1, tensorboard=True))
-    assert str(caught.value) == '--tensorboard needs the package "tensorboard"; install it with: pip install "sdic[train]"'
+    assert str(caught.value) == '--tensorboard needs the package "tensorboard"; install it with: pip install "sdic-toolkit[train]"'
     assert not (tmp_path / "run").exists()
 
 
@@ -243,30 +244,30 @@ def test_a_loss_that_is_not_finite_stops_the_run(makers: dict[str, Make], tmp_pa
 
 
 def test_missing_labels_networks_and_wrong_batches_are_one_sentence(
-    portraits: PictureSet, encoder_file: Path, make_engine: Callable[..., Any]
+    portraits: PictureSet, encoder_file: Path, make_compute: Callable[..., Any]
 ) -> None:
     unlabelled = PictureSet(portraits.pictures)
     cases: list[tuple[Callable[[], object], str]] = [
         (
-            lambda: GeneratorTrainer(TINY, FIT, unlabelled, make_engine(4), 1, WIDTHS),
+            lambda: GeneratorTrainer(TINY, FIT, unlabelled, make_compute(4), 1, WIDTHS),
             "the loss fit needs labelled pictures (the portraits); use --set fit=0 for a folder",
         ),
         (
-            lambda: GeneratorTrainer(TINY, replace(FIT, size=256), portraits, make_engine(4), 1, WIDTHS),
+            lambda: GeneratorTrainer(TINY, replace(FIT, size=256), portraits, make_compute(4), 1, WIDTHS),
             "the training size 256 does not fit a generator of 128; use a power of two from 8 to it",
         ),
         (
-            lambda: SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(), portraits, make_engine(2), 1, None, None),
+            lambda: SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(), portraits, make_compute(2), 1, None, None),
             "the loss perceptual has the weight 0.8 and no network; name its weights with --perceptual, or use --set perceptual=0",
         ),
         (
             lambda: SdicTrainer(
-                with_new_compensation(encoder_file, 0), SdicRecipe(optimizer="sgd"), portraits, make_engine(2), 1, None, None
+                with_new_compensation(encoder_file, 0), SdicRecipe(optimizer="sgd"), portraits, make_compute(2), 1, None, None
             ),
             'the optimizer "sgd" is unknown; use ranger or adam',
         ),
-        (lambda: make_engine(6, accumulate=4), "the batch of 6 cannot be cut into 1 processes times 4 parts; use a multiple of 4"),
-        (lambda: make_engine(4, precision="fp8"), 'the precision "fp8" is unknown; use fp32 or bf16'),
+        (lambda: make_compute(6, accumulate=4), "the batch of 6 cannot be cut into 1 processes times 4 parts; use a multiple of 4"),
+        (lambda: make_compute(4, precision="fp8"), 'the precision "fp8" is unknown; use fp32 or bf16'),
     ]
     for make, sentence in cases:
         with pytest.raises(SdicError) as caught:
@@ -275,10 +276,10 @@ def test_missing_labels_networks_and_wrong_batches_are_one_sentence(
 
 
 def test_without_context_the_volume_is_all_that_counts(
-    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any]
+    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_compute: Callable[..., Any]
 ) -> None:
     distances = PortraitPerceptual(reader), PortraitIdentity(reader)
-    trainer = SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(context=False), portraits, make_engine(2), 9, *distances)
+    trainer = SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(context=False), portraits, make_compute(2), 9, *distances)
     trainer.advance()
     fusion = trainer.model.dipn.hourglass_fusion.CGF_16.eval()
     volume, context = torch.randn(1, 4, 4, 8, 8), torch.randn(1, 16, 8, 8)
@@ -287,16 +288,16 @@ def test_without_context_the_volume_is_all_that_counts(
 
 
 def test_a_kept_compensation_goes_on_where_the_run_before_ended(
-    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any], tmp_path: Path
+    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_compute: Callable[..., Any], tmp_path: Path
 ) -> None:
     distances = PortraitPerceptual(reader), PortraitIdentity(reader)
     recipe = SdicRecipe(optimizer="adam", fusion="affine")
     train(
-        SdicTrainer(with_new_compensation(encoder_file, 0, fusion="affine"), recipe, portraits, make_engine(2), 9, *distances),
+        SdicTrainer(with_new_compensation(encoder_file, 0, fusion="affine"), recipe, portraits, make_compute(2), 9, *distances),
         RunOptions(tmp_path, 2),
     )
     model = with_kept_compensation(tmp_path / RESULT, "affine")
-    again = SdicTrainer(model, replace(recipe, keep=True), portraits, make_engine(2), 9, *distances)
+    again = SdicTrainer(model, replace(recipe, keep=True), portraits, make_compute(2), 9, *distances)
     image, _ = batch_pictures(portraits, 2, TINY.working, torch.Generator().manual_seed(0), mirror=True)
     with torch.no_grad():
         pictures = downsample(load_sdic(tmp_path / RESULT)(image), TINY.working)
@@ -306,11 +307,11 @@ def test_a_kept_compensation_goes_on_where_the_run_before_ended(
 
 
 def test_settled_batch_norm_is_the_one_that_is_used_later(
-    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_compute: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sdic_train.trainers.sdic.SETTLING", 3)
     distances = PortraitPerceptual(reader), PortraitIdentity(reader)
-    trainer = SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(settle_norm=1), portraits, make_engine(2), 9, *distances)
+    trainer = SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(settle_norm=1), portraits, make_compute(2), 9, *distances)
     norm = trainer.model.dipn.corr_stem.bn
     trainer.advance()
     moving = norm.running_var.clone()

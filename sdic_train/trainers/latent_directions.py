@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdic_runtime.edits import Direction, Pca
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError
 from sdic_train.networks.stylegan2 import Generator
 
 TEST_SHARE = 0.2  # of the labelled codes, on which the accuracy is measured
@@ -52,9 +52,9 @@ def boundary(
 ) -> Boundary:
     """InterFaceGAN: the unit normal, towards high scores, of the linear SVM between codes [N, C] below and above `threshold`.
 
-    margin     scores closer to the threshold than this are left out
+    margin     scores closer to the threshold than this are omitted
     against    unit directions [k, C] whose share is taken out of the normal (conditional manipulation)
-    Raises SdicError when a side has fewer than 20 codes.
+    Raises ArgumentError when a side has fewer than 20 codes.
     """
     from sklearn.svm import LinearSVC
 
@@ -62,7 +62,7 @@ def boundary(
     codes, above = codes[sure], scores[sure] > threshold
     few = min(int(above.sum()), int((~above).sum()))
     if few < SMALLEST_CLASS:
-        raise SdicError(
+        raise ArgumentError(
             f'the attribute "{name}" has only {few} codes on one side; use at least {SMALLEST_CLASS}: more samples or a smaller margin'
         )
     order = np.random.default_rng(seed).permutation(len(codes))
@@ -87,7 +87,9 @@ def ganspace(generator: Generator, components: int = 80, samples: int = 100_000,
     """GANSpace: principal components of `samples` mapped codes, strongest first."""
     width = generator.config.style_width
     if not 1 <= components <= width or samples < 2 * components:
-        raise SdicError(f"{components} components cannot be made from {samples} codes of width {width}; use at most {width} and more codes")
+        raise ArgumentError(
+            f"{components} components cannot be made from {samples} codes of width {width}; use at most {width} and more codes"
+        )
     random = torch.Generator().manual_seed(seed)
     device = generator.input.input.device
     with torch.no_grad():
@@ -117,13 +119,15 @@ def sefa(generator: Generator, first: int, end: int, count: int) -> list[Directi
     """SeFa: the `count` directions that the modulations of the style rows first..end-1 amplify most (eigenvectors of the sum of A^T A)."""
     config = generator.config
     if not 0 <= first < end <= config.rows or not 1 <= count <= config.style_width:
-        raise SdicError(
+        raise ArgumentError(
             f"SeFa for the rows {first} to {end} with {count} directions does not fit {config.rows} rows of width {config.style_width}"
         )
     layers = [generator.conv1, *generator.convs]
     rows = [row for row in range(first, end) if row < len(layers)]
     if not rows:
-        raise SdicError(f"the rows {first} to {end} modulate no convolution (row {config.rows - 1} is the last RGB layer's); start lower")
+        raise ArgumentError(
+            f"the rows {first} to {end} modulate no convolution (row {config.rows - 1} is the last RGB layer's); start lower"
+        )
     weights = torch.cat([layers[row].conv.modulation.weight.detach() for row in rows])
     weights = (weights / weights.norm(dim=1, keepdim=True)).double().cpu().numpy()
     _, vectors = np.linalg.eigh(weights.T @ weights)
@@ -142,5 +146,5 @@ def sefa(generator: Generator, first: int, end: int, count: int) -> list[Directi
 def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     length = np.linalg.norm(vector)
     if not length > 1e-8:
-        raise SdicError("nothing is left of the direction after the others were projected out; project fewer out")
+        raise ArgumentError("nothing is left of the direction after the others were projected out; project fewer out")
     return vector / length

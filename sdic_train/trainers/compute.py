@@ -5,46 +5,39 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.errors import ArgumentError, MissingExtraError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """`batch` is the whole batch of a step, over all processes and all accumulated parts."""
+class Compute:
+    """One process of a run. Started by `accelerate launch` or `torchrun`, several share every batch and average their gradients.
 
-    batch: int = 16
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    precision: str = "fp32"  # the arithmetic of the networks; weights, losses and optimizers stay float32
-    accumulate: int = 1  # parts into which each process cuts its share of a batch
+    `batch`: the whole batch of a step, over all processes and all accumulated parts. `device`: auto, cpu, cuda, cuda:1, ... `precision`:
+    the arithmetic of the networks; weights, losses and optimizers stay float32. `accumulate`: parts into which each process cuts its share
+    of a batch. Raises ArgumentError.
+    """
 
-
-class Engine:
-    """One process of a run. Started by `accelerate launch` or `torchrun`, several share every batch and average their gradients."""
-
-    def __init__(self, options: EngineOptions) -> None:
-        if options.precision not in PRECISIONS:
-            raise SdicError(f'the precision "{options.precision}" is unknown; use {" or ".join(PRECISIONS)}')
-        self.options = options
+    def __init__(self, batch: int = 16, device: str = "auto", precision: str = "fp32", accumulate: int = 1) -> None:
+        if precision not in PRECISIONS:
+            raise ArgumentError(f'the precision "{precision}" is unknown; use {" or ".join(PRECISIONS)}')
+        self.batch, self.precision, self.accumulate = batch, precision, accumulate
         self.accelerator: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            self.accelerator = _accelerator(options.device == "cpu" or not torch.cuda.is_available())
+            self.accelerator = _accelerator(device == "cpu" or not torch.cuda.is_available())
         self.processes = self.accelerator.num_processes if self.accelerator else 1
         self.rank = self.accelerator.process_index if self.accelerator else 0
-        parts = self.processes * options.accumulate
-        if options.batch < 1 or options.accumulate < 1 or options.batch % parts:
-            raise SdicError(
-                f"the batch of {options.batch} cannot be cut into {self.processes} processes times {options.accumulate} parts; "
-                f"use a multiple of {parts}"
+        parts = self.processes * accumulate
+        if batch < 1 or accumulate < 1 or batch % parts:
+            raise ArgumentError(
+                f"the batch of {batch} cannot be cut into {self.processes} processes times {accumulate} parts; use a multiple of {parts}"
             )
-        self.device = self.accelerator.device if self.accelerator else _device(options.device)
+        self.device = self.accelerator.device if self.accelerator else _device(device)
 
     @property
     def main(self) -> bool:
@@ -53,20 +46,20 @@ class Engine:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The networks' arithmetic."""
-        kind = PRECISIONS[self.options.precision]
+        kind = PRECISIONS[self.precision]
         return torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None)
 
     def parts(self, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
         """Cuts whole-batch tensors [batch, ...] into this process' parts, on the device."""
-        size = self.options.batch // (self.processes * self.options.accumulate)
-        first = self.rank * self.options.accumulate * size
-        for part in range(self.options.accumulate):
+        size = self.batch // (self.processes * self.accumulate)
+        first = self.rank * self.accumulate * size
+        for part in range(self.accumulate):
             rows = slice(first + part * size, first + (part + 1) * size)
             yield tuple(None if tensor is None else tensor[rows].to(self.device, non_blocking=True) for tensor in tensors)
 
     def backward(self, loss: Tensor) -> None:
         """Adds one part's gradient; the parts of a step add up to the gradient of the batch's mean loss."""
-        (loss / self.options.accumulate).backward()
+        (loss / self.accumulate).backward()
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Gives every process the mean of all processes' gradients."""
@@ -93,16 +86,16 @@ class Engine:
 class Losses:
     """Adds up the parts' losses of one step into means over the batch."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, compute: Compute) -> None:
+        self.compute = compute
         self.values: dict[str, float] = {}
 
     def add(self, **losses: Tensor) -> None:
         for name, value in losses.items():
-            self.values[name] = self.values.get(name, 0.0) + float(value.detach()) / self.engine.options.accumulate
+            self.values[name] = self.values.get(name, 0.0) + float(value.detach()) / self.compute.accumulate
 
     def means(self) -> dict[str, float]:
-        return self.engine.mean(self.values)
+        return self.compute.mean(self.values)
 
 
 def _device(name: str) -> torch.device:
@@ -111,9 +104,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise SdicError(f'the device "{name}" is unknown; use auto, cpu, cuda or cuda:<number>') from None
+        raise ArgumentError(f'the device "{name}" is unknown; use auto, cpu, cuda or cuda:<number>') from None
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise SdicError(f'the device "{name}" is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto')
+        raise ArgumentError(f'the device "{name}" is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto')
     return device
 
 

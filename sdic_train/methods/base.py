@@ -1,0 +1,55 @@
+"""What a method is in code: its tables, its chains as plain functions, and the networks behind its stages.
+
+The exporter runs every chain once and writes what it saw into the bundle as programs; from then on a method is data.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sdic_runtime.program import Axes, Move, Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Tensor: TypeAlias = Any  # opaque to chains: they only hand tensors from stage to stage
+Chain: TypeAlias = Callable[..., dict[str, Tensor]]  # (backend, **tensors by name) -> tensors by name
+StageFunction: TypeAlias = Callable[..., dict[str, Tensor]]  # (**inputs by name) -> every output by name
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The part of a method that depends on the model: see `sdic_runtime.program.Method`."""
+
+    sizes: dict[str, int]
+    tensors: dict[str, Axes]
+    stages: dict[str, Stage]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodCode:
+    """One method.
+
+    `tables`: the configuration of a model -> its tables. `chains`: program -> function; its parameters behind the backend are what the
+    program takes, its result is what the program gives. `zeros`: program -> those of its takes that the host fills with zeros. `keeps` and
+    `moves`: see `sdic_runtime.program.Method`. `load`: checkpoint file, domain or None -> the networks in evaluation mode, whose `config`
+    `tables` reads and whose `generator` is the StyleGAN2; raises CheckpointError. `functions`: those networks, and the generator to use
+    -> stage -> function.
+    """
+
+    name: str
+    tables: Callable[[Any], Tables]
+    chains: Mapping[str, Chain]
+    keeps: tuple[str, ...]
+    moves: Mapping[str, Move]
+    zeros: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    load: Callable[[Path, str | None], nn.Module]
+    functions: Callable[[Any, Any], dict[str, StageFunction]]
+
+    def takes(self, program: str) -> tuple[str, ...]:
+        """The tensors that the chain of `program` takes, in order."""
+        return tuple(inspect.signature(self.chains[program]).parameters)[1:]

@@ -1,0 +1,113 @@
+"""What all trainers share: the state of a run, its random numbers, its rates, and the networks that judge pictures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sdic_runtime.errors import ArgumentError
+from sdic_train.config import ModelConfig
+from sdic_train.data.datasets import PictureSet
+from sdic_train.trainers.compute import Compute
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Trainer(ABC):
+    """One training. Everything random in step k follows from (seed, k), so that a resumed run repeats an undisturbed one.
+
+    `kind`: what it trains. `losses`: the columns of the log. `kept`: the attributes with a `state_dict` that a resumed run needs. A recipe
+    is a dataclass of plain values with at least `seed`, `warm_up` and `decay`.
+    """
+
+    kind: str
+    losses: tuple[str, ...]
+    kept: tuple[str, ...]
+    lowest_rate: float = 0.05  # where the rates fall to over the last `decay` of the steps, as a share
+    recipe: Any
+
+    def __init__(self, config: ModelConfig | None, recipe: Any, pictures: PictureSet, compute: Compute, steps: int) -> None:
+        self.config: Any = config
+        self.recipe, self.pictures, self.compute, self.steps = recipe, pictures, compute, steps
+        self.step = 0
+
+    @abstractmethod
+    def advance(self) -> dict[str, float]:
+        """One step; `step` grows by one."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Writes the model as a checkpoint."""
+
+    def sheet(self) -> Image.Image | None:
+        """A picture that shows how far the training is."""
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs, as tensors and plain values."""
+        return {"step": self.step, **{name: getattr(self, name).state_dict() for name in self.kept}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        for name in self.kept:
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe, for the run's folder and for the check that a resumed run is the same one."""
+        config = {"config": self.config.as_dict()} if self.config else {}
+        rest = {"steps": self.steps, "batch": self.compute.batch, "precision": self.compute.precision}
+        return {"kind": self.kind, **config, **rest, **asdict(self.recipe)}
+
+    def random(self) -> torch.Generator:
+        """The random numbers of this step."""
+        return torch.Generator().manual_seed((self.recipe.seed << 32) + self.step)
+
+    def scheduled(self, rate: float) -> float:
+        """`rate` in this step: it rises over the first `warm_up` steps and falls over the last share `decay` of them."""
+        rise = min(1.0, (self.step + 1) / max(1, self.recipe.warm_up))
+        fall = min(1.0, max(self.lowest_rate, (self.steps - self.step) / max(1.0, self.recipe.decay * self.steps)))
+        return rate * rise * fall
+
+    def weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        """The sum of the terms with the weights that the recipe has under their names."""
+        return sum((getattr(self.recipe, name) * value for name, value in terms.items()), torch.zeros((), device=self.compute.device))
+
+    def update(self, optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
+        """One step of `optimizer` with the gradients that all processes found for `module`."""
+        self.compute.average_gradients(module.parameters())
+        optimizer.step()
+
+    def judges(self, perceptual: nn.Module | None, identity: nn.Module | None) -> dict[str, nn.Module]:
+        """The networks of the losses that have a weight, frozen and in place. Raises ArgumentError for a loss without its network."""
+        found = {}
+        for name, network in {"perceptual": perceptual, "identity": identity}.items():
+            weight = getattr(self.recipe, name)
+            if weight and network is None:
+                raise ArgumentError(
+                    f"the loss {name} has the weight {weight} and no network; name its weights with --{name}, or use --set {name}=0"
+                )
+            if weight and network is not None:
+                found[name] = network.to(self.compute.device).eval().requires_grad_(False)
+        return found
+
+
+def widen(model: Model) -> Model:
+    """Puts two-dimensional convolutions into the channels-last layout: faster on a CPU, and what tensor cores prefer. Returns the model."""
+    for weight in model.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.to(memory_format=torch.channels_last)
+    return model
+
+
+def wide(pictures: Tensor) -> Tensor:
+    """[N, C, H, W] in the channels-last layout."""
+    return pictures.contiguous(memory_format=torch.channels_last)
