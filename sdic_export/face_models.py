@@ -195,7 +195,9 @@ class _Converter:
 
     def weight(self, name: str, value: np.ndarray) -> str:
         """An initializer, cast to float32 behind a float16 one."""
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{name}_half" if value.dtype == np.float16 else name))
+        self.initializers.append(
+            numpy_helper.from_array(np.ascontiguousarray(value), f"{name}_half" if value.dtype == np.float16 else name)
+        )
         if value.dtype == np.float16:
             self.nodes.append(helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
         return name
@@ -279,9 +281,7 @@ class _Converter:
             mode = "half_pixel" if operator.option(3, "b") else "asymmetric"
         target = np.array(size[1:] / self.shape(operator.inputs[0])[1:3], np.float32)
         scales = self.weight(f"t{operator.outputs[0]}_scales", np.array([1, 1, *target], np.float32))
-        self.add(
-            "Resize", [self.names[operator.inputs[0]], "", scales], operator, mode="linear", coordinate_transformation_mode=mode
-        )
+        self.add("Resize", [self.names[operator.inputs[0]], "", scales], operator, mode="linear", coordinate_transformation_mode=mode)
 
     def depth_to_space(self, operator: _Operator) -> None:
         self.add("DepthToSpace", self.activations(operator), operator, blocksize=operator.option(0), mode="DCR")
