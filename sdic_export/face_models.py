@@ -14,6 +14,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -244,27 +245,23 @@ class _Converter:
         return [total // 2 for total in totals] + [total - total // 2 for total in totals]
 
     def transposed_convolution(self, operator: _Operator) -> None:
-        padding, *strides = np.frombuffer(operator.table.array(5, np.uint8).tobytes(), np.int32, 3).tolist()
+        _padding, *strides = np.frombuffer(operator.table.array(5, np.uint8).tobytes(), np.int32, 3).tolist()
         kernel = self.shape(operator.inputs[1])[1:3]
         if strides != kernel:
             raise FileError(f"{self.name} has a transposed convolution {kernel} with stride {strides}, which this script does not convert")
         weights = [self.constant(operator, (3, 0, 1, 2)), self.constant(operator, which=2)]
         self.add("ConvTranspose", [self.names[operator.inputs[0]], *weights], operator, kernel_shape=kernel, strides=strides)
 
-    def pool(self, kind: str) -> Callable[[_Operator], None]:
-        def convert_pool(operator: _Operator) -> None:
-            kernel, strides = [operator.option(4), operator.option(3)], [operator.option(2), operator.option(1)]
-            pads = self._pads(operator, kernel, strides)
-            attributes = {"kernel_shape": kernel, "strides": strides, "pads": pads}
-            self.add(kind, self.activations(operator)[:1], operator, operator.option(5, "b"), **attributes)
+    def pool(self, operator: _Operator, kind: str) -> None:
+        kernel, strides = [operator.option(4), operator.option(3)], [operator.option(2), operator.option(1)]
+        pads = self._pads(operator, kernel, strides)
+        self.add(kind, self.activations(operator), operator, operator.option(5, "b"), kernel_shape=kernel, strides=strides, pads=pads)
 
-        return convert_pool
+    def arithmetic(self, operator: _Operator, kind: str) -> None:
+        self.add(kind, self.activations(operator), operator, operator.option(0, "b"))
 
-    def elementwise(self, kind: str) -> Callable[[_Operator], None]:
-        return lambda operator: self.add(kind, self.activations(operator), operator, operator.option(0, "b"))
-
-    def function(self, kind: str) -> Callable[[_Operator], None]:
-        return lambda operator: self.add(kind, self.activations(operator), operator)
+    def function(self, operator: _Operator, kind: str) -> None:
+        self.add(kind, self.activations(operator), operator)
 
     def prelu(self, operator: _Operator) -> None:
         self.add("PRelu", [self.names[operator.inputs[0]], self.constant(operator, (2, 0, 1))], operator)
@@ -274,13 +271,9 @@ class _Converter:
         self.add("Pad", [self.names[operator.inputs[0]], self.weight(f"t{operator.outputs[0]}_pads", amounts)], operator)
 
     def resize(self, operator: _Operator) -> None:
-        size = np.array([self.shape(operator.inputs[0])[3], *self.constants[operator.inputs[1]]], np.int64)
-        if operator.option(2, "b"):
-            mode = "align_corners"
-        else:
-            mode = "half_pixel" if operator.option(3, "b") else "asymmetric"
-        target = np.array(size[1:] / self.shape(operator.inputs[0])[1:3], np.float32)
-        scales = self.weight(f"t{operator.outputs[0]}_scales", np.array([1, 1, *target], np.float32))
+        mode = "align_corners" if operator.option(2, "b") else "half_pixel" if operator.option(3, "b") else "asymmetric"
+        larger = self.constants[operator.inputs[1]] / np.array(self.shape(operator.inputs[0])[1:3])
+        scales = self.weight(f"t{operator.outputs[0]}_scales", np.array([1, 1, *larger], np.float32))
         self.add("Resize", [self.names[operator.inputs[0]], "", scales], operator, mode="linear", coordinate_transformation_mode=mode)
 
     def depth_to_space(self, operator: _Operator) -> None:
@@ -296,23 +289,24 @@ class _Converter:
         self.add("Concat", self.activations(operator), operator, axis=operator.option(0))
 
 
+# By the number that the .tflite schema gives an operator, or by its own name.
 _CONVERTERS: dict[int | str, Callable[[_Converter, _Operator], None]] = {
-    0: lambda self, operator: self.elementwise("Add")(operator),
-    1: lambda self, operator: self.pool("AveragePool")(operator),
+    0: partial(_Converter.arithmetic, kind="Add"),
+    1: partial(_Converter.pool, kind="AveragePool"),
     2: _Converter.concatenation,
     3: _Converter.convolution,
     4: _Converter.depthwise,
     5: _Converter.depth_to_space,
     6: _Converter.dequantize,
-    14: lambda self, operator: self.function("Sigmoid")(operator),
-    17: lambda self, operator: self.pool("MaxPool")(operator),
-    18: lambda self, operator: self.elementwise("Mul")(operator),
-    19: lambda self, operator: self.function("Relu")(operator),
+    14: partial(_Converter.function, kind="Sigmoid"),
+    17: partial(_Converter.pool, kind="MaxPool"),
+    18: partial(_Converter.arithmetic, kind="Mul"),
+    19: partial(_Converter.function, kind="Relu"),
     22: _Converter.reshape,
     23: _Converter.resize,
     34: _Converter.pad,
     54: _Converter.prelu,
-    117: lambda self, operator: self.function("HardSwish")(operator),
+    117: partial(_Converter.function, kind="HardSwish"),
     124: _Converter.dequantize,  # DENSIFY: `_dense` has done it
     "Convolution2DTransposeBias": _Converter.transposed_convolution,
 }

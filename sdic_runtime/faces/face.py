@@ -32,7 +32,8 @@ MaskLike: TypeAlias = "Literal['person', 'face', 'square'] | Image"
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """`landmarks`: in pixels of the upright photograph. `score`: the detector's, 0 to 1. `others`: the outlines of the photograph's other faces."""
+    """`landmarks`: in pixels of the upright photograph. `score`: the detector's, 0 to 1. `others`: the outlines of the photograph's other
+    faces."""
 
     photo: Photo
     landmarks: Landmarks
@@ -82,8 +83,8 @@ class Face:
         return self._judged.sentence
 
     def mask(self, kind: str = "person") -> Image:
-        """Where a paste changes the photograph: an 8-bit picture of the crop, 255 for all, of 256 x 256 pixels. "person": face, hair and shoulders; "face":
-        without them; "square": everything. All fade out before the square's edges."""
+        """Where a paste changes the photograph: an 8-bit picture of the crop, 255 for all, of 256 x 256 pixels. "person": face, hair and
+        shoulders; "face": without them; "square": everything. All fade out before the square's edges."""
         if kind == "person":
             return masks.person_mask(self.aligned(masks.SIDE), self.square, self.landmarks.outline, self.others)
         if kind == "face":
@@ -103,10 +104,10 @@ class Face:
     ) -> Image:
         """The whole photograph with `picture`, a square one of this face as `crop` shows it, in its place; in the photograph's own colours.
 
-        With `base`, what the model made of the unedited crop, the difference of the two is added instead: what the edit did not touch stays as sharp
-        as the photograph is. `mask`: where, see there; or an 8-bit picture of the crop. `keep`: an 8-bit picture of the photograph's size, 255 where nothing
-        may change. `onto`: the photograph after other faces' pastes. Pixels outside the mask stay exactly as they are. RGB, or RGBA where the
-        photograph has transparency. Raises PictureError or ArgumentError.
+        With `base`, what the model made of the unedited crop, the difference of the two is added instead: what the edit did not touch
+        stays as sharp as the photograph is. `mask`: where, see there; or an 8-bit picture of the crop. `keep`: an 8-bit picture of the
+        photograph's size, 255 where nothing may change. `onto`: the photograph after other faces' pastes. Pixels outside the mask stay
+        exactly as they are. RGB, or RGBA where the photograph has transparency. Raises PictureError or ArgumentError.
         """
         target = self._target(onto)
         picture = self._square_picture(picture)
@@ -146,8 +147,8 @@ class Face:
 def find(picture: PictureLike | Photo) -> list[Face]:
     """The faces in a photograph, the largest first (of equals, the leftmost). Takes a path, a PIL image or a uint8 array [H, W, 3].
 
-    Faces may be turned by any angle and have down to 20 pixels between the eyes in 1920 x 1080. Raises PictureError where the photograph cannot
-    be read; no face is an empty list.
+    Faces may be turned by any angle and have down to 20 pixels between the eyes in 1920 x 1080. Raises PictureError where the photograph
+    cannot be read; no face is an empty list.
     """
     photo = open_photo(picture)
     found: list[tuple[float, Landmarks]] = []

@@ -15,8 +15,8 @@ COARSER = 1.25  # a picture with this many pixels per pixel of the photograph is
 
 
 def replaced(photo: Image, square: Square, picture: Image, mask: Image, keep: Image | None = None) -> Image:
-    """`photo` (RGB) with `picture` (RGB, of the square) where `mask` (8 bits, of the square) is. Where the mask is 0 nothing changes; `keep`
-    (8 bits, of the photograph) is 255 where nothing may."""
+    """`photo` (RGB) with `picture` (RGB, of the square) where `mask` (8 bits, of the square) is. Where the mask is 0 nothing changes;
+    `keep` (8 bits, of the photograph) is 255 where nothing may."""
     from PIL import Image
 
     result = photo.copy()

@@ -69,8 +69,8 @@ class Photo:
         return image
 
     def save(self, image: Image, path: str | os.PathLike[str]) -> None:
-        """Write `image`, this photograph after pastes, with the photograph's colour profile and metadata; a JPEG that was one is compressed as
-        it was. Raises FileError."""
+        """Write `image`, this photograph after pastes, with the photograph's colour profile and metadata; a JPEG that was one is
+        compressed as it was. Raises FileError."""
         from PIL import Image
 
         path = Path(path)

@@ -22,8 +22,8 @@ class Quality(NamedTuple):
 
 
 def measure(face: Landmarks, crop: Image, inside: float) -> Quality:
-    """The least of five parts, each 1 where it is good, LOW where it begins to hurt. `crop`: the face's square in SIDE pixels; `inside`: the
-    share of the square that is in the photograph."""
+    """The least of five parts, each 1 where it is good, LOW where it begins to hurt. `crop`: the face's square in SIDE pixels; `inside`:
+    the share of the square that is in the photograph."""
     gray = np.asarray(crop.convert("L"), np.float32)
     middle = gray[SIDE // 4 : -SIDE // 8, SIDE // 4 : -SIDE // 4]
     eyes, turned = face.eye_distance, face.turned
