@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CROP_SIDE = 1024  # pixels of `Face.crop`, as in FFHQ
-SURE = 0.9  # the mesh's score that makes a face of any detection
+SURE = 0.999  # the mesh's score that makes a face of any detection
 LIKELY = 0.5  # the mesh's score that makes one of a detection of at least DETECTED
-DETECTED = 0.75
+DETECTED = 0.85
 APART = 1.2  # eye distances between the middles of two faces, at least
 
 MaskLike: TypeAlias = "Literal['person', 'face', 'square'] | Image"

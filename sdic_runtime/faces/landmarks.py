@@ -31,28 +31,20 @@ CLOSER = 0.01  # of the eye distance: how much closer to the middle dlib's eyes 
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """`points` float64 [468, 3]: x, y in pixels of the photograph, and the depth on the same scale, smaller towards the camera. `score`:
-    how sure the mesh is of a face, 0 to 1; strong profiles are below .5."""
+    """`points` float64 [468, 3]: x, y in pixels of the photograph, and the depth on the same scale, smaller towards the camera. `left_eye`,
+    `right_eye`, `mouth` float64 [2]: their centres, left and right as one sees an upright face. `score`: how sure the mesh is of a face, 0
+    to 1."""
 
     points: np.ndarray
+    left_eye: np.ndarray
+    right_eye: np.ndarray
+    mouth: np.ndarray
     score: float
-
-    @property
-    def left_eye(self) -> np.ndarray:
-        return self.points[LEFT_EYE].mean(0)
-
-    @property
-    def right_eye(self) -> np.ndarray:
-        return self.points[RIGHT_EYE].mean(0)
-
-    @property
-    def mouth(self) -> np.ndarray:
-        return self.points[MOUTH].mean(0)
 
     @property
     def eye_distance(self) -> float:
         """Pixels between the eyes' centres, in the picture's plane."""
-        return float(np.hypot(*(self.right_eye - self.left_eye)[:2]))
+        return float(np.hypot(*(self.right_eye - self.left_eye)))
 
     @property
     def turned(self) -> float:
@@ -69,9 +61,8 @@ class Landmarks:
     @property
     def square(self) -> Square:
         """What FFHQ cuts for this face."""
-        left, right = self.left_eye[:2], self.right_eye[:2]
-        inward = (right - left) * CLOSER
-        return ffhq_square(left + inward, right - inward, self.mouth[:2])
+        inward = (self.right_eye - self.left_eye) * CLOSER
+        return ffhq_square(self.left_eye + inward, self.right_eye - inward, self.mouth)
 
 
 def landmarks(photo: Image, points: np.ndarray) -> Landmarks:
@@ -97,7 +88,14 @@ def _square_around(points: np.ndarray, left: np.ndarray, right: np.ndarray, cent
 
 
 def _mesh(photo: Image, square: Square) -> Landmarks:
-    points, score = networks.run("mesh", np.asarray(square.cut(photo, SIDE, pad=False))[None])
-    points = points.reshape(-1, 3).astype(np.float64)
-    places = square.outward(points[:, :2], SIDE)
-    return Landmarks(np.column_stack([places, points[:, 2] * square.side / SIDE]), float(1 / (1 + np.exp(-score.item()))))
+    """The mesh of what is in the square; eyes and mouth are the mean of its and those of the mirrored picture's, which differ."""
+    picture = np.asarray(square.cut(photo, SIDE, pad=False))
+    found, scores = networks.run("mesh", np.stack([picture, picture[:, ::-1]]))
+    seen, mirrored = found.reshape(2, -1, 3).astype(np.float64)
+    mirrored[:, 0] = SIDE - mirrored[:, 0]
+    centres = [
+        (seen[one].mean(0) + mirrored[other].mean(0)) / 2 for one, other in ((LEFT_EYE, RIGHT_EYE), (RIGHT_EYE, LEFT_EYE), (MOUTH, MOUTH))
+    ]
+    points = np.column_stack([square.outward(seen[:, :2], SIDE), seen[:, 2] * square.side / SIDE])
+    left, right, mouth = square.outward(np.array(centres)[:, :2], SIDE)
+    return Landmarks(points, left, right, mouth, float(1 / (1 + np.exp(-scores.mean()))))
