@@ -57,34 +57,33 @@ class Detection:
 def detect(photo: Image) -> list[Detection]:
     """The faces of an RGB picture, best score first. Those that are turned by more than about 45 degrees are found where they are large, or
     where nobody is upright."""
-    found = [*_look(photo, SHORT_RANGE, photo_levels(photo)[:1]), *_look(photo, FULL_RANGE, photo_levels(photo))]
-    turned = photo_levels(photo)[:2] if found else photo_levels(photo)
+    sides = looks(*photo.size)
+    found = [*_look(photo, SHORT_RANGE, 0, sides[:1]), *_look(photo, FULL_RANGE, 0, sides)]
+    turned = sides[:2] if found else sides
     for turns in (1, 2, 3):
-        found += _look(photo, FULL_RANGE, turned, turns)
-        found += _look(photo, SHORT_RANGE, turned[:1], turns)
+        found += [*_look(photo, SHORT_RANGE, turns, sides[:1]), *_look(photo, FULL_RANGE, turns, turned)]
     return _distinct(found)
 
 
-def photo_levels(photo: Image) -> list[int]:
+def looks(width: int, height: int) -> list[int]:
     """The long sides at which the picture is looked at: one tile, twice that, up to the finest."""
-    finest = min(round(SMALLEST * max(photo.size)), MOST_PIXELS)
+    finest = min(round(SMALLEST * max(width, height)), MOST_PIXELS)
     sides = [FULL_RANGE.side]
     while sides[-1] < finest:
         sides.append(min(2 * sides[-1], finest))
     return sides
 
 
-def _look(photo: Image, detector: Detector, levels: list[int], turns: int = 0) -> Iterator[Detection]:
-    for level in levels:
-        side = max(level, detector.side) if level > FULL_RANGE.side else detector.side
-        yield from _look_at(photo, detector, side, turns)
+def _look(photo: Image, detector: Detector, turns: int, sides: list[int]) -> Iterator[Detection]:
+    for side in sides:
+        yield from _look_at(photo, detector, turns, side if side > sides[0] else detector.side)
 
 
-def _look_at(photo: Image, detector: Detector, level: int, turns: int) -> Iterator[Detection]:
-    """Detections in the picture at the long side `level`, turned by quarters, anticlockwise."""
+def _look_at(photo: Image, detector: Detector, turns: int, side: int) -> Iterator[Detection]:
+    """Detections in the picture at the long side `side`, turned by quarters, anticlockwise."""
     from PIL import Image
 
-    scale = level / max(photo.size)
+    scale = side / max(photo.size)
     size = max(round(photo.width * scale), 1), max(round(photo.height * scale), 1)
     pixels = np.asarray(photo.resize(size, Image.Resampling.BILINEAR, reducing_gap=3))
     tiles = [(x, y) for y in _starts(size[1], detector.side) for x in _starts(size[0], detector.side)]

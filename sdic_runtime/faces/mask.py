@@ -31,14 +31,14 @@ def square_mask() -> Image:
 
 def face_mask(square: Square, outline: np.ndarray) -> Image:
     """The face without hair and neck: `outline` [N, 2] in pixels of the photograph."""
-    from PIL import Image, ImageDraw, ImageFilter
+    from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
     mask = Image.new("L", (SIDE, SIDE))
     points = [(float(x), float(y)) for x, y in square.inward(outline, SIDE)]
     drawing = ImageDraw.Draw(mask)
     drawing.polygon(points, fill=255)
     drawing.line([*points, points[0]], fill=255, width=round(2 * GROWN * SIDE), joint="curve")
-    return mask.filter(ImageFilter.GaussianBlur(SOFT * SIDE))
+    return ImageChops.multiply(mask.filter(ImageFilter.GaussianBlur(SOFT * SIDE)), square_mask())
 
 
 def person_mask(crop: Image, square: Square, outline: np.ndarray, others: Sequence[np.ndarray] = ()) -> Image:
