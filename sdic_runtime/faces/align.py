@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdic_runtime.faces.padding import padded
+from sdic_runtime.faces.resample import affine
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,7 +92,7 @@ class Square:
         if pad and self.leaves(photo):
             part, offset = padded(part, matrix, finer)
             matrix[:, 2] += offset
-        cut = part.transform((finer, finer), Image.Transform.AFFINE, tuple(matrix.ravel()), Image.Resampling.BICUBIC)
+        cut = affine(part, (finer, finer), matrix, Image.Resampling.BICUBIC)
         return cut if finer == size else cut.resize((size, size), Image.Resampling.LANCZOS)
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdic_runtime.faces.align import FINER, Square
+from sdic_runtime.faces.resample import affine
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image, Resampling
 
 COARSER = 1.25  # a picture with this many pixels per pixel of the photograph is reduced with a filter
 
@@ -46,7 +47,7 @@ def added(photo: Image, square: Square, picture: Image, base: Image, mask: Image
     return result
 
 
-def _placed(picture: Image, square: Square, box: tuple[int, int, int, int], filter_: int) -> Image:
+def _placed(picture: Image, square: Square, box: tuple[int, int, int, int], resampling: Resampling) -> Image:
     """The pixels of the photograph in `box` that a picture of the square gives, 0 outside the square."""
     from PIL import Image
 
@@ -57,7 +58,7 @@ def _placed(picture: Image, square: Square, box: tuple[int, int, int, int], filt
     size = (box[2] - box[0]) * finer, (box[3] - box[1]) * finer
     away = square.axes / (square.axes[0] @ square.axes[0])
     matrix = np.column_stack([away / finer, away @ (np.array(box[:2]) - square.centre) + 1]) * (picture.width / 2)
-    placed = picture.transform(size, Image.Transform.AFFINE, tuple(matrix.ravel()), Image.Resampling(filter_))
+    placed = affine(picture, size, matrix, resampling)
     return placed if finer == 1 else placed.reduce(finer)
 
 

@@ -32,7 +32,7 @@ def measure(face: Landmarks, crop: Image, inside: float) -> Quality:
         (_grade(90 - turned, 50, 70), f"the face is turned by {turned:.0f} degrees; most models know faces from the front"),
         (_grade(sharpness(middle), 0.27, 0.45), "the face is blurred; it will come back sharper and somewhat different"),
         (_grade(float(middle.std()), 12, 25), "the face is too dark, too bright or without contrast"),
-        (_grade(inside, 0.6, 0.9), f"the photograph's edge cuts the face; {1 - inside:.0%} of its surroundings are missing"),
+        (_grade(inside, 0.7, 0.95), f"the photograph's edge cuts the face; {1 - inside:.0%} of its surroundings are missing"),
     ]
     value, sentence = min(parts, key=lambda part: part[0])
     return Quality(value, sentence if value < LOW else None)

@@ -42,7 +42,7 @@ def test_orientation_and_metadata_of_a_jpeg(astronaut: Image.Image, tmp_path: Pa
         assert written.info["dpi"] == (300, 300)
         assert written.quantization == source.quantization
         away = np.abs(np.asarray(written, int) - np.asarray(face.photo.image, int))[300:]
-    assert away.mean() < 0.5  # what was not changed is compressed to what it was
+    assert away.mean() < 1  # what was not changed is compressed as it was
 
 
 def test_colours_of_another_profile(astronaut: Image.Image, tmp_path: Path) -> None:
