@@ -345,11 +345,15 @@ def _indices(dimension: Table, number: int) -> np.ndarray:
     return dimension.table(number + 1).array(0, kind).astype(np.int64)
 
 
-def make(wheel: Path, folder: Path) -> dict[str, dict[str, str | int]]:
+def make(wheel: Path, folder: Path) -> dict[str, dict[str, str]]:
     """Write the models of `wheel` and their record into `folder`. Raises FileError where the wheel is another one."""
+    try:
+        archive = zipfile.ZipFile(wheel)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise FileError(f"cannot read {wheel}: {error}") from error
+    record: dict[str, dict[str, str]] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    record: dict[str, dict[str, str | int]] = {}
-    with zipfile.ZipFile(wheel) as archive:
+    with archive:
         for name, source in SOURCES.items():
             try:
                 data = archive.read(source.file)
