@@ -1,10 +1,11 @@
 """A web service around a bundle. One worker runs the pipeline; pictures that wait meanwhile go through it as one batch.
 
-    pip install "sdic[serve]"
+    pip install "sdic-toolkit[serve]"
     python examples/embed.py [BUNDLE]
     curl --data-binary @photo.jpg "localhost:8000/edit?direction=smile&strength=2" --output smile.png
 
-POST /invert and /edit take a picture as the body and answer with a PNG. Errors are {"error": one sentence}.
+POST /invert and /edit take a picture as the body and answer with a PNG. Errors are {"error": one sentence}: 400 for what the client can
+change, 503 for too little memory, 500 for what is wrong here.
 """
 
 from __future__ import annotations
@@ -24,16 +25,25 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as AnyHttpException
 from starlette.requests import ClientDisconnect
 
-from sdic_runtime import Pipeline, SdicError
+from sdic_runtime import Pipeline
+from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError
 from sdic_runtime.pictures import decode_picture
 
 UPLOAD_BYTES, UPLOAD_SECONDS, PIXELS = 10_000_000, 10.0, 25_000_000  # of one request
+STATUS = {
+    PictureError: 400,
+    ArgumentError: 400,
+    ClientDisconnect: 400,
+    RequestValidationError: 400,
+    OutOfMemoryError: 503,
+    MemoryError: 503,
+}
 BATCH, WAITING = 8, 64  # pictures at a time; requests beyond those that may wait are turned away
 
 
 class Job(NamedTuple):
     image: np.ndarray  # prepared, [1, 3, S, S]
-    edit: tuple[str, float, str] | None  # direction, strength, eq6
+    edit: tuple[str, float, str | None] | None  # direction, strength, eq6
     answer: asyncio.Future[bytes]
 
 
@@ -46,7 +56,7 @@ def run(pipeline: Pipeline, jobs: list[Job]) -> list[bytes | Exception]:
                 result: Any = pipeline.edit(inversion, *job.edit) if job.edit else inversion
                 result.images[0].save(png := io.BytesIO(), "PNG", compress_level=1)
                 answers.append(png.getvalue())
-            except SdicError as error:
+            except (SdicError, MemoryError) as error:
                 answers.append(error)
     except Exception as error:  # every request gets its answer, and none ends the worker
         answers += [error] * (len(jobs) - len(answers))
@@ -88,7 +98,7 @@ def loaded(state: Any) -> Pipeline:
     return pipeline
 
 
-async def respond(request: Request, edit: tuple[str, float, str] | None = None) -> Response:
+async def respond(request: Request, edit: tuple[str, float, str | None] | None = None) -> Response:
     state, pipeline = request.app.state, loaded(request.app.state)
     try:
         data = await asyncio.wait_for(read(request), UPLOAD_SECONDS)
@@ -119,7 +129,7 @@ def create_app(bundle: str | None = None, **options: Any) -> FastAPI:
         return await respond(request)
 
     @app.post("/edit")
-    async def edit(request: Request, direction: str, strength: float = 1.0, eq6: str = "paper") -> Response:
+    async def edit(request: Request, direction: str, strength: float = 1.0, eq6: str | None = None) -> Response:
         loaded(request.app.state).directions[direction]  # an unknown name is refused before the upload
         return await respond(request, (direction, strength, eq6))
 
@@ -133,12 +143,15 @@ def create_app(bundle: str | None = None, **options: Any) -> FastAPI:
         return {"status": "ready", "backend": pipeline.backend.description, "directions": list(pipeline.directions)}
 
     def refuse(_: Request, error: Exception) -> Response:
-        status, text = getattr(error, "status_code", 400), str(getattr(error, "detail", error) or "the upload was cut off; send it again")
+        status = getattr(error, "status_code", next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500))
+        text = str(getattr(error, "detail", error))
         if isinstance(error, RequestValidationError):
             text = "; ".join(f"the parameter {item['loc'][-1]} is not right: {item['msg']}" for item in error.errors())
-        return JSONResponse({"error": text}, status)
+        elif isinstance(error, MemoryError):
+            text = "not enough memory for this picture; send a smaller one"
+        return JSONResponse({"error": text or "the upload was cut off; send it again"}, status)
 
-    for kind in (SdicError, AnyHttpException, RequestValidationError, ClientDisconnect):
+    for kind in (SdicError, AnyHttpException, *STATUS):
         app.add_exception_handler(kind, refuse)
     return app
 

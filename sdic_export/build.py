@@ -1,4 +1,4 @@
-"""A checkpoint becomes a bundle: six stages exported and proven one at a time, golden tensors, directions, the manifest."""
+"""A checkpoint becomes a bundle: every stage exported and checked against PyTorch, golden tensors, directions, the manifest."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ import gc
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 import sdic_runtime
-from sdic_export.check import TOLERANCES, cpu_label, prove_stage
-from sdic_export.direction_files import find_directions, read_direction, write_directions
+from sdic_export.check import TOLERANCES, check_stage, label
+from sdic_export.direction_files import read_directions, write_directions
 from sdic_export.golden import FILE as GOLDEN_FILE
-from sdic_export.golden import MADE_BY, Golden, example_direction, make_golden, run_chain, smooth_pictures, stage_inputs, write_golden
-from sdic_export.graphs.exporter import OPSET, export_partial, export_sharing, export_stage, require_packages
+from sdic_export.golden import Chain, example_direction, make_golden, run_all, run_chain, smooth_pictures, write_golden
+from sdic_export.graphs.exporter import OPSET, export_alone, export_stage, export_variant, require_packages, stored_bytes, weights_of
 from sdic_export.half.precision import Policy, load_policy
-from sdic_export.half.stages import HalfProgress, HalfStages, add_half
+from sdic_export.half.stages import Graphs, HalfProgress, HalfStages, add_half, with_variant
+from sdic_export.inspect import multiplications
 from sdic_export.placement import check_place, placed_folder
-from sdic_runtime.bundle.bundle import Manifest, file_entries, write_manifest
-from sdic_runtime.errors import SdicError
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, parts
+from sdic_runtime.bundle.manifest import STANDARD, Input, Manifest, file_entries, write_manifest
+from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import sha256
-from sdic_runtime.stages import STAGES, Sizes
+from sdic_runtime.program import INVERT, PICTURE, Method
 from sdic_runtime.tools.compare import Difference, difference
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from sdic_runtime.backends.registry import Backend
-    from sdic_train.networks.sdic.model import SDIC
+    from sdic_export.methods import Arrange, ExportCode
+    from sdic_runtime.backends.base import Backend
 
-PRECISION = "fp32"
-CPU = "cpu"  # how the files of graphs for processors are called: dicn.cpu.onnx
+CPU = "cpu"  # how the files of CPU-optimized graphs are called: dicn.cpu.onnx
 WEIGHTS = ("float32", "float16")
-# Outputs that the chain asks for alone, and whose graph is much smaller than the stage's: engines compute whole graphs.
-PARTIALS = {"generator_head": ("rgb",)}
+SAVING = 0.05  # of a stage's multiplications, from which an output that programs ask for alone gets a graph of its own
 UNKNOWN_LICENCE = "The weights are under the licence of their authors, which this bundle does not change."
 
 
@@ -54,21 +55,22 @@ class BuildOptions:
     licence: str = UNKNOWN_LICENCE
     opset: int = OPSET
     weights: str = "float32"  # how large weights are stored, see `export_stage`; one of WEIGHTS
-    cpu_graphs: bool = True  # also write graphs that are arranged for processors; with float32 weights only
+    cpu_graphs: bool = True  # also write CPU-optimized graphs; with float32 weights only
     policy: str | Path | Policy | None = None  # a second precision: "fp16", "bf16" or the file of a policy
     force: bool = False
+    method: str = "sdic"  # what the checkpoint is of; see `sdic_export.methods`
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """One stage, exported and proven."""
+    """One stage, exported and checked."""
 
     stage: str
     precision: str
     seconds: float
     bytes: int
     worst: Difference
-    cpu: Difference | None = None  # the worst difference of its graph for processors, where there is one
+    cpu: Difference | None = None  # the worst difference of its CPU-optimized graph, where there is one
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class BuildReport:
 
     manifest: Manifest
     stages: Sequence[StageReport]
-    rounding: Sequence[Difference] = ()  # how far rounding the weights to float16 moved each tensor, when that was asked for
+    rounding: Difference | None = None  # how far rounding the weights to float16 moved the inverted picture, when that was asked for
     half: HalfStages | None = None
     seconds: float = 0.0
 
@@ -94,47 +96,53 @@ class Progress:
 def build(options: BuildOptions, progress: Progress | None = None) -> BuildReport:
     """Build the bundle `options.out`, whole or not at all. Raises SdicError, for one when a stage differs from PyTorch."""
     require_packages("sdic-export build")
-    from sdic_train.checkpoints.load import load_sdic
+    from sdic_export.methods import export_code
+    from sdic_export.trace import method_of
 
     progress, start = progress or Progress(), time.perf_counter()
     _check(options)
+    export = export_code(options.method)
     progress.begin(f"loading {options.checkpoint}")
-    model = load_sdic(options.checkpoint, options.domain)
-    config = model.config
-    for path in find_directions(options.directions, config.domain).values():
-        read_direction(path, config.sizes)
-    image, direction = _pictures(options, model), example_direction(config.sizes)
+    model: Any = export.code.load(options.checkpoint, options.domain)
+    config, method = model.config, method_of(export.code, model.config)
+    policy = None if options.policy is None else load_policy(options.policy).check(method.stages)
+    directions = read_directions(options.directions, method.sizes, config.domain)
+    image, direction = _pictures(options, method, config.visible_rows), example_direction(method.sizes)
     with placed_folder(options.out, options.force) as folder:
         progress.begin("computing the golden tensors with PyTorch")
-        modules = stage_modules_for(model, options.weights)
-        tensors = {"image": image, **run_chain(reference_for(model, modules, options.weights), image, direction)}
-        rounding = _rounding(model, tensors, direction) if options.weights == "float16" else []
-        cpu_modules = cpu_modules_for(model, options)
-        cpu = cpu_table({stage: len(forms) for stage, forms in cpu_modules.items()})
+        modules = stage_modules_for(export, model, options.weights)
+        single = run_all(reference_for(method, model, modules, options.weights), image, direction)
+        rounding = _rounding(method, model, single) if options.weights == "float16" else None
         del model
-        golden = _write_golden(folder, make_golden(tensors, image, direction))
-        reports = _stages(folder, modules, cpu_modules, config.sizes, tensors, options, progress)
-        stages = {report.stage: stage_file(report.stage) for report in reports}
-        partials = {f"{name}:{output}": beside(file, output) for name, file in stages.items() for output in PARTIALS.get(name, ())}
+        (folder / GOLDEN_FILE).parent.mkdir()
+        write_golden(folder / GOLDEN_FILE, make_golden(single.values, image, direction))
+        graphs: Graphs = {}
+        reports = []
+        optimized = export.cpu if options.cpu_graphs and options.weights == "float32" else {}
+        for name in method.stages:
+            progress.begin(f"exporting {name}")
+            made, report = _stage(folder, method, name, modules.pop(name), optimized.get(name), single, options)
+            graphs |= made
+            reports.append(report)
+            progress.done(report)
         half = None
-        if options.policy is not None:
-            half = add_half(folder, stages, partials, tensors, direction, options.policy, progress.half)
+        if policy is not None:
+            half = add_half(folder, method, {key: variants[STANDARD][0] for key, variants in graphs.items()}, single, policy, progress.half)
+            graphs = with_variant(graphs, half.precision, half.graphs)
         progress.begin("writing the manifest")
         manifest = finish(
             folder,
             Manifest(
+                **{item.name: getattr(method, item.name) for item in msgspec.structs.fields(Method)},
                 name=options.name or Path(options.out).resolve().name,
                 domain=config.domain,
-                sizes=config.sizes,
-                visible_rows=config.visible_rows,
-                stages=_by_precision(stages, half.stages if half else {}, half),
-                partials=_by_precision(partials, half.partials if half else {}, half),
-                cpu=cpu,
-                default_precision=PRECISION,
+                input=Input(config.visible_rows),
+                graphs=graphs,
+                default_precision=STANDARD,
                 files={},
-                directions=write_directions(folder, options.directions, config.sizes, config.domain),
-                golden=golden,
-                tolerances={PRECISION: TOLERANCES[PRECISION], **({half.precision: half.tolerance} if half else {})},
+                directions=write_directions(folder, directions),
+                golden=GOLDEN_FILE,
+                tolerances={STANDARD: TOLERANCES[STANDARD], **({half.precision: half.tolerance} if half else {})},
                 tools=tool_versions(),
                 licence=options.licence,
                 checkpoint=_checkpoint_record(options),
@@ -143,59 +151,74 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     return BuildReport(manifest, reports, rounding, half, time.perf_counter() - start)
 
 
-def stage_file(stage: str) -> str:
-    """Where a bundle keeps the float32 graph of `stage`."""
-    return f"onnx/{PRECISION}/{stage}.onnx"
+def _stage(
+    folder: Path, method: Method, name: str, module: nn.Module, arrange: Arrange | None, single: Chain, options: BuildOptions
+) -> tuple[Graphs, StageReport]:
+    """Export one stage in all its variants, those of one output alone included, and check them; `Manifest.graphs` of them."""
+    import torch
+
+    stage, example, start = method.stages[name], single.examples[name], time.perf_counter()
+    whole, alone = f"onnx/{STANDARD}/{name}.onnx", asked_alone(method, name)
+    (folder / whole).parent.mkdir(parents=True, exist_ok=True)
+    export_stage(module, stage, method, folder / whole, options.opset, options.weights == "float16", share_weights=bool(alone))
+    with torch.no_grad():
+        bands = list(arrange(module, *(torch.zeros(method.shape(tensor, 1)) for tensor in stage.inputs)) or []) if arrange else []
+    del module
+    gc.collect()
+    worst = check_stage([folder / whole], name, stage.outputs, method, example)
+    graphs: Graphs = {name: {STANDARD: (whole,)}}
+    for output in alone:
+        file, key = beside(whole, output), f"{name}:{output}"
+        export_alone(folder / whole, output, folder / file)
+        if not saves(folder / file, folder / whole):
+            (folder / file).unlink()
+            continue
+        check_stage([folder / file], key, [output], method, example)
+        graphs[key] = {STANDARD: (file,)}
+    cpu = None
+    if bands:
+        files = [beside(whole, CPU if len(bands) == 1 else f"{CPU}.{band}") for band in range(len(bands))]
+        keys = [key for key in graphs if key != name and len(files) == 1]
+        for index, file in enumerate(files):  # bands share weights with the stage and each other; each is freed before the next
+            others = [folder / other for other in (whole, *files[:index])]
+            export_variant(bands.pop(0), stage, method, folder / file, others, options.opset, len(files) > 1, share_weights=bool(keys))
+            gc.collect()
+        found = [check_stage([folder / file for file in files], label(name, ONNXRUNTIME_CPU), stage.outputs, method, example)]
+        graphs[name][ONNXRUNTIME_CPU] = tuple(files)
+        for key in keys:
+            output = parts(key)[1]
+            file = beside(files[0], output)
+            export_alone(folder / files[0], output, folder / file)
+            found.append(check_stage([folder / file], label(key, ONNXRUNTIME_CPU), [output], method, example))
+            graphs[key][ONNXRUNTIME_CPU] = (file,)
+        cpu = max(found, key=lambda item: item.ratio)
+    size = stored_bytes(folder, [file for variants in graphs.values() for files in variants.values() for file in files])
+    return graphs, StageReport(name, STANDARD, time.perf_counter() - start, size, worst, cpu)
 
 
-def cpu_files(stage: str, count: int) -> list[str]:
-    """Where a bundle keeps the graph of `stage` for processors, or its `count` bands of rows."""
-    return [beside(stage_file(stage), CPU if count == 1 else f"{CPU}.{band}") for band in range(count)]
+def asked_alone(method: Method, stage: str) -> tuple[str, ...]:
+    """The outputs of `stage`, which has several, that some step asks for alone."""
+    steps = [step for program in method.programs.values() for step in program.steps if step.stage == stage]
+    outputs = method.stages[stage].outputs
+    return tuple(output for output in outputs if len(outputs) > 1 and any(list(step.outputs) == [output] for step in steps))
 
 
-def cpu_partials(stage: str, count: int) -> dict[str, str]:
-    """ "stage:output" -> where a bundle keeps the graph of that output alone for processors; there is none where `stage` is in bands."""
-    whole = cpu_files(stage, count)
-    return {f"{stage}:{output}": beside(whole[0], output) for output in PARTIALS.get(stage, ()) if count == 1}
+def saves(graph: Path, whole: Path) -> bool:
+    """Whether the graph of one output has so much less work than that of the stage that it is worth its file."""
+    less, all_of_it = multiplications(graph), multiplications(whole)
+    return less is not None and all_of_it is not None and less <= (1 - SAVING) * all_of_it
 
 
-def cpu_table(counts: Mapping[str, int]) -> dict[str, list[str]]:
-    """`Manifest.cpu` for stages with so many bands of rows."""
-    table = {stage: cpu_files(stage, count) for stage, count in counts.items()}
-    return table | {key: [file] for stage, count in counts.items() for key, file in cpu_partials(stage, count).items()}
-
-
-def _stages(
-    folder: Path,
-    modules: dict[str, nn.Module],
-    cpu_modules: dict[str, list[nn.Module]],
-    sizes: Sizes,
-    tensors: Mapping[str, np.ndarray],
-    options: BuildOptions,
-    progress: Progress,
-) -> list[StageReport]:
-    """Export and prove one stage after the other; each leaves its table, so that its weights are freed before the next."""
-    reports = []
-    for name in STAGES:
-        progress.begin(f"exporting {name}")
-        path, start = folder / stage_file(name), time.perf_counter()
-        worst = _stage(path, modules.pop(name), name, sizes, tensors, options)
-        cpu = _cpu_stage(folder, cpu_modules.pop(name), name, sizes, tensors, options.opset) if name in cpu_modules else None
-        size = sum(file.stat().st_size for file in path.parent.glob(f"{name}.*"))
-        reports.append(StageReport(name, PRECISION, time.perf_counter() - start, size, worst, cpu))
-        progress.done(reports[-1])
-    return reports
-
-
-def _by_precision(single: Mapping[str, str], second: Mapping[str, str], made: HalfStages | None) -> dict[str, dict[str, str]]:
-    """Name -> precision -> file, from one table per precision."""
-    return {name: {PRECISION: file, **({made.precision: second[name]} if made else {})} for name, file in single.items()}
+def beside(file: str, form: str) -> str:
+    """The file of another graph of a stage beside its own: of one output, or a variant."""
+    return f"{file.removesuffix('.onnx')}.{form}.onnx"
 
 
 def finish(folder: Path, manifest: Manifest) -> Manifest:
-    """Write `manifest` into `folder` with every file that lies there; the one written."""
+    """Write `manifest` into `folder` with every file that lies there, and the weights that its graphs name; the one written."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    manifest = replace(manifest, files=file_entries(folder, names))
+    graphs = [file for variants in manifest.graphs.values() for files in variants.values() for file in files]
+    manifest = msgspec.structs.replace(manifest, files=file_entries(folder, names), weights=weights_of(folder, graphs))
     write_manifest(folder, manifest)
     return manifest
 
@@ -208,112 +231,52 @@ def tool_versions() -> dict[str, str]:
     return {"sdic": sdic_runtime.__version__, **packages}
 
 
-def stage_modules_for(model: SDIC, weights: str) -> dict[str, nn.Module]:
+def stage_modules_for(export: ExportCode, model: nn.Module, weights: str) -> dict[str, nn.Module]:
     """The modules that are exported: constants folded, and rounded to float16 where `weights` says so."""
     from sdic_export.graphs.fusion import fused, round_to_half
-    from sdic_export.graphs.sdic import stage_modules
 
-    modules = {name: fused(module) for name, module in stage_modules(model).items()}
+    modules = {name: fused(module) for name, module in export.modules(model).items()}
     if weights == "float16":
         for module in modules.values():
             round_to_half(module)
     return modules
 
 
-def cpu_modules_for(model: SDIC, options: BuildOptions) -> dict[str, list[nn.Module]]:
-    """The modules of the graphs for processors, constants folded; none for rounded weights, which have no rounded other form."""
-    from sdic_export.cpu.arrange import cpu_modules
-    from sdic_export.graphs.fusion import fused
-
-    wanted = options.cpu_graphs and options.weights == "float32"
-    return {name: [fused(module) for module in modules] for name, modules in cpu_modules(model).items()} if wanted else {}
-
-
-def reference_for(model: SDIC, modules: dict[str, nn.Module], weights: str) -> Backend:
+def reference_for(method: Method, model: nn.Module, modules: Mapping[str, nn.Module], weights: str) -> Backend:
     """What PyTorch computes: the networks themselves, or with rounded weights the modules that hold these."""
     from sdic_export.reference import TorchStages
     from sdic_train.backend import TorchBackend
 
-    return TorchStages(dict(modules)) if weights == "float16" else TorchBackend(model, "cpu", compiled=False)
+    return TorchStages(method, modules) if weights == "float16" else TorchBackend(method, model)
 
 
 def _check(options: BuildOptions) -> None:
     """What can be said before any work."""
     check_place(Path(options.out), options.force)
     if options.weights not in WEIGHTS:
-        raise SdicError(f'the weights are "{options.weights}"; use {" or ".join(WEIGHTS)}')
+        raise ArgumentError(f'the weights are "{options.weights}"; use {" or ".join(WEIGHTS)}')
     if options.policy is not None:
         load_policy(options.policy)
 
 
-def _pictures(options: BuildOptions, model: SDIC) -> np.ndarray:
-    """The golden pictures [N, 3, S, S]; at least two, so that a batch is proven."""
+def _pictures(options: BuildOptions, method: Method, visible_rows: tuple[int, int]) -> np.ndarray:
+    """The golden pictures [N, 3, S, S]; at least two, so that a batch is checked."""
     from sdic_runtime.pictures import prepare
 
-    sizes = model.config.sizes
+    side = method.sizes["S"]
     if not options.pictures:
-        return smooth_pictures(sizes.working)
-    given = [prepare(path, sizes, model.config.visible_rows) for path in options.pictures]
-    return np.concatenate(given if len(given) > 1 else [*given, smooth_pictures(sizes.working, 1)])
+        return smooth_pictures(side)
+    given = [prepare(path, method.sizes, visible_rows) for path in options.pictures]
+    return np.concatenate(given if len(given) > 1 else [*given, smooth_pictures(side, 1)])
 
 
-def _rounding(model: SDIC, rounded: Mapping[str, np.ndarray], direction: np.ndarray) -> list[Difference]:
-    """How far the rounded weights move every tensor from what the weights of the checkpoint give."""
+def _rounding(method: Method, model: nn.Module, rounded: Chain) -> Difference:
+    """How far the rounded weights move the inverted picture from what the weights of the checkpoint give."""
     from sdic_train.backend import TorchBackend
 
-    exact = run_chain(TorchBackend(model, "cpu", compiled=False), rounded["image"], direction)
-    return [difference(stage, name, rounded[name], exact[name]) for name, stage in MADE_BY.items()]
-
-
-def _stage(path: Path, module: nn.Module, name: str, sizes: Sizes, tensors: Mapping[str, np.ndarray], options: BuildOptions) -> Difference:
-    """Export one stage and its partial graphs, and prove them; the stage's largest difference."""
-    stage = STAGES[name]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partials = PARTIALS.get(name, ())
-    export_stage(module, stage, sizes, path, options.opset, options.weights == "float16", share_weights=bool(partials))
-    del module
-    gc.collect()
-    inputs, tolerance = stage_inputs(name, tensors), TOLERANCES[PRECISION]
-    worst = prove_stage([path], stage, sizes, inputs, tensors, tolerance)
-    for output in partials:
-        partial = Path(beside(str(path), output))
-        export_partial(path, output, partial)
-        prove_stage([partial], replace(stage, outputs=(output,)), sizes, inputs, tensors, tolerance)
-    return worst
-
-
-def _cpu_stage(
-    folder: Path, modules: list[nn.Module], name: str, sizes: Sizes, tensors: Mapping[str, np.ndarray], opset: int
-) -> Difference:
-    """Export the form of a stage for processors beside its own graph, and prove it and its partial graphs as those were; the largest
-    difference.
-
-    The bands of a stage share weights with the stage and with each other; each leaves the list, so that it is freed before the next.
-    """
-    stage, graphs = STAGES[name], [folder / file for file in cpu_files(name, len(modules))]
-    own, banded, partials = folder / stage_file(name), len(graphs) > 1, cpu_partials(name, len(graphs))
-    for index, graph in enumerate(graphs):
-        export_sharing(modules.pop(0), stage, sizes, graph, [own, *graphs[:index]], opset, banded, share_weights=bool(partials))
-        gc.collect()
-    proven = [(graphs, replace(stage, name=cpu_label(name)))]
-    for key, file in partials.items():
-        output = key.partition(":")[2]
-        export_partial(graphs[0], output, folder / file)
-        proven.append(([folder / file], replace(stage, name=cpu_label(key), outputs=(output,))))
-    inputs = stage_inputs(name, tensors)
-    found = [prove_stage(paths, part, sizes, inputs, tensors, TOLERANCES[PRECISION]) for paths, part in proven]
-    return max(found, key=lambda item: item.ratio)
-
-
-def beside(file: str, form: str) -> str:
-    """The file of another form of a graph beside the stage's own: the partial graph of one output, or the form for processors."""
-    return f"{file.removesuffix('.onnx')}.{form}.onnx"
-
-
-def _write_golden(folder: Path, golden: Golden) -> str:
-    (folder / GOLDEN_FILE).parent.mkdir()
-    write_golden(folder / GOLDEN_FILE, golden)
-    return GOLDEN_FILE
+    exact = run_chain(TorchBackend(method, model), rounded.image, rounded.direction)
+    value = method.programs[INVERT].gives[PICTURE]
+    return difference("inversion", PICTURE, rounded.values[value], exact[value])
 
 
 def _checkpoint_record(options: BuildOptions) -> dict[str, str]:

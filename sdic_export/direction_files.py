@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdic_runtime.edits import Direction, Pca, load_direction, save_direction
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import Sizes
+from sdic_runtime.directions import load_direction, save_direction
+from sdic_runtime.edits import Direction, Pca
+from sdic_runtime.errors import ArgumentError, FileError, SdicError
 
 FOLDER = "directions"
 TORCH_SUFFIXES = (".pt", ".pth")
@@ -17,52 +17,56 @@ PCA_PARTS = ("mean", "comp", "std")
 RELEASED_FOR = {"ffhq_pca": "faces", "cars_pca": "cars"}  # bases of the same shape, published together
 
 
-def find_directions(places: Sequence[Path], domain: str) -> dict[str, Path]:
-    """Name -> file of every direction in `places`, files or folders. Raises SdicError.
+def read_directions(places: Sequence[Path], sizes: Mapping[str, int], domain: str) -> dict[str, Direction | Pca]:
+    """Every direction and PCA basis in `places`, files or folders, by name; checked to fit latent codes of `sizes`. Raises SdicError."""
+    return {name: read_direction(path, sizes) for name, path in find_directions(places, domain).items()}
 
-    A basis that was published for another domain is left out of a folder, and refused when it is named itself.
+
+def find_directions(places: Sequence[Path], domain: str) -> dict[str, Path]:
+    """Name -> file of every direction in `places`, files or folders. Raises ArgumentError.
+
+    A basis that was published for another domain is omitted from a folder, and refused when it is named itself.
     """
     found: dict[str, Path] = {}
     for place in places:
         if not place.exists():
-            raise SdicError(f"there are no directions at {place}; name a file or a folder")
+            raise ArgumentError(f"there are no directions at {place}; name a file or a folder")
         files = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
         if not files:
-            raise SdicError(f"the folder {place} holds no direction files; their names end in {', '.join(SUFFIXES)}")
+            raise ArgumentError(f"the folder {place} holds no direction files; their names end in {', '.join(SUFFIXES)}")
         for path in files:
             made_for = RELEASED_FOR.get(path.stem, domain)
             if made_for != domain and path == place:
-                raise SdicError(f'{path} is the PCA basis of the domain "{made_for}", and this model is of "{domain}"; leave it out')
+                raise ArgumentError(f'{path} is the PCA basis of the domain "{made_for}", and this model is of "{domain}"; omit it')
             if made_for != domain:
                 continue
             if path.stem in found:
-                raise SdicError(f'two directions are called "{path.stem}": {found[path.stem]} and {path}; rename one of them')
+                raise ArgumentError(f'two directions are called "{path.stem}": {found[path.stem]} and {path}; rename one of them')
             found[path.stem] = path
     return found
 
 
-def read_direction(path: Path, sizes: Sizes) -> Direction | Pca:
-    """The direction or PCA basis in `path`, proven to fit latent codes of `sizes`. Raises SdicError."""
+def read_direction(path: Path, sizes: Mapping[str, int]) -> Direction | Pca:
+    """The direction or PCA basis in `path`, checked to fit latent codes of `sizes`. Raises FileError."""
     direction = _from_torch(path) if path.suffix.lower() in TORCH_SUFFIXES else load_direction(path)
     try:
         if isinstance(direction, Direction):
             direction.check(sizes)
-        elif direction.mean.shape[-1] != sizes.style_width:
-            raise SdicError(f"the PCA basis is of codes {direction.mean.shape[-1]} wide, and this model's are {sizes.style_width} wide")
+        elif direction.mean.shape[-1] != sizes["C"]:
+            raise FileError(f"the PCA basis is of codes {direction.mean.shape[-1]} wide, and this model's are {sizes['C']} wide")
     except SdicError as error:
-        raise SdicError(f"{path} does not fit this model: {error}") from None
+        raise FileError(f"{path} does not fit this model: {error}") from None
     return direction
 
 
-def write_directions(folder: Path, places: Sequence[Path], sizes: Sizes, domain: str) -> dict[str, str]:
-    """Convert every direction in `places` into `folder`; name -> file below `folder`, as a manifest lists them. Raises SdicError."""
-    written = {}
-    for name, path in find_directions(places, domain).items():
-        direction = read_direction(path, sizes)
-        (folder / FOLDER).mkdir(exist_ok=True)
-        written[name] = f"{FOLDER}/{name}.safetensors"
-        save_direction(folder / written[name], direction)
-    return written
+def write_directions(folder: Path, directions: Mapping[str, Direction | Pca]) -> dict[str, str]:
+    """Write directions into `folder`; name -> file below `folder`, as a manifest lists them. Raises FileError."""
+    if directions:
+        (folder / FOLDER).mkdir()
+    files = {name: f"{FOLDER}/{name}.safetensors" for name in directions}
+    for name, direction in directions.items():
+        save_direction(folder / files[name], direction)
+    return files
 
 
 def _from_torch(path: Path) -> Direction | Pca:
@@ -74,10 +78,10 @@ def _from_torch(path: Path) -> Direction | Pca:
             return Pca(mean, comp, std, path.stem, origin)
         if isinstance(content, dict):
             listed = ", ".join(str(key) for key in list(content)[:4]) or "nothing"
-            raise SdicError(f"it holds {listed}, expected one tensor, or a PCA basis with mean, comp and std")
+            raise FileError(f"it holds {listed}, expected one tensor, or a PCA basis with mean, comp and std")
         return Direction(_numbers(content), name=path.stem, method=origin)
     except SdicError as error:
-        raise SdicError(f"{path} is not a direction: {error}") from None
+        raise FileError(f"{path} is not a direction: {error}") from None
 
 
 def _numbers(value: Any) -> Any:
@@ -94,13 +98,13 @@ def _load(path: Path) -> Any:
         with path.open("rb") as stream:
             start = stream.read(64).lstrip().lower()
         if start.startswith((b"<!doctype", b"<html")):
-            raise SdicError(f"{path} is a web page, not a direction: the download failed; download it again")
+            raise FileError(f"{path} is a web page, not a direction: the download failed; download it again")
         return torch.load(path, map_location="cpu", weights_only=True)
     except SdicError:
         raise
     except pickle.UnpicklingError as error:
-        raise SdicError(f"{path} is not a file of tensors alone, and nothing else is read; get the direction again") from error
+        raise FileError(f"{path} is not a file of tensors alone, and nothing else is read; get the direction again") from error
     except OSError as error:
-        raise SdicError(f"cannot read the direction {path}: {error.strerror or error}") from error
+        raise FileError(f"cannot read the direction {path}: {error.strerror or error}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise SdicError(f"{path} is truncated or damaged; get the direction again") from error
+        raise FileError(f"{path} is truncated or damaged; get the direction again") from error

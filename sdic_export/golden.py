@@ -1,4 +1,4 @@
-"""Golden tensors: a few pictures, and what PyTorch makes of them in every stage. Every backend is held against them.
+"""Golden tensors: a few pictures, and every value that PyTorch makes of them. Every backend is checked against them.
 
 Latent codes and the input pictures are whole. Of a large map only every k-th row and column is kept, from k // 2 on; k is the tensor's
 entry under "strides" in the file's metadata "golden", a JSON object that also has the edit's "strength".
@@ -7,43 +7,27 @@ entry under "strides" in the file's metadata "golden", a JSON object that also h
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import msgspec
 import numpy as np
 
-from sdic_runtime import chain
-from sdic_runtime.errors import SdicError
-from sdic_runtime.files import replacing
-from sdic_runtime.stages import STAGES, Sizes
-
-if TYPE_CHECKING:
-    from sdic_runtime.backends.registry import Backend
+from sdic_runtime.backends.base import Backend
+from sdic_runtime.bundle.manifest import first_schema
+from sdic_runtime.errors import BundleError
+from sdic_runtime.files import save_tensors
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, Method, Step, run
+from sdic_runtime.tools.wrapper import Wrapper
 
 FILE = "golden/golden.safetensors"
 STRENGTH = 1.5
 KEPT = 1 << 16  # elements of one picture's map that are kept at most
 DIRECTION_DEVIATION = 0.2
-WHOLE = ("image", "direction")  # inputs, which cannot be thinned
-METADATA = "golden"  # one entry, because safetensors writes several in any order
-# Chain tensor -> the stage that made it, in the order in which they are made. Edits run the head and the tail alone.
-MADE_BY = {
-    "latent": "e4e",
-    "feature": "generator_head",
-    "rgb": "generator_head",
-    "reconstruction": "generator_preview",
-    "discrepancy": "dipn",
-    "latent_enhanced": "dicn",
-    "residual": "dicn",
-    "rgb_enhanced": "generator_head",
-    "picture": "generator_tail",
-    "edited.paper.picture": "generator_tail",
-    "edited.released.picture": "generator_tail",
-}
-ALONE = {"rgb": "rgb", "rgb_enhanced": "rgb"}  # tensor of `run_chain` -> the output of its stage, for those that are asked for alone
-TAIL_INPUTS = {"rgb": "rgb_enhanced", "latent": "latent_enhanced"}  # in an inversion the tail reads those of the enhanced code
+WHOLE = (IMAGE, "direction")  # inputs, which cannot be thinned
+METADATA = "golden"
 
 
 @dataclass(frozen=True)
@@ -59,6 +43,24 @@ class Golden:
         return thin(array, self.strides.get(name, 1))
 
 
+@dataclass(frozen=True)
+class Example:
+    """What one stage reads in the first step that runs it, and everything that it makes of that; in the order of the stage table."""
+
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What `run_chain` was given and what it gave, and an example of every stage: of the inversion, for those that it runs."""
+
+    image: np.ndarray  # [N, 3, S, S]
+    direction: np.ndarray  # [1, L, C]
+    values: Mapping[str, np.ndarray]
+    examples: Mapping[str, Example]
+
+
 def smooth_pictures(side: int, count: int = 2) -> np.ndarray:
     """Synthetic pictures without noise: colour gradients, waves of a few periods, a soft disc; float32 [count, 3, side, side]."""
     y, x = np.mgrid[0:side, 0:side] / (side - 1.0)
@@ -72,33 +74,88 @@ def smooth_pictures(side: int, count: int = 2) -> np.ndarray:
     return np.clip(np.stack(pictures), -1, 1).astype(np.float32)
 
 
-def example_direction(sizes: Sizes) -> np.ndarray:
+def example_direction(sizes: Mapping[str, int]) -> np.ndarray:
     """A random direction [1, L, C] for the golden edit."""
     rng = np.random.default_rng(0)
-    return (DIRECTION_DEVIATION * rng.standard_normal((1, sizes.rows, sizes.style_width))).astype(np.float32)
+    return (DIRECTION_DEVIATION * rng.standard_normal((1, sizes["L"], sizes["C"]))).astype(np.float32)
+
+
+def makers(method: Method) -> dict[str, Step]:
+    """Golden value -> the step that makes it, in the order in which they are made: every value of the program "invert" by its name, and
+    the picture of an edit by every move."""
+    steps = {value: step for step in method.programs[INVERT].steps for value in step.outputs.values()}
+    for name, move in method.moves.items():
+        program = method.programs[move.program]
+        steps |= {edited(name): step for step in program.steps if program.gives[PICTURE] in step.outputs.values()}
+    return steps
+
+
+def edited(move: str) -> str:
+    """What the golden picture of an edit by `move` is called."""
+    return f"edited.{move}.{PICTURE}"
+
+
+def pictures(method: Method) -> list[str]:
+    """The golden values that a person sees: the inversion and every edit of it."""
+    return [method.programs[INVERT].gives[PICTURE], *(edited(name) for name in method.moves)]
 
 
 def run_chain(backend: Backend, image: np.ndarray, direction: np.ndarray, strength: float = STRENGTH) -> dict[str, np.ndarray]:
-    """Every tensor of MADE_BY, whole, as `backend` computes it from `image` [N, 3, S, S] and `direction` [1, L, C]."""
-    tensors = chain.invert(backend, backend.upload(image))
-    tensors["rgb"] = backend.run("generator_head", {"latent": tensors["latent"]}, ["rgb"])["rgb"]
-    tensors["rgb_enhanced"] = backend.run("generator_head", {"latent": tensors["latent_enhanced"]}, ["rgb"])["rgb"]
-    offset = np.float32(strength) * direction
-    latent, enhanced = (backend.upload(backend.download(tensors[name]) + offset) for name in ("latent", "latent_enhanced"))
-    for form in chain.EQ6_FORMS:
-        tensors[f"edited.{form}.picture"] = chain.edit(backend, latent, enhanced, tensors["residual"], form)
-    return {name: backend.download(tensors[name]) for name in MADE_BY}
+    """Every value of `makers`, whole, as `backend` computes it from `image` [N, 3, S, S] and `direction` [1, L, C]."""
+    method, invert = backend.method, backend.method.programs[INVERT]
+    given = backend.upload(image)
+    made = [value for step in invert.steps for value in step.outputs.values()]
+    values = run(msgspec.structs.replace(invert, gives={value: value for value in made}), backend, {IMAGE: given}) | {IMAGE: given}
+    kept = {IMAGE: given} | {tensor: values[value] for tensor, value in invert.gives.items()}
+    results = {name: backend.download(values[name]) for name in made}
+    for name, move in method.moves.items():
+        moved = {code: backend.upload(backend.download(kept[code]) + np.float32(strength) * direction) for code in move.codes}
+        results[edited(name)] = backend.download(run_with(backend, move.program, {**kept, **moved}, len(image))[PICTURE])
+    return results
 
 
-def stage_inputs(stage: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What `stage` reads in an inversion, from the tensors of `run_chain` and `image`."""
-    renamed = TAIL_INPUTS if stage == "generator_tail" else {}
-    return {name: tensors[renamed.get(name, name)] for name in STAGES[stage].inputs}
+def run_with(backend: Backend, program: str, kept: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Run a program for `count` pictures on what it takes of `kept`, and on zeros where it asks for them."""
+    wanted, method = backend.method.programs[program], backend.method
+    zeros = {name: backend.upload(np.zeros(method.shape(name, count), np.float32)) for name in wanted.zeros}
+    return backend.run_program(program, {name: {**kept, **zeros}[name] for name in wanted.takes})
 
 
-def make_golden(tensors: Mapping[str, np.ndarray], image: np.ndarray, direction: np.ndarray) -> Golden:
-    """The golden tensors of the whole ones that `run_chain` gave."""
-    every = {"image": image, "direction": direction, **tensors}
+class Watched(Wrapper):
+    """A backend that takes an example of every stage of `inner`: the first run, for all outputs."""
+
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
+        self.examples: dict[str, Example] = {}
+
+    def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        if stage in self.examples:
+            return self.inner.run(stage, inputs, outputs)
+        table = self.method.stages[stage]
+        results = self.inner.run(stage, inputs, table.outputs)
+        read = {name: self.download(inputs[name]) for name in table.inputs}
+        self.examples[stage] = Example(read, {name: self.download(results[name]) for name in table.outputs})
+        return {name: results[name] for name in outputs}
+
+
+def run_all(backend: Backend, image: np.ndarray, direction: np.ndarray) -> Chain:
+    """`run_chain`, and an example of every stage. Raises BundleError for a stage that no program runs."""
+    watched, method = Watched(backend), backend.method
+    values = run_chain(watched, image, direction)
+    invert = method.programs[INVERT]
+    kept = {IMAGE: image} | {tensor: {**values, IMAGE: image}[value] for tensor, value in invert.gives.items()}
+    for name, program in method.programs.items():
+        if any(step.stage not in watched.examples for step in program.steps):
+            run_with(watched, name, {tensor: backend.upload(array) for tensor, array in kept.items()}, len(image))
+    unused = [stage for stage in method.stages if stage not in watched.examples]
+    if unused:
+        raise BundleError(f'no program runs the stage "{unused[0]}", so that nothing can be checked of it; remove it from the method')
+    return Chain(image, direction, values, watched.examples)
+
+
+def make_golden(values: Mapping[str, np.ndarray], image: np.ndarray, direction: np.ndarray) -> Golden:
+    """The golden tensors of the whole values that `run_chain` gave."""
+    every = {IMAGE: image, "direction": direction, **values}
     strides = {name: stride_of(array) for name, array in every.items() if array.ndim == 4 and name not in WHOLE}
     return Golden({name: np.ascontiguousarray(thin(array, strides.get(name, 1))) for name, array in every.items()}, strides)
 
@@ -118,25 +175,27 @@ def thin(array: np.ndarray, stride: int) -> np.ndarray:
 
 def write_golden(path: Path, golden: Golden) -> None:
     """Write a golden file, whole or not at all."""
-    from safetensors.numpy import save
-
-    metadata = {METADATA: json.dumps({"strides": dict(golden.strides), "strength": golden.strength}, sort_keys=True)}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(dict(golden.tensors), metadata))  # save_file would make it readable for its owner alone
+    described = {"strides": dict(golden.strides), "strength": golden.strength}
+    save_tensors(path, golden.tensors, {METADATA: json.dumps(described, sort_keys=True)})
 
 
-def read_golden(path: Path) -> Golden:
-    """Read a golden file. Raises SdicError."""
+def read_golden(path: Path, method: Method) -> Golden:
+    """Read the golden file of a bundle of `method`. Raises BundleError."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as stream:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
             described = json.loads((stream.metadata() or {})[METADATA])
-        golden = Golden(tensors, {name: int(stride) for name, stride in described["strides"].items()}, float(described["strength"]))
+        strides, strength = {name: int(stride) for name, stride in described["strides"].items()}, float(described["strength"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise SdicError(f"{path} is not a file of golden tensors ({error}); build the bundle again") from error
-    missing = [name for name in (*WHOLE, *MADE_BY) if name not in tensors]
+        raise BundleError(f"{path} is not a file of golden tensors ({error}); build the bundle again") from error
+    wanted = (*WHOLE, *makers(method))
+    for old, name in first_schema()["golden"].items():  # files of bundles of schema 1
+        if name in wanted and name not in tensors and old in tensors:
+            tensors[name] = tensors.pop(old)
+            strides |= {name: strides.pop(old)} if old in strides else {}
+    missing = [name for name in wanted if name not in tensors]
     if missing:
-        raise SdicError(f"{path} lacks the golden tensors {', '.join(missing)}; build the bundle again")
-    return golden
+        raise BundleError(f"{path} lacks the golden tensors {', '.join(missing)}; build the bundle again")
+    return Golden(tensors, strides, strength)

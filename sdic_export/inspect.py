@@ -1,4 +1,4 @@
-"""What is in a bundle: per stage files, sizes, parameters, operations, arithmetic and hashes."""
+"""What is in a bundle: per graph files, sizes, parameters, operations, arithmetic and hashes, and how often programs run it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdic_runtime.bundle.bundle import CPU_PRECISION, Bundle, Manifest
-from sdic_runtime.errors import MissingExtraError, SdicError
-from sdic_runtime.stages import STAGES
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.graphs import files_of, graph_for, parts
+from sdic_runtime.errors import BundleError, MissingExtraError
 
 if TYPE_CHECKING:
     import onnx
 
 
 @dataclass(frozen=True)
-class StageContents:
+class GraphContents:
     """One graph of a bundle, or the bands of rows that make up a stage together."""
 
-    stage: str  # or "stage:output" for the graph of one output alone
-    precision: str
-    cpu: bool  # whether it is the form of the stage for processors
-    files: tuple[str, ...]  # the graph first, then its own external weights; so for each band
+    graph: str  # "stage", or "stage:output" for that output alone
+    variant: str
+    files: tuple[str, ...]  # the graphs first, then the external weights that they read
     sha256: tuple[str, ...]  # of these files
     bytes: int
     opset: int
@@ -32,50 +31,35 @@ class StageContents:
     weights: dict[str, int]  # element type -> parameters stored so
     operations: dict[str, int]  # kind -> nodes, the most frequent first
     gmac: float | None  # multiply-accumulates of one picture in units of 10^9; None where shapes are not known
-
-    @property
-    def form(self) -> str:
-        """Precision and form in one short text."""
-        return f"{self.precision} CPU" if self.cpu else self.precision
+    runs: dict[str, int]  # program -> how many of its steps this graph answers where its variant runs
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def inspect_bundle(path: Path) -> tuple[Bundle, list[StageContents]]:
-    """Open the bundle in the folder `path`, prove its graphs against their hashes, and look into them. Raises SdicError."""
+def inspect_bundle(path: Path) -> tuple[Bundle, list[GraphContents]]:
+    """Open the bundle in the folder `path`, check its graphs against their hashes, and look into them. Raises SdicError."""
     bundle = Bundle.open(path)
-    return bundle, [inspect_stage(bundle, *graph) for graph in _graphs(bundle.manifest)]
+    order = {stage: index for index, stage in enumerate(bundle.manifest.stages)}
+    keys = sorted(bundle.manifest.graphs, key=lambda key: order[parts(key)[0]])
+    return bundle, [inspect_graph(bundle, key, variant) for key in keys for variant in bundle.manifest.graphs[key]]
 
 
-def _graphs(manifest: Manifest) -> Iterator[tuple[str, str, bool]]:
-    """Stage or "stage:output", precision, and whether it is the form for processors, of every graph in the order of the stage table."""
-    own = {**manifest.stages, **manifest.partials}
-    for stage in STAGES.values():
-        for key in (stage.name, *(f"{stage.name}:{output}" for output in stage.outputs)):
-            yield from ((key, precision, False) for precision in own.get(key, ()))
-            if key in manifest.cpu:
-                yield key, CPU_PRECISION, True
-
-
-def inspect_stage(bundle: Bundle, stage: str, precision: str, cpu: bool = False) -> StageContents:
-    """Look into the graph of a stage or a "stage:output", with `cpu` into its form for processors, the sum of its bands.
-
-    External weights are not loaded. Raises SdicError.
-    """
+def inspect_graph(bundle: Bundle, key: str, variant: str) -> GraphContents:
+    """Look into the graph of a stage or a "stage:output" in one variant, the sum of its bands; external weights are not loaded.
+    Raises BundleError."""
     manifest = bundle.manifest
-    graphs = manifest.cpu[stage] if cpu else [(manifest.partials if ":" in stage else manifest.stages)[stage][precision]]
-    files = [name for graph in graphs for name in (graph, *(name for name in manifest.files if name.startswith(graph + ".")))]
+    graphs = manifest.graphs[key][variant]
+    files = files_of(manifest, graphs)
     paths = {name: bundle.file(name) for name in files}
     models = [_model(paths[graph]) for graph in graphs]
     weights = _weights(models)
     operations = Counter(node.op_type for model in models for node in model.graph.node)
-    gmac = [_gmac(model) for model in models]
-    known = [count for count in gmac if count is not None]
-    return StageContents(
-        stage,
-        precision,
-        cpu,
+    counts = [_count(model) for model in models]
+    known = [count for count in counts if count is not None]
+    return GraphContents(
+        key,
+        variant,
         tuple(files),
         tuple(manifest.files[name].sha256 for name in files),
         sum(manifest.files[name].bytes for name in files),
@@ -83,8 +67,33 @@ def inspect_stage(bundle: Bundle, stage: str, precision: str, cpu: bool = False)
         sum(weights.values()),
         dict(weights.most_common()),
         dict(operations.most_common()),
-        sum(known) if len(known) == len(gmac) else None,
+        sum(known) / 1e9 if len(known) == len(counts) else None,
+        _runs(bundle, key, variant),
     )
+
+
+def work(contents: Iterable[GraphContents], variant: str, program: str) -> float | None:
+    """The multiply-accumulates of a program for one picture, in units of 10^9; None where those of a graph are not known."""
+    parts = [(item.gmac, item.runs[program]) for item in contents if item.variant == variant and program in item.runs]
+    return None if any(gmac is None for gmac, _ in parts) else sum(gmac * count for gmac, count in parts if gmac is not None)
+
+
+def multiplications(path: Path) -> int | None:
+    """Multiply-accumulates of the graph file `path` for one picture; None where shapes are not known."""
+    return _count(_model(path))
+
+
+def _runs(bundle: Bundle, key: str, variant: str) -> dict[str, int]:
+    manifest = bundle.manifest
+    variants = (variant, manifest.default_precision)
+    runs = {
+        name: sum(
+            step.stage == parts(key)[0] and graph_for(manifest, step.stage, tuple(step.outputs), variants).key == key
+            for step in program.steps
+        )
+        for name, program in manifest.programs.items()
+    }
+    return {name: count for name, count in runs.items() if count}
 
 
 def _model(path: Path) -> onnx.ModelProto:
@@ -92,7 +101,7 @@ def _model(path: Path) -> onnx.ModelProto:
     try:
         model: onnx.ModelProto = load(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises what its version raises
-        raise SdicError(f"{path} is not an ONNX file ({error}); build the bundle again") from error
+        raise BundleError(f"{path} is not an ONNX file ({error}); build the bundle again") from error
     return model
 
 
@@ -118,8 +127,8 @@ def _onnx() -> Any:
     return onnx
 
 
-def _gmac(model: onnx.ModelProto) -> float | None:
-    """Multiply-accumulates of convolutions and matrix products for one picture, in units of 10^9."""
+def _count(model: onnx.ModelProto) -> int | None:
+    """Multiply-accumulates of convolutions and matrix products for one picture; None where a shape is not known."""
     onnx = _onnx()
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
@@ -130,12 +139,8 @@ def _gmac(model: onnx.ModelProto) -> float | None:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.output, *graph.value_info):
         shapes[value.name] = tuple(item.dim_value for item in value.type.tensor_type.shape.dim)
-    total = 0
-    for count in _counts(graph, shapes):
-        if count is None:
-            return None
-        total += count
-    return total / 1e9
+    counts = list(_counts(graph, shapes))
+    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def _counts(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> Iterator[int | None]:

@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sdic_runtime.bundle.bundle import MANIFEST_NAME
-from sdic_runtime.errors import SdicError
+from sdic_runtime.bundle.manifest import MANIFEST_NAME
+from sdic_runtime.errors import ArgumentError, FileError
 from sdic_runtime.files import reason
 
 
 def check_place(path: Path, force: bool) -> None:
-    """Raise SdicError when no bundle may be written to `path`; cheap, so that it can be asked before hours of work."""
+    """Raise ArgumentError when no bundle may be written to `path`; cheap, so that it can be asked before hours of work."""
     if path.exists() and not path.is_dir():
-        raise SdicError(f"{path} is a file; name a folder for the bundle")
+        raise ArgumentError(f"{path} is a file; name a folder for the bundle")
     if path.is_dir() and any(path.iterdir()):
         if not (path / MANIFEST_NAME).is_file():
-            raise SdicError(f"{path} is a folder with other files in it, which are not overwritten; name a new folder")
+            raise ArgumentError(f"{path} is a folder with other files in it, which are not overwritten; name a new folder")
         if not force:
-            raise SdicError(f"there is already a bundle at {path}; replace it with --force or name another folder")
+            raise ArgumentError(f"there is already a bundle at {path}; replace it with --force or name another folder")
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def placed_folder(path: Path, force: bool = False, check: Callable[[Path, bool],
     """A new folder beside `path` that becomes `path` when the block ends well and vanishes when it does not, Ctrl-C included.
 
     `check` refuses places that may not be written to, by default for a bundle. What is there is replaced with `force`; it stays untouched
-    until the new folder is complete. Raises SdicError.
+    until the new folder is complete. Raises FileError.
     """
     path = Path(os.path.abspath(path))
     check(path, force)
@@ -38,13 +38,13 @@ def placed_folder(path: Path, force: bool = False, check: Callable[[Path, bool],
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
-        raise SdicError(f"cannot write to {path.parent}: {reason(error)}; choose another place") from error
+        raise FileError(f"cannot write to {path.parent}: {reason(error)}; choose another place") from error
     try:
         yield temporary
         check(path, force)  # someone else may have built meanwhile
         _swap(temporary, path)
     except OSError as error:
-        raise SdicError(f"cannot write {path}: {reason(error)}; choose another place or make room") from error
+        raise FileError(f"cannot write {path}: {reason(error)}; choose another place or make room") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

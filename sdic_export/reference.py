@@ -1,4 +1,4 @@
-"""PyTorch as the reference that exported stages are held against."""
+"""PyTorch as the reference for exported stages."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdic_runtime.stages import STAGES
+from sdic_runtime.backends.base import Backend
+from sdic_runtime.program import Method
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class TorchStages:
+class TorchStages(Backend):
     """A backend on the modules that are exported: their inputs and outputs stand in the order of the stage table.
 
     The networks themselves are the reference (`sdic_train.backend`) unless weights were rounded: then these modules are, which hold
@@ -22,7 +23,8 @@ class TorchStages:
 
     name = "torch"
 
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, method: Method, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__(method)
         self.modules = modules
 
     @property
@@ -43,7 +45,7 @@ class TorchStages:
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         import torch
 
-        table = STAGES[stage]
+        table = self.method.stages[stage]
         with torch.inference_mode():
             results = self.modules[stage](*(inputs[name] for name in table.inputs))
         named = dict(zip(table.outputs, results if isinstance(results, tuple) else (results,), strict=True))

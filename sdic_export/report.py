@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sdic_runtime.program import SIZE_LETTERS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sdic_export.build import BuildReport, StageReport
-    from sdic_export.half.check import StageProof
-    from sdic_export.inspect import StageContents
+    from sdic_export.half.check import StageCheck
+    from sdic_export.inspect import GraphContents
     from sdic_export.verify import Verification
     from sdic_runtime.bundle.bundle import Bundle
 
@@ -29,22 +31,22 @@ def show_step(what: str) -> None:
 
 
 def show_stage(stage: StageReport) -> None:
-    """One stage is exported and proven."""
+    """One stage is exported and checked."""
     clear = CLEAR_LINE if sys.stderr.isatty() else ""
-    arranged = f", CPU graph {stage.cpu.ratio:.1e} ({stage.cpu.tensor})" if stage.cpu is not None else ""
+    cpu = f", CPU-optimized {stage.cpu.ratio:.1e} ({stage.cpu.tensor})" if stage.cpu is not None else ""
     typer.echo(
         f"{clear}{stage.stage:18} {stage.precision}  {stage.seconds:6.1f} s  {stage.bytes / MEGA:8.1f} MB  "
-        f"worst difference {stage.worst.ratio:.1e} of a standard deviation ({stage.worst.tensor}){arranged}",
+        f"worst difference {stage.worst.ratio:.1e} of a standard deviation ({stage.worst.tensor}){cpu}",
         err=True,
     )
 
 
-def show_half_stage(proof: StageProof, seconds: float, size: int) -> None:
-    """One stage is written and proven in half precision."""
+def show_half_stage(check: StageCheck, seconds: float, size: int) -> None:
+    """One stage is written and checked in half precision."""
     clear = CLEAR_LINE if sys.stderr.isatty() else ""
-    largest = proof.largest
+    largest = check.largest
     typer.echo(
-        f"{clear}{proof.stage:18} {proof.precision}  {seconds:6.1f} s  {size / MEGA:8.1f} MB  PSNR {proof.psnr:.1f} dB against fp32, "
+        f"{clear}{check.stage:18} {check.precision}  {seconds:6.1f} s  {size / MEGA:8.1f} MB  PSNR {check.psnr:.1f} dB against fp32, "
         f"largest activation {largest.largest:.0f} ({largest.layer})",
         err=True,
     )
@@ -53,26 +55,23 @@ def show_half_stage(proof: StageProof, seconds: float, size: int) -> None:
 def show_build(result: BuildReport) -> None:
     """What a build made, in a few lines on standard error."""
     clear = CLEAR_LINE if sys.stderr.isatty() else ""
-    for item in result.rounding:
-        if item.tensor == "picture":
-            typer.echo(
-                f"{clear}rounding the weights to float16 moves the inverted picture by {item.largest:.1e} at most, PSNR {item.psnr:.1f} dB",
-                err=True,
-            )
+    if result.rounding is not None:
+        moved = f"{result.rounding.largest:.1e} at most, PSNR {result.rounding.psnr:.1f} dB"
+        typer.echo(f"{clear}rounding the weights to float16 moves the inverted picture by {moved}", err=True)
     if result.half is not None:
         picture = result.half.picture
         typer.echo(f"{clear}{result.half.precision} end to end: PSNR {picture.psnr:.1f} dB against fp32 ({picture.tensor})", err=True)
     total = sum(entry.bytes for entry in result.manifest.files.values())
     directions = ", ".join(result.manifest.directions) or "none"
     typer.echo(
-        f"{clear}{len(result.stages)} stages proven against PyTorch in {result.seconds:.0f} s; {len(result.manifest.files)} files, "
+        f"{clear}{len(result.stages)} stages checked against PyTorch in {result.seconds:.0f} s; {len(result.manifest.files)} files, "
         f"{total / MEGA:.1f} MB; directions: {directions}",
         err=True,
     )
 
 
-def show_verification(result: Verification, as_json: bool) -> None:
-    """The table of every check, worst or failed ones marked, and the conclusion."""
+def show_verification(result: Verification, as_json: bool, every: bool = False) -> None:
+    """The table of the worst check of every stage and of all that failed, with `every` of all, and the conclusion."""
     if as_json:
         passed = not result.failures
         typer.echo(
@@ -100,7 +99,7 @@ def show_verification(result: Verification, as_json: bool) -> None:
             f"{check.difference.psnr:.1f}",
             "" if check.passed else "<-- too large",
         )
-        for check in result.checks
+        for check in (result.checks if every else result.telling)
     ]
     _table(rows)
     worst = result.worst
@@ -116,32 +115,32 @@ def show_verification(result: Verification, as_json: bool) -> None:
         )
 
 
-def show_contents(bundle: Bundle, contents: Sequence[StageContents], as_json: bool) -> None:
+def show_contents(bundle: Bundle, contents: Sequence[GraphContents], as_json: bool) -> None:
     """What `sdic-export inspect` prints."""
-    from sdic_runtime.bundle.bundle import manifest_to_dict
+    from sdic_export.inspect import work
+    from sdic_runtime.bundle.manifest import manifest_text
 
     if as_json:
-        typer.echo(json.dumps({"manifest": manifest_to_dict(bundle.manifest), "stages": [item.as_dict() for item in contents]}, indent=1))
+        manifest_data = json.loads(manifest_text(bundle.manifest))
+        typer.echo(json.dumps({"manifest": manifest_data, "graphs": [item.as_dict() for item in contents]}, indent=1))
         return
-    manifest, sizes = bundle.manifest, bundle.sizes
-    typer.echo(
-        f"{manifest.name}: {manifest.method}, {manifest.domain}, {sizes.resolution} px from {sizes.working} px, "
-        f"{sizes.rows} rows of {sizes.style_width}, {sizes.feature_channels} channels at layer 7"
-    )
+    manifest, sizes = bundle.manifest, bundle.manifest.sizes
+    others = "".join(f", {letter} {size}" for letter, size in sizes.items() if letter not in SIZE_LETTERS)
+    shape = f"{sizes['R']} px from {sizes['S']} px, {sizes['L']} rows of {sizes['C']}{others}"
+    typer.echo(f"{manifest.name}: {manifest.method}, {manifest.domain}, {shape}")
     typer.echo(f"licence: {manifest.licence}")
     typer.echo("made with: " + ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
     typer.echo("directions: " + (", ".join(manifest.directions) or "none"))
-    rows = [("stage", "precision", "MB", "parameters", "nodes", "GMAC", "opset", "sha256", "file")]
+    rows = [("graph", "variant", "MB", "parameters", "nodes", "GMAC", "opset", "sha256", "file")]
     for item in contents:
-        gmac = "?" if item.gmac is None else f"{item.gmac:.2f}"
         rows.append(
             (
-                item.stage,
-                item.form,
+                item.graph,
+                item.variant,
                 f"{item.bytes / MEGA:.1f}",
                 f"{item.parameters / MEGA:.2f} M",
                 str(sum(item.operations.values())),
-                gmac,
+                _gmac(item.gmac),
                 str(item.opset),
                 item.sha256[0][:HASH_DIGITS],
                 item.files[0],
@@ -149,8 +148,19 @@ def show_contents(bundle: Bundle, contents: Sequence[StageContents], as_json: bo
         )
         rows += [("", "", "", "", "", "", "", sha[:HASH_DIGITS], file) for sha, file in zip(item.sha256[1:], item.files[1:], strict=True)]
     _table(rows)
+    precision = manifest.default_precision
+    programs = [("program", "GMAC", "graphs and how often they run")]
+    for program in manifest.programs:
+        runs = [(item.graph, item.runs[program]) for item in contents if item.variant == precision and program in item.runs]
+        listed = ", ".join(graph if count == 1 else f"{count} x {graph}" for graph, count in runs)
+        programs.append((program, _gmac(work(contents, precision, program)), listed))
+    _table(programs)
     for item in contents:
-        typer.echo(f"{item.stage} {item.form}: " + ", ".join(f"{count} {kind}" for kind, count in item.operations.items()))
+        typer.echo(f"{item.graph} {item.variant}: " + ", ".join(f"{count} {kind}" for kind, count in item.operations.items()))
+
+
+def _gmac(count: float | None) -> str:
+    return "?" if count is None else f"{count:.2f}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> None:

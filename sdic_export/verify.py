@@ -1,31 +1,32 @@
-"""The proof of a bundle, repeated: schema, hashes, and the golden tensors on any backend, or PyTorch anew."""
+"""A bundle is verified: schema, hashes, and the golden tensors on any backend, or what PyTorch computes now."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from sdic_export.check import TOLERANCES, cpu_label
-from sdic_export.golden import ALONE, MADE_BY, Golden, make_golden, read_golden, run_chain
+from sdic_export.check import TOLERANCES, label
+from sdic_export.golden import Golden, make_golden, makers, read_golden, run_chain
+from sdic_runtime.backends.base import Backend
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import SdicError
+from sdic_runtime.bundle.manifest import STANDARD
+from sdic_runtime.errors import BundleError, CheckpointError
+from sdic_runtime.program import IMAGE
 from sdic_runtime.tools.compare import Difference, difference
-
-if TYPE_CHECKING:
-    from sdic_runtime.backends.registry import Backend
 
 GOLDEN, CHECKPOINT = "golden tensors", "checkpoint"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One tensor of the chain on one batch, held against what PyTorch gave."""
+    """One golden value on one batch, compared with what PyTorch gave."""
 
     against: str  # GOLDEN or CHECKPOINT
+    stage: str
     batch: int
     difference: Difference
     tolerance: float
@@ -54,7 +55,18 @@ class Verification:
 
     @property
     def worst(self) -> Check:
-        return max(self.checks, key=lambda check: check.difference.ratio / check.tolerance)
+        return max(self.checks, key=_severity)
+
+    @property
+    def telling(self) -> list[Check]:
+        """The worst check of every stage, and all that failed, in the order in which they were made."""
+        stages = {check.stage for check in self.checks}
+        worst = [max((check for check in self.checks if check.stage == stage), key=_severity) for stage in stages]
+        return [check for check in self.checks if not check.passed or any(check is item for item in worst)]
+
+
+def _severity(check: Check) -> float:
+    return check.difference.ratio / check.tolerance
 
 
 def verify(
@@ -64,82 +76,53 @@ def verify(
     checkpoint: Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Verification:
-    """Prove the bundle in the folder `path`: manifest, hashes of all files, and every tensor of an inversion and of an edit in both forms
-    of Eq. 6, for one picture and for a batch, against the golden tensors; with `checkpoint` also against what PyTorch computes now.
+    """Verify the bundle in the folder `path`: manifest, hashes of all files, and every value of an inversion and the picture of an edit by
+    every move, for one picture and for a batch, against the golden tensors; with `checkpoint` also against what PyTorch computes now.
 
     The chain runs through, so what a stage is given is what the stages before it made: the first stage that is off is the one to blame.
-    Where the backend runs graphs arranged for processors, the stages' own graphs are proven first, by a chain of their own.
+    Where the backend runs other variants than the standard graphs, these are checked first, by a chain of their own.
     `options` go to the backend. Raises SdicError when the bundle is damaged or cannot be run; values that are off are in the result.
     """
+    from sdic_runtime.backends.registry import load_backend
+
     bundle = Bundle.open(path)
     bundle.check()
     if bundle.manifest.golden is None:
-        raise SdicError(f"the bundle {path} holds no golden tensors to be checked against; build it again with: sdic-export build")
-    golden = read_golden(bundle.file(bundle.manifest.golden))
-    options = {"precision": precision, **(options or {})}
-    runs = [_run(bundle, backend, options, golden)]
-    if runs[0].cpu_stages:
-        runs.insert(0, _run(bundle, backend, {**options, "cpu_graphs": False}, golden))
+        raise BundleError(f"the bundle {path} holds no golden tensors to be checked against; build it again with: sdic-export build")
+    golden = read_golden(bundle.file(bundle.manifest.golden), bundle.manifest)
+    runner = load_backend(backend, bundle, precision=precision, **(options or {}))
+    runners = [found for found in (runner.standard(), runner) if found is not None]
+    results = [(found, run_parts(found, golden)) for found in runners]
     expected = {GOLDEN: golden}
     if checkpoint is not None:
         expected[CHECKPOINT] = _from_checkpoint(bundle, checkpoint, golden)
     checks = [
-        Check(against, len(tensors["latent"]), run.labelled(found), run.tolerance)
+        Check(against, stage, part.stop - part.start, found, bundle.manifest.tolerances.get(runner.precision, TOLERANCES[STANDARD]))
         for against, truth in expected.items()
-        for run in runs
-        for part, tensors in run.results
-        for found in compare_with(truth, tensors, part)
+        for runner, parts in results
+        for part, values in parts
+        for stage, found in compare_with(truth, values, part, runner)
     ]
-    return Verification(str(path), "; ".join(run.description for run in runs), len(bundle.manifest.files), checks)
+    return Verification(str(path), "; ".join(found.description for found in runners), len(bundle.manifest.files), checks)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What one backend gave for the golden pictures."""
-
-    description: str
-    cpu_stages: Sequence[str]  # those, and "stage:output", that it runs on graphs arranged for processors
-    partials: Sequence[str]  # "stage:output" that has a graph of its own which is not arranged
-    tolerance: float
-    results: Sequence[tuple[slice, Mapping[str, np.ndarray]]]
-
-    def labelled(self, found: Difference) -> Difference:
-        """With the name of the graph for processors that made the tensor, where it was one."""
-        alone = f"{found.where}:{ALONE.get(found.tensor)}"
-        graph = alone if alone in (*self.cpu_stages, *self.partials) else found.where
-        return replace(found, where=cpu_label(graph)) if graph in self.cpu_stages else found
-
-
-def _run(bundle: Bundle, backend: str, options: Mapping[str, Any], golden: Golden) -> _Run:
-    from sdic_runtime.backends.registry import load_backend
-
-    runner = load_backend(backend, bundle, **options)
-    tolerance = _tolerance(bundle, runner, options["precision"])
-    return _Run(runner.description, getattr(runner, "cpu_stages", ()), list(bundle.manifest.partials), tolerance, run_all(runner, golden))
-
-
-def run_all(backend: Backend, golden: Golden) -> list[tuple[slice, dict[str, np.ndarray]]]:
-    """The chain on the last golden picture alone and on all of them: which pictures, and their tensors thinned as the golden ones are."""
-    results = []
-    for part in _parts(golden):
-        tensors = run_chain(backend, golden.tensors["image"][part], golden.tensors["direction"], golden.strength)
-        results.append((part, {name: golden.thinned(name, array) for name, array in tensors.items()}))
+def run_parts(backend: Backend, golden: Golden) -> list[tuple[slice, dict[str, np.ndarray]]]:
+    """The chain on the last golden picture alone and on all of them: which pictures, and their values thinned as the golden ones are."""
+    count, results = len(golden.tensors[IMAGE]), []
+    for part in [slice(count - 1, count)] + ([slice(0, count)] if count > 1 else []):
+        values = run_chain(backend, golden.tensors[IMAGE][part], golden.tensors["direction"], golden.strength)
+        results.append((part, {name: golden.thinned(name, array) for name, array in values.items()}))
     return results
 
 
-def compare_with(golden: Golden, tensors: Mapping[str, np.ndarray], part: slice) -> list[Difference]:
-    """Every tensor of the chain on the pictures `part`, held against the golden one, in the order in which they are made."""
-    return [difference(stage, name, tensors[name], golden.tensors[name][part]) for name, stage in MADE_BY.items()]
-
-
-def _parts(golden: Golden) -> list[slice]:
-    count = len(golden.tensors["image"])
-    return [slice(count - 1, count)] + ([slice(0, count)] if count > 1 else [])
-
-
-def _tolerance(bundle: Bundle, backend: Backend, precision: str | None) -> float:
-    used = getattr(backend, "precision", None) or bundle.precision(precision)
-    return bundle.manifest.tolerances.get(used, TOLERANCES["fp32"])
+def compare_with(golden: Golden, values: Mapping[str, np.ndarray], part: slice, backend: Backend) -> list[tuple[str, Difference]]:
+    """Every value of the chain on the pictures `part` compared with the golden one, in the order in which they are made, with its stage;
+    the differences name the graph that `backend` ran."""
+    found = []
+    for name, step in makers(backend.method).items():
+        where = label(*backend.variant(step.stage, tuple(step.outputs)), (backend.precision, STANDARD))
+        found.append((step.stage, difference(where, name, values[name], golden.tensors[name][part])))
+    return found
 
 
 def _from_checkpoint(bundle: Bundle, checkpoint: Path, golden: Golden) -> Golden:
@@ -148,14 +131,15 @@ def _from_checkpoint(bundle: Bundle, checkpoint: Path, golden: Golden) -> Golden
     from sdic_export.graphs.exporter import require_packages
 
     require_packages("sdic-export verify --checkpoint")
-    from sdic_train.checkpoints.load import load_sdic
+    from sdic_export.methods import export_code
 
-    model = load_sdic(checkpoint, bundle.manifest.domain)
-    if model.config.sizes != bundle.sizes:
-        raise SdicError(
-            f"{checkpoint} is of another model: its sizes are {model.config.sizes.as_dict()}, the bundle's are {bundle.sizes.as_dict()}"
-        )
-    weights = bundle.manifest.checkpoint.get("weights", "float32")
-    reference = reference_for(model, stage_modules_for(model, weights), weights)
-    tensors = run_chain(reference, golden.tensors["image"], golden.tensors["direction"], golden.strength)
-    return make_golden(tensors, golden.tensors["image"], golden.tensors["direction"])
+    manifest = bundle.manifest
+    export = export_code(manifest.method)
+    model: Any = export.code.load(checkpoint, manifest.domain)
+    sizes = export.code.tables(model.config).sizes
+    if sizes != manifest.sizes:
+        raise CheckpointError(f"{checkpoint} is of another model: its sizes are {sizes}, the bundle's are {manifest.sizes}")
+    weights = manifest.checkpoint.get("weights", "float32")
+    reference = reference_for(manifest, model, stage_modules_for(export, model, weights), weights)
+    image, direction = golden.tensors[IMAGE], golden.tensors["direction"]
+    return make_golden(run_chain(reference, image, direction, golden.strength), image, direction)

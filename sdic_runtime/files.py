@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if os.path.isdir(target):
         raise FileError(f"cannot write {target}: it is a folder; name a file")
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.tmp")  # not longer than most names: a name that fits must not fail here
     try:
+        with suppress(FileNotFoundError):
+            os.lstat(target)  # its own name may be what is wrong
         temporary.touch(exist_ok=False)
     except ValueError as error:  # a path that no system has, such as one with a zero byte
         raise FileError(f"cannot write {str(target)!r}: {error}; choose another name") from error
@@ -50,8 +53,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+def remedy(error: OSError) -> str:
+    """What to do about a file that cannot be written."""
+    full = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+    return "make room" if error.errno in full else "use a shorter name" if error.errno == errno.ENAMETOOLONG else "choose another place"
+
+
 def _cannot_write(target: Path, error: OSError) -> FileError:
-    return FileError(f"cannot write {target}: {reason(error)}; choose another place or make room")
+    return FileError(f"cannot write {target}: {reason(error)}; {remedy(error)}")
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

@@ -244,7 +244,8 @@ def _read_metadata(metadata: Mapping[str, str], path: str | os.PathLike[str]) ->
         model = Model(metadata["model"], metadata["bundle"], described.sizes, described.tensors, described.visible_rows)
         first_row, end = described.visible_rows
         picture = described.tensors.get(PICTURE)
-        if not 0 <= first_row < end <= described.sizes["R"] or not described.names or picture != FIXED_AXES[PICTURE]:
+        batched = all(axes[:1] == (BATCH,) for axes in described.tensors.values())
+        if not batched or not 0 <= first_row < end <= described.sizes["R"] or not described.names or picture != FIXED_AXES[PICTURE]:
             raise ValueError(f"visible rows {[first_row, end]}, {len(described.names)} names, {PICTURE} {picture}")
         return model, described.names
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, msgspec.MsgspecError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import threading
@@ -44,7 +45,7 @@ def load_picture(path: str | os.PathLike[str]) -> Image:
     path = Path(path)
     try:
         with path.open("rb") as stream:
-            return decode_picture(stream, str(path))
+            return decode_picture(stream if stream.seekable() else io.BytesIO(stream.read()), str(path))  # a pipe is read whole
     except FileNotFoundError:
         raise PictureError(f"there is no picture at {path}") from None
     except IsADirectoryError:

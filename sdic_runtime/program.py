@@ -25,6 +25,7 @@ IMAGE, PICTURE, INVERT = "image", "picture", "invert"
 FIXED_AXES: dict[str, Axes] = {IMAGE: (BATCH, 3, "S", "S"), PICTURE: (BATCH, 3, "R", "R")}
 CODE_AXES: Axes = (BATCH, "L", "C")
 LARGEST_SIZE = 1 << 16  # of one axis
+MOST_AXES = 8
 EDIT_KINDS = ("direction", "ganspace")
 
 
@@ -35,7 +36,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: tuple[str, ...]
 
 
-class Step(msgspec.Struct, frozen=True, array_like=True):
+class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One run of one stage: input -> value that it reads, output asked for -> value that it makes."""
 
     stage: str
@@ -121,7 +122,8 @@ def _check_tables(method: Method) -> None:
         _require(0 < size <= LARGEST_SIZE, f'sizes["{letter}"] is {size}, expected 1 to {LARGEST_SIZE}')
     for name, axes in method.tensors.items():
         known = all(axis in method.sizes if isinstance(axis, str) else 0 < axis <= LARGEST_SIZE for axis in axes[1:])
-        _require(axes[:1] == (BATCH,) and known, f'the axes of the tensor "{name}" are {list(axes)}, expected "N", then sizes')
+        fits = axes[:1] == (BATCH,) and len(axes) <= MOST_AXES and known
+        _require(fits, f'the axes of the tensor "{name}" are {list(axes)}, expected "N", then at most {MOST_AXES - 1} sizes')
     for name, expected in FIXED_AXES.items():
         _require(method.tensors.get(name) == expected, f'the tensor "{name}" must have the axes {list(expected)}')
     for name, stage in method.stages.items():
@@ -180,7 +182,8 @@ def _check_moves(method: Method) -> None:
         for code in move.codes:
             taken = code in method.keeps and method.tensors[code] == CODE_AXES
             _require(taken, f'the move "{name}" moves "{code}", which is no latent code that an inversion keeps')
-            used = code in method.programs[move.program].takes
+            program = method.programs[move.program]
+            used = code in program.takes and code not in program.zeros
             _require(used, f'the move "{name}" moves "{code}", which its program "{move.program}" does not take')
         _require(bool(move.codes) and bool(move.kinds), f'the move "{name}" moves nothing or is for no kind of edit')
         unknown = [kind for kind in move.kinds if kind not in EDIT_KINDS]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sdic_runtime.stages import STAGES
+from sdic_export.tensorrt.engines import EngineReport
 
 
-def check(stages: Any) -> None:
+def check(report: EngineReport) -> None:
     """Every stage has an engine, and most of its weights are half."""
-    assert set(STAGES) <= set(stages)
-    for name in STAGES:
-        weights = stages[name].census["weight_bytes"]
+    engines = report.sidecar.stages
+    for name in report.plan.bundle.manifest.stages:
+        weights = engines[name].census["weight_bytes"]
         assert weights["float16"] > 0.5 * sum(weights.values()), name

@@ -1,9 +1,7 @@
-"""`sdic-export`: turn checkpoints into bundles, prove bundles, and look into them."""
+"""`sdic-export`: turn checkpoints into bundles, verify bundles, and look into them."""
 
 from __future__ import annotations
 
-import sys
-import traceback
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -12,23 +10,20 @@ from typing import Annotated
 import typer
 
 from sdic_export import report
-from sdic_export.cli.engines import build_with_progress, engines, half
+from sdic_export.cli.engines import build_with_progress, engines
+from sdic_export.cli.half import half
 from sdic_export.cli.triton import triton
-from sdic_runtime.cli.app import BAD_INPUT, INTERRUPTED, explained, print_version
-from sdic_runtime.cli.options import Debug, PrecisionOption, Settings
+from sdic_runtime.cli.app import command_line, run
+from sdic_runtime.cli.options import Debug, PrecisionOption
 
 FP16 = "fp16"  # the policy of --fp16
 FAILED = 1  # a check was made and did not pass
 OLDEST_OPSET, NEWEST_OPSET = 18, 22
 
-app = typer.Typer(
-    name="sdic-export",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Turn SDIC checkpoints into bundles of ONNX graphs that are proven equal to PyTorch.",
-    epilog="Example: sdic-export build SDIC_ffhq.pt --out engines/ffhq1024",
+app = command_line(
+    "sdic-export",
+    "Turn checkpoints into bundles of ONNX graphs, each verified against PyTorch.",
+    "sdic-export build SDIC_ffhq.pt --out engines/ffhq1024",
 )
 
 
@@ -58,14 +53,6 @@ BundleArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Bundle fold
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-@app.callback()
-def whole(
-    debug: Debug = False,
-    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")] = False,
-) -> None:
-    """Hold the options that stand before a command; their callbacks do all there is to do."""
-
-
 @app.command("build")
 def build_bundle(
     checkpoint: Annotated[
@@ -73,8 +60,8 @@ def build_bundle(
         typer.Argument(metavar="CHECKPOINT", help="SDIC checkpoint: the released .pt, or .safetensors of sdic-train.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the new bundle.", show_default=False)],
-    name: Annotated[str | None, typer.Option("--name", help="Name of the bundle; the folder's when left out.")] = None,
-    domain: Annotated[Domain | None, typer.Option("--domain", help="What the checkpoint is of, in spite of what it says itself.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the bundle; the folder's when omitted.")] = None,
+    domain: Annotated[Domain | None, typer.Option("--domain", help="Override the domain recorded in the checkpoint.")] = None,
     directions: Annotated[
         list[Path] | None,
         typer.Option(
@@ -86,7 +73,7 @@ def build_bundle(
     pictures: Annotated[
         list[Path] | None,
         typer.Option(
-            "--pictures", metavar="FILE", help="Pictures for the golden tensors; synthetic ones when left out. May be given several times."
+            "--pictures", metavar="FILE", help="Pictures for the golden tensors; synthetic ones when omitted. May be given several times."
         ),
     ] = None,
     licence: Annotated[str | None, typer.Option("--licence", metavar="TEXT", help="A sentence about the licence of the weights.")] = None,
@@ -97,13 +84,13 @@ def build_bundle(
         bool,
         typer.Option(
             "--cpu-graphs/--no-cpu-graphs",
-            help="Also write graphs arranged for processors, which ONNX Runtime takes on the CPU; with float32 weights only.",
+            help="Also write CPU-optimized graphs, which ONNX Runtime takes on the CPU; with float32 weights only.",
         ),
     ] = True,
     opset: Annotated[
         int, typer.Option("--opset", min=OLDEST_OPSET, max=NEWEST_OPSET, help="Version of the ONNX operators.")
     ] = OLDEST_OPSET,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Also write the stages in half precision, proven layer by layer.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Also write the stages in half precision, checked layer by layer.")] = False,
     policy: Annotated[
         str | None,
         typer.Option("--policy", metavar="NAME|FILE", help="Another half precision than that of --fp16: bf16, or the file of a policy."),
@@ -114,7 +101,9 @@ def build_bundle(
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is at DIR.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Export the six stages of a checkpoint to ONNX, prove each against PyTorch, and put the bundle in place whole.
+    """Turn a checkpoint into a bundle.
+
+    Every stage is exported to ONNX and checked against PyTorch; the bundle appears whole or not at all.
 
     \b
     Examples:
@@ -163,12 +152,14 @@ def verify_bundle(
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", metavar="PT", help="Also compare with what PyTorch computes from this checkpoint now.")
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List every check.")] = False,
     as_json: JsonOption = False,
     debug: Debug = False,
 ) -> None:
-    """Check a bundle: its manifest, the hash of every file, and every stage against the golden tensors.
+    """Verify a bundle against PyTorch's numbers.
 
-    The exit code is 1 when a tensor is further off than the bundle allows, and 2 when the bundle is damaged.
+    Checks the manifest, the hash of every file, and every stage against the golden tensors. The table has the worst check of every stage
+    and all that failed. The exit code is 1 when a tensor is further off than the bundle allows, and 2 when the bundle is damaged.
 
     \b
     Examples:
@@ -176,18 +167,20 @@ def verify_bundle(
       sdic-export verify engines/ffhq1024 --backend torch:checkpoint=SDIC_ffhq.pt
     """
     from sdic_export.verify import verify
-    from sdic_runtime.backends.options import parse_backend
+    from sdic_runtime.backends.registry import parse_backend
 
     name, options = parse_backend(backend)
     result = verify(bundle, name, precision, checkpoint, options)
-    report.show_verification(result, as_json)
+    report.show_verification(result, as_json, every)
     if result.failures:
         raise typer.Exit(FAILED)
 
 
 @app.command("inspect")
 def inspect_contents(bundle: BundleArgument, as_json: JsonOption = False, debug: Debug = False) -> None:
-    """List what is in a bundle: stages, files, sizes, parameters, operations, arithmetic and hashes.
+    """List what is in a bundle.
+
+    Graphs with their files, sizes, parameters, operations, arithmetic and hashes; programs with the work of one picture.
 
     \b
     Example:
@@ -199,22 +192,8 @@ def inspect_contents(bundle: BundleArgument, as_json: JsonOption = False, debug:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
-    settings = Settings()
-    try:
-        code = app(args=list(arguments) if arguments is not None else None, prog_name="sdic-export", standalone_mode=False, obj=settings)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except Exception as error:
-        if settings.debug:
-            traceback.print_exc()
-        sentence = explained(error)
-        if sentence is None:
-            raise
-        typer.echo(f"error: {sentence}", err=True)
-        return BAD_INPUT
+    """`sdic-export`: run one command and return its exit code; see `run`."""
+    return run(app, arguments)
 
 
 if __name__ == "__main__":

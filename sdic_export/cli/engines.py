@@ -3,140 +3,80 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdic_runtime.backends.tensorrt.settings import DEFAULTS, MEBI, EngineSettings, Hardware, Profile, Target
 from sdic_runtime.cli.options import Debug
 
 if TYPE_CHECKING:
     from sdic_export.tensorrt.engines import EnginePlan, EngineReport, Planned
-    from sdic_runtime.backends.tensorrt.engine_files import EngineEntry, EngineSettings
+    from sdic_runtime.backends.tensorrt.engine_files import EngineEntry
 
 MEGA = 1e6
-MEBI = 1 << 20
-WHOLE = 1.0
-
-
-class EngineTarget(str, Enum):
-    """What engines can be built for."""
-
-    tensorrt = "tensorrt"
-    tensorrt_rtx = "tensorrt-rtx"
-
-
-class Hardware(str, Enum):
-    """On which GPUs a TensorRT engine runs."""
-
-    exact = "exact"
-    same_capability = "same-capability"
-    ampere_plus = "ampere-plus"
-
-
-class Platform(str, Enum):
-    """On which system a TensorRT engine runs."""
-
-    linux = "linux"
-    windows = "windows"
 
 
 def engines(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Bundle folder.", show_default=False)],
-    target: Annotated[EngineTarget, typer.Option("--target", help="TensorRT for the GPU of this machine, or TensorRT-RTX for RTX cards.")],
-    precision: Annotated[str, typer.Option("--precision", help="Precision of the graphs: fp16, bf16 or fp32.")] = "fp16",
-    batch: Annotated[str, typer.Option("--batch", metavar="MIN,OPT,MAX", help="Smallest, fastest and largest batch.")] = "1,1,4",
+    target: Annotated[Target, typer.Option("--target", help="TensorRT for the GPU of this machine, or TensorRT-RTX for RTX cards.")],
+    precision: Annotated[str, typer.Option("--precision", help="Precision of the graphs: fp16, bf16 or fp32.")] = DEFAULTS.precision,
+    batch: Annotated[str, typer.Option("--batch", metavar="MIN,OPT,MAX", help="Smallest, fastest and largest batch.")] = str(
+        DEFAULTS.profile
+    ),
     compute_capability: Annotated[
         list[str] | None,
         typer.Option("--compute-capability", metavar="N.N", help="TensorRT-RTX: build for this one; may be given several times."),
     ] = None,
     hardware: Annotated[
         Hardware, typer.Option("--hardware", help="TensorRT: run on this GPU only, or on more of them, slower.")
-    ] = Hardware.exact,
-    version_compatible: Annotated[bool, typer.Option("--version-compatible", help="TensorRT: run on later releases, slower.")] = False,
-    strip_weights: Annotated[bool, typer.Option("--strip-weights", help="Leave the weights in the ONNX files; read at load.")] = False,
-    platform: Annotated[Platform, typer.Option("--platform", help="TensorRT: the system that the engines run on.")] = Platform.linux,
+    ] = DEFAULTS.hardware,
+    strip_weights: Annotated[bool, typer.Option("--strip-weights", help="Omit the weights; they are read from the ONNX files.")] = False,
     workspace: Annotated[float | None, typer.Option("--workspace", metavar="MB", min=1, help="Most GPU memory to compute in.")] = None,
-    optimization: Annotated[int | None, typer.Option("--optimization", min=0, max=5, help="The builder's effort.")] = None,
-    timing_cache: Annotated[
-        Path | None, typer.Option("--timing-cache", metavar="FILE", help="TensorRT: timings of earlier builds; the bundle's when left out.")
-    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is there and fits.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be built or used again, and why.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Build the engines of a bundle, leave those that fit, and prove that a half-precision engine is one.
+    """Build the engines of a bundle.
+
+    Engines that fit are kept. What a half-precision engine computes in is checked.
 
     \b
     Examples:
       sdic-export engines engines/ffhq1024 --target tensorrt-rtx
       sdic-export engines engines/ffhq1024 --target tensorrt --batch 1,1,8 --dry-run
     """
-    from sdic_runtime.backends.tensorrt.engine_files import EngineSettings, Profile
-
     settings = EngineSettings(
         precision,
         Profile.parse(batch),
         tuple(compute_capability or ()),
-        hardware.value,
-        version_compatible,
+        hardware,
         "stripped" if strip_weights else "included",
-        platform.value,
         None if workspace is None else int(workspace * MEBI),
-        optimization,
     )
     if dry_run:
         from sdic_export.tensorrt.engines import plan_engines
 
-        show_plan(plan_engines(bundle, target.value, settings, force))
+        show_plan(plan_engines(bundle, target, settings, force))
         return
-    report = build_with_progress(bundle, target.value, settings, force, timing_cache)
-    typer.echo(str(report.plan.folder))
+    typer.echo(str(build_with_progress(bundle, target, settings, force).plan.folder))
 
 
-def half(
-    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Bundle folder.", show_default=False)],
-    policy: Annotated[str, typer.Option("--policy", metavar="NAME|FILE", help="fp16, bf16, or the file of a policy.")] = "fp16",
-    debug: Debug = False,
-) -> None:
-    """Add half-precision graphs to a bundle, each stage proven layer by layer against its float32 graph. Needs no checkpoint.
-
-    \b
-    Example:
-      sdic-export half engines/ffhq1024
-    """
-    from sdic_export import report
-    from sdic_export.half.stages import HalfProgress, add_precision
-
-    made = add_precision(bundle, policy, HalfProgress(report.show_step, report.show_half_stage))
-    typer.echo(f"{made.precision}: the worst picture of the chain has {made.picture.psnr:.1f} dB against fp32 ({made.picture.tensor})")
-
-
-def build_with_progress(
-    bundle: Path, target: str, settings: EngineSettings, force: bool = False, timing_cache: Path | None = None
-) -> EngineReport:
+def build_with_progress(bundle: Path, target: str, settings: EngineSettings, force: bool = False) -> EngineReport:
     """Build engines with a line per graph on standard error, and a bar on a terminal."""
     from sdic_export.tensorrt.engines import EngineProgress, build_engines
 
     bar = _Bar()
     try:
-        return build_engines(
-            bundle,
-            target,
-            settings=settings,
-            force=force,
-            timing_cache=timing_cache,
-            progress=EngineProgress(bar.begin, bar.step, bar.done),
-        )
+        return build_engines(bundle, target, settings, force, EngineProgress(bar.begin, bar.step, bar.done))
     finally:
         bar.close()
 
 
 def show_plan(plan: EnginePlan) -> None:
     """What would be done: a line per graph on standard output."""
-    library = f"{plan.place.target.title} {plan.place.version}"
-    typer.echo(f"{library}, {plan.settings.precision}, batch {plan.settings.profile}, in {plan.folder}")
+    typer.echo(f"{plan.place.library}, {plan.settings.precision}, batch {plan.settings.profile}, in {plan.folder}")
     for item in plan.graphs:
         typer.echo(f"{item.action:6} {item.graph:20} {item.reason}")
 
@@ -155,19 +95,13 @@ class _Bar:
             if sys.stderr.isatty():
                 from tqdm import tqdm
 
-                self._bar = tqdm(
-                    total=100,
-                    desc=planned.graph,
-                    unit="%",
-                    file=sys.stderr,
-                    leave=False,
-                    bar_format="{desc} {bar} {n:.0f}% {elapsed}<{remaining} {postfix}",
-                )
+                layout = "{desc} {bar} {n:.0f}% {elapsed}<{remaining} {postfix}"
+                self._bar = tqdm(total=100, desc=planned.graph, unit="%", file=sys.stderr, leave=False, bar_format=layout)
 
     def step(self, graph: str, phase: str, done: float) -> None:
         if self._bar is not None:
             self._bar.set_postfix_str(phase, refresh=False)
-            self._bar.update(100 * min(done, WHOLE) - self._bar.n)
+            self._bar.update(100 * min(done, 1.0) - self._bar.n)
 
     def done(self, graph: str, entry: EngineEntry) -> None:
         self.close()

@@ -57,10 +57,10 @@ def triton(
     force: Annotated[bool, typer.Option("--force", help="Replace the model repository that is at REPOSITORY.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write a model repository for the Triton Inference Server.
+    """Write a repository for NVIDIA Triton.
 
-    One model per stage, and ensembles: NAME_invert (image to inversion), NAME_edit and NAME_edit_released (inversion,
-    direction and strength to picture). Prints the names of the models.
+    One model per stage, and ensembles: NAME_invert (image to inversion), and one per way to edit, NAME_edit and NAME_edit_released for
+    SDIC (inversion, direction and strength to picture). Prints the names of the models.
 
     \b
     Examples:

@@ -1,8 +1,8 @@
-"""Plain networks arranged for processors: Winograd convolutions where they gain, PReLU in faster operations."""
+"""Plain networks optimized for CPUs: Winograd convolutions where they gain, PReLU in faster operations."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from sdic_export.cpu.winograd import faster_form
 from sdic_export.graphs.folded import constant
 from sdic_export.graphs.fusion import NORMS
 from sdic_train.networks.layers import BottleneckIR
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Offset(nn.Module):
@@ -52,8 +54,8 @@ class SplitPReLU(nn.Module):
         return torch.relu(x * self.rest) + x * self.slope if self.behind_convolution else torch.maximum(x, x * self.slope)
 
 
-def arranged(module: nn.Module, *example: Tensor) -> nn.Module:
-    """Rewrite `module`, whose batch norms are fused, in place for processors; `example` is an input of the sizes it will see."""
+def optimized(module: Network, *example: Tensor) -> Network:
+    """Rewrite `module`, whose batch norms are fused, in place for CPUs; `example` is an input of the sizes it will see."""
     sizes, turned = _sizes(module, example), _turned(module)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):

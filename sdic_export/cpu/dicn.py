@@ -1,32 +1,22 @@
-"""DICN arranged for processors."""
+"""DICN optimized for CPUs."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_export.cpu.convolutions import arranged
+from sdic_export.cpu.convolutions import optimized
 from sdic_export.graphs.sdic import DICNGraph
-from sdic_runtime.stages import FEATURE_SIZE
-from sdic_train.networks.sdic.dicn import DICN
+from sdic_train.config import FEATURE_SIZE
 
 
-class CpuDICN(nn.Module):
-    """discrepancy, feature, latent -> latent_enhanced, residual, as `DICNGraph`, whose batch norms are fused; for inputs like `example`."""
-
-    def __init__(self, graph: DICNGraph, *example: Tensor) -> None:
-        super().__init__()
-        dicn = graph.dicn
-        last, factor = dicn.condition_shift3[2], example[0].shape[3] // FEATURE_SIZE
-        assert isinstance(last, nn.Conv2d)
-        if factor > 1:
-            dicn.condition_shift3[2] = halfway(last, factor)  # so that DICN finds nothing left to resize
-        network = arranged(dicn, *example)
-        assert isinstance(network, DICN)
-        self.dicn = network
-
-    def forward(self, discrepancy: Tensor, feature: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
-        return self.dicn(discrepancy, feature, latent)
+def cpu_dicn(graph: DICNGraph, *example: Tensor) -> list[nn.Module]:
+    """discrepancy, feature, latent -> latent_enhanced, residual. See `sdic_export.methods.Arrange`."""
+    last, factor = graph.dicn.condition_shift3[2], example[0].shape[3] // FEATURE_SIZE
+    assert isinstance(last, nn.Conv2d)
+    if factor > 1:
+        graph.dicn.condition_shift3[2] = halfway(last, factor)  # so that DICN finds nothing left to resize
+    return [optimized(graph, *example)]
 
 
 def halfway(conv: nn.Conv2d, factor: int) -> nn.Module:

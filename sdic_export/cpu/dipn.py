@@ -1,6 +1,6 @@
-"""DIPN in the operations that processors are fast at: every 3D convolution as 2D convolutions over the slices of the volume.
+"""DIPN optimized for CPUs: every 3D convolution as 2D convolutions over the slices of the volume.
 
-A volume is kept as [N * D, C, H, W], see `sdic_export.cpu.volume`, or as a list of slices, see `sdic_export.cpu.slices`.
+A volume is kept as [N * D, C, H, W], see `sdic_export.cpu.volume`, and the largest one as a list of slices, see `sdic_export.cpu.slices`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from sdic_export.cpu.volume import (
     DepthConv,
     DepthDoubling,
     PairConv,
-    PairStem,
     Phases,
     PlainConv,
-    SingleDoubling,
     basic,
     convolution,
     leaky,
@@ -27,17 +25,15 @@ from sdic_export.cpu.volume import (
     slice_parameters,
 )
 from sdic_export.graphs.folded import constant
-from sdic_export.graphs.fusion import fused
 from sdic_train.networks.layers import BasicConv
 from sdic_train.networks.sdic.dipn import DIPN, ContextFusion, FeatureUp, Hourglass3d
 
 
-def cpu_dipn(dipn: DIPN, size: int) -> CpuDIPN:
-    """The form of `dipn` for processors and pictures of `size`: same inputs, same output.
-
-    `dipn` stays as it is; tensors that do not change are shared.
-    """
-    return CpuDIPN(dipn, size).eval().requires_grad_(False)
+def cpu_dipn(dipn: DIPN, *example: Tensor) -> list[nn.Module] | None:
+    """image, reconstruction -> discrepancy; None where channels do not fill the blocks of ONNX Runtime's convolutions, as in small models.
+    See `sdic_export.methods.Arrange`."""
+    channels = len(parameters(basic(dipn.hourglass_fusion.conv1[0]).conv)[0])
+    return [CpuDIPN(dipn, example[0].shape[3])] if channels % BLOCK == 0 else None
 
 
 class CpuDIPN(nn.Module):
@@ -45,7 +41,6 @@ class CpuDIPN(nn.Module):
 
     def __init__(self, dipn: DIPN, size: int) -> None:
         super().__init__()
-        dipn = fused(dipn)
         depth = 2 * dipn.desc.out_channels
         self.feature1, self.feature2 = dipn.feature1, dipn.feature2
         self.feature_up = dipn.feature_up
@@ -65,36 +60,19 @@ class CpuDIPN(nn.Module):
 class CpuVolume(nn.Module):
     """The stem and the 3D hourglass: volume [N, D, S, S] and the context at scales 1/2, 1/4, 1/8 -> [N, D, S, S].
 
-    Where the channels fill the blocks of ONNX Runtime's convolutions, the volume of half the size, which is the largest one, is a list
-    of slices.
+    The volume of half the size, which is the largest one, is a list of slices.
     """
 
     def __init__(self, stem: BasicConv, hourglass: Hourglass3d, depth: int, size: int) -> None:
         super().__init__()
-        half, quarter, eighth = depth // 2, depth // 4, depth // 8
+        quarter, eighth = depth // 4, depth // 8
         (down1, same1), (down2, same2), (down3, same3) = (
             (basic(block).conv for block in blocks) for blocks in (hourglass.conv1, hourglass.conv2, hourglass.conv3)
         )
         up1, join1 = hourglass.conv1_up.conv, [basic(block).conv for block in hourglass.agg_1]
-        if len(parameters(down1)[0]) % BLOCK:
-            first: list[nn.Module] = [
-                nn.Sequential(PairStem(stem.conv, depth), PairConv(down1, depth)),
-                DepthConv(same1, half),
-                PairConv(down2, half),
-                Joined(join1, half),
-                CpuContextFusion(hourglass.CGF_8, half, size // 2),
-                SingleDoubling(up1, half),
-            ]
-        else:
-            first = [
-                StemSlices(stem.conv, down1, depth),
-                DepthSlices(same1),
-                StrideSlices(down2),
-                JoinSlices(join1),
-                FusionSlices(hourglass.CGF_8, size // 2),
-                DoublingSlices(up1, half),
-            ]
-        self.down1, self.same1, self.down2, self.join1, self.fusion1, self.up1 = first
+        self.down1 = StemSlices(stem.conv, down1, depth)
+        self.same1, self.down2, self.join1 = DepthSlices(same1), StrideSlices(down2), JoinSlices(join1)
+        self.fusion1, self.up1 = FusionSlices(hourglass.CGF_8, size // 2), DoublingSlices(up1)
         self.same2 = DepthConv(same2, quarter)
         self.down3, self.same3 = PairConv(down3, quarter), DepthConv(same3, eighth)
         self.fusion3 = CpuContextFusion(hourglass.CGF_32, eighth, size // 8)
@@ -151,7 +129,7 @@ class CpuContextFusion(nn.Module):
 
 
 def _rearrange(up: FeatureUp, size: int) -> None:
-    """Give `up` the forms for processors, in place, for pictures of `size`."""
+    """Give `up` the forms for CPUs, in place, for pictures of `size`."""
     for block, height in ((up.deconv8_4, size // 4), (up.deconv4_2, size // 2), (up.deconv2_1, size)):
         weight, bias = parameters(block.conv1.conv)
         block.conv1 = Phases(weight.transpose(0, 1), bias)  # type: ignore[assignment]

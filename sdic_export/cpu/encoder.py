@@ -1,4 +1,4 @@
-"""e4e arranged for processors: the first two convolutions of the style blocks with fewer multiplications.
+"""e4e optimized for CPUs: the first two convolutions of the style blocks with fewer multiplications.
 
 The style blocks of a level read the same feature, so their first convolutions are one with many outputs, whose input is transformed
 once. A stride of two takes the odd pixels o by two taps and the even ones e by one, y[i] = w0 o[i - 1] + w1 e[i] + w2 o[i]: two
@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_export.cpu.convolutions import arranged
+from sdic_export.cpu.convolutions import optimized
 from sdic_export.cpu.winograd import toom_cook
 from sdic_export.graphs.folded import constant
 from sdic_export.graphs.sdic import EncoderGraph
-from sdic_train.networks.e4e import COARSE_ROWS, MIDDLE_ROWS, Encoder, StyleBlock
+from sdic_train.networks.e4e import COARSE_ROWS, MIDDLE_ROWS, StyleBlock
 
 PAIR = 2  # outputs of a tile, per axis
 ODDS = 3  # products of a tile's odd pixels, per axis
@@ -143,6 +143,11 @@ class SharedStyles(nn.Module):
         ]
 
 
+def cpu_encoder(graph: EncoderGraph, *example: Tensor) -> list[nn.Module]:
+    """image -> latent. See `sdic_export.methods.Arrange`."""
+    return [CpuEncoder(graph, *example)]
+
+
 class CpuEncoder(nn.Module):
     """image -> latent, as `EncoderGraph`, whose batch norms are fused; `example` is an image of the size to come."""
 
@@ -150,9 +155,7 @@ class CpuEncoder(nn.Module):
 
     def __init__(self, graph: EncoderGraph, example: Tensor) -> None:
         super().__init__()
-        encoder = arranged(graph.encoder, example)
-        assert isinstance(encoder, Encoder)
-        self.encoder = encoder
+        self.encoder = optimized(graph.encoder, example)
         constant(self, "latent_avg", graph.latent_avg)
         with torch.no_grad():
             sizes = [(level.shape[2], level.shape[3]) for level in self.encoder.pyramid(example)]

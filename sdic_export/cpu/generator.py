@@ -20,6 +20,8 @@ from sdic_export.graphs.folded import FoldedStyledConv, FoldedToRGB, constant
 from sdic_export.graphs.sdic import FoldedBlock, PreviewGraph, SampledConv, TailGraph
 from sdic_train.networks.layers import LEAKY_SLOPE
 
+BANDS = 2  # of rows; each runs on a core or a share of the cores, and reads some rows of its neighbours
+BANDS_FROM = 512  # rows of the generator's picture; smaller ones are not worth the neighbours' rows
 STRIPED_FROM = 512  # rows of a block's picture; the tensors of larger blocks are kept in caches by computing it in strips
 STRIP_ROWS = 32  # tensors of 4 MB in the released blocks of 512 and 1024, instead of 67 and 134
 
@@ -42,6 +44,18 @@ class Rows:
     def within(self, other: Rows) -> slice:
         """Where these rows are in a tensor that holds the rows `other`."""
         return slice(self.first - other.first, self.last - other.first)
+
+
+def cpu_tail(tail: TailGraph, *example: Tensor) -> list[nn.Module] | None:
+    """feature, residual, rgb, latent -> picture in bands; None where it is too small. See `sdic_export.methods.Arrange`."""
+    return [BandTail(tail, rows) for rows in bands(tail.size, BANDS)] if tail.size >= BANDS_FROM else None
+
+
+def cpu_preview(preview: PreviewGraph, *example: Tensor) -> list[nn.Module] | None:
+    """feature, rgb, latent -> reconstruction in bands; None where it is too small. See `sdic_export.methods.Arrange`."""
+    if preview.size * preview.ratio < BANDS_FROM or preview.sampled is None:
+        return None
+    return [BandPreview(preview, rows) for rows in bands(preview.size, BANDS)]
 
 
 def bands(size: int, count: int) -> list[Rows]:
@@ -229,7 +243,7 @@ class TailStrip(BandBlock):
 class PhasedSampledConv(SampledConv):
     """The rows `rows` of the reconstruction, with a convolution of nine taps for each of the four pixels instead of one of sixteen.
 
-    A window that begins one pixel later begins `ratio` - 1 pixels earlier with one output more, which is left out.
+    A window that begins one pixel later begins `ratio` - 1 pixels earlier with one output more, which is omitted.
     """
 
     def __init__(self, sampled: SampledConv, rows: Rows) -> None:

@@ -1,4 +1,4 @@
-"""The generator up to layer 7 arranged for processors: Winograd's algorithm, and upsampling by phases, where the pictures are large enough.
+"""The generator up to layer 7 optimized for CPUs: Winograd's algorithm, and upsampling by phases, where the pictures are large enough.
 
 Batches stay possible: every weight is constant. Unlike behind layer 7 there are no bands, which small pictures with many channels would
 pay for by reading all weights in every band.
@@ -42,15 +42,15 @@ class WinogradStyledConv(nn.Module):
         return F.leaky_relu(x * demodulation[:, :, None, None] + self.noise + self.bias, LEAKY_SLOPE)
 
 
-def cpu_head(head: HeadGraph) -> HeadGraph | None:
-    """Rewrite `head` in place for processors; None, and nothing changed, where no layer gains."""
+def cpu_head(head: HeadGraph, *example: Tensor) -> list[nn.Module] | None:
+    """latent -> feature, rgb; None where no layer gains. See `sdic_export.methods.Arrange`."""
     blocks = [block for block in head.blocks if isinstance(block, FoldedBlock)]
     places: list[tuple[nn.Module, str, FoldedStyledConv]] = [(head, "up", head.up)]
     places += [(block, name, layer) for block in blocks for name, layer in (("up", block.up), ("conv", block.conv))]
     gaining = [(parent, name, form) for parent, name, layer in places if (form := _faster(layer)) is not None]
     for parent, name, form in gaining:
         setattr(parent, name, form)
-    return head if gaining else None
+    return [head] if gaining else None
 
 
 def _faster(layer: FoldedStyledConv) -> nn.Module | None:

@@ -13,7 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_export.cpu.volume import SLOPE, PlainConv, SingleDoubling, basic, convolution, parameters, slice_parameters
+from sdic_export.cpu.volume import (
+    PHASES,
+    SLOPE,
+    PlainConv,
+    basic,
+    convolution,
+    interleaved,
+    parameters,
+    phase_of,
+    shifted,
+    slice_parameters,
+)
 from sdic_export.cpu.winograd import toom_cook
 from sdic_export.graphs.folded import constant
 from sdic_train.networks.sdic.dipn import ContextFusion
@@ -209,11 +220,30 @@ class FusionSlices(nn.Module):
         return [self.aggregate(self.scale(self.attend(context + x)) * context + x) for x in slices]
 
 
-class DoublingSlices(SingleDoubling):
-    """The same for D slices [N, I, H, W]."""
+class DoublingSlices(nn.Module):
+    """A transposed 4 x 4 x 4 convolution to one channel, without activation: D slices [N, I, H, W] -> [N, 2D, 2H, 2W].
 
-    def forward(self, slices: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
-        return self.joined(torch.stack([F.conv2d(x, self.weight, padding=1) for x in slices], 1))
+    One 2D convolution computes what each slice adds to the four output slices around it, at all four positions.
+    """
+
+    weight: Tensor
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        weight, _ = parameters(conv)  # [I, 1, 4, 4, 4], without a bias
+        kernels = weight.squeeze(1).permute(1, 0, 2, 3)  # depth taps first
+        constant(self, "weight", torch.stack([phase_of(kernels, row, column) for row, column in PHASES], 1).flatten(0, 1))
+
+    def forward(self, slices: Sequence[Tensor]) -> Tensor:
+        x = torch.stack([F.conv2d(part, self.weight, padding=1) for part in slices], 1)  # [N, D, 16, H + 1, W + 1]
+        height, width = x.shape[3] - 1, x.shape[4] - 1
+        x = x.unflatten(2, (4, 4))
+        even, odd = x[:, :, 1] + shifted(x[:, :, 3], 1), x[:, :, 2] + shifted(x[:, :, 0], -1)
+        doubled = [
+            interleaved([part[:, :, index, row : row + height, column : column + width] for index, (row, column) in enumerate(PHASES)])
+            for part in (even, odd)
+        ]
+        return torch.stack(doubled, 2).flatten(1, 2)
 
 
 def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -26,32 +26,8 @@ PHASE_TAPS = ((3, 1), (2, 0))
 PHASES = tuple((row, column) for row in range(2) for column in range(2))
 
 
-class PairStem(nn.Module):
-    """A 3 x 3 x 3 convolution of one channel and a leaky ReLU: [N, D, H, W] -> pairs of slices, [N * D/2, 2 O, H, W].
-
-    A pair of output slices reads four input slices, which become the channels of a 2D convolution.
-    """
-
-    slices: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, conv: nn.Module, depth: int) -> None:
-        super().__init__()
-        weight, bias = parameters(conv)  # [O, 1, 3, 3, 3]
-        weight = weight.squeeze(1)
-        constant(self, "weight", torch.cat((F.pad(weight, (0, 0, 0, 0, 0, 1)), F.pad(weight, (0, 0, 0, 0, 1, 0)))))
-        constant(self, "bias", bias.repeat(2))
-        constant(self, "slices", torch.tensor([first + tap for first in range(0, depth, 2) for tap in range(4)]))
-
-    def forward(self, volume: Tensor) -> Tensor:
-        padded = F.pad(volume, (0, 0, 0, 0, 1, 1))
-        x = torch.index_select(padded, 1, self.slices).unflatten(1, (-1, 4)).flatten(0, 1)
-        return leaky(F.conv2d(x, self.weight, self.bias, padding=1))
-
-
 class PairConv(nn.Module):
-    """A 3 x 3 x 3 convolution with stride two and a leaky ReLU: [N * D, C, H, W] or pairs of its slices -> [N * D/2, O, H/2, W/2].
+    """A 3 x 3 x 3 convolution with stride two and a leaky ReLU: [N * D, C, H, W] -> [N * D/2, O, H/2, W/2].
 
     Output j reads the slices 2j and 2j + 1, which are pair j, and 2j - 1, the second slice of pair j - 1: its part is computed at
     pair j - 1 and added one slice further on.
@@ -71,12 +47,10 @@ class PairConv(nn.Module):
         constant(self, "bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] != self.weight.shape[1]:  # a reshape, even an empty one, takes the layout of the convolutions away
-            x = x.reshape(-1, self.weight.shape[1], *x.shape[2:])
-        pairs = x
+        pairs = x.reshape(-1, self.weight.shape[1], *x.shape[2:])
         x = F.conv2d(pairs, self.weight, self.bias, stride=2, padding=1).unflatten(0, (-1, self.pairs))
         carried = F.conv2d(pairs, self.carried, stride=2, padding=1).unflatten(0, (-1, self.pairs))
-        return leaky(x + _shifted(carried, 1)).flatten(0, 1)
+        return leaky(x + shifted(carried, 1)).flatten(0, 1)
 
 
 class Depth(nn.Module):
@@ -219,11 +193,11 @@ class Phases(nn.Module):
         super().__init__()
         self.groups, self.activation = groups, activation
         for row, column in PHASES:
-            constant(self, f"weight{row}{column}", _phase(weight, row, column))
+            constant(self, f"weight{row}{column}", phase_of(weight, row, column))
         constant(self, "bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _interleaved([self._conv(x, row, column) for row, column in PHASES])
+        return interleaved([self._conv(x, row, column) for row, column in PHASES])
 
     def _conv(self, x: Tensor, row: int, column: int) -> Tensor:
         padded = F.pad(x, (1 - column, column, 1 - row, row))
@@ -246,36 +220,6 @@ class DepthDoubling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.depth.synthesis(self.phases(self.depth.analysis(x)))
-
-
-class SingleDoubling(nn.Module):
-    """A transposed 4 x 4 x 4 convolution to one channel, without activation: [N * D, I, H, W] -> [N, 2D, 2H, 2W].
-
-    One 2D convolution computes what each slice adds to the four output slices around it, at all four positions.
-    """
-
-    weight: Tensor
-
-    def __init__(self, conv: nn.Module, depth: int) -> None:
-        super().__init__()
-        weight, _ = parameters(conv)  # [I, 1, 4, 4, 4], without a bias
-        kernels = weight.squeeze(1).permute(1, 0, 2, 3)  # depth taps first
-        constant(self, "weight", torch.stack([_phase(kernels, row, column) for row, column in PHASES], 1).flatten(0, 1))
-        self.depth = depth
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.joined(F.conv2d(x, self.weight, padding=1).unflatten(0, (-1, self.depth)))
-
-    def joined(self, x: Tensor) -> Tensor:
-        """What every slice adds, [N, D, 16, H + 1, W + 1] -> [N, 2D, 2H, 2W]."""
-        height, width = x.shape[3] - 1, x.shape[4] - 1
-        x = x.unflatten(2, (4, 4))
-        even, odd = x[:, :, 1] + _shifted(x[:, :, 3], 1), x[:, :, 2] + _shifted(x[:, :, 0], -1)
-        slices = [
-            _interleaved([part[:, :, index, row : row + height, column : column + width] for index, (row, column) in enumerate(PHASES)])
-            for part in (even, odd)
-        ]
-        return torch.stack(slices, 2).flatten(1, 2)
 
 
 def convolution(weight: Tensor, bias: Tensor, height: int) -> nn.Module:
@@ -302,17 +246,17 @@ def _tile(size: int, taps: int) -> int:
     return min(tiles, key=lambda tile: (-(-size // tile) * (tile + taps - 1), tile))
 
 
-def _phase(weight: Tensor, row: int, column: int) -> Tensor:
+def phase_of(weight: Tensor, row: int, column: int) -> Tensor:
     """The 2 x 2 kernel [..., 2, 2] at one position of an output pixel, of kernels [..., 4, 4]."""
     return weight[..., PHASE_TAPS[row], :][..., PHASE_TAPS[column]]
 
 
-def _shifted(volume: Tensor, slices: int) -> Tensor:
+def shifted(volume: Tensor, slices: int) -> Tensor:
     """[N, D, C, H, W] moved along the depth; zeros come in."""
     return F.pad(volume, (0, 0, 0, 0, 0, 0, slices, -slices))
 
 
-def _interleaved(phases: Sequence[Tensor]) -> Tensor:
+def interleaved(phases: Sequence[Tensor]) -> Tensor:
     """The four positions of PHASES, [..., H, W] each -> [..., 2H, 2W]."""
     rows = [torch.stack(tuple(phases[index : index + 2]), -1).flatten(-2) for index in (0, 2)]
     return torch.stack(rows, -2).flatten(-3, -2)

@@ -1,4 +1,4 @@
-"""3 x 3 convolutions with fewer multiplications, as matrix products (Winograd 1980; Lavin and Gray 2016), for processors.
+"""3 x 3 convolutions with fewer multiplications, as matrix products (Winograd 1980; Lavin and Gray 2016), for CPUs.
 
 A convolution by r taps that makes m neighbouring outputs needs m + r - 1 multiplications instead of m r: y = A ((G w) * (B x)), with A
 and B the transposes of evaluation and interpolation of polynomials (Toom-Cook). In two dimensions F(4 x 4, 3 x 3) needs 36

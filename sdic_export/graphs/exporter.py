@@ -7,19 +7,18 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from sdic_export.graphs.fusion import HALF_FROM
 from sdic_runtime.errors import MissingExtraError
-from sdic_runtime.stages import Sizes, Stage
+from sdic_runtime.program import BATCH, Method, Stage
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
 OPSET = 18
-BATCH_AXIS = "N"
 EXAMPLE_BATCH = 2  # torch.export takes a size of one for a constant
 EXTERNAL_FROM = 64 << 20  # bytes of weights from which a stage keeps them in a file of their own, which runtimes map
 EXTERNAL_TENSOR_FROM = 16 << 10  # bytes of a tensor that goes there; ONNX Runtime takes a millisecond for each
@@ -36,39 +35,34 @@ def require_packages(purpose: str) -> None:
 
 
 def export_stage(
-    module: nn.Module, stage: Stage, sizes: Sizes, path: Path, opset: int = OPSET, half_storage: bool = False, share_weights: bool = False
+    module: nn.Module, stage: Stage, method: Method, path: Path, opset: int = OPSET, half_storage: bool = False, share_weights: bool = False
 ) -> None:
     """Write `module` as the ONNX file `path`: tensors named as in `stage`, a dynamic batch axis and nothing else dynamic.
 
     See `save_graph` for how weights are stored. The bytes depend on the weights and the versions of the tools alone.
     """
-    with quiet():
-        model = _exported(module, stage, sizes, opset)
-    _tidy(model)
-    save_graph(model, path, half_storage, share_weights)
+    save_graph(_exported(module, stage, method, opset), path, half_storage, share_weights)
 
 
-def export_sharing(
+def export_variant(
     module: nn.Module,
     stage: Stage,
-    sizes: Sizes,
+    method: Method,
     path: Path,
     others: Sequence[Path],
     opset: int = OPSET,
     band: bool = False,
     share_weights: bool = False,
 ) -> None:
-    """Write `module`, another form of the stage of which `others` are graphs in the same folder, as `path`.
+    """Write `module`, a variant of the stage of which `others` are graphs in the same folder, as `path`.
 
     Tensors whose bytes are in the external weights of `others` are read from there; the rest goes to `path`.data when it is large, or when
-    `share_weights` says that partial graphs will share it. A `band` of rows is for one picture instead of a dynamic batch, and always keeps
-    its weights there, for the bands that follow.
+    `share_weights` says that graphs of one output will share it. A `band` of rows is for one picture instead of a dynamic batch, and always
+    keeps its weights there, for the bands that follow.
     """
     import onnx_ir as ir
 
-    with quiet():
-        model = _exported(module, stage, sizes, opset, dynamic=not band)
-    _tidy(model, dynamic=not band)
+    model = _exported(module, stage, method, opset, dynamic=not band)
     _share(model.graph, [ir.load(other).graph for other in others])
     new = [
         value
@@ -84,7 +78,8 @@ def export_sharing(
 
 
 def save_graph(model: ir.Model, path: Path, half_storage: bool = False, share_weights: bool = False) -> None:
-    """Write a graph; its weights go to `path`.data when they are large, or when `share_weights` says that partial graphs will share them.
+    """Write a graph; its weights go to `path`.data when they are large, or when `share_weights` says that graphs of one output
+    will share them.
 
     With `half_storage` those weights that float16 holds exactly are stored so, and cast back to float32 at load; the arithmetic stays
     float32.
@@ -98,7 +93,7 @@ def save_graph(model: ir.Model, path: Path, half_storage: bool = False, share_we
     ir.save(model, path, external_data=external, size_threshold_bytes=EXTERNAL_TENSOR_FROM)
 
 
-def export_partial(source: Path, output: str, path: Path) -> None:
+def export_alone(source: Path, output: str, path: Path) -> None:
     """Write the part of the graph `source` that computes `output` as `path`, in the same folder; external weights are shared."""
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -111,12 +106,31 @@ def export_partial(source: Path, output: str, path: Path) -> None:
     ir.save(model, path)
 
 
-def _exported(module: nn.Module, stage: Stage, sizes: Sizes, opset: int, dynamic: bool = True) -> ir.Model:
+def weights_of(folder: Path, graphs: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Graph file -> the files of external weights that it names, for those that name some; all relative to `folder`."""
+    import onnx
+
+    found = {}
+    for graph in graphs:
+        tensors = onnx.load(str(folder / graph), load_external_data=False).graph.initializer
+        names = {item.value for tensor in tensors for item in tensor.external_data if item.key == "location"}
+        if names:
+            found[graph] = tuple(sorted((PurePosixPath(graph).parent / name).as_posix() for name in names))
+    return found
+
+
+def stored_bytes(folder: Path, graphs: Sequence[str]) -> int:
+    """The size of graph files and of all external weights that they name."""
+    names = {*graphs, *(name for weights in weights_of(folder, graphs).values() for name in weights)}
+    return sum((folder / name).stat().st_size for name in names)
+
+
+def _exported(module: nn.Module, stage: Stage, method: Method, opset: int, dynamic: bool = True) -> ir.Model:
     import torch
 
-    arguments = tuple(torch.zeros(sizes.shape(name, EXAMPLE_BATCH if dynamic else 1)) for name in stage.inputs)
-    axes = {0: torch.export.Dim(BATCH_AXIS, min=1)} if dynamic else {}
-    with torch.no_grad():
+    arguments = tuple(torch.zeros(method.shape(name, EXAMPLE_BATCH if dynamic else 1)) for name in stage.inputs)
+    axes = {0: torch.export.Dim(BATCH, min=1)} if dynamic else {}
+    with quiet(), torch.no_grad():
         program = torch.export.export(module.eval(), arguments, dynamic_shapes=tuple(axes for _ in arguments), strict=False)
         exported = torch.onnx.export(
             program,
@@ -128,6 +142,7 @@ def _exported(module: nn.Module, stage: Stage, sizes: Sizes, opset: int, dynamic
             verbose=False,
         )
     assert exported is not None
+    _tidy(exported.model, dynamic)
     return exported.model
 
 
@@ -171,7 +186,7 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _tidy(model: ir.Model, dynamic: bool = True) -> None:
+def _tidy(model: ir.Model, dynamic: bool) -> None:
     """Constant scales instead of computed sizes, and nothing that tells where the graph was made."""
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -181,7 +196,7 @@ def _tidy(model: ir.Model, dynamic: bool = True) -> None:
             _scale_by_constant(model.graph, node)
     RemoveUnusedNodesPass()(model)
     for value in (*model.graph.inputs, *model.graph.outputs):  # torch.export invents a name for the batch axis
-        value.shape = ir.Shape([BATCH_AXIS if dynamic else 1, *(value.shape or ())[1:]])
+        value.shape = ir.Shape([BATCH if dynamic else 1, *(value.shape or ())[1:]])
     model.producer_name, model.producer_version = PRODUCER, None
     for item in (model, model.graph, *model.graph, *_values(model.graph)):
         item.metadata_props.clear()

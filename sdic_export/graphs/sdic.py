@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_export.graphs.folded import GAIN, FoldedModulation, FoldedStyledConv, FoldedToRGB, constant
-from sdic_runtime.stages import STAGES
 from sdic_train.config import ModelConfig
 from sdic_train.networks.e4e import StyleBlock
 from sdic_train.networks.layers import LEAKY_SLOPE
@@ -24,7 +23,7 @@ class EncoderGraph(nn.Module):
     """image -> latent, the mean latent code added.
 
     The last convolution of a style block goes from 2 x 2 to one pixel with a padding of one: five of its nine taps only ever read the
-    padding and are left out (94 MB in the released face model).
+    padding and are omitted (94 MB in the released face model).
     """
 
     latent_avg: Tensor
@@ -35,7 +34,7 @@ class EncoderGraph(nn.Module):
         self.encoder = copy.deepcopy(model.encoder, {id(tensor): tensor for tensor in tensors})
         for block in self.encoder.styles:
             assert isinstance(block, StyleBlock)
-            _leave_out_padding(block, self.encoder.config)
+            _omit_padding(block, self.encoder.config)
         constant(self, "latent_avg", model.latent_avg[None])
 
     def forward(self, image: Tensor) -> Tensor:
@@ -84,6 +83,7 @@ class TailGraph(nn.Module):
 
     def __init__(self, model: SDIC) -> None:
         super().__init__()
+        self.size = model.config.resolution
         self.conv = _styled(model.generator, 8)
         self.to_rgb = FoldedToRGB(model.generator.rgb_layer(HEAD_BLOCKS))
         self.blocks = nn.ModuleList(FoldedBlock(model.generator, block) for block in range(HEAD_BLOCKS + 1, len(model.generator.to_rgbs)))
@@ -197,10 +197,10 @@ def stage_modules(model: SDIC) -> dict[str, nn.Module]:
         "dicn": DICNGraph(model),
         "generator_tail": TailGraph(model),
     }
-    return {name: modules[name].eval() for name in STAGES}
+    return {name: module.eval() for name, module in modules.items()}
 
 
-def _leave_out_padding(block: StyleBlock, config: ModelConfig) -> None:
+def _omit_padding(block: StyleBlock, config: ModelConfig) -> None:
     steps = len(block.convs) // 2
     first, last = config.encoder.crop or (0, config.working)
     height = (last - first) * 2**steps // config.working  # of the block's input, which is 2^steps wide

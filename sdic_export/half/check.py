@@ -1,4 +1,4 @@
-"""The proof of a half-precision stage on ONNX Runtime's CPU: every layer of it beside the same layer in float32, in one run.
+"""A half-precision stage checked on ONNX Runtime's CPU: every layer of it beside the same layer in float32, in one run.
 
 ONNX Runtime has few half kernels for CPUs: it computes in float32 in between and may drop the rounding, and with it an overflow. So the
 half graph is written out as a float32 graph that rounds to the half type after every node: what a GPU stores, with sums in float32.
@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdic_export.half.precision import Policy, load_policy
 from sdic_export.half.typed_graph import FLOAT, HALVES, layer_names
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import Stage
+from sdic_runtime.errors import BundleError
 from sdic_runtime.tools.compare import Difference, difference
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class LayerRange:
 
 
 @dataclass(frozen=True)
-class StageProof:
+class StageCheck:
     """What a half-precision stage does, against float32 on the same inputs."""
 
     stage: str
@@ -73,11 +72,11 @@ class StageProof:
 def measure_stage(
     single: Path,
     half: Path,
-    stage: Stage,
+    stage: str,
     inputs: Mapping[str, np.ndarray],
     policy: str | os.PathLike[str] | Policy = "fp16",
     threads: int = 0,
-) -> StageProof:
+) -> StageCheck:
     """Run the float32 file and the half file of `stage` side by side on `inputs` (arrays [N, ...] by name), one picture at a time."""
     policy = load_policy(policy)
     count = len(next(iter(inputs.values())))
@@ -88,62 +87,62 @@ def measure_stage(
     names = [output.name for output in running.get_outputs()]
     results = [dict(zip(names, run, strict=True)) for run in runs]
     layers = tuple(_range(row, results) for row in rows)
-    differences = tuple(_difference(stage, name, results) for name in stage.outputs)
-    return StageProof(stage.name, policy.name, differences, layers)
+    outputs = [name.removeprefix(HALF) for name in names if name.startswith(HALF)]
+    return StageCheck(stage, policy.name, tuple(_difference(stage, name, results) for name in outputs), layers)
 
 
-def judge_stage(proof: StageProof, policy: str | os.PathLike[str] | Policy = "fp16") -> StageProof:
-    """`proof` itself when it is within the limits of `policy`. Raises SdicError that names the stage, the layer and the number."""
+def judge_stage(check: StageCheck, policy: str | os.PathLike[str] | Policy = "fp16") -> StageCheck:
+    """`check` itself when it is within the limits of `policy`. Raises BundleError that names the stage, the layer and the number."""
     policy = load_policy(policy)
-    largest, ceiling = proof.largest, policy.limits.largest * LARGEST_NUMBER[policy.type]
+    largest, ceiling = check.largest, policy.limits.largest * LARGEST_NUMBER[policy.type]
     where = f'the layer "{largest.layer}" ({largest.operator})'
     if not math.isfinite(largest.largest):
-        raise SdicError(
-            f'the stage "{proof.stage}" overflows in {proof.precision}: {where} reaches {largest.reference:.3g} in float32; '
-            + _keep(proof, largest)
+        raise BundleError(
+            f'the stage "{check.stage}" overflows in {check.precision}: {where} reaches {largest.reference:.3g} in float32; '
+            + _keep(check, largest)
         )
     if largest.largest > ceiling:
-        raise SdicError(
-            f'the stage "{proof.stage}" comes too near to the largest {policy.type}: {where} reaches {largest.largest:.3g} '
-            f"and {ceiling:.3g} is allowed; " + _keep(proof, largest)
+        raise BundleError(
+            f'the stage "{check.stage}" comes too near to the largest {policy.type}: {where} reaches {largest.largest:.3g} '
+            f"and {ceiling:.3g} is allowed; " + _keep(check, largest)
         )
-    if not proof.psnr >= policy.limits.stage:
-        worst, noisy = min(proof.differences, key=lambda item: item.psnr), proof.noisiest
-        raise SdicError(
-            f'"{worst.tensor}" of the stage "{proof.stage}" has {worst.psnr:.1f} dB in {proof.precision}, and '
+    if not check.psnr >= policy.limits.stage:
+        worst, noisy = min(check.differences, key=lambda item: item.psnr), check.noisiest
+        raise BundleError(
+            f'"{worst.tensor}" of the stage "{check.stage}" has {worst.psnr:.1f} dB in {check.precision}, and '
             f'{policy.limits.stage:.0f} dB is asked for; most noise comes from the layer "{noisy.layer}" ({noisy.operator}): '
-            + _keep(proof, noisy)
+            + _keep(check, noisy)
         )
-    return proof
+    return check
 
 
-def _keep(proof: StageProof, item: LayerRange) -> str:
+def _keep(check: StageCheck, item: LayerRange) -> str:
     """What a user does about a layer."""
-    return f'keep it in float32 with layers = ["{item.layer}"] under [{proof.stage}] in a precision policy'
+    return f'keep it in float32 with layers = ["{item.layer}"] under [{check.stage}] in a precision policy'
 
 
 def judge_chain(found: Iterable[Difference], policy: str | os.PathLike[str] | Policy = "fp16") -> Difference:
-    """The worst picture of the whole chain. Raises SdicError when it is below the limit of `policy`."""
+    """The worst picture of the whole chain. Raises BundleError when it is below the limit of `policy`."""
     policy = load_policy(policy)
     worst = min(found, key=lambda item: item.psnr)
     if not worst.psnr >= policy.limits.chain:
-        raise SdicError(
+        raise BundleError(
             f'"{worst.tensor}" of the whole chain has {worst.psnr:.1f} dB in {policy.name}, and {policy.limits.chain:.0f} dB '
-            "is asked for, though each stage passed alone; raise [proof] stage in the precision policy to find the noisiest"
+            "is asked for, though each stage passed alone; raise [limits] stage in the precision policy to find the noisiest"
         )
     return worst
 
 
 def as_rounding_graph(model: onnx.ModelProto, kind: str = "float16") -> onnx.ModelProto:
-    """A half-precision graph as a float32 one that rounds to `kind` after every half node: the arithmetic of the proof."""
+    """A half-precision graph as a float32 one that rounds to `kind` after every half node: the arithmetic of the check."""
     return _Rounding(model, "", HALVES[kind]).model()
 
 
-def _difference(stage: Stage, name: str, results: Sequence[Mapping[str, np.ndarray]]) -> Difference:
+def _difference(stage: str, name: str, results: Sequence[Mapping[str, np.ndarray]]) -> Difference:
     import numpy as np
 
     value, reference = (np.concatenate([result[prefix + name] for result in results]) for prefix in (HALF, SINGLE))
-    return difference(stage.name, name, value, reference)
+    return difference(stage, name, value, reference)
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ def session(model: onnx.ModelProto, folder: Path, threads: int = 0) -> Any:
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False
     options.intra_op_num_threads = threads
-    path = folder / f".{uuid.uuid4().hex[:12]}.proof.onnx"
+    path = folder / f".{uuid.uuid4().hex[:12]}.check.onnx"
     try:
         path.write_bytes(model.SerializeToString())
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

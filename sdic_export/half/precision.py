@@ -1,22 +1,21 @@
 """Half precision in the graph: float32 at the borders and wherever a policy says so, half everywhere else.
 
 A policy is a small TOML file (`policies/fp16.toml` says what the rules mean). The types are explicit in the graph, so every runtime
-that honours a strongly typed graph computes what `precision_proof` proved.
+that honours a strongly typed graph computes what `sdic_export.half.check` checked.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdic_export.half.typed_graph import FLOAT, HALVES, Shapes, infer_shapes, layer_names, prepared, retyped
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import STAGES
+from sdic_runtime.errors import ArgumentError, BundleError, FileError
 
 if TYPE_CHECKING:
     import onnx
@@ -66,7 +65,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the proof asks for: see `policies/fp16.toml`."""
+    """What the check asks for: see `policies/fp16.toml`."""
 
     stage: float
     chain: float
@@ -75,7 +74,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Policy:
-    """A precision: the type that replaces float32, where it does not, and what the proof asks for."""
+    """A precision: the type that replaces float32, where it does not, and what the check asks for."""
 
     name: str  # also the precision's name in a bundle
     type: str  # "float16" or "bfloat16"
@@ -85,6 +84,14 @@ class Policy:
     def rules(self, stage: str) -> Rules:
         """The rules of `stage` joined with those of every stage."""
         return self.stages.get(EVERY, Rules()).joined(self.stages.get(stage, Rules()))
+
+    def check(self, stages: Iterable[str]) -> Policy:
+        """The policy itself. Raises ArgumentError when it has rules for a stage that is not among `stages`."""
+        unknown = [stage for stage in self.stages if stage != EVERY and stage not in stages]
+        if unknown:
+            known = ", ".join([EVERY, *stages])
+            raise ArgumentError(f'the precision policy "{self.name}" has rules for the stage "{unknown[0]}", and the stages are {known}')
+        return self
 
     def without_rules(self) -> Policy:
         """The same type with nothing kept in float32 but the borders."""
@@ -97,12 +104,12 @@ def policy_names() -> list[str]:
 
 
 def load_policy(policy: str | os.PathLike[str] | Policy = "fp16") -> Policy:
-    """A policy by its name or from a TOML file. Raises SdicError."""
+    """A policy by its name or from a TOML file. Raises ArgumentError for an unknown name, FileError."""
     if isinstance(policy, Policy):
         return policy
     path = POLICY_FOLDER / f"{policy}.toml" if str(policy) in policy_names() else Path(policy)
     if not path.is_file():
-        raise SdicError(f'there is no precision policy "{policy}"; use {" or ".join(policy_names())}, or name a TOML file')
+        raise ArgumentError(f'there is no precision policy "{policy}"; use {" or ".join(policy_names())}, or name a TOML file')
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -110,18 +117,16 @@ def load_policy(policy: str | os.PathLike[str] | Policy = "fp16") -> Policy:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise SdicError(f"cannot read the precision policy {path} ({error}); {SEE}") from error
+        raise FileError(f"cannot read the precision policy {path} ({error}); {SEE}") from error
     return _policy(path, data)
 
 
 def to_half(model: onnx.ModelProto, stage: str, policy: str | os.PathLike[str] | Policy = "fp16") -> onnx.ModelProto:
     """`model`, a float32 graph of `stage`, in the precision of `policy`; `model` itself is left as it is.
 
-    Inputs and outputs stay float32, names stay the same. Weights in half precision are rounded to nearest. Raises SdicError for a weight
+    Inputs and outputs stay float32, names stay the same. Weights in half precision are rounded to nearest. Raises BundleError for a weight
     beyond the range of the type, with its layer.
     """
-    if stage not in STAGES:
-        raise SdicError(f'there is no stage "{stage}"; use one of {", ".join(STAGES)}')
     policy = load_policy(policy)
     rules, model = policy.rules(stage), prepared(model)
     shapes, layers = infer_shapes(model), layer_names(model)
@@ -133,13 +138,16 @@ def to_half(model: onnx.ModelProto, stage: str, policy: str | os.PathLike[str] |
 
 
 def write_half(source: Path, target: Path, stage: str, policy: str | os.PathLike[str] | Policy = "fp16") -> None:
-    """`to_half` from file to file; large weights go to `target`.data, and so do those that `source` keeps apart. Raises SdicError."""
+    """`to_half` from file to file; large weights go to `target`.data, and so do those that `source` keeps apart. Raises BundleError."""
     import onnx
     import onnx_ir as ir
 
     single = onnx.load(source, load_external_data=False)
     external = any(tensor.external_data for tensor in single.graph.initializer)
-    onnx.load_external_data_for_model(single, str(source.parent))
+    try:
+        onnx.load_external_data_for_model(single, str(source.parent))
+    except onnx.checker.ValidationError as error:  # such as for a hard link that a model repository has
+        raise BundleError(f"cannot read the weights of {source}: {error}; copy the bundle and use the copy") from error
     model = to_half(single, stage, policy)
     del single
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -154,19 +162,17 @@ def _channels(shape: tuple[int | None, ...]) -> int:
 
 
 def _policy(path: Path, data: Mapping[str, Any]) -> Policy:
-    def fail(what: str) -> SdicError:
-        return SdicError(f"the precision policy {path} is not valid: {what}; {SEE}")
+    def fail(what: str) -> FileError:
+        return FileError(f"the precision policy {path} is not valid: {what}; {SEE}")
 
     data = dict(data)
-    kind, limits = data.pop("type", None), data.pop("proof", None)
+    kind, limits = data.pop("type", None), data.pop("limits", None)
     if kind not in HALVES:
         raise fail(f"type is {kind!r}, expected {' or '.join(HALVES)}")
     wanted = [item.name for item in fields(Limits)]
     if not isinstance(limits, dict) or sorted(limits) != sorted(wanted) or not all(_is_number(value) for value in limits.values()):
-        raise fail(f"[proof] is {limits!r:.80}, expected numbers for {', '.join(wanted)}")
+        raise fail(f"[limits] is {limits!r:.80}, expected numbers for {', '.join(wanted)}")
     for stage, table in data.items():
-        if stage != EVERY and stage not in STAGES:
-            raise fail(f'it has rules for the stage "{stage}", and the stages are {EVERY}, {", ".join(STAGES)}')
         if not isinstance(table, dict):
             raise fail(f'"{stage}" is {table!r:.60}, expected a table of rules')
     return Policy(path.stem, kind, Limits(**limits), {stage: _rules(stage, table, fail) for stage, table in data.items()})

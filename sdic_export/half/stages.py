@@ -1,4 +1,4 @@
-"""A second precision for the stages of a bundle: written by a policy, each stage proven, then the whole chain."""
+"""A second precision for the stages of a bundle: written by a policy, each stage checked, then the whole chain."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sdic_export.golden import MADE_BY, example_direction, read_golden, run_chain, smooth_pictures, stage_inputs
-from sdic_export.graphs.exporter import export_partial
-from sdic_export.half.check import StageProof, as_rounding_graph, judge_chain, judge_stage, measure_stage, session
+import msgspec
+
+from sdic_export.golden import Chain, example_direction, makers, pictures, read_golden, run_all, run_chain, smooth_pictures
+from sdic_export.graphs.exporter import export_alone, stored_bytes, weights_of
+from sdic_export.half.check import StageCheck, as_rounding_graph, judge_chain, judge_stage, measure_stage, session
 from sdic_export.half.precision import Policy, load_policy, write_half
+from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
-from sdic_runtime.bundle.bundle import Bundle, file_entries, write_manifest
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import STAGES
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.graphs import files_in, graph_keys, parts
+from sdic_runtime.bundle.manifest import STANDARD, file_entries, write_manifest
+from sdic_runtime.errors import BundleError
+from sdic_runtime.program import IMAGE, Method
 from sdic_runtime.tools.compare import Difference, difference
 
 if TYPE_CHECKING:
     import numpy as np
 
-SINGLE = "fp32"
-ROOM = 2.0  # a backend that sums in another order may be this much further off than the proof measured
+Graphs: TypeAlias = dict[str, dict[str, tuple[str, ...]]]  # as in `Manifest.graphs`
+
+ROOM = 2.0  # a backend that sums in another order may be this much further off than what was measured
 
 
 @dataclass(frozen=True)
 class HalfStages:
-    """All stages in one half precision: files relative to the bundle, and what was proven."""
+    """All graphs in one half precision: files relative to the bundle, and what was checked."""
 
     precision: str
-    stages: Mapping[str, str]  # stage -> file
-    partials: Mapping[str, str]  # "stage:output" -> file
-    proofs: Sequence[StageProof]
-    chain: Sequence[Difference]  # every tensor of the chain against float32, in the order in which they are made
+    graphs: Mapping[str, str]  # "stage" or "stage:output" -> file
+    checks: Sequence[StageCheck]
+    chain: Sequence[Difference]  # every golden value against float32, in the order in which they are made
+    picture: Difference  # the worst picture among them
     tolerance: float  # for the manifest
-
-    @property
-    def picture(self) -> Difference:
-        """The worst picture of the chain."""
-        return min((item for item in self.chain if item.tensor.endswith("picture")), key=lambda item: item.psnr)
 
 
 @dataclass
@@ -50,51 +51,53 @@ class HalfProgress:
     """What is told while it runs; each function may be replaced."""
 
     begin: Callable[[str], None] = field(default=lambda what: None)
-    done: Callable[[StageProof, float, int], None] = field(default=lambda proof, seconds, size: None)
+    done: Callable[[StageCheck, float, int], None] = field(default=lambda check, seconds, size: None)
 
 
 def add_half(
     folder: Path,
-    stages: Mapping[str, str],
-    partials: Mapping[str, str],
-    tensors: Mapping[str, np.ndarray],
-    direction: np.ndarray,
+    method: Method,
+    graphs: Mapping[str, str],
+    single: Chain,
     policy: str | os.PathLike[str] | Policy = "fp16",
     progress: HalfProgress | None = None,
 ) -> HalfStages:
-    """Write the float32 `stages` and `partials` of the bundle in `folder` again in the precision of `policy`, and prove them.
+    """Write the float32 `graphs` of the bundle in `folder`, "stage" or "stage:output" -> file, in the precision of `policy`, and check them
+    against `single`, the chain in float32.
 
-    `tensors`: `image` and everything that `golden.run_chain` gave for it and `direction`. Raises SdicError that names the stage and the
-    layer when a limit of the policy is missed; the files written until then stay in `folder`, which the caller throws away.
+    Raises SdicError that names the stage and the layer when a limit of the policy is missed; the files written until then stay in
+    `folder`, which the caller throws away.
     """
-    policy, progress = load_policy(policy), progress or HalfProgress()
-    files = {name: _moved(file, policy.name) for name, file in stages.items()}
-    proofs = []
-    for name, stage in STAGES.items():
-        progress.begin(f"proving {name} in {policy.name}")
+    policy, progress = load_policy(policy).check(method.stages), progress or HalfProgress()
+    files = {key: _moved(file, policy.name) for key, file in graphs.items()}
+    checks = []
+    for name in method.stages:
+        progress.begin(f"checking {name} in {policy.name}")
         start = time.perf_counter()
-        write_half(folder / stages[name], folder / files[name], name, policy)
-        proof = measure_stage(folder / stages[name], folder / files[name], stage, stage_inputs(name, tensors), policy)
-        proofs.append(judge_stage(proof, policy))
-        size = sum(path.stat().st_size for path in (folder / files[name]).parent.glob(f"{Path(files[name]).name}*"))
-        progress.done(proof, time.perf_counter() - start, size)
-    cut = {key: _moved(file, policy.name) for key, file in partials.items()}
-    for key, file in cut.items():
-        stage_name, _, output = key.partition(":")
-        export_partial(folder / files[stage_name], output, folder / file)
-    progress.begin(f"proving the whole chain in {policy.name}")
-    results = run_chain(RoundedStages({name: folder / file for name, file in files.items()}, policy.type), tensors["image"], direction)
-    chain = [difference(made_by, name, results[name], tensors[name]) for name, made_by in MADE_BY.items()]
-    judge_chain([item for item in chain if item.tensor.endswith("picture")], policy)
-    return HalfStages(policy.name, files, cut, proofs, chain, _tolerance(chain))
+        write_half(folder / graphs[name], folder / files[name], name, policy)
+        check = measure_stage(folder / graphs[name], folder / files[name], name, single.examples[name].inputs, policy)
+        checks.append(judge_stage(check, policy))
+        size = stored_bytes(folder, [files[name]])
+        progress.done(check, time.perf_counter() - start, size)
+    for key, file in files.items():
+        stage, output = parts(key)
+        if output:
+            export_alone(folder / files[stage], output, folder / file)
+    progress.begin(f"checking the whole chain in {policy.name}")
+    rounded = RoundedStages(method, {name: folder / files[name] for name in method.stages}, policy.type)
+    values = run_chain(rounded, single.image, single.direction)
+    chain = [difference(step.stage, name, values[name], single.values[name]) for name, step in makers(method).items()]
+    picture = judge_chain([item for item in chain if item.tensor in pictures(method)], policy)
+    return HalfStages(policy.name, files, checks, chain, picture, _tolerance(chain))
 
 
-class RoundedStages:
+class RoundedStages(Backend):
     """A backend that runs half-precision files on ONNX Runtime's CPU with the rounding of `as_rounding_graph`, one stage in memory."""
 
     name = "rounded"
 
-    def __init__(self, files: Mapping[str, Path], kind: str, threads: int = 0) -> None:
+    def __init__(self, method: Method, files: Mapping[str, Path], kind: str, threads: int = 0) -> None:
+        super().__init__(method)
         self.files, self.kind, self.threads = files, kind, threads
         self._loaded: tuple[str, Any] = ("", None)
 
@@ -136,29 +139,26 @@ def _tolerance(chain: Sequence[Difference]) -> float:
 def add_precision(folder: Path, policy: str | os.PathLike[str] | Policy = "fp16", progress: HalfProgress | None = None) -> HalfStages:
     """Add the precision of `policy` to the bundle in `folder`, from its float32 graphs and golden pictures alone: no checkpoint is needed.
 
-    The manifest is written last; when a proof fails the bundle is as it was. Raises SdicError.
+    The manifest is written last; when a check fails the bundle is as it was. Raises SdicError.
     """
     policy = load_policy(policy)
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
-    bundle.check(manifest.stage_files(bundle.precision(SINGLE)))
-    target = folder / Path(_moved(manifest.stages["e4e"][SINGLE], policy.name)).parent
+    bundle.check(files_in(manifest, [bundle.precision(STANDARD)]))
+    graphs = {key: manifest.graphs[key][STANDARD][0] for key in graph_keys(manifest, STANDARD)}
+    target = (folder / _moved(next(iter(graphs.values())), policy.name)).parent
     if policy.name in manifest.precisions or target.exists():
-        raise SdicError(f"{folder} already has {policy.name} graphs in {target}; build the bundle again to replace them")
-    image, direction = _calibration(bundle)
-    runner = OnnxRuntime(bundle, SINGLE, None, "cpu", tf32=False, cpu_graphs=False)
-    tensors = {"image": image, **run_chain(runner, image, direction)}
-    del runner
-    stages, partials = ({name: choices[SINGLE] for name, choices in table.items()} for table in (manifest.stages, manifest.partials))
+        raise BundleError(f"{folder} already has {policy.name} graphs in {target}; build the bundle again to replace them")
+    single = run_all(OnnxRuntime(bundle, STANDARD, cpu_graphs=False), *_calibration(bundle))
     try:
-        made = add_half(folder, stages, partials, tensors, direction, policy, progress)
+        made = add_half(folder, manifest, graphs, single, policy, progress)
         names = [path.relative_to(folder).as_posix() for path in target.iterdir()]
         write_manifest(
             folder,
-            replace(
+            msgspec.structs.replace(
                 manifest,
-                stages=_with(manifest.stages, made.stages, policy.name),
-                partials=_with(manifest.partials, made.partials, policy.name),
+                graphs=with_variant(manifest.graphs, policy.name, made.graphs),
+                weights={**manifest.weights, **weights_of(folder, made.graphs.values())},
                 tolerances={**manifest.tolerances, policy.name: made.tolerance},
                 files={**manifest.files, **file_entries(folder, names)},
             ),
@@ -169,13 +169,14 @@ def add_precision(folder: Path, policy: str | os.PathLike[str] | Policy = "fp16"
     return made
 
 
+def with_variant(graphs: Graphs, variant: str, files: Mapping[str, str]) -> Graphs:
+    """`Manifest.graphs` with a further variant of those in `files`, "stage" or "stage:output" -> file."""
+    return {key: {**variants, **({variant: (files[key],)} if key in files else {})} for key, variants in graphs.items()}
+
+
 def _calibration(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
     """The golden pictures and direction of the bundle, or synthetic ones."""
     if bundle.manifest.golden is None:
-        return smooth_pictures(bundle.sizes.working), example_direction(bundle.sizes)
-    tensors = read_golden(bundle.file(bundle.manifest.golden)).tensors
-    return tensors["image"], tensors["direction"]
-
-
-def _with(table: Mapping[str, Mapping[str, str]], files: Mapping[str, str], precision: str) -> dict[str, dict[str, str]]:
-    return {name: {**choices, precision: files[name]} for name, choices in table.items()}
+        return smooth_pictures(bundle.manifest.sizes["S"]), example_direction(bundle.manifest.sizes)
+    tensors = read_golden(bundle.file(bundle.manifest.golden), bundle.manifest).tensors
+    return tensors[IMAGE], tensors["direction"]

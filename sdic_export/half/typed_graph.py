@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +73,7 @@ def infer_shapes(model: onnx.ModelProto) -> Shapes:
     known = {value.name for value in (*inferred.output, *inferred.value_info)}
     unknown = [name for node in model.graph.node for name in node.output if name and name not in known]
     if unknown:
-        raise SdicError(f'the shape of "{unknown[0]}" cannot be inferred, so its type cannot be chosen; export the graph again')
+        raise BundleError(f'the shape of "{unknown[0]}" cannot be inferred, so its type cannot be chosen; export the graph again')
     shapes = Shapes()
     for tensor in model.graph.initializer:
         if tensor.data_type == FLOAT:
@@ -181,7 +181,7 @@ class _Retyping:
         rounded = rounded_to(array, kind)
         if not _finite(rounded):
             users = [layer for node, layer in zip(self.model.graph.node, self.layers, strict=True) if new in node.input]
-            raise SdicError(
+            raise BundleError(
                 f'the weight "{name}" of the stage "{self.stage}" reaches {abs(array).max():.3g}, beyond {NAMES[kind]}; keep '
                 f'the layer "{users[0]}" in float32 in the precision policy'
             )

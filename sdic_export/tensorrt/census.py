@@ -1,4 +1,4 @@
-"""Which types an engine computes in, read off the built engine itself, so that a half-precision engine is proven to be one.
+"""Which types an engine computes in, read off the built engine itself, so that a half-precision engine is known to be one.
 
 On a machine with a GPU TensorRT's own inspector says it. Without a GPU no engine can be loaded, but TensorRT-RTX plans describe their
 device tensors as text (`tensor={ ... const_payload_size=2592 ... type=half }`), which is counted instead.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from math import prod
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from sdic_export.half.typed_graph import FLOAT, HALVES, NAMES
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import BackendError
 
 INSPECTOR, PLAN, NOTHING = "inspector", "plan", "none"
 TYPES = {
@@ -35,13 +35,12 @@ PLAN_HOST = b"system_hmem"  # shapes and sizes live in host memory
 KEPT = 0.5  # of the graph's share of half weights, how much must be found in the engine: fusions keep some constants in float32
 
 
-@dataclass(frozen=True)
-class Census:
+class Census(msgspec.Struct, frozen=True):
     """Tensors and weight bytes per type. `source` says where the numbers come from."""
 
     source: str
-    tensors: Mapping[str, int] = field(default_factory=dict)
-    weight_bytes: Mapping[str, int] = field(default_factory=dict)
+    tensors: dict[str, int] = {}
+    weight_bytes: dict[str, int] = {}
     layers: int = 0
     capturable: bool | None = None  # whether the plan says that its work can be captured as a CUDA graph
 
@@ -54,9 +53,6 @@ class Census:
         """The part of the weights' bytes that have the type `kind`."""
         total = sum(self.weight_bytes.values())
         return self.weight_bytes.get(kind, 0) / total if total else 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "tensors": dict(self.tensors), "weight_bytes": dict(self.weight_bytes)}
 
 
 def plan_census(plan: bytes | memoryview) -> Census:
@@ -100,32 +96,29 @@ def graph_census(path: Path) -> Census:
     weights: Counter[str] = Counter()
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
         if tensor.data_type in (FLOAT, *HALVES.values()):
-            count = 1
-            for size in tensor.dims:
-                count *= size
-            weights[NAMES[tensor.data_type]] += count * (4 if tensor.data_type == FLOAT else 2)
+            weights[NAMES[tensor.data_type]] += prod(tensor.dims) * (4 if tensor.data_type == FLOAT else 2)
     return Census("graph", {}, dict(weights))
 
 
 def check_precision(graph: str, precision: str, engine: Census, asked: Census) -> None:
-    """Raise SdicError when `engine`, built in a half precision, does not hold the half types that its graph asks for.
+    """Raise BackendError when `engine`, built in a half precision, does not hold the half types that its graph asks for.
 
-    `asked` is the census of the graph. An engine that says nothing about its types is refused too: precision is proven, not assumed.
+    `asked` is the census of the graph. An engine that says nothing about its types is refused too: precision is checked, not assumed.
     """
     kind = PRECISION_TYPES.get(precision)
     if kind is None:
         return
     again = f"write the graphs anew with: sdic-export half DIR --policy {precision}"
     if asked.weight_share(kind) == 0:
-        raise SdicError(f'the ONNX graph of "{graph}" has no {kind} weights, so its engine cannot be {precision}; {again}')
+        raise BackendError(f'the ONNX graph of "{graph}" has no {kind} weights, so its engine cannot be {precision}; {again}')
     if engine.source == NOTHING:
-        raise SdicError(
-            f'the engine of "{graph}" does not say in which types it computes, so that it is {precision} cannot be proven; '
+        raise BackendError(
+            f'the engine of "{graph}" does not say in which types it computes, so that it is {precision} cannot be checked; '
             "build it on a machine with a GPU, where the inspector says it"
         )
     found, wanted = engine.weight_share(kind), KEPT * asked.weight_share(kind)
     if engine.share(kind) == 0 or (any(engine.weight_bytes.values()) and found < wanted):
-        raise SdicError(
+        raise BackendError(
             f'the engine of "{graph}" was asked for in {precision} and is not: {engine.share(kind):.0%} of its tensors and '
             f"{found:.0%} of its weights are {kind}, and at least {wanted:.0%} of the weights are expected"
         )

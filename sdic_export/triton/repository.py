@@ -1,6 +1,6 @@
 """A bundle becomes a model repository of the Triton Inference Server: a model per stage, and ensembles that invert and edit.
 
-The ensembles are not written down anywhere: `sdic_runtime.chain` runs on a backend that only takes notes, and the notes are the steps.
+The ensembles are the programs of the bundle: that of the inversion, and per move one that moves the codes first.
 """
 
 from __future__ import annotations
@@ -12,27 +12,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
-from itertools import chain as joined
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdic_export.triton.config import BACKENDS, BYTE, Model, Serving, Step, Tensor
-from sdic_export.triton.graphs import RESULT, write_edit_codes, write_results
-from sdic_runtime import chain
-from sdic_runtime.backends.tensorrt.engine_files import Sidecar, graph_file, read_sidecar, stale
+from sdic_export.triton.graphs import MOVED, RESULT, write_mover, write_results
+from sdic_runtime.backends.tensorrt.engine_files import Sidecar, read_sidecar, stale
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.bundle.graphs import files_of, graph_keys, parts
+from sdic_runtime.errors import ArgumentError, BackendError, FileError, MissingExtraError
 from sdic_runtime.files import reason
-from sdic_runtime.stages import STAGES, TENSORS, Sizes
+from sdic_runtime.program import IMAGE, INVERT, Method, Program
 
 if TYPE_CHECKING:
     import numpy as np
 
 VERSION = "1"  # the folder of the only version of each model
 CONFIG = "config.pbtxt"
-INVERT, EDIT, EDIT_CODES, RESULTS = "invert", "edit", "edit_codes", "_results"
-INSIDE = "chain_"  # what names of tensors within an ensemble begin with
+MOVER, RESULTS = "_codes", "_results"  # what the names of an ensemble's small models end in
+INSIDE = "value_"  # what the names of values within an ensemble begin with
 ENGINE_TARGET = "tensorrt"  # Triton's TensorRT backend does not run TensorRT-RTX engines
 PLACEMENTS: dict[str, Callable[[Path, Path], object]] = {"copy": shutil.copyfile, "hard": os.link, "symbolic": os.symlink}
 
@@ -61,34 +59,6 @@ class Placed:
     files: Mapping[str, Path] = field(default_factory=dict)
 
 
-@dataclass
-class Notes:
-    """A backend that runs nothing and notes what is asked of it: tensors are names."""
-
-    steps: list[tuple[str, dict[str, str], dict[str, str]]] = field(default_factory=list)
-    taken: set[str] = field(default_factory=set)
-    name: str = "notes"
-    description: str = "no arithmetic"
-
-    def upload(self, array: Any) -> str:
-        raise AssertionError("a chain that uploads cannot be an ensemble")
-
-    def download(self, tensor: Any) -> Any:
-        raise AssertionError("a chain that downloads cannot be an ensemble")
-
-    def new(self, name: str) -> str:
-        """A name inside the ensemble, with a number where an earlier tensor has it already."""
-        numbered = (f"{INSIDE}{name}_{index}" for index in count(2))
-        free = next(text for text in joined([INSIDE + name], numbered) if text not in self.taken)
-        self.taken.add(free)
-        return free
-
-    def run(self, stage: str, inputs: Mapping[str, str], outputs: Sequence[str]) -> dict[str, str]:
-        found = {output: self.new(output) for output in outputs}
-        self.steps.append((stage, {name: inputs[name] for name in STAGES[stage].inputs}, dict(found)))
-        return found
-
-
 def write_repository(options: TritonOptions, progress: Callable[[str], None] = lambda what: None) -> list[Model]:
     """Write the model repository, whole or not at all; the models in it. Raises SdicError."""
     from sdic_export.placement import placed_folder
@@ -98,9 +68,8 @@ def write_repository(options: TritonOptions, progress: Callable[[str], None] = l
     check_repository(options.repository, options.force)
     bundle = Bundle.open(options.bundle)
     if options.backend not in BACKENDS:
-        raise SdicError(f'there is no backend "{options.backend}"; use {", ".join(BACKENDS)}')
-    precision = bundle.precision(options.precision)
-    prefix = model_prefix(bundle)
+        raise ArgumentError(f'there is no backend "{options.backend}"; use {", ".join(BACKENDS)}')
+    precision, prefix = bundle.precision(options.precision), model_prefix(bundle)
     if options.backend == ENGINE_TARGET:
         placed, serving = engine_stages(bundle, options, prefix)
     else:
@@ -111,32 +80,29 @@ def write_repository(options: TritonOptions, progress: Callable[[str], None] = l
         models = [_write_stage(folder, item, serving, warm, options, progress) for item in placed]
         runner = "onnxruntime" if options.backend == ENGINE_TARGET else options.backend
         small = replace(serving, device=options.serving.device)
-        sizes, rows = bundle.sizes, bundle.manifest.visible_rows
-        mover = edit_codes_model(bundle, prefix, runner)
-        models.append(_write_helper(folder, mover, small, lambda path: write_edit_codes(path, sizes)))
-        for model, last in ensembles(bundle, prefix, stages, runner):
-            shapes = {tensor.name: tensor.dims for tensor in last.inputs}
-            models.append(_write_helper(folder, last, small, partial(write_results, tensors=shapes, sizes=sizes, rows=rows)))
-            (folder / model.name / VERSION).mkdir(parents=True)
-            _write_config(folder, model, serving)
-            models.append(model)
+        for ensemble in ensembles(bundle, prefix, stages, runner):
+            for helper, write in ensemble.helpers:
+                models.append(_write_helper(folder, helper, small, write))
+            (folder / ensemble.model.name / VERSION).mkdir(parents=True)
+            _write_config(folder, ensemble.model, serving)
+            models.append(ensemble.model)
     return models
 
 
 def check_repository(path: Path, force: bool) -> None:
-    """Raise SdicError when no repository may be written to `path`: only one that was written by this command is replaced."""
+    """Raise ArgumentError when no repository may be written to `path`: only one that was written by this command is replaced."""
     if path.exists() and not path.is_dir():
-        raise SdicError(f"{path} is a file; name a folder for the model repository")
+        raise ArgumentError(f"{path} is a file; name a folder for the model repository")
     try:
         entries = list(path.iterdir()) if path.is_dir() else []
     except OSError as error:
-        raise SdicError(f"cannot read {path}: {reason(error)}; choose another folder") from error
+        raise FileError(f"cannot read {path}: {reason(error)}; choose another folder") from error
     if not entries:
         return
     if not all((entry / CONFIG).is_file() for entry in entries):
-        raise SdicError(f"{path} is a folder with other files in it, which are not overwritten; name a new folder")
+        raise ArgumentError(f"{path} is a folder with other files in it, which are not overwritten; name a new folder")
     if not force:
-        raise SdicError(f"there is already a model repository at {path}; replace it with --force or name another folder")
+        raise ArgumentError(f"there is already a model repository at {path}; replace it with --force or name another folder")
 
 
 def model_prefix(bundle: Bundle) -> str:
@@ -144,50 +110,39 @@ def model_prefix(bundle: Bundle) -> str:
     return re.sub(r"\W", "_", bundle.manifest.name) + "_"
 
 
-def graphs_of(bundle: Bundle, precision: str) -> list[str]:
-    """The stages of the bundle, and its partial graphs as "stage:output"."""
-    return [*STAGES, *(name for name, choices in bundle.manifest.partials.items() if precision in choices)]
-
-
 def graph_stages(bundle: Bundle, precision: str, backend: str, prefix: str) -> list[Placed]:
-    """Every stage and partial graph of the bundle as a model with its ONNX file, external weights beside it."""
+    """Every graph of the bundle in `precision` as a model with its ONNX file, external weights beside it."""
     placed = []
-    for graph in graphs_of(bundle, precision):
-        path = graph_file(bundle, graph, precision)
-        stage = graph.partition(":")[0]
-        weights = [
-            bundle.file(name)
-            for name in bundle.manifest.stage_files(precision)
-            if name.startswith(bundle.manifest.stages[stage][precision] + ".")
-        ]
-        files = {"model.onnx": path, **{item.name: item for item in weights}}
-        placed.append(Placed(stage_model(graph, bundle.sizes, backend, prefix), graph, files))
+    for key in graph_keys(bundle.manifest, precision):
+        graph, *weights = (bundle.file(name) for name in files_of(bundle.manifest, bundle.manifest.graphs[key][precision]))
+        files = {"model.onnx": graph, **{path.name: path for path in weights}}
+        placed.append(Placed(stage_model(key, bundle.manifest, backend, prefix), key, files))
     return placed
 
 
 def engine_stages(bundle: Bundle, options: TritonOptions, prefix: str) -> tuple[list[Placed], Serving]:
-    """The engines of a folder as models, and the largest batch limited to what they take. Raises SdicError for engines that do not fit."""
+    """The engines of a folder as models, and the largest batch limited to what they take. Raises BackendError where they do not fit."""
     if options.engines is None:
-        raise SdicError("--backend tensorrt needs the engines to be served; name their folder in the bundle with --engines DIR")
+        raise ArgumentError("--backend tensorrt needs the engines to be served; name their folder in the bundle with --engines DIR")
     sidecar = read_sidecar(options.engines)
     if sidecar.target != ENGINE_TARGET:
-        raise SdicError(
+        raise BackendError(
             f"the engines in {options.engines} are for {sidecar.target}, and Triton runs those for {ENGINE_TARGET}; build them "
             f"with: sdic-export engines {bundle.path} --target {ENGINE_TARGET}"
         )
     if sidecar.settings.weights != "included":
-        raise SdicError(
+        raise BackendError(
             f"the engines in {options.engines} are without their weights, which Triton cannot add; build others without --strip-weights"
         )
     placed = []
-    for graph in graphs_of(bundle, sidecar.settings.precision):
+    for graph in graph_keys(bundle.manifest, sidecar.settings.precision):
         why = stale(sidecar, options.engines, bundle, graph, deep=True)
         if why is not None:
-            raise SdicError(
+            raise BackendError(
                 f'the engine of "{graph}" in {options.engines} cannot be used: {why}; build the engines again with: '
                 f"sdic-export engines {bundle.path} --target {ENGINE_TARGET}"
             )
-        model = stage_model(graph, bundle.sizes, ENGINE_TARGET, prefix)
+        model = stage_model(graph, bundle.manifest, ENGINE_TARGET, prefix)
         placed.append(Placed(model, graph, {"model.plan": options.engines / sidecar.stages[graph].file}))
     return placed, replace(options.serving, max_batch=_largest(options.serving, sidecar), device="gpu")
 
@@ -196,105 +151,95 @@ def _largest(serving: Serving, sidecar: Sidecar) -> int:
     return min(serving.max_batch, sidecar.settings.profile.largest)
 
 
-def stage_model(graph: str, sizes: Sizes, backend: str, prefix: str) -> Model:
+def stage_model(graph: str, method: Method, backend: str, prefix: str) -> Model:
     """The model of a stage or of "stage:output"."""
-    stage, _, output = graph.partition(":")
-    outputs = (output,) if output else STAGES[stage].outputs
-    return Model(prefix + graph.replace(":", "_"), tensors(STAGES[stage].inputs, sizes), tensors(outputs, sizes), backend)
+    stage, output = parts(graph)
+    table = method.stages[stage]
+    outputs = (output,) if output else table.outputs
+    return Model(prefix + graph.replace(":", "_"), tensors(table.inputs, method), tensors(outputs, method), backend)
 
 
-def tensors(names: Sequence[str], sizes: Sizes) -> tuple[Tensor, ...]:
-    """Tensors of the stage table as a model's border has them."""
-    return tuple(Tensor(name, sizes.shape(name, 1)[1:]) for name in names)
+def tensors(names: Sequence[str], method: Method) -> tuple[Tensor, ...]:
+    """Tensors of the method's table as a model's border has them."""
+    return tuple(Tensor(name, method.shape(name, 1)[1:]) for name in names)
 
 
-def edit_codes_model(bundle: Bundle, prefix: str, runner: str) -> Model:
-    """Both latent codes moved along a direction."""
-    sizes = bundle.sizes
-    code = (sizes.rows, sizes.style_width)
-    inputs = (*tensors(("latent", "latent_enhanced"), sizes), Tensor("direction", code), Tensor("strength", (1,)))
-    return Model(prefix + EDIT_CODES, inputs, (Tensor("latent_edited", code), Tensor("latent_enhanced_edited", code)), runner)
+@dataclass(frozen=True)
+class Ensemble:
+    """An ensemble, and the small models that it needs besides those of the stages, with what writes their graphs."""
+
+    model: Model
+    helpers: tuple[tuple[Model, Callable[[Path], None]], ...]
 
 
-def results_model(bundle: Bundle, name: str, given: Sequence[Tensor], runner: str) -> Model:
-    """The last step of an ensemble, which hands out all of its results, `picture` also as bytes.
-
-    One step makes them all because Triton leaves out a step when none of its outputs is among those that a request asks for, even
-    where other steps read them (triton-inference-server/server, issue 7482).
-    """
-    first, end = bundle.manifest.visible_rows
-    outputs = [Tensor(tensor.name + RESULT, tensor.dims) for tensor in given]
-    outputs.append(Tensor("bytes", (end - first, bundle.sizes.resolution, 3), BYTE))
-    return Model(name + RESULTS, tuple(given), tuple(outputs), runner)
-
-
-def ensembles(bundle: Bundle, prefix: str, stages: Mapping[str, Model], runner: str) -> list[tuple[Model, Model]]:
-    """The inversion, and the edit in both forms of Eq. 6, as the chain runs them: each with the model of its last step."""
-    sizes, notes = bundle.sizes, Notes()
-    found = chain.invert(notes, "image")
-    made = [
-        _ensemble(
-            bundle,
-            prefix + INVERT,
-            tensors(("image",), sizes),
-            _steps(notes, stages),
-            {tensor: found[tensor.name] for tensor in tensors([name for name in TENSORS if name in found], sizes)},
-            runner,
-        )
-    ]
-    mover = edit_codes_model(bundle, prefix, runner)
-    latent, enhanced = mover.outputs
-    inside = {tensor.name: INSIDE + tensor.name for tensor in mover.outputs}
-    for form in chain.EQ6_FORMS:
-        notes = Notes()
-        picture = chain.edit(notes, inside[latent.name], inside[enhanced.name], "residual", form)
-        first = Step(mover.name, {tensor.name: tensor.name for tensor in mover.inputs}, inside)
-        results = {tensors(("picture",), sizes)[0]: picture, enhanced: inside[enhanced.name]}
-        name = prefix + (EDIT if form == chain.EQ6_FORMS[0] else f"{EDIT}_{form}")
-        inputs = (*mover.inputs, *tensors(("residual",), sizes))
-        made.append(_ensemble(bundle, name, inputs, [first, *_steps(notes, stages)], results, runner))
+def ensembles(bundle: Bundle, prefix: str, stages: Mapping[str, Model], runner: str) -> list[Ensemble]:
+    """The program "invert", and per move the program that it runs behind the model that moves its codes. An ensemble is called as its
+    program is, and as its move where another one runs the same program."""
+    manifest = bundle.manifest
+    made = [_ensemble(bundle, prefix + INVERT, manifest.programs[INVERT], (), stages, runner)]
+    programs = [move.program for move in manifest.moves.values()]
+    for form, move in manifest.moves.items():
+        name = prefix + (move.program if programs.count(move.program) == 1 else f"{move.program}_{form}")
+        made.append(_ensemble(bundle, name, manifest.programs[move.program], move.codes, stages, runner))
     return made
 
 
-def _ensemble(
-    bundle: Bundle, name: str, inputs: Sequence[Tensor], steps: Sequence[Step], results: Mapping[Tensor, str], runner: str
-) -> tuple[Model, Model]:
-    """An ensemble whose outputs are `results` (-> where they are inside) and the picture's bytes, and the model of its last step."""
-    last = results_model(bundle, name, list(results), runner)
-    names = {tensor.name: tensor.name.removesuffix(RESULT) for tensor in last.outputs}
-    step = Step(last.name, {tensor.name: inside for tensor, inside in results.items()}, names)
-    outputs = tuple(Tensor(names[tensor.name], tensor.dims, tensor.kind) for tensor in last.outputs)
-    return Model(name, tuple(inputs), outputs, steps=without_unused([*steps, step], outputs)), last
+def _ensemble(bundle: Bundle, name: str, program: Program, codes: Sequence[str], stages: Mapping[str, Model], runner: str) -> Ensemble:
+    """The ensemble of `program`, before which `codes` are moved. It takes what the program takes, and for codes a direction and a strength;
+    it gives what the program gives, the moved codes, and the picture's bytes."""
+    method, (first, end) = bundle.manifest, bundle.manifest.visible_rows
+    helpers: list[tuple[Model, Callable[[Path], None]]] = []
+    steps: list[Step] = []
+    inputs = list(tensors(program.takes, method))
+    places = {tensor: tensor for tensor in program.takes}  # value -> what it is called in the ensemble
+    shown = {tensor: program.gives[tensor] for tensor in method.tensors if tensor in program.gives}  # result -> value
+    results = list(tensors(tuple(shown), method))
+    if codes:
+        shape = method.shape(codes[0], 1)[1:]
+        read = (*tensors(codes, method), Tensor("direction", shape), Tensor("strength", (1,)))
+        moved = [Tensor(code + MOVED, shape) for code in codes]
+        mover = Model(name + MOVER, read, tuple(moved), runner)
+        helpers.append((mover, partial(write_mover, codes=codes, shape=shape)))
+        steps.append(Step(mover.name, {item.name: item.name for item in read}, {item.name: INSIDE + item.name for item in moved}))
+        inputs += [tensor for tensor in read if tensor not in inputs]
+        results += moved
+        places |= {code: INSIDE + code + MOVED for code in codes}
+        shown |= {code + MOVED: code for code in codes}
+    for step in program.steps:
+        places |= {value: INSIDE + value for value in step.outputs.values()}
+        alone = f"{step.stage}:{next(iter(step.outputs))}" if len(step.outputs) == 1 else step.stage
+        pairs = ({key: places[value] for key, value in names.items()} for names in (step.inputs, step.outputs))
+        steps.append(Step(stages[alone if alone in stages else step.stage].name, *pairs))
+    # One step makes all results because Triton omits a step when none of its outputs is among those that a request asks for, even where
+    # other steps read them (triton-inference-server/server, issue 7482).
+    given = [*results, Tensor("bytes", (end - first, method.sizes["R"], 3), BYTE)]
+    names = {tensor.name + (RESULT if tensor in results else ""): tensor.name for tensor in given}
+    outputs = [replace(tensor, name=name) for name, tensor in zip(names, given, strict=True)]
+    last = Model(name + RESULTS, tuple(results), tuple(outputs), runner)
+    shapes = {tensor.name: tensor.dims for tensor in results}
+    helpers.append((last, partial(write_results, tensors=shapes, side=method.sizes["R"], rows=(first, end))))
+    steps.append(Step(last.name, {tensor: places[value] for tensor, value in shown.items()}, names))
+    return Ensemble(Model(name, tuple(inputs), tuple(given), steps=without_unused(steps, given)), tuple(helpers))
 
 
 def without_unused(steps: Sequence[Step], outputs: Sequence[Tensor]) -> tuple[Step, ...]:
-    """The steps without outputs that nobody reads, which Triton refuses: the released form of an edit has no use for the edited latent."""
+    """The steps without outputs that nobody reads, which Triton refuses."""
     read = {tensor for step in steps for tensor in step.inputs.values()} | {tensor.name for tensor in outputs}
     return tuple(Step(step.model, step.inputs, {name: tensor for name, tensor in step.outputs.items() if tensor in read}) for step in steps)
 
 
-def _steps(notes: Notes, stages: Mapping[str, Model]) -> list[Step]:
-    """The notes as steps; a stage of which one output is asked for runs its partial graph where there is one."""
-    steps = []
-    for stage, inputs, outputs in notes.steps:
-        alone = f"{stage}:{next(iter(outputs))}" if len(outputs) == 1 else ""
-        steps.append(Step(stages[alone if alone in stages else stage].name, inputs, outputs))
-    return steps
-
-
 def warm_up_arrays(bundle: Bundle, precision: str, progress: Callable[[str], None]) -> dict[str, dict[str, np.ndarray]]:
     """Stage -> input -> what it is for the first golden picture, float32 without the batch axis; empty where a bundle has no golden one."""
-    from sdic_export.golden import read_golden, run_chain, stage_inputs
+    from sdic_export.golden import read_golden, run_all
     from sdic_runtime.backends.registry import load_backend
 
     if bundle.manifest.golden is None:
         return {}
     progress("computing the warm-up tensors from the golden picture")
-    golden = read_golden(bundle.file(bundle.manifest.golden))
-    image = golden.tensors["image"][:1]
+    golden = read_golden(bundle.file(bundle.manifest.golden), bundle.manifest)
     runner = load_backend("onnxruntime", bundle, precision=precision, lazy=True)
-    known = {"image": image, **run_chain(runner, image, golden.tensors["direction"], golden.strength)}
-    return {stage: {name: array[0] for name, array in stage_inputs(stage, known).items()} for stage in STAGES}
+    examples = run_all(runner, golden.tensors[IMAGE][:1], golden.tensors["direction"]).examples
+    return {stage: {name: array[0] for name, array in example.inputs.items()} for stage, example in examples.items()}
 
 
 def _write_stage(
@@ -309,7 +254,7 @@ def _write_stage(
     import numpy as np
 
     progress(f"writing {item.model.name}")
-    inputs = warm.get(item.graph.partition(":")[0], {})
+    inputs = warm.get(parts(item.graph)[0], {})
     model = replace(item.model, warm_up=tuple(inputs))
     place = folder / model.name / VERSION
     place.mkdir(parents=True)
@@ -344,9 +289,9 @@ def _write_config(folder: Path, model: Model, serving: Serving) -> None:
 
 
 def _place(source: Path, target: Path, how: str) -> None:
-    """Bring a file of the bundle into the repository. Raises SdicError where the file system has no such link."""
+    """Bring a file of the bundle into the repository. Raises FileError where the file system has no such link."""
     try:
         PLACEMENTS[how](source.resolve(), target)
     except OSError as error:
         advice = "make room or choose another place" if how == "copy" else "use --files copy"
-        raise SdicError(f"cannot place {source} into the repository ({how}): {reason(error)}; {advice}") from error
+        raise FileError(f"cannot place {source} into the repository ({how}): {reason(error)}; {advice}") from error

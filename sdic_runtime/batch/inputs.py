@@ -7,56 +7,54 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdic_runtime.batch.job import Job, Task
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError, FileError
 from sdic_runtime.files import reason
+from sdic_runtime.folders import PICTURE_SUFFIXES, distinct_stems, pictures_in
 
 LARGEST_LIST = 1 << 30  # bytes
 
 
-def tasks_of(source: Path, job: Job) -> list[Task]:
-    """A task for every picture of `source`, a folder or a list. Raises SdicError, also when a result would replace an input.
+def tasks_of(source: Path, job: Job) -> tuple[list[Task], list[Path]]:
+    """A task for every picture of `source`, a folder or a list; and the files of a folder that are skipped. Raises SdicError, also when a
+    result would replace an input.
 
     Of a list, a picture in the list's own folder or below keeps its sub-folder in the output; others go directly into it.
     """
-    from sdic_runtime.cli.outputs import distinct_stems, pictures_in
-
+    skipped: list[Path] = []
     if source.is_dir():
-        pictures = [Path(os.path.abspath(picture)) for picture in pictures_in([source])]
+        found, skipped = pictures_in([source])
+        pictures = [Path(os.path.abspath(picture)) for picture in found]
         tasks = [Task(str(picture), stem) for picture, stem in zip(pictures, distinct_stems(pictures), strict=True)]
     else:
         tasks = _named(listed(source), Path(os.path.abspath(source.parent)))
     _refuse_replacing(tasks, source, job)
-    return tasks
+    return tasks, skipped
 
 
 def listed(path: Path) -> list[Path]:
-    """The absolute paths in the list `path`: one a line, relative ones from the list's folder, each only once. Raises SdicError."""
-    from sdic_runtime.cli.outputs import INPUT_SUFFIXES
-
-    if path.suffix.lower() in INPUT_SUFFIXES:
-        raise SdicError(f"{path} is a picture; name a folder or a list of pictures, or use: sdic-run invert {path}")
+    """The absolute paths in the list `path`: one a line, relative ones from the list's folder, each only once. Raises FileError."""
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        raise FileError(f"{path} is a picture; name a folder or a list of pictures, or use: sdic-run invert {path}")
     try:
         if path.stat().st_size > LARGEST_LIST:
-            raise SdicError(f"{path} has {path.stat().st_size} bytes, which is no list of pictures; split it")
-        text = path.read_text(encoding="utf-8")
+            raise FileError(f"{path} has {path.stat().st_size} bytes, which is no list of pictures; split it")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise SdicError(f"there is no file {path}; name a folder or a list of pictures") from None
+        raise FileError(f"there is no file {path}; name a folder or a list of pictures") from None
     except OSError as error:
-        raise SdicError(f"cannot read {path}: {reason(error)}") from error
+        raise FileError(f"cannot read {path}: {reason(error)}") from error
     except UnicodeDecodeError:
-        raise SdicError(f"{path} is not a text file; give a list with the path of one picture per line, in UTF-8") from None
+        raise FileError(f"{path} is not a text file; give a list with the path of one picture per line, in UTF-8") from None
     base = os.path.abspath(path.parent)
     names = [line.strip() for line in text.splitlines()]
     found = list(dict.fromkeys(Path(os.path.normpath(os.path.join(base, name))) for name in names if name))
     if not found:
-        raise SdicError(f"the list {path} is empty; write the path of one picture per line")
+        raise FileError(f"the list {path} is empty; write the path of one picture per line")
     return found
 
 
 def _named(pictures: Sequence[Path], base: Path) -> list[Task]:
     """Tasks with names that are distinct in each output folder."""
-    from sdic_runtime.cli.outputs import distinct_stems
-
     groups: dict[str, list[Path]] = {}
     for picture in pictures:
         inside = picture.parent.is_relative_to(base)
@@ -71,10 +69,10 @@ def _named(pictures: Sequence[Path], base: Path) -> list[Task]:
 
 def _refuse_replacing(tasks: Sequence[Task], source: Path, job: Job) -> None:
     if source.is_dir() and job.out.resolve() == source.resolve():
-        raise SdicError(f"--out {job.out} is the folder of the pictures itself; choose another folder for the results")
+        raise ArgumentError(f"--out {job.out} is the folder of the pictures itself; choose another folder for the results")
     out = Path(os.path.abspath(job.out))
     inputs = {task.source for task in tasks}
     for task in tasks:
         for name in task.outputs(job):
             if str(out / name) in inputs:
-                raise SdicError(f"the result of {task.source} would replace the input {out / name}; choose another folder with --out")
+                raise ArgumentError(f"the result of {task.source} would replace the input {out / name}; choose another folder with --out")

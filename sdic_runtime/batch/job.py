@@ -15,51 +15,25 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.edit_orders import EditOrder
+from sdic_runtime.errors import FileError, SdicError
 from sdic_runtime.files import reason, replacing
+from sdic_runtime.folders import INVERSION, INVERTED
 
 if TYPE_CHECKING:
     from sdic_runtime.bundle.bundle import Bundle
-    from sdic_runtime.pipeline import Pipeline
+    from sdic_runtime.inversion import Inversion
 
 JOURNAL = ".sdic-batch.jsonl"
 LOCK = ".sdic-batch.lock"
 ATTEMPTS = ".sdic-batch.attempts"  # a file per picture that is being worked on, a byte per attempt
 FAILURES = "failures.csv"
 MOST_ATTEMPTS = 3
-INVERTED, INVERSION = ".inverted.png", ".safetensors"
-LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `replacing` leaves behind when its process is killed
-
-
-@dataclass(frozen=True)
-class EditOrder:
-    """One edited picture to be made of every inversion: the bundle's directions by name, each with its strength."""
-
-    parts: tuple[tuple[str, float], ...]
-
-    @property
-    def ending(self) -> str:
-        """How the file ends, as `sdic-run edit` names it: ".smile+2.png"."""
-        return re.sub(r"[^\w.+-]", "-", ".{}.png".format("_".join(f"{name}{strength:+g}" for name, strength in self.parts)))
-
-    @classmethod
-    def parse(cls, text: str, bundle: Bundle) -> EditOrder:
-        """Read "smile:2" or "smile:2,age:-1", checked against the bundle. Raises SdicError."""
-        from sdic_runtime.edits import as_edit, check_number
-        from sdic_runtime.pipeline import Directions
-
-        known, parts = Directions(bundle), []
-        for part in text.split(","):
-            name, colon, strength = part.rpartition(":")
-            if not colon or not name:
-                raise SdicError(f'--edit is "{text}"; give NAME:STRENGTH, such as smile:2, or several with commas')
-            as_edit(known[name]).check(bundle.sizes)
-            parts.append((name, check_number(strength, f'the strength of "{name}"')))
-        return cls(tuple(parts))
+LEFT_OVER = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what `replacing` leaves behind when its process is killed
 
 
 @dataclass(frozen=True)
@@ -68,31 +42,23 @@ class Job:
 
     bundle: Path | None  # None: the embedded demo bundle
     out: Path
-    backend: str = "auto"
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the backend
+    backend: str = "auto"  # with options after a colon: "onnxruntime:device=cuda"
     precision: str | None = None
     edits: tuple[EditOrder, ...] = ()
-    eq6: str = "paper"
+    move: str | None = None  # the form of the edits; the bundle's own choice when None
     save: bool = False
     batch: int = 1  # pictures that run at once
     threads: int | None = None  # CPU threads of a worker, for backends that know the option
 
     @property
     def endings(self) -> list[str]:
-        return [INVERTED, *(edit.ending for edit in self.edits), *([INVERSION] if self.save else [])]
+        return [INVERTED, *(f".{edit.label}.png" for edit in self.edits), *([INVERSION] if self.save else [])]
 
     def work(self, bundle: Bundle) -> str:
         """A hash over all that the results depend on besides the picture."""
         manifest = bundle.manifest
-        names = sorted({name for edit in self.edits for name, _ in edit.parts})
-        content = [
-            manifest.identity,
-            self.precision or manifest.default_precision,
-            self.eq6 if self.edits else "",
-            self.endings,
-            [edit.parts for edit in self.edits],
-            [manifest.files[manifest.directions[name]].sha256 for name in names],
-        ]
+        edits = [edit.fingerprint(bundle) for edit in self.edits]
+        content = [manifest.identity, self.precision or manifest.default_precision, self.move if edits else None, self.endings, edits]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -129,19 +95,25 @@ class Summary:
 Executor = Callable[[Job, Sequence[Task]], Iterator[Outcome]]
 
 
+def shares(cpus: int, workers: int | None, threads: int | None) -> tuple[int, int]:
+    """Workers and CPU threads per worker on `cpus` CPUs. None: as many workers as the CPUs allow, the CPUs shared among the workers, and 1
+    thread when both are None."""
+    threads = threads or (max(1, cpus // workers) if workers else 1)
+    return workers or max(1, cpus // threads), threads
+
+
 class Worker:
     """Holds a pipeline and does tasks; one per process."""
 
     def __init__(self, job: Job) -> None:
-        from sdic_runtime.backends.options import has_option
-        from sdic_runtime.backends.registry import choose_backend
+        from sdic_runtime.backends.registry import load_backend
         from sdic_runtime.bundle.bundle import Bundle
         from sdic_runtime.pipeline import Pipeline
 
-        self.job = job
-        name = choose_backend(Bundle.open(job.bundle))[0] if job.backend == "auto" else job.backend
-        threads = {"threads": job.threads} if has_option(name, "threads") else {}
-        self.pipeline: Pipeline = Pipeline.load(job.bundle, backend=name, **{"precision": job.precision, **threads, **job.options})
+        bundle = Bundle.open(job.bundle)
+        backend = load_backend(job.backend, bundle, {"threads": job.threads}, precision=job.precision)
+        self.job, self.pipeline = job, Pipeline(bundle, backend)
+        self._edits = [order.edit(bundle, self.pipeline.directions) for order in job.edits]
 
     def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Do the tasks in batches; no error of a picture gets out.
@@ -158,8 +130,8 @@ class Worker:
                 Outcome(
                     task,
                     *stamp(task.source),
-                    f"{task.source} ended its worker {MOST_ATTEMPTS} times, for want of memory or by a "
-                    "fault of a decoder; look at the picture alone with: sdic-run invert",
+                    f"{task.source} ended its worker {MOST_ATTEMPTS} times, perhaps because memory ran out or a "
+                    "decoder crashed; try the picture alone with: sdic-run invert",
                 )
                 for task in tasks
             ]
@@ -170,30 +142,37 @@ class Worker:
 
     def _do(self, tasks: Sequence[Task]) -> list[Outcome]:
         stamps = [stamp(task.source) for task in tasks]
-        results = self.pipeline.invert_files([task.source for task in tasks], self.job.batch, keep_going=True)
+        try:
+            results = list(self.pipeline.invert_many([task.source for task in tasks], self.job.batch, keep_going=True))
+        except (SdicError, MemoryError) as problem:
+            if len(tasks) > 1:  # perhaps one of them alone is at fault
+                return [outcome for task in tasks for outcome in self._do([task])]
+            return [Outcome(tasks[0], *stamps[0], _sentence(problem, tasks[0]))]
         outcomes = []
-        for task, (size, modified), result in zip(tasks, stamps, results, strict=True):
+        for task, times, result in zip(tasks, stamps, results, strict=True):
             error = str(result.error) if result.error else ""
             if result.inversion is not None:
                 try:
                     self._write(task, result.inversion)
-                except SdicError as problem:
-                    error = str(problem)
-            outcomes.append(Outcome(task, size, modified, error))
+                except (SdicError, MemoryError) as problem:
+                    error = _sentence(problem, task)
+            outcomes.append(Outcome(task, *times, error))
         return outcomes
 
-    def _write(self, task: Task, inversion: Any) -> None:
-        from sdic_runtime.edits import CombinedEdit
+    def _write(self, task: Task, inversion: Inversion) -> None:
         from sdic_runtime.sheets import save_picture
 
-        place = self.job.out / task.stem
-        place.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(inversion.images[0], Path(f"{place}{INVERTED}"))
-        for edit in self.job.edits:
-            named = CombinedEdit([(self.pipeline.directions[name], strength) for name, strength in edit.parts])
-            save_picture(self.pipeline.edit(inversion, named, 1.0, self.job.eq6).images[0], Path(f"{place}{edit.ending}"))
+        paths = [self.job.out / name for name in task.outputs(self.job)]
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        save_picture(inversion.images[0], paths[0])
+        for path, edit in zip(paths[1:], self._edits, strict=False):
+            save_picture(self.pipeline.edit(inversion, edit, move=self.job.move).images[0], path)
         if self.job.save:
-            inversion.save(f"{place}{INVERSION}")
+            inversion.save(paths[-1])
+
+
+def _sentence(problem: Exception, task: Task) -> str:
+    return str(problem) if isinstance(problem, SdicError) else f"not enough memory for {task.source}; make it smaller"
 
 
 def stamp(source: str) -> tuple[int, int]:
@@ -247,7 +226,7 @@ class Journal:
         except FileNotFoundError:
             return entries
         except OSError as error:
-            raise SdicError(f"cannot read {self._path}: {reason(error)}; choose another folder with --out") from error
+            raise FileError(f"cannot read {self._path}: {reason(error)}; choose another folder with --out") from error
         for line in lines:
             with suppress(ValueError, KeyError, TypeError):  # a killed run leaves half a line
                 entry = json.loads(line)
@@ -286,7 +265,7 @@ def run(job: Job, bundle: Bundle, tasks: Sequence[Task], execute: Executor, summ
     """Do all of `tasks` that are not complete, and give the outcome of each; `summary` is filled on the way.
 
     `execute` does tasks in any order and gives every outcome once; a task without an outcome counts as failed. The output folder is
-    locked meanwhile. `failures.csv` gets the pictures that failed in this run, and vanishes when none did. Raises SdicError when the
+    locked meanwhile. `failures.csv` gets the pictures that failed in this run, and vanishes when none did. Raises FileError when the
     folder is in use.
     """
     with _locked(job.out):
@@ -327,7 +306,7 @@ def _locked(out: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise SdicError(f"another run is writing into {out}; wait for it, or choose another folder with --out") from None
+        raise FileError(f"another run is writing into {out}; wait for it, or choose another folder with --out") from None
     try:
         yield
     finally:

@@ -1,70 +1,57 @@
-"""Batches on Ray Data: one worker process with a pipeline of its own per share of the machine or the cluster."""
+"""Batches on Ray Data: a worker with a pipeline of its own per share of a cluster."""
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from sdic_runtime.batch.job import Job, Outcome, Task, Worker
-from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.batch.job import Job, Outcome, Task, Worker, shares
+from sdic_runtime.errors import BackendError, MissingExtraError, SdicError
 
-OBJECT_STORE_BYTES = 128 << 20  # only names and outcomes pass through it
-# Read by Ray when it is imported or started: no telemetry, no bars of its own, nothing about its accelerators.
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}
+# Read by Ray when it is imported or started: no telemetry, no bars of its own, GPUs stay visible to workers that take none.
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """Where to run and with how many workers. `threads`: CPU threads (and CPUs taken) per worker."""
+def execute(
+    job: Job, tasks: Sequence[Task], workers: int | None = None, threads: int | None = None, gpus: float = 0.0, address: str | None = None
+) -> Iterator[Outcome]:
+    """Do `tasks` on Ray, outcomes in the order in which they are ready. Raises SdicError.
 
-    address: str | None = None  # of a running Ray cluster; None starts Ray on this machine for the run
-    workers: int | None = None  # as many as the CPUs allow when None
-    threads: int | None = None  # the CPUs shared among the workers when None, and 1 when both are None
-    gpus: float = 0.0  # per worker
-
-    def shares(self, cpus: int) -> tuple[int, int]:
-        """Workers and threads per worker on `cpus` CPUs."""
-        threads = self.threads or (max(1, cpus // self.workers) if self.workers else 1)
-        return self.workers or max(1, cpus // threads), threads
-
-
-def execute(job: Job, tasks: Sequence[Task], cluster: Cluster) -> Iterator[Outcome]:
-    """Do `tasks` on Ray, outcomes in the order in which they are ready. Raises SdicError."""
-    with _started(cluster) as ray:
-        workers, threads = _fitting(cluster, ray)
-        workers = min(workers, len(tasks))
-        group = job.batch
+    `gpus`: that each worker takes. `address`: of a running cluster; when None that of Ray's own settings, or Ray on this machine.
+    """
+    os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingExtraError("ray", "ray", "sdic-run batch --executor ray") from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise BackendError(f"Ray could not be reached at {address or 'this machine'}: {_line(error)}; check --address") from error
+    try:
+        workers, threads = _fitting(ray.cluster_resources(), workers, threads, gpus)
         items = [{"source": task.source, "stem": task.stem} for task in tasks]
-        blocks = -(-len(items) // group)
-        dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+        dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // job.batch)).map_batches(
             _Mapper,
             fn_constructor_args=(replace(job, threads=threads),),
-            batch_size=group,
+            batch_size=job.batch,
             batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=workers),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(tasks))),
             num_cpus=threads,
-            num_gpus=cluster.gpus or None,
+            num_gpus=gpus or None,
         )
-        try:
-            for row in dataset.iter_rows():
-                if row["problem"]:
-                    raise SdicError(row["problem"])
-                yield Outcome(Task(row["source"], row["stem"]), int(row["size"]), int(row["modified"]), row["error"])
-        except ray.exceptions.RayError as error:
-            raise SdicError(f"the workers stopped: {_cause(error)}; what is done is kept, start again with the same command") from error
+        for row in dataset.iter_rows():
+            if row["problem"]:
+                raise BackendError(row["problem"])
+            yield Outcome(Task(row["source"], row["stem"]), int(row["size"]), int(row["modified"]), row["error"])
+    except ray.exceptions.RayError as error:
+        raise BackendError(f"the workers stopped: {_cause(error)}; what is done is kept, start again with the same command") from error
+    finally:
+        ray.shutdown()
 
 
 class _Mapper:
@@ -90,80 +77,15 @@ class _Mapper:
         }
 
 
-@contextmanager
-def _started(cluster: Cluster) -> Iterator[Any]:
-    """Ray, connected to `cluster.address` or started on this machine, and left alone afterwards."""
-    os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingExtraError("ray", "ray", "sdic-run batch") from error
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    folder = tempfile.mkdtemp(prefix="sdic-ray-") if cluster.address is None else None
-    try:
-        try:
-            with _standard_error_muted():
-                if cluster.address is None:
-                    cpus = max(os.cpu_count() or 1, (cluster.workers or 1) * (cluster.threads or 1))
-                    ray.init(
-                        address="local",
-                        num_cpus=cpus,
-                        include_dashboard=False,
-                        object_store_memory=OBJECT_STORE_BYTES,
-                        _temp_dir=folder,
-                        **quiet,
-                    )
-                else:
-                    ray.init(address=cluster.address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            where = f"at {cluster.address}" if cluster.address else "on this machine"
-            raise SdicError(f"Ray could not be reached {where}: {_line(error)}; check --address, or leave it out") from error
-        _hush(ray)
-        yield ray
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _standard_error_muted() -> Iterator[None]:
-    """Nothing on the process's standard error: Ray's native part greets there, whatever it is told."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _hush(ray: Any) -> None:
-    """No bars, and no lines about how a dataset is executed."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def _fitting(cluster: Cluster, ray: Any) -> tuple[int, int]:
-    """Workers and threads that fit; Ray would wait for ever for what is not there."""
-    there = ray.cluster_resources()
-    workers, threads = cluster.shares(int(there.get("CPU", 1)))
-    if cluster.gpus * workers > there.get("GPU", 0):
-        raise SdicError(
-            f"{workers} worker(s) with {cluster.gpus:g} GPU(s) each were asked for, and Ray has {there.get('GPU', 0):g}; "
-            "use a smaller --workers or --gpus"
-        )
-    if threads * workers > there.get("CPU", 0):
-        raise SdicError(
-            f"{workers} worker(s) with {threads} CPU(s) each were asked for, and Ray has {there.get('CPU', 0):g}; "
-            "use a smaller --workers or --threads"
-        )
+def _fitting(there: dict[str, float], workers: int | None, threads: int | None, gpus: float) -> tuple[int, int]:
+    """Workers and threads that fit; Ray would wait for ever for what is not there. Raises BackendError."""
+    workers, threads = shares(int(there.get("CPU", 1)), workers, threads)
+    for kind, each in (("GPU", gpus), ("CPU", threads)):
+        if each * workers > there.get(kind, 0):
+            raise BackendError(
+                f"{workers} worker(s) with {each:g} {kind}(s) each were asked for, and Ray has {there.get(kind, 0):g}; use a smaller "
+                f"--workers or --{'gpus' if kind == 'GPU' else 'threads'}"
+            )
     return workers, threads
 
 

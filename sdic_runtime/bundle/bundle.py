@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sdic_runtime.bundle.graphs import Graph, files_of, graph_for
 from sdic_runtime.bundle.manifest import BUILD_HINT, MANIFEST_NAME, Manifest, parse_manifest
+from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import ArgumentError, BundleError
 from sdic_runtime.files import reason, sha256
 
@@ -73,7 +74,7 @@ class Bundle:
 
     def check(self, names: Iterable[str] | None = None) -> None:
         """Check the files `names` (all of the bundle when not given), several at a time. Raises BundleError for the first damaged one."""
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(4, available_cpus())) as pool:
             list(pool.map(self.file, list(self.manifest.files if names is None else names)))
 
     def precision(self, wanted: str | None = None) -> str:

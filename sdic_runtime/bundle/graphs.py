@@ -21,7 +21,13 @@ class Graph:
     @property
     def alone(self) -> str:
         """The one output that it computes; "" for a whole stage."""
-        return self.key.partition(":")[2]
+        return parts(self.key)[1]
+
+
+def parts(key: str) -> tuple[str, str]:
+    """The stage of a graph, and the one output that it computes; "" for a whole stage."""
+    stage, _, output = key.partition(":")
+    return stage, output
 
 
 def graph_for(manifest: Manifest, stage: str, outputs: Sequence[str], variants: Sequence[str]) -> Graph:

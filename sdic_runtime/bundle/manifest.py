@@ -30,7 +30,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the manifest promises about one file."""
 
     sha256: Sha256
-    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +60,7 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weights: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     default_precision: str
     directions: dict[str, str] = msgspec.field(default_factory=dict)
-    golden: str | None = None
+    golden: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     tolerances: dict[str, float] = msgspec.field(default_factory=dict)
     tools: dict[str, str] = msgspec.field(default_factory=dict)
     licence: str = ""
@@ -160,7 +160,7 @@ def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
         for key, files in data.get("cpu", {}).items():
             graphs.setdefault(key, {})[first["cpu"]] = files
         listed = sorted(data["files"])
-        # In schema 1 external weights were found by their names: those of the stage's own graphs may be read by all of its graphs.
+        # In schema 1 external weights were found by their names: those of a stage's standard graph may be read by all of its graphs.
         weights: dict[str, list[str]] = {}
         for key, variants in graphs.items():
             whole = graphs.get(key.partition(":")[0], {})

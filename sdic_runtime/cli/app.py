@@ -1,7 +1,9 @@
-"""`sdic-run`: invert pictures, edit them, and look after bundles and backends."""
+"""`sdic-run`, and what every command line of this distribution does around its commands."""
 
 from __future__ import annotations
 
+import errno
+import importlib
 import os
 import sys
 import traceback
@@ -10,49 +12,38 @@ from typing import Annotated
 
 import typer
 
-from sdic_runtime.cli import batch, bench, compare, demo, doctor, edit, invert, sweep
 from sdic_runtime.cli.options import Debug, Settings
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import reason
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-
-app = typer.Typer(
-    name="sdic-run",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Invert pictures into a generator's latent space and edit them: SDIC bundles on ONNX Runtime, TensorRT or PyTorch.",
-    epilog="Example: sdic-run edit portrait.png --direction smile --strength 2",
-)
-for module in (invert, edit, sweep, batch, compare, bench, doctor, demo):
-    app.command(module.NAME)(module.run)
+COMMANDS = ("invert", "edit", "sweep", "batch", "compare", "bench", "doctor", "demo")
 
 
-def print_version(wanted: bool) -> None:
-    """Print the installed version and stop."""
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"sdic {version('sdic-toolkit')}")
-        raise typer.Exit
-
-
-@app.callback()
-def whole(
-    debug: Debug = False,
-    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")] = False,
-) -> None:
-    """Hold the options that stand before a command; their callbacks do all there is to do."""
+def command_line(name: str, description: str, example: str) -> typer.Typer:
+    """A command line without commands yet, for `run`."""
+    app = typer.Typer(
+        name=name,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        help=description,
+        epilog=f"Example: {example}",
+    )
+    app.callback()(_options)
+    return app
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
-    settings = Settings()
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 a check failed, 2 bad input or an error, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # no name of a file is worth a failure to print it
+    settings, name = Settings(), str(app.info.name)
     try:
-        code = app(args=list(arguments) if arguments is not None else None, prog_name="sdic-run", standalone_mode=False, obj=settings)
+        code = app(args=list(arguments) if arguments is not None else None, prog_name=name, standalone_mode=False, obj=settings)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
@@ -64,24 +55,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if settings.debug:
             traceback.print_exc()
-        typer.echo(f"error: {explained(error)}", err=True)
+        typer.echo(f"error: {_explained(error, name)}", err=True)
         return BAD_INPUT
 
 
-def explained(error: Exception) -> str:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`sdic-run`; see `run`."""
+    app = command_line(
+        "sdic-run",
+        "Invert pictures into a generator's latent space and edit them: SDIC bundles on ONNX Runtime, TensorRT or PyTorch.",
+        "sdic-run edit portrait.png --edit smile:2",
+    )
+    for name in COMMANDS:
+        app.command(name)(importlib.import_module(f"sdic_runtime.cli.{name}").run)
+    return run(app, arguments)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"sdic-toolkit {version('sdic-toolkit')}")
+        raise typer.Exit
+
+
+def _options(
+    debug: Debug = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Hold the options that stand before a command; their callbacks do all there is to do."""
+
+
+def _explained(error: Exception, program: str) -> str:
     """One sentence for any error."""
     if isinstance(error, SdicError):
         return str(error)
     if hasattr(error, "format_message"):  # a usage error of the command line parser
         context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "sdic-run"
+        command = context.command_path if context is not None else program
         return f"{error.format_message().rstrip('.')}; see: {command} --help"
     if isinstance(error, OSError):
-        where = f" {error.filename}" if error.filename else ""
-        return f"the system refused access to{where or ' a file'}: {reason(error)}"
+        file = f" {error.filename}" if error.filename else ""
+        if error.errno == errno.ENOSPC:
+            return f"no space left{file and f' for{file}'}; make room, or choose another place"
+        return f"the system refused access to{file or ' a file'}: {reason(error)}"
     if isinstance(error, MemoryError):
         return "not enough memory; use a smaller --batch or a smaller picture"
-    return f"unexpected {type(error).__name__}: {error}; this is a fault of the program, and --debug shows where"
+    return f"internal error: {type(error).__name__}: {error}; rerun with --debug and report it"
 
 
 if __name__ == "__main__":

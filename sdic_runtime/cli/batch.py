@@ -1,18 +1,22 @@
-"""`sdic-run batch`: a folder or a list of pictures, on one machine or a Ray cluster."""
+"""`sdic-run batch`: a folder or a list of pictures, in processes of this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
+from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sdic_runtime.cli.options import BackendOption, BundleOption, Debug, Eq6, Eq6Option, PrecisionOption
+from sdic_runtime.cli import options
 
-if TYPE_CHECKING:
-    from sdic_runtime.batch.job import Summary
 
-NAME = "batch"
+class Executor(str, Enum):
+    """What runs the workers."""
+
+    local = "local"
+    ray = "ray"
 
 
 def run(
@@ -20,69 +24,67 @@ def run(
         Path, typer.Argument(metavar="FOLDER|LIST", help="Folder of pictures, or text file with one path per line.", show_default=False)
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.", show_default=False)],
-    edits: Annotated[
-        list[str] | None,
-        typer.Option("--edit", metavar="NAME:STRENGTH", help="Also write this edit; several at once with commas. May be repeated."),
-    ] = None,
-    eq6: Eq6Option = Eq6.paper,
+    edits: options.EditOption = None,
+    pca: options.PcaOption = None,
+    move: options.MoveOption = None,
     save: Annotated[bool, typer.Option("--save", help="Also write NAME.safetensors, the inversion, for fast edits later.")] = False,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes; one per CPU when left out.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes; one per CPU when omitted.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of each worker; the CPUs are shared evenly.")] = None,
-    gpus: Annotated[float, typer.Option("--gpus", min=0.0, help="GPUs that each worker takes, such as 1 or 0.5.")] = 0.0,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pictures that a worker computes at once; 1 when left out.")] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures that a worker computes at once.")] = 1,
+    executor: Annotated[
+        Executor, typer.Option("--executor", help="Processes of this machine, or Ray, also on a cluster.")
+    ] = Executor.local,
+    gpus: Annotated[float, typer.Option("--gpus", min=0.0, help="With Ray: GPUs that each worker takes, such as 1 or 0.5.")] = 0.0,
     address: Annotated[
-        str | None, typer.Option("--address", metavar="HOST:PORT", help="Running Ray cluster; this machine alone when left out.")
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="With Ray: running cluster; this machine when omitted.")
     ] = None,
-    bundle: BundleOption = None,
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = None,
-    debug: Debug = False,
+    bundle: options.BundleOption = None,
+    backend: options.BackendOption = "auto",
+    precision: options.PrecisionOption = None,
+    debug: options.Debug = False,
 ) -> None:
-    """Invert and edit any number of pictures on Ray.
+    """Invert and edit any number of pictures.
 
-    Started again after a stop, it leaves alone what is complete and does the rest, also pictures that changed since.
+    Run again after a stop, it skips what is complete and does the rest, also pictures that changed since.
     Pictures that fail are listed with the reason in DIR/failures.csv and the exit code is 2; the others are written.
 
     \b
     Example:
       sdic-run batch holiday/ --out inverted --edit smile:2 --edit age:-1,smile:1
-      sdic-run batch pictures.txt --out /shared/inverted --address auto --workers 32
+      sdic-run batch pictures.txt --out /nfs/inverted --executor ray --address auto --workers 32
     """
-    from sdic_runtime.backends.options import parse_backend
     from sdic_runtime.batch import job as batches
+    from sdic_runtime.batch import local, ray
     from sdic_runtime.batch.inputs import tasks_of
-    from sdic_runtime.batch.ray import Cluster, execute
     from sdic_runtime.bundle.bundle import Bundle
-    from sdic_runtime.cli.options import DEMO_NOTICE, notice
-    from sdic_runtime.cli.outputs import writable_folder
+    from sdic_runtime.cli.targets import writable_folder
+    from sdic_runtime.edit_orders import EditOrder
+    from sdic_runtime.errors import ArgumentError, PictureError
+    from sdic_runtime.folders import skipped_notice
     from sdic_runtime.progress import progress
 
+    if executor is Executor.local and (gpus or address):
+        raise ArgumentError(f"--{'gpus' if gpus else 'address'} is for Ray; add --executor ray")
     opened = Bundle.open(bundle)
-    name, options = parse_backend(backend)
-    if precision is not None:
-        opened.precision(precision)
-    orders = tuple(dict.fromkeys(batches.EditOrder.parse(text, opened) for text in edits or []))
-    job = batches.Job(
-        bundle=bundle.resolve() if bundle else None, out=out.absolute(), backend=name, options=options, precision=precision, edits=orders,
-        eq6=eq6.value, save=save, batch=batch or 1,
-    )  # fmt: skip
-    tasks = tasks_of(source, job)
+    opened.precision(precision)
+    if move is not None and move not in opened.manifest.moves:
+        raise ArgumentError(f'--move is "{move}"; the bundle has: {", ".join(opened.manifest.moves)}')
+    orders = tuple(dict.fromkeys(EditOrder.parse(text, pca and pca.absolute()) for text in edits or []))
+    place = bundle.resolve() if bundle else None
+    job = batches.Job(place, out.absolute(), backend, precision, orders, move, save, batch)
+    job.work(opened)  # refuses edits that do not fit
+    tasks, skipped = tasks_of(source, job)
     writable_folder(out)
     opened.check()
-    if bundle is None:
-        notice(DEMO_NOTICE)
-    cluster, summary = Cluster(address, workers, threads, gpus), batches.Summary()
-    outcomes = batches.run(job, opened, tasks, lambda work, waiting: execute(work, waiting, cluster), summary)
-    for _ in progress(outcomes, "pictures", total=len(tasks)):
+    options.notice(skipped_notice(skipped))
+    options.notice(options.DEMO_NOTICE if bundle is None else "")
+
+    chosen = partial(ray.execute, gpus=gpus, address=address) if executor is Executor.ray else local.execute
+    execute, summary = partial(chosen, workers=workers, threads=threads), batches.Summary()
+    for _ in progress(batches.run(job, opened, tasks, execute, summary), "pictures", total=len(tasks)):
         pass
-    conclude(summary, len(tasks), out / batches.FAILURES)
-
-
-def conclude(summary: Summary, total: int, failures: Path) -> None:
-    """Print how the run ended. Raises SdicError when a picture failed."""
-    from sdic_runtime.errors import SdicError
-
     before = f", {summary.complete} were complete before" if summary.complete else ""
-    typer.echo(f"{summary.done} of {total} pictures done{before}")
+    typer.echo(f"{summary.done} of {len(tasks)} pictures done{before}")
     if summary.failed:
-        raise SdicError(f"{summary.failed} of {total} pictures could not be done; they are listed with the reasons in {failures}")
+        listed = out / batches.FAILURES
+        raise PictureError(f"{summary.failed} of {len(tasks)} pictures could not be done; they are listed with the reasons in {listed}")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sdic_runtime.cli.options import DEMO_NOTICE, BundleOption, CheckpointOption, Debug, PrecisionOption, notice
+from sdic_runtime.cli import options
 
-NAME = "bench"
 MEBIBYTE = 1 << 20
 
 
 def run(
-    bundle: BundleOption = None,
+    bundle: options.BundleOption = None,
     backends: Annotated[
         list[str] | None,
         typer.Option("--backend", help="Backend to measure; repeat it to compare. Options follow a colon: torch:compile=true."),
@@ -26,12 +24,10 @@ def run(
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help="Times that all backends are measured in turn, for machines whose speed drifts.")
     ] = 1,
-    precision: PrecisionOption = None,
-    checkpoint: CheckpointOption = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help='Write the numbers as JSON; "-" prints them instead of the tables.')
-    ] = None,
-    debug: Debug = False,
+    precision: options.PrecisionOption = None,
+    checkpoint: options.CheckpointOption = None,
+    json_file: options.JsonOption = None,
+    debug: options.Debug = False,
 ) -> None:
     """Measure how fast backends are.
 
@@ -42,14 +38,14 @@ def run(
     Example:
       sdic-run bench --bundle engines/ffhq1024 --backend onnxruntime --backend torch --batch 1 --batch 4
     """
-    from sdic_runtime.cli.outputs import check_report, report
+    from sdic_runtime.cli.reports import check_report, report
     from sdic_runtime.errors import SdicError
     from sdic_runtime.progress import progress
     from sdic_runtime.tools.bench import Plan, measure_apart, pooled
 
+    options.check_checkpoint(backends or ["auto"], checkpoint)
     check_report(json_file)
-    if bundle is None:
-        notice(DEMO_NOTICE)
+    options.notice(options.DEMO_NOTICE if bundle is None else "")
     folder, weights = (str(path) if path is not None else None for path in (bundle, checkpoint))
     plans = [Plan(folder, backend, precision, weights, tuple(batches or (1,)), runs, warm_up) for backend in backends or ["auto"]]
     found: dict[int, list[dict[str, Any]]] = {index: [] for index in range(len(plans))}
@@ -62,7 +58,7 @@ def run(
         except SdicError as error:
             failed = True
             del found[index]
-            notice(f"error: {plans[index].backend}: {error}")
+            options.notice(f"error: {plans[index].backend}: {error}")
     measured = [pooled(results) for results in found.values()]
     if measured:
         report({"measured": measured}, json_file, lambda: show(measured))
@@ -72,7 +68,7 @@ def run(
 
 def show(measured: Sequence[dict[str, Any]]) -> None:
     """Print three tables: whole calls, stages, and what each process cost."""
-    from sdic_runtime.cli.tables import table
+    from sdic_runtime.cli.reports import table
 
     first = measured[0]
     calls = [

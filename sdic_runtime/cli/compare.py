@@ -1,4 +1,4 @@
-"""`sdic-run compare`: hold one backend against another, stage by stage and end to end."""
+"""`sdic-run compare`: compare two backends, stage by stage and end to end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdic_runtime.cli.options import DEMO_NOTICE, BundleOption, CheckpointOption, Debug, PrecisionOption, notice
+from sdic_runtime.cli import options
 
 if TYPE_CHECKING:
     from sdic_runtime.tools.compare import Comparison
-
-NAME = "compare"
 
 
 def run(
@@ -22,22 +20,22 @@ def run(
     swap: Annotated[
         str | None, typer.Option("--swap", metavar="STAGE", help="Run only this stage on --backend, all others on --against.")
     ] = None,
-    bundle: BundleOption = None,
-    precision: PrecisionOption = None,
-    checkpoint: CheckpointOption = None,
+    edit: Annotated[
+        str | None, typer.Option("--edit", metavar="NAME[:STRENGTH]", help="Edit to compare; the bundle's first direction when omitted.")
+    ] = None,
+    bundle: options.BundleOption = None,
+    precision: options.PrecisionOption = None,
+    checkpoint: options.CheckpointOption = None,
     against_precision: Annotated[
-        str | None, typer.Option("--against-precision", help="Precision of --against; the bundle's default when left out.")
+        str | None, typer.Option("--against-precision", help="Precision of --against; the bundle's default when omitted.")
     ] = None,
     tolerance: Annotated[
-        float | None,
-        typer.Option("--tolerance", help="Largest difference over standard deviation that passes; the bundle's when left out."),
+        float | None, typer.Option("--tolerance", help="Largest difference over standard deviation that passes; the bundle's when omitted.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help='Write the numbers as JSON; "-" prints them instead of the table.')
-    ] = None,
-    debug: Debug = False,
+    json_file: options.JsonOption = None,
+    debug: options.Debug = False,
 ) -> None:
-    """Hold one backend against another.
+    """Compare two backends.
 
     Prints how far apart they are on one picture. Each stage is given the same inputs on both, those of --against; then
     the whole inversion and one edit are compared. The exit code is 1 when a difference exceeds the tolerance.
@@ -46,12 +44,13 @@ def run(
     Example:
       sdic-run compare portrait.png --backend tensorrt --against torch --swap dicn
     """
-    from sdic_runtime.cli.outputs import check_report, report
+    from sdic_runtime.cli.reports import check_report, report
+    from sdic_runtime.edit_orders import EditOrder
     from sdic_runtime.tools.compare import compare_backends
 
+    options.check_checkpoint([backend, against], checkpoint)
     check_report(json_file)
-    if bundle is None:
-        notice(DEMO_NOTICE)
+    options.notice(options.DEMO_NOTICE if bundle is None else "")
     comparison = compare_backends(
         bundle,
         picture,
@@ -62,18 +61,19 @@ def run(
         against_precision=against_precision,
         checkpoint=checkpoint,
         tolerance=tolerance,
+        order=EditOrder.parse(edit) if edit else None,
     )
     report(comparison.as_dict(), json_file, lambda: show(comparison))
     if not comparison.passed:
         first = comparison.excessive[0]
         where = f"{len(comparison.excessive)} tensors are above the tolerance, first {first.where} {first.tensor}"
-        notice(f"{where}: it differs by {first.ratio:.1e} of its standard deviation, and {comparison.tolerance:.1e} is allowed")
+        options.notice(f"{where}: it differs by {first.ratio:.1e} of its standard deviation, and {comparison.tolerance:.1e} is allowed")
         raise typer.Exit(1)
 
 
 def show(comparison: Comparison) -> None:
     """Print the table."""
-    from sdic_runtime.cli.tables import decibels, scientific, table
+    from sdic_runtime.cli.reports import decibels, scientific, table
 
     typer.echo(f"{comparison.backend}\nagainst {comparison.against}\n")
     rows = [

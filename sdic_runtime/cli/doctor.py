@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdic_runtime.cli.options import Debug
+from sdic_runtime.cli import options
 
 if TYPE_CHECKING:
     from sdic_runtime.tools.doctor import Section
 
-NAME = "doctor"
 MARKS = {"ok": "ok  ", "note": "note", "problem": "BAD "}
 
 
@@ -20,7 +19,7 @@ def run(
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="PATH", help="Bundle folders, checkpoints or any other file you hold.")
     ] = None,
-    debug: Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Check this machine, bundles and files.
 

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from sdic_runtime.edit_orders import EditOrder
     from sdic_runtime.pipeline import Pipeline
 
 
 @dataclass
 class Settings:
-    """What holds for one call of `sdic-run`, whichever command runs."""
+    """What holds for one call, whichever command runs."""
 
     debug: bool = False
 
 
-class Eq6(str, Enum):
-    """Which latent code the edited layer-7 feature of Eq. 6 comes from."""
-
-    paper = "paper"
-    released = "released"
-
-
-def remember_debug(context: typer.Context, value: bool) -> bool:
+def _remember_debug(context: typer.Context, value: bool) -> bool:
     """Let `--debug` count wherever it stands, before or after the command's name."""
     settings = context.find_root().obj
     if value and isinstance(settings, Settings):
@@ -35,44 +29,103 @@ def remember_debug(context: typer.Context, value: bool) -> bool:
     return value
 
 
-Debug = Annotated[bool, typer.Option("--debug", callback=remember_debug, help="Show the traceback of an error.")]
-BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle folder; the embedded demo bundle when left out.")
+Debug = Annotated[bool, typer.Option("--debug", callback=_remember_debug, help="Show the traceback of an error.")]
+BundleOption = Annotated[Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle folder; the embedded demo bundle when omitted.")]
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="NAME[:KEY=VALUE,...]",
+        help="auto, onnxruntime, tensorrt, tensorrt-rtx, torch or any installed backend, with options.",
+    ),
 ]
-BackendOption = Annotated[str, typer.Option("--backend", help="auto, onnxruntime, tensorrt, tensorrt-rtx, torch or any installed backend.")]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="Precision of the graphs, such as fp32 or fp16; the bundle's default when left out.")
+    str | None, typer.Option("--precision", help="Precision of the graphs, such as fp32 or fp16; the bundle's default when omitted.")
 ]
 CheckpointOption = Annotated[
-    Path | None, typer.Option("--checkpoint", metavar="FILE", help="Weights for the torch backend; those the bundle records when left out.")
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="Weights for a backend that reads a checkpoint, such as torch; those the bundle records if omitted.",
+    ),
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", "-o", metavar="DIR|FILE", help="Folder, or file for a single result; the current folder when left out."),
+    typer.Option("--out", "-o", metavar="DIR|FILE", help="Folder, or file for a single result; the current folder when omitted."),
 ]
 SourceArgument = Annotated[
-    Path, typer.Argument(metavar="IMG|INVERSION", help="A picture, or an inversion saved as .safetensors.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="IMG|INVERSION", help="A picture (- for standard input), or an inversion saved as .safetensors.", show_default=False
+    ),
 ]
-Eq6Option = Annotated[Eq6, typer.Option("--eq6", help="Form of Eq. 6: the paper's, or the one in the released code.")]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Pictures computed at once; chosen by the model's size when omitted.")
+]
+EditOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--edit",
+        metavar="NAME[:STRENGTH]",
+        help="Direction of the bundle, direction file, or GANSpace edit (a preset such as eyes, or INDEX/START/END/SIGMA); "
+        "several at once with commas. Repeat it for several results.",
+    ),
+]
+PcaOption = Annotated[
+    Path | None, typer.Option("--pca", metavar="FILE", help="PCA basis for GANSpace edits; the bundle's own when omitted.")
+]
+MoveOption = Annotated[
+    str | None,
+    typer.Option("--move", "--eq6", metavar="NAME", help="Form of the edit, of those the bundle has; of SDIC's Eq. 6: paper, released."),
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help='Write the numbers as JSON; "-" prints them instead of the tables.')
+]
 
-
-DEMO_NOTICE = "using the embedded demo bundle (drawn portraits); name your own with --bundle"
+DEMO_NOTICE = "using the embedded demo bundle (synthetic portraits); name your own with --bundle"
 
 
 def notice(text: str) -> None:
     """Tell the user something that is not a result."""
-    typer.echo(text, err=True)
+    if text:
+        typer.echo(text, err=True)
 
 
 def load_pipeline(bundle: Path | None, backend: str, precision: str | None = None, checkpoint: Path | None = None) -> Pipeline:
     """The pipeline of a bundle, saying on standard error when the demo bundle is used and which backend `auto` took."""
-    from sdic_runtime.backends.options import parse_backend
     from sdic_runtime.pipeline import Pipeline
 
-    if bundle is None:
-        notice(DEMO_NOTICE)
-    name, options = parse_backend(backend)
-    pipeline = Pipeline.load(bundle, backend=name, **{"precision": precision, "checkpoint": checkpoint, **options})
-    if pipeline.reason:
-        notice(f"backend: {pipeline.reason}")
+    check_checkpoint([backend], checkpoint)
+    notice(DEMO_NOTICE if bundle is None else "")
+    pipeline = Pipeline.load(bundle, backend=backend, precision=precision, checkpoint=checkpoint)
+    notice(f"backend: {pipeline.backend.description}; why: sdic-run doctor" if pipeline.reason else "")
     return pipeline
+
+
+def check_checkpoint(backends: Sequence[str], checkpoint: Path | None) -> None:
+    """One rule for `--checkpoint`: it goes to those backends of the command that read one. Raises ArgumentError where none does."""
+    from sdic_runtime.backends.registry import available_backends, parse_backend
+    from sdic_runtime.errors import ArgumentError
+
+    if checkpoint is None:
+        return
+    known = available_backends()
+    names = [parse_backend(text)[0] for text in backends]
+    options = [known[name].options() if name in known else {} for name in names]
+    # A backend that is not installed has no options to look at; opening it says what is missing.
+    if not any("checkpoint" in each or "**" in each or not each for each in options) or names == ["auto"]:
+        raise ArgumentError(f"--checkpoint is for a backend that reads one, such as torch; here it would go to {', '.join(names)}")
+
+
+def edit_orders(pipeline: Pipeline, texts: Sequence[str] | None, pca: Path | None) -> list[EditOrder]:
+    """What `--edit` asks for, each once and checked against the bundle. Raises SdicError."""
+    from sdic_runtime.edit_orders import EditOrder
+    from sdic_runtime.errors import ArgumentError
+
+    if not texts:
+        raise ArgumentError(f"give at least one --edit; the bundle's directions are: {', '.join(pipeline.directions) or 'none'}")
+    orders = list(dict.fromkeys(EditOrder.parse(text, pca) for text in texts))
+    for order in orders:
+        order.edit(pipeline.bundle, pipeline.directions)
+    return orders

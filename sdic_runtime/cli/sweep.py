@@ -1,98 +1,68 @@
-"""`sdic-run sweep`: one direction at many strengths, as a strip and as an animation."""
+"""`sdic-run sweep`: one edit at many strengths, as a strip and as an animation."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdic_runtime.cli.options import (
-    BackendOption,
-    BundleOption,
-    CheckpointOption,
-    Debug,
-    Eq6,
-    Eq6Option,
-    OutOption,
-    PrecisionOption,
-    SourceArgument,
-    load_pipeline,
-)
+from sdic_runtime.cli import options
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdic_runtime.edits import Edit
+    from sdic_runtime.edits import EditLike
     from sdic_runtime.inversion import Inversion
     from sdic_runtime.pipeline import Pipeline
 
-NAME = "sweep"
 MOST_STEPS = 200
 
 
 def run(
-    source: SourceArgument,
-    direction: Annotated[str | None, typer.Option("--direction", help="Direction of the bundle.")] = None,
-    direction_file: Annotated[
-        Path | None,
-        typer.Option("--direction-file", metavar="FILE", help="Direction in a .safetensors, .npz or .npy file, instead of --direction."),
-    ] = None,
-    first: Annotated[float, typer.Option("--from", help="First strength.")] = -3.0,
+    source: options.SourceArgument,
+    edits: options.EditOption = None,
+    pca: options.PcaOption = None,
+    first: Annotated[float, typer.Option("--from", help="First strength; times that of --edit.")] = -3.0,
     last: Annotated[float, typer.Option("--to", help="Last strength.")] = 3.0,
     steps: Annotated[int, typer.Option("--steps", help="How many strengths, both ends included.")] = 7,
-    eq6: Eq6Option = Eq6.paper,
-    bundle: BundleOption = None,
-    backend: BackendOption = "auto",
-    out: OutOption = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Edits computed at once; chosen by the model's size when left out.")
-    ] = None,
-    precision: PrecisionOption = None,
-    checkpoint: CheckpointOption = None,
-    debug: Debug = False,
+    move: options.MoveOption = None,
+    bundle: options.BundleOption = None,
+    backend: options.BackendOption = "auto",
+    out: options.OutOption = None,
+    batch: options.BatchOption = None,
+    precision: options.PrecisionOption = None,
+    checkpoint: options.CheckpointOption = None,
+    debug: options.Debug = False,
 ) -> None:
     """Edit a picture at many strengths.
 
-    Writes a strip with captions and an animation back and forth, NAME.DIRECTION.strip.png and NAME.DIRECTION.gif.
+    Writes for each --edit a strip with captions and an animation back and forth, NAME.EDIT.strip.png and NAME.EDIT.gif.
 
     \b
     Example:
-      sdic-run sweep portrait.png --direction smile --from -3 --to 3 --steps 7
+      sdic-run sweep portrait.png --edit smile --from -3 --to 3 --steps 7
     """
-    from sdic_runtime.cli.outputs import each, target_of
-    from sdic_runtime.cli.sources import existing, inversion_of
-    from sdic_runtime.errors import SdicError
+    from sdic_runtime.cli.inputs import existing, inversion_of
+    from sdic_runtime.cli.targets import each, targets
+    from sdic_runtime.errors import ArgumentError
+    from sdic_runtime.folders import STRIP
     from sdic_runtime.sheets import back_and_forth, save_animation, save_picture, strip
 
     if not 2 <= steps <= MOST_STEPS:
-        raise SdicError(f"--steps is {steps}; give a whole number from 2 to {MOST_STEPS}")
-    target = target_of(existing(source), out)
-    if target.named is not None:
-        raise SdicError(f"--out names one file, {out}, and a sweep writes a strip and an animation; give a folder instead")
-    pipeline = load_pipeline(bundle, backend, precision, checkpoint)
-    name, edit = chosen_direction(pipeline, direction, direction_file)
+        raise ArgumentError(f"--steps is {steps}; give a whole number from 2 to {MOST_STEPS}")
     strengths = evenly_spaced(first, last, steps)
-    inversion = inversion_of(pipeline, source)
-    for one, single in zip(each(target, len(inversion)), inversion, strict=True):
-        frames = edited_frames(pipeline, single, edit, strengths, eq6.value, batch)
+    (target,) = targets([existing(source)], out)
+    if target.named is not None:
+        raise ArgumentError(f"--out names one file, {out}, and a sweep writes a strip and an animation; give a folder instead")
+    with options.load_pipeline(bundle, backend, precision, checkpoint) as pipeline:
+        orders = options.edit_orders(pipeline, edits, pca)
+        inversion = inversion_of(pipeline, source)
         captions = [f"{strength:+.3g}" if strength else "0" for strength in strengths]
-        typer.echo(save_picture(strip(frames, captions), one.path(f".{name}.strip.png")))
-        typer.echo(save_animation(back_and_forth(frames), one.path(f".{name}.gif")))
-
-
-def chosen_direction(pipeline: Pipeline, name: str | None, path: Path | None) -> tuple[str, Edit]:
-    """The one direction that was asked for, checked against the model, under a name that suits a file."""
-    from sdic_runtime.cli.edits import direction_of, listed, name_for_file
-    from sdic_runtime.edits import as_edit
-    from sdic_runtime.errors import SdicError
-
-    if (name is None) == (path is None):
-        raise SdicError(f"give either --direction or --direction-file; the bundle's directions are: {listed(pipeline)}")
-    label, value = (name, pipeline.directions[name]) if name is not None else direction_of(path)  # type: ignore[arg-type]
-    edit = as_edit(value)
-    edit.check(pipeline.sizes)
-    return name_for_file(label), edit
+        for one, single in zip(each(target, len(inversion)), inversion, strict=True):
+            for order in orders:
+                frames = edited_frames(pipeline, single, order.edit(pipeline.bundle, pipeline.directions), strengths, move, batch)
+                typer.echo(save_picture(strip(frames, captions), one.path(f".{order.name}{STRIP}")))
+                typer.echo(save_animation(back_and_forth(frames), one.path(f".{order.name}.gif")))
 
 
 def evenly_spaced(first: float, last: float, steps: int) -> list[float]:
@@ -104,11 +74,11 @@ def evenly_spaced(first: float, last: float, steps: int) -> list[float]:
 
 
 def edited_frames(
-    pipeline: Pipeline, inversion: Inversion, edit: Edit, strengths: list[float], eq6: str, batch: int | None
+    pipeline: Pipeline, inversion: Inversion, edit: EditLike, strengths: list[float], move: str | None = None, batch: int | None = None
 ) -> list[Image.Image]:
     """One picture per strength, a batch at a time so that the bar moves."""
     from sdic_runtime.progress import progress
 
     size = batch or pipeline.default_batch
-    parts = [strengths[start : start + size] for start in range(0, len(strengths), size)]
-    return [image for part in progress(parts, "edits", unit="batch") for image in pipeline.edit(inversion, edit, part, eq6, size).images]
+    parts = progress([strengths[start : start + size] for start in range(0, len(strengths), size)], "edits", unit="batch")
+    return [image for part in parts for image in pipeline.edit(inversion, edit, part, move=move, batch=size).images]

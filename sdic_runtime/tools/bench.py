@@ -12,16 +12,19 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdic_runtime.errors import SdicError
+import numpy as np
+
+from sdic_runtime.backends.base import Backend, Tensor
+from sdic_runtime.cpus import available_cpus
+from sdic_runtime.errors import ArgumentError, BackendError, SdicError
+from sdic_runtime.program import IMAGE, INVERT
+from sdic_runtime.tools.wrapper import Wrapper
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from sdic_runtime.backends.registry import Backend
     from sdic_runtime.pipeline import Pipeline
 
 PERCENTILES = (50, 90, 99)
@@ -43,9 +46,9 @@ class Plan:
     def __post_init__(self) -> None:
         for what, value in (("runs", self.runs), *(("batch", batch) for batch in self.batches)):
             if value < 1:
-                raise SdicError(f"--{what} is {value}; give a whole number of at least 1")
+                raise ArgumentError(f"--{what} is {value}; give a whole number of at least 1")
         if self.warm_up < 0:
-            raise SdicError(f"--warm-up is {self.warm_up}; give a whole number of at least 0")
+            raise ArgumentError(f"--warm-up is {self.warm_up}; give a whole number of at least 0")
 
 
 @dataclass(frozen=True)
@@ -63,40 +66,22 @@ class Timing:
     @classmethod
     def of(cls, seconds: Sequence[float], batch: int) -> Timing:
         """Percentiles by linear interpolation; throughput from the whole time."""
-        import numpy as np
-
         p50, p90, p99 = (float(value) for value in np.percentile(seconds, PERCENTILES))
         total = float(np.sum(seconds))
         return cls(p50, p90, p99, total / len(seconds), len(seconds), batch * len(seconds) / total, tuple(seconds))
 
 
-@dataclass
-class TimedBackend:
+class TimedBackend(Wrapper):
     """A backend that adds up how long each stage takes; waits for the device after each, so that the time is the stage's own."""
 
-    inner: Backend
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
+        self.seconds: dict[str, float] = defaultdict(float)
 
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def description(self) -> str:
-        return self.inner.description
-
-    def upload(self, array: np.ndarray) -> Any:
-        return self.inner.upload(array)
-
-    def download(self, tensor: Any) -> np.ndarray:
-        return self.inner.download(tensor)
-
-    def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        wait = getattr(self.inner, "synchronize", None)
+    def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         start = time.perf_counter()
         results = self.inner.run(stage, inputs, outputs)
-        if wait is not None:
-            wait()
+        self.inner.synchronize()
         self.seconds[stage] += time.perf_counter() - start
         return results
 
@@ -130,28 +115,26 @@ def measure(plan: Plan) -> dict[str, Any]:
 
     Load time counts from an interpreter that has imported nothing of the backend yet, so it includes the imports.
     """
-    import numpy as np
-
-    from sdic_runtime.backends.options import chosen_backend
-
-    name, options = chosen_backend(plan.backend, plan.precision, plan.checkpoint)
     start = time.perf_counter()
+    from sdic_runtime.backends.registry import load_backend
+    from sdic_runtime.bundle.bundle import Bundle
     from sdic_runtime.pipeline import Pipeline
 
-    pipeline = Pipeline.load(plan.bundle, backend=name, **options)
+    bundle = Bundle.open(plan.bundle)
+    backend = load_backend(plan.backend, bundle, {"checkpoint": plan.checkpoint}, precision=plan.precision)
+    pipeline = Pipeline(bundle, backend)
     load_seconds = time.perf_counter() - start
-    sizes = pipeline.bundle.sizes
     noise = np.random.default_rng(SEED)
-    pictures = {batch: noise.uniform(-1, 1, sizes.shape("image", batch)).astype(np.float32) for batch in plan.batches}
+    pictures = {batch: noise.uniform(-1, 1, bundle.manifest.shape(IMAGE, batch)).astype(np.float32) for batch in plan.batches}
     first_call = timed(lambda: pipeline.invert(pictures[plan.batches[0]]).pixels)
     batches = [measure_batch(pipeline, plan, batch, pictures[batch]) for batch in plan.batches]
     return {
         "backend": plan.backend,
-        "description": pipeline.backend.description,
-        "bundle": pipeline.bundle.manifest.name,
+        "description": backend.description,
+        "bundle": bundle.manifest.name,
         "runs": plan.runs,
         "warm_up": plan.warm_up,
-        "cpu_cores": os.cpu_count(),
+        "cpu_cores": available_cpus(),
         "load_seconds": load_seconds,
         "first_call_seconds": first_call,
         "batches": batches,
@@ -160,16 +143,13 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 
 def measure_batch(pipeline: Pipeline, plan: Plan, batch: int, pictures: np.ndarray) -> dict[str, Any]:
-    """Inversion, edit of a stored inversion, and each stage of an inversion, for `pictures` [batch, 3, S, S]."""
-    import numpy as np
-
+    """Inversion, edit of a stored inversion in its default form, and each stage of an inversion, for `pictures` [batch, 3, S, S]."""
     inversion = pipeline.invert(pictures)
-    direction = np.random.default_rng(SEED).standard_normal((1, pipeline.bundle.sizes.style_width)).astype(np.float32)
+    direction = np.random.default_rng(SEED).standard_normal((1, pipeline.sizes["C"])).astype(np.float32)
     direction /= np.linalg.norm(direction)
-    calls: dict[str, Callable[[], object]] = {
-        "inversion": lambda: pipeline.invert(pictures).pixels,
-        "edit": lambda: pipeline.edit(inversion, direction, strength=1.0).pixels,
-    }
+    calls: dict[str, Callable[[], object]] = {"inversion": lambda: pipeline.invert(pictures).pixels}
+    if any("direction" in move.kinds for move in pipeline.moves.values()):
+        calls["edit"] = lambda: pipeline.edit(inversion, direction, strength=1.0).pixels
     timings = {what: asdict(Timing.of(repeated(call, plan), batch)) for what, call in calls.items()}
     passes = stage_seconds(pipeline.backend, pictures, plan)
     return {"batch": batch, **timings, "stages": {stage: asdict(Timing.of([each[stage] for each in passes], batch)) for stage in passes[0]}}
@@ -184,14 +164,11 @@ def repeated(call: Callable[[], object], plan: Plan) -> list[float]:
 
 def stage_seconds(backend: Backend, pictures: np.ndarray, plan: Plan) -> list[dict[str, float]]:
     """For each measured inversion the seconds by stage; a stage that runs twice in an inversion counts with both."""
-    from sdic_runtime import chain
-
     staged = TimedBackend(backend)
-    image = staged.upload(pictures)
-    passes = []
+    passes, image = [], staged.upload(pictures)
     for _ in range(plan.warm_up + plan.runs):
         staged.seconds.clear()
-        chain.invert(staged, image)
+        staged.run_program(INVERT, {IMAGE: image})
         passes.append(dict(staged.seconds))
     return passes[plan.warm_up :]
 
@@ -208,7 +185,7 @@ def child() -> int:
 
 
 def measure_apart(plan: Plan) -> dict[str, Any]:
-    """`measure` in a new process. Raises SdicError with that process's sentence when it fails."""
+    """`measure` in a new process. Raises BackendError with that process's sentence when it fails."""
     here = str(Path(__file__).resolve().parents[2])
     search = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
     process = subprocess.run(
@@ -224,15 +201,14 @@ def measure_apart(plan: Plan) -> dict[str, Any]:
         answer = json.loads(lines[-1])
     except (IndexError, ValueError):
         last = (process.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
-        raise SdicError(f"the process measuring {plan.backend} ended with code {process.returncode}: {last}") from None
+        raise BackendError(f"the process measuring {plan.backend} ended with code {process.returncode}: {last}") from None
     if "error" in answer:
-        raise SdicError(answer["error"])
+        raise BackendError(answer["error"])
     return answer
 
 
 def pooled(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The measurements of one plan in several rounds as one: all calls together, the middle load and first call, the most memory."""
-    import numpy as np
 
     def together(timings: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
         return asdict(Timing.of([seconds for timing in timings for seconds in timing["seconds"]], batch))
@@ -240,7 +216,7 @@ def pooled(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     batches = []
     for parts in zip(*(each["batches"] for each in rounds), strict=True):
         size, stages = parts[0]["batch"], [part["stages"] for part in parts]
-        calls = {what: together([part[what] for part in parts], size) for what in ("inversion", "edit")}
+        calls = {what: together([part[what] for part in parts], size) for what in ("inversion", "edit") if what in parts[0]}
         batches.append({"batch": size, **calls, "stages": {stage: together([each[stage] for each in stages], size) for stage in stages[0]}})
     middle = {name: float(np.median([each[name] for each in rounds])) for name in ("load_seconds", "first_call_seconds")}
     return {

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdic_runtime.backends.options import open_backend
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import STAGES
+import numpy as np
+
+from sdic_runtime.backends.base import Backend, Tensor
+from sdic_runtime.errors import ArgumentError, BackendError
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, Method
+from sdic_runtime.tools.wrapper import Wrapper
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from sdic_runtime.backends.registry import Backend
     from sdic_runtime.bundle.bundle import Bundle
+    from sdic_runtime.edit_orders import EditOrder
+    from sdic_runtime.edits import EditLike
 
-PICTURE_TENSORS = frozenset({"picture", "reconstruction"})  # what a person sees: clamped to [-1, 1] before PSNR
 PICTURE_RANGE = 2.0
 
 
@@ -26,11 +27,11 @@ PICTURE_RANGE = 2.0
 class Difference:
     """How far one tensor is from its reference."""
 
-    where: str  # a stage's name, or "inversion" or "edit" for the whole chain
+    where: str  # a stage's name, or "inversion" or "edit" for a whole program
     tensor: str
     largest: float  # largest absolute difference
     ratio: float  # the largest difference over the standard deviation of the reference
-    psnr: float  # decibels, against the reference's range; pictures are clamped to [-1, 1] first
+    psnr: float  # decibels, against the reference's range; the picture is clamped to [-1, 1] first
     cosine: float  # of the two tensors as vectors
 
     def as_dict(self) -> dict[str, Any]:
@@ -40,10 +41,8 @@ class Difference:
 
 def difference(where: str, tensor: str, value: np.ndarray, reference: np.ndarray) -> Difference:
     """Measure `value` against `reference`, arrays of one shape; a value that is not finite is infinitely far away."""
-    import numpy as np
-
     if value.shape != reference.shape:
-        raise SdicError(
+        raise BackendError(
             f"{where} gave {tensor} with shape {list(value.shape)} where {list(reference.shape)} was expected; "
             "the backends hold different models"
         )
@@ -53,13 +52,11 @@ def difference(where: str, tensor: str, value: np.ndarray, reference: np.ndarray
     largest = float(np.abs(got - want).max())
     lengths = float(np.linalg.norm(got) * np.linalg.norm(want))
     cosine = min(1.0, float(got @ want) / lengths) if lengths else float(largest == 0)
-    return Difference(where, tensor, largest, over(largest, float(want.std())), psnr(got, want, tensor in PICTURE_TENSORS), cosine)
+    return Difference(where, tensor, largest, over(largest, float(want.std())), psnr(got, want, tensor == PICTURE), cosine)
 
 
 def psnr(value: np.ndarray, reference: np.ndarray, is_picture: bool) -> float:
     """Peak signal-to-noise ratio in decibels; infinite for equal arrays."""
-    import numpy as np
-
     if is_picture:
         value, reference, peak = np.clip(value, -1, 1), np.clip(reference, -1, 1), PICTURE_RANGE
     else:
@@ -86,63 +83,34 @@ class Call:
     outputs: Mapping[str, np.ndarray]
 
 
-@dataclass
-class Recording:
+class Recording(Wrapper):
     """A backend that keeps a copy of everything that passes through each stage."""
 
-    inner: Backend
-    calls: list[Call] = field(default_factory=list)
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
+        self.calls: list[Call] = []
 
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def description(self) -> str:
-        return self.inner.description
-
-    def upload(self, array: np.ndarray) -> Any:
-        return self.inner.upload(array)
-
-    def download(self, tensor: Any) -> np.ndarray:
-        return self.inner.download(tensor)
-
-    def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+    def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         results = self.inner.run(stage, inputs, outputs)
-        self.calls.append(Call(stage, self.copies(inputs), self.copies(results)))
+        self.calls.append(Call(stage, self._copies(inputs), self._copies(results)))
         return results
 
-    def copies(self, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _copies(self, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         return {name: self.inner.download(tensor) for name, tensor in tensors.items()}
 
 
-@dataclass(frozen=True)
-class Swapped:
+class Swapped(Wrapper):
     """A backend in which one stage runs on another backend: shows whether that stage alone causes a difference."""
 
-    inner: Backend
-    other: Backend
-    stage: str
-
-    def __post_init__(self) -> None:
-        if self.stage not in STAGES:
-            raise SdicError(f'there is no stage "{self.stage}"; the stages are {", ".join(STAGES)}')
-
-    @property
-    def name(self) -> str:
-        return f"{self.inner.name} with {self.stage} on {self.other.name}"
+    def __init__(self, inner: Backend, other: Backend, stage: str) -> None:
+        super().__init__(inner)
+        self.other, self.stage = other, stage
 
     @property
     def description(self) -> str:
         return f"{self.inner.description}, {self.stage} on {self.other.description}"
 
-    def upload(self, array: np.ndarray) -> Any:
-        return self.inner.upload(array)
-
-    def download(self, tensor: Any) -> np.ndarray:
-        return self.inner.download(tensor)
-
-    def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+    def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         if stage != self.stage:
             return self.inner.run(stage, inputs, outputs)
         moved = {name: self.other.upload(self.inner.download(tensor)) for name, tensor in inputs.items()}
@@ -165,7 +133,7 @@ class Comparison:
 
     @property
     def excessive(self) -> tuple[Difference, ...]:
-        """The differences above the tolerance; the stages come first, in the order of the chain."""
+        """The differences above the tolerance; the stages come first, in the order in which they run."""
         return tuple(item for item in self.differences if not item.ratio <= self.tolerance)
 
     @property
@@ -192,33 +160,44 @@ def compare_backends(
     against_precision: str | None = None,
     checkpoint: Path | None = None,
     tolerance: float | None = None,
+    order: EditOrder | None = None,
 ) -> Comparison:
     """Load both backends on one bundle and compare them on `picture`.
 
     backend, against  names, with options after a colon ("onnxruntime:threads=1"); `against` is taken as right
     checkpoint        the weights for a backend that reads a checkpoint
-    swap              a stage: the chain runs on `against` with only this stage on `backend`
+    swap              a stage: programs run on `against` with only this stage on `backend`
     tolerance         largest difference over standard deviation that passes; the bundle's own when None
+    order             the edit to compare; the bundle's first direction at strength 1 when None
     Raises SdicError for whatever keeps either backend from running.
     """
+    from sdic_runtime.backends.registry import load_backend
     from sdic_runtime.bundle.bundle import Bundle
     from sdic_runtime.pictures import prepare
 
     bundle = Bundle.open(bundle_path)
+    manifest = bundle.manifest
     if tolerance is None:
         tolerance = bundle_tolerance(bundle, (precision, against_precision))
     elif not tolerance >= 0:
-        raise SdicError(f"the tolerance is {tolerance}; give a number of at least 0")
-    if swap is not None and swap not in STAGES:
-        raise SdicError(f'there is no stage "{swap}"; the stages are {", ".join(STAGES)}')
-    image = prepare(picture, bundle.sizes, bundle.manifest.visible_rows)
-    weights = str(checkpoint) if checkpoint is not None else None
-    examined = open_backend(backend, bundle, precision, weights)
-    reference = open_backend(against, bundle, against_precision, weights)
+        raise ArgumentError(f"the tolerance is {tolerance}; give a number of at least 0")
+    check_stage(manifest, swap)
+    edit = order.edit(bundle) if order is not None else _first_direction(bundle)
+    image = prepare(picture, manifest.sizes, manifest.visible_rows, manifest.input.resampling)
+    wishes = {"checkpoint": str(checkpoint) if checkpoint is not None else None}
+    examined = load_backend(backend, bundle, wishes, precision=precision)
+    reference = load_backend(against, bundle, wishes, precision=against_precision)
     whole = examined if swap is None else Swapped(reference, examined, swap)
-    stages = tuple(STAGES) if swap is None else (swap,)
-    differences = (*stage_differences(examined, reference, image, stages), *chain_differences(bundle, whole, reference, image))
+    stages = tuple(manifest.stages) if swap is None else (swap,)
+    got, want = (inversion_and_edit(bundle, each, image, edit) for each in (whole, reference))
+    differences = (*stage_differences(examined, reference, image, stages), *(difference(*key, got[key], want[key]) for key in want))
     return Comparison(whole.description, reference.description, tolerance, differences)
+
+
+def check_stage(method: Method, stage: str | None) -> None:
+    """Raise ArgumentError for a stage that the method does not have."""
+    if stage is not None and stage not in method.stages:
+        raise ArgumentError(f'there is no stage "{stage}"; the stages are {", ".join(method.stages)}')
 
 
 def bundle_tolerance(bundle: Bundle, precisions: Sequence[str | None]) -> float:
@@ -226,16 +205,14 @@ def bundle_tolerance(bundle: Bundle, precisions: Sequence[str | None]) -> float:
     names = [precision or bundle.manifest.default_precision for precision in precisions]
     missing = next((name for name in names if name not in bundle.manifest.tolerances), None)
     if missing is not None:
-        raise SdicError(f'the bundle gives no tolerance for precision "{missing}"; name one with --tolerance')
+        raise ArgumentError(f'the bundle gives no tolerance for precision "{missing}"; name one with --tolerance')
     return max(bundle.manifest.tolerances[name] for name in names)
 
 
 def stage_differences(examined: Backend, reference: Backend, image: np.ndarray, stages: Sequence[str]) -> list[Difference]:
-    """Each stage on the inputs that the reference had; the worse of two runs where the chain runs a stage twice."""
-    from sdic_runtime import chain
-
+    """Each stage of an inversion on the inputs that the reference had; the worst of its runs where it runs several times."""
     recording = Recording(reference)
-    chain.invert(recording, recording.upload(image))
+    recording.run_program(INVERT, {IMAGE: recording.upload(image)})
     worst: dict[tuple[str, str], Difference] = {}
     for call in recording.calls:
         if call.stage not in stages:
@@ -247,23 +224,21 @@ def stage_differences(examined: Backend, reference: Backend, image: np.ndarray, 
     return list(worst.values())
 
 
-def chain_differences(bundle: Bundle, examined: Backend, reference: Backend, image: np.ndarray) -> list[Difference]:
-    """The whole inversion, and the first direction of the bundle at strength 1 as an edit of it."""
-    got, want = (inversion_and_edit(bundle, backend, image) for backend in (examined, reference))
-    return [difference(*key, got[key], want[key]) for key in want]
+def inversion_and_edit(bundle: Bundle, backend: Backend, image: np.ndarray, edit: EditLike | None) -> dict[tuple[str, str], np.ndarray]:
+    """Every tensor that the inversion makes, and the picture of `edit` in its default form, as host arrays by (what, tensor)."""
+    from sdic_runtime.pipeline import Pipeline
+
+    pipeline = Pipeline(bundle, backend)
+    inversion = pipeline.invert(image)
+    arrays = {("inversion", name): held.host() for name, held in inversion.tensors.items() if name != IMAGE}
+    return arrays if edit is None else {**arrays, ("edit", PICTURE): pipeline.edit(inversion, edit).pixels}
 
 
-def inversion_and_edit(bundle: Bundle, backend: Backend, image: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
-    """Every tensor of the inversion and the picture of an edit, as host arrays by (what, tensor)."""
-    from sdic_runtime import chain
-    from sdic_runtime.edits import Direction, edited, load_direction
+def _first_direction(bundle: Bundle) -> EditLike | None:
+    """The bundle's first direction, where it can be edited along one."""
+    from sdic_runtime.directions import load_direction
+    from sdic_runtime.edits import Direction
 
-    tensors = chain.invert(backend, backend.upload(image))
-    arrays = {("inversion", name): backend.download(tensor) for name, tensor in tensors.items()}
-    directions = (load_direction(bundle.file(file)) for file in bundle.manifest.directions.values())
-    direction = next((found for found in directions if isinstance(found, Direction)), None)
-    if direction is not None:
-        direction.check(bundle.sizes)
-        latent, enhanced = (backend.upload(edited(arrays["inversion", name], direction, 1.0)) for name in ("latent", "latent_enhanced"))
-        arrays["edit", "picture"] = backend.download(chain.edit(backend, latent, enhanced, tensors["residual"]))
-    return arrays
+    editable = any("direction" in move.kinds for move in bundle.manifest.moves.values())
+    found = (load_direction(bundle.file(file)) for file in bundle.manifest.directions.values()) if editable else ()
+    return next((direction for direction in found if isinstance(direction, Direction)), None)

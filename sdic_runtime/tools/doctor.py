@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from sdic_runtime.backends.onnxruntime import GPU_HINT
+from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.files import sha256
 from sdic_runtime.tools.public_files import DIRECTION, PublicFile, candidates, known, same_size
@@ -34,17 +36,18 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "pillow": ("pictures", None),
     "safetensors": ("tensor files", None),
     "onnxruntime": ("the onnxruntime backend on a CPU", None),
-    "onnxruntime-gpu": ("the onnxruntime backend on an NVIDIA GPU", "gpu"),
+    "onnxruntime-gpu": ("the onnxruntime backend on an NVIDIA GPU", None),
     "torch": ("the torch backend, training and export", "train"),
     "onnx": ("export", "export"),
     "onnxscript": ("export", "export"),
     "tensorrt": ("the tensorrt backend", "tensorrt"),
     "tensorrt-rtx": ("the tensorrt-rtx backend", "tensorrt-rtx"),
-    "polygraphy": ("building engines", "tensorrt"),
     "cuda-bindings": ("GPU memory and streams", "tensorrt"),
     "pycuda": ("GPU memory and streams, instead of cuda-bindings", None),
 }
-OPTIONAL = frozenset({"pycuda"})
+OPTIONAL = frozenset({"pycuda", "onnxruntime-gpu"})
+ADVICE = {"onnxruntime-gpu": GPU_HINT}
+ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")  # each fills the folder "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,11 @@ def examine_machine() -> list[Section]:
 def environment() -> Iterator[Finding]:
     """The interpreter and the machine."""
     yield Finding(OK, "python", f"{platform.python_version()} at {sys.executable}")
-    yield Finding(OK, "system", f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPU cores")
+    yield Finding(
+        OK,
+        "system",
+        f"{platform.system()} {platform.release()} {platform.machine()}, {available_cpus()} of {os.cpu_count()} CPUs for this process",
+    )
 
 
 def packages() -> Iterator[Finding]:
@@ -85,12 +92,16 @@ def packages() -> Iterator[Finding]:
         try:
             yield Finding(OK, name, metadata.version(name))
         except metadata.PackageNotFoundError:
-            advice = f'pip install "sdic[{extra}]"' if extra else f"pip install {name}"
-            needed = extra is None and name not in OPTIONAL and not (name == "onnxruntime" and installed("onnxruntime-gpu"))
+            advice = f'pip install "sdic-toolkit[{extra}]"' if extra else ADVICE.get(name, f"pip install {name}")
+            needed = extra is None and name not in OPTIONAL and not (name == "onnxruntime" and any(map(_installed, ONNX_RUNTIMES)))
             yield Finding(PROBLEM if needed else NOTE, name, f"not installed; for {purpose}: {advice}")
+    both = [name for name in ONNX_RUNTIMES if _installed(name)]
+    if len(both) > 1:
+        text = f"{' and '.join(both)} are both installed, in the same folder, so that one has replaced files of the other"
+        yield Finding(PROBLEM, "onnxruntime", f"{text}; keep one: pip uninstall {' '.join(both)}, then install that one again")
 
 
-def installed(package: str) -> bool:
+def _installed(package: str) -> bool:
     """Whether a distribution package is there, without importing it."""
     try:
         metadata.version(package)
@@ -141,7 +152,7 @@ def examine(path: Path) -> Section:
 
 
 def bundle_findings(path: Path) -> Iterator[Finding]:
-    """A bundle's manifest, and every file of it held against its size and hash."""
+    """A bundle's manifest, and every file of it compared with its size and hash."""
     from sdic_runtime.bundle.bundle import Bundle
     from sdic_runtime.progress import progress
 
@@ -151,7 +162,7 @@ def bundle_findings(path: Path) -> Iterator[Finding]:
         yield Finding(PROBLEM, "bundle", str(error))
         return
     manifest = bundle.manifest
-    sizes = ", ".join(f"{name} {value}" for name, value in manifest.sizes.as_dict().items())
+    sizes = ", ".join(f"{name} {value}" for name, value in manifest.sizes.items())
     yield Finding(OK, "bundle", f"{manifest.name}: {manifest.method}, domain {manifest.domain}, {sizes}")
     sound = 0
     for name in progress(sorted(manifest.files), "files of the bundle", unit="file"):
@@ -166,7 +177,7 @@ def bundle_findings(path: Path) -> Iterator[Finding]:
     yield Finding(OK, "precisions", f"{', '.join(manifest.precisions)}; {manifest.default_precision} when none is named")
     yield Finding(OK if manifest.directions else NOTE, "directions", ", ".join(sorted(manifest.directions)) or "none in this bundle")
     if manifest.golden is None:
-        yield Finding(NOTE, "golden", "no golden tensors, so sdic-export verify has nothing to hold this bundle against")
+        yield Finding(NOTE, "golden", "no golden tensors, so sdic-export verify has nothing to check this bundle against")
     yield Finding(OK, "tools", ", ".join(f"{name} {version}" for name, version in sorted(manifest.tools.items())) or "not recorded")
     licence = manifest.licence or "the bundle says nothing about the licence of its weights"
     yield Finding(OK if manifest.licence else NOTE, "licence", licence)
@@ -284,6 +295,6 @@ def deeper(path: Path) -> Iterator[Finding]:
             for subject, text in describe(path):
                 yield Finding(OK, subject, text)
         except (MissingExtraError, ImportError):
-            yield Finding(NOTE, entry.name, 'keys, generator size and latent_avg can be read with: pip install "sdic[train]"')
+            yield Finding(NOTE, entry.name, 'keys, generator size and latent_avg can be read with: pip install "sdic-toolkit[train]"')
         except SdicError as error:
             yield Finding(PROBLEM, entry.name, str(error))

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from sdic_runtime import Pipeline
+from sdic_runtime.errors import ArgumentError, BackendError, BundleError, OutOfMemoryError, PictureError
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
@@ -26,11 +27,14 @@ pytest.importorskip("uvicorn")
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = """
-import sys
+import socket, sys
 sys.path.insert(0, sys.argv[1])
 import embed, uvicorn
 embed.UPLOAD_BYTES, embed.UPLOAD_SECONDS, embed.PIXELS = 200_000, 1.0, 1_000_000
-uvicorn.run(embed.create_app(sys.argv[2], threads=1), port=int(sys.argv[3]), log_level="warning")
+listening = socket.create_server(("127.0.0.1", 0))
+print(listening.getsockname()[1], flush=True)
+server = uvicorn.Server(uvicorn.Config(embed.create_app(sys.argv[2], threads=1), log_level="warning"))
+server.run(sockets=[listening])
 """
 
 
@@ -68,12 +72,10 @@ class Server:
 
 
 def start(bundle: Path, log: Path) -> Server:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with log.open("wb") as stream:
-        process = subprocess.Popen([sys.executable, "-c", LAUNCHER, ROOT / "examples", bundle, str(port)], stdout=stream, stderr=stream)
-    server = Server(process, port)
+        process = subprocess.Popen([sys.executable, "-c", LAUNCHER, ROOT / "examples", bundle], stdout=subprocess.PIPE, stderr=stream)
+    assert process.stdout
+    server = Server(process, int(process.stdout.readline() or 0))
     for _ in range(600):
         try:
             if httpx.get(server.url + "/health", timeout=5).status_code == 200:
@@ -140,7 +142,7 @@ BAD: dict[str, tuple[str, bytes, int, str]] = {
     "basis": ("/edit?direction=basis", png(), 400, "a PCA basis is not an edit by itself"),
     "nan": ("/edit?direction=smile&strength=nan", png(), 400, "the strength is nan; give a finite number"),
     "strength": ("/edit?direction=smile&strength=much", png(), 400, "the parameter strength is not right: "),
-    "eq6": ("/edit?direction=smile&eq6=other", png(), 400, 'eq6 is "other"; use "paper" or "released"'),
+    "eq6": ("/edit?direction=smile&eq6=other", png(), 400, 'eq6 is "other"; the bundle "tiny" has: paper, released'),
     "no direction": ("/edit", png(), 400, "the parameter direction is not right: "),
     "path": ("/nowhere", png(), 404, "Not Found"),
 }
@@ -206,6 +208,38 @@ def test_good_requests_give_the_pictures_of_python(server: Server, expected: dic
 @pytest.mark.parametrize("name", BAD)
 def test_bad_requests_are_refused_in_one_sentence(server: Server, name: str) -> None:
     check_refused(server, name)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (PictureError("the picture is gray"), 400, "the picture is gray"),
+        (ArgumentError("the strength is odd"), 400, "the strength is odd"),
+        (OutOfMemoryError("no room on the device"), 503, "no room on the device"),
+        (MemoryError(), 503, "not enough memory for this picture; send a smaller one"),
+        (BackendError("the driver is gone"), 500, "the driver is gone"),
+        (BundleError("a file is damaged"), 500, "a file is damaged"),
+    ],
+)
+def test_the_status_says_whose_fault_an_error_is(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, sentence: str
+) -> None:
+    from fastapi.testclient import TestClient
+
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    import embed
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    with TestClient(embed.create_app(str(tiny_bundle), threads=1)) as client:
+        while client.get("/ready").status_code != 200:
+            time.sleep(0.01)
+        for part in ("prepare", "invert"):
+            with monkeypatch.context() as patch:
+                patch.setattr(Pipeline, part, fail)
+                answer = client.post("/invert", content=png())
+            check_bad(status, sentence, answer.status_code, answer.content)
 
 
 def test_slow_and_cut_off_requests_and_garbage(server: Server, expected: dict[str, np.ndarray]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from sdic_export import build as building
 from sdic_export.build import BuildOptions, BuildReport, build
-from sdic_export.cpu import arrange as cpu_graphs
 from sdic_export.graphs import exporter
-from sdic_export.graphs.sdic import stage_modules
-from sdic_runtime.stages import Stage
+from sdic_export.methods import EXPORTS, Arrange
 from sdic_train.checkpoints.load import save_checkpoint
 from sdic_train.config import TINY
 from sdic_train.networks.sdic.model import SDIC
@@ -123,16 +121,16 @@ class TailBand(nn.Module):
         return picture
 
 
-def halved(model: SDIC) -> dict[str, list[nn.Module]]:
-    """In place of `cpu_modules`."""
-    modules = stage_modules(model)
-    return {"generator_head": [HalvedHead(modules["generator_head"])], "dicn": [HalvedDicn(modules["dicn"])]}
+HALVED: dict[str, Arrange] = {
+    "generator_head": lambda head, *example: [HalvedHead(head)],
+    "dicn": lambda dicn, *example: [HalvedDicn(dicn)],
+}
+BANDED: dict[str, Arrange] = {"generator_tail": lambda tail, *example: [TailBand(tail, 0, 96), TailBand(tail, 96, 128)]}  # unequal heights
 
 
-def banded(model: SDIC) -> dict[str, list[nn.Module]]:
-    """In place of `cpu_modules`: the tail in two bands of different heights."""
-    tail, size = stage_modules(model)["generator_tail"], model.config.sizes.resolution
-    return {"generator_tail": [TailBand(tail, 0, 3 * size // 4), TailBand(tail, 3 * size // 4, size)]}
+def optimize(patch: pytest.MonkeyPatch, cpu: Mapping[str, Arrange]) -> None:
+    """Builds optimize stages for CPUs by `cpu` alone."""
+    patch.setitem(EXPORTS, "sdic", replace(EXPORTS["sdic"], cpu=cpu))
 
 
 @pytest.fixture
@@ -141,24 +139,30 @@ def tail_band() -> type[TailBand]:
 
 
 @pytest.fixture
+def cpu_table(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Arrange]], None]:
+    """Sets how builds optimize stages for CPUs."""
+    return lambda cpu: optimize(monkeypatch, cpu)
+
+
+@pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch, built: Built) -> Callable[[str], None]:
     """Exporting a stage copies the file of an earlier build, so that what surrounds it is tested fast; a stage named may be damaged.
 
-    There are no graphs for processors, until a test sets `cpu_graphs.cpu_modules`.
+    There are no CPU-optimized graphs, until a test sets `cpu_table`.
     """
     damaged: list[str] = []
     monkeypatch.setattr(building, "export_stage", copying(built, damaged))
-    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {})
+    optimize(monkeypatch, {})
     return damaged.append
 
 
 def copying(built: Built, damaged: Sequence[str] = ()) -> Callable[..., None]:
     """In place of `export_stage`."""
 
-    def export(module: object, stage: Stage, sizes: object, path: Path, *options: object, **named: object) -> None:
-        for file in (built.folder / "onnx/fp32").glob(f"{stage.name}.onnx*"):
+    def export(module: object, stage: object, method: object, path: Path, *options: object, **named: object) -> None:
+        for file in (built.folder / "onnx/fp32").glob(f"{path.name}*"):
             shutil.copy(file, path.parent)
-        if stage.name in damaged:
+        if path.stem in damaged:
             damage(path)
 
     return export
@@ -177,19 +181,19 @@ def damage(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def arranged(built: Built, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The same build with graphs for processors of the head and of DICN."""
+    """The same build with CPU-optimized graphs of the head and of DICN."""
     folder = tmp_path_factory.mktemp("bundles") / "arranged"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "export_stage", copying(built))
-        patch.setattr(cpu_graphs, "cpu_modules", halved)
+        optimize(patch, HALVED)
         return Built(folder, build(BuildOptions(checkpoint, folder, built.report.manifest.name)))
 
 
 @pytest.fixture(scope="session")
 def in_bands(built: Built, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The same build with the tail in two bands of rows for processors."""
+    """The same build with the tail in two bands of rows."""
     folder = tmp_path_factory.mktemp("bundles") / "in_bands"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "export_stage", copying(built))
-        patch.setattr(cpu_graphs, "cpu_modules", banded)
+        optimize(patch, BANDED)
         return Built(folder, build(BuildOptions(checkpoint, folder, built.report.manifest.name)))

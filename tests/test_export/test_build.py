@@ -17,17 +17,21 @@ from torch import nn
 
 from sdic_export import build as building
 from sdic_export.build import BuildOptions, Progress, StageReport, build
-from sdic_export.cpu import arrange as cpu_graphs
 from sdic_export.golden import read_golden, smooth_pictures
 from sdic_export.graphs.exporter import save_graph
 from sdic_export.graphs.fusion import HALF_FROM
-from sdic_export.graphs.sdic import stage_modules
 from sdic_export.verify import verify
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import SdicError
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, graph_keys
+from sdic_runtime.bundle.manifest import Manifest
+from sdic_runtime.errors import ArgumentError, BundleError, CheckpointError, FileError, MissingExtraError, PictureError, SdicError
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.stages import STAGES, Stage
 from sdic_train.networks.sdic.model import SDIC
+
+
+def optimized(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """The CPU-optimized graphs of a bundle."""
+    return {key: manifest.graphs[key][ONNXRUNTIME_CPU] for key in graph_keys(manifest, ONNXRUNTIME_CPU)}
 
 
 def names(folder: Path) -> list[str]:
@@ -39,18 +43,23 @@ def test_the_bundle_is_complete_and_sound(built: Any, checkpoint: Path) -> None:
     bundle.check()
     manifest = bundle.manifest
     assert manifest.name == "tiny" and manifest.domain == "portraits" and manifest.default_precision == "fp32"
-    assert set(manifest.stages) == set(STAGES) and manifest.tolerances == {"fp32": 2e-4}
+    assert manifest.method == "sdic" and manifest.tolerances == {"fp32": 2e-4}
     on_disk = {path.relative_to(built.folder).as_posix() for path in built.folder.rglob("*") if path.is_file()}
     assert on_disk == {"bundle.json", *manifest.files}
-    assert manifest.partials == {"generator_head:rgb": {"fp32": "onnx/fp32/generator_head.rgb.onnx"}}
+    # The feature is asked for alone too, but needs almost all of the head.
+    assert set(manifest.graphs) == {*manifest.stages, "generator_head:rgb"}
+    assert manifest.graphs["generator_head:rgb"]["fp32"] == ("onnx/fp32/generator_head.rgb.onnx",)
+    head = ("onnx/fp32/generator_head.onnx.data",)
+    assert manifest.weights == {f"onnx/fp32/generator_head{form}.onnx": head for form in ("", ".rgb")}
     assert {"torch", "onnx", "onnxruntime", "sdic"} <= set(manifest.tools)
     assert (built.folder / manifest.checkpoint["path"]).samefile(checkpoint) and manifest.checkpoint["weights"] == "float32"
 
 
-def test_every_stage_is_reported_with_its_proof(built: Any) -> None:
-    assert [report.stage for report in built.report.stages] == list(STAGES)
+def test_every_stage_is_reported_with_its_check(built: Any) -> None:
+    stages = built.report.manifest.stages
+    assert [report.stage for report in built.report.stages] == list(stages)
     for report in built.report.stages:
-        assert 0 < report.worst.ratio < 1e-4 and report.worst.tensor in STAGES[report.stage].outputs
+        assert 0 < report.worst.ratio < 1e-4 and report.worst.tensor in stages[report.stage].outputs
         assert report.seconds > 0
     sizes = {name: entry.bytes for name, entry in built.report.manifest.files.items()}
     head = next(report for report in built.report.stages if report.stage == "generator_head")
@@ -93,19 +102,19 @@ def test_options_end_up_in_the_bundle(copies: Any, checkpoint: Path, tmp_path: P
     manifest = Bundle.open(out).manifest
     assert (manifest.name, manifest.licence) == ("mine", "Mine.")
     assert dict(manifest.directions) == {"smile": "directions/smile.safetensors"}
-    golden = read_golden(Bundle.open(out).file(str(manifest.golden)))
+    golden = read_golden(Bundle.open(out).file(str(manifest.golden)), manifest)
     assert golden.tensors["image"].shape == (2, 3, 64, 64)
     np.testing.assert_allclose(golden.tensors["image"][0, :, 5, 5], np.array([200, 30, 60]) / 127.5 - 1, atol=1e-6)
-    assert [report.stage for report in done] == list(STAGES)
-    assert [step for step in said if step.startswith("exporting")] == [f"exporting {name}" for name in STAGES]
+    assert [report.stage for report in done] == list(manifest.stages)
+    assert [step for step in said if step.startswith("exporting")] == [f"exporting {name}" for name in manifest.stages]
 
 
-def test_float16_weights_are_proven_against_pytorch_with_the_same_weights(
+def test_float16_weights_are_checked_against_pytorch_with_the_same_weights(
     built: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def export(module: Any, stage: Stage, sizes: Any, path: Path, opset: int, half: bool, share_weights: bool) -> None:
+    def export(module: Any, stage: Any, method: Any, path: Path, opset: int, half: bool, share_weights: bool) -> None:
         """The graph of an earlier build with the weights that `module` must have: rounded where they are large."""
-        graph = ir.load(built.folder / f"onnx/fp32/{stage.name}.onnx")
+        graph = ir.load(built.folder / "onnx/fp32" / path.name)
         for value in graph.graph.initializers.values():
             array = value.const_value.numpy()
             if array.dtype == np.float32 and array.size >= HALF_FROM:
@@ -115,7 +124,7 @@ def test_float16_weights_are_proven_against_pytorch_with_the_same_weights(
     monkeypatch.setattr(building, "export_stage", export)
     report = build(BuildOptions(checkpoint, tmp_path / "bundle", weights="float16"))
     assert max(item.worst.ratio for item in report.stages) < 1e-4
-    assert 1e-4 < max(item.ratio for item in report.rounding if item.tensor == "picture") < 0.1
+    assert report.rounding is not None and 1e-4 < report.rounding.ratio < 0.1
     small, large = (sum(path.stat().st_size for path in (folder / "onnx").rglob("*")) for folder in (tmp_path / "bundle", built.folder))
     assert small < 0.75 * large
     assert Bundle.open(tmp_path / "bundle").manifest.checkpoint["weights"] == "float16"
@@ -154,17 +163,20 @@ def test_a_bundle_is_replaced_only_with_force(copies: Any, checkpoint: Path, tmp
 
 
 def test_bad_input_is_refused_before_any_work(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "run_chain", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(building, "run_all", lambda *_: pytest.fail("work was begun"))
     np.save(tmp_path / "wide.npy", np.ones(512, np.float32))
     (tmp_path / "notes.png").write_text("text")
-    cases: list[tuple[dict[str, Any], str]] = [
-        ({"checkpoint": tmp_path / "none.pt"}, 'There is no file ".*none.pt"'),
-        ({"weights": "int8"}, 'the weights are "int8"; use float32 or float16'),
-        ({"directions": [tmp_path / "wide.npy"]}, r"wide\.npy does not fit this model"),
-        ({"pictures": [tmp_path / "notes.png"]}, r"notes\.png is not a picture"),
+    (tmp_path / "mine.toml").write_text('type = "float16"\n[limits]\nstage = 50\nchain = 50\nlargest = 0.5\n[tail]\naxes = 2')
+    cases: list[tuple[dict[str, Any], type[SdicError], str]] = [
+        ({"checkpoint": tmp_path / "none.pt"}, CheckpointError, 'there is no file ".*none.pt"'),
+        ({"weights": "int8"}, ArgumentError, 'the weights are "int8"; use float32 or float16'),
+        ({"method": "hfgi2"}, BundleError, 'the method "hfgi2" cannot be exported here; known are: sdic'),
+        ({"policy": tmp_path / "mine.toml"}, ArgumentError, '"mine" has rules for the stage "tail", and the stages are every, e4e, gen'),
+        ({"directions": [tmp_path / "wide.npy"]}, FileError, r"wide\.npy does not fit this model"),
+        ({"pictures": [tmp_path / "notes.png"]}, PictureError, r"notes\.png is not a picture"),
     ]
-    for changes, sentence in cases:
-        with pytest.raises(SdicError, match=sentence):
+    for changes, kind, sentence in cases:
+        with pytest.raises(kind, match=sentence):
             build(dataclasses.replace(BuildOptions(checkpoint, tmp_path / "bundle"), **changes))
         assert not (tmp_path / "bundle").exists()
 
@@ -174,49 +186,50 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, checkpoint:
 
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "onnxscript" else find(name, *rest))
-    with pytest.raises(SdicError, match=r'sdic-export build needs the package "onnxscript"; install it with: pip install "sdic\[export\]"'):
+    sentence = r'sdic-export build needs the package "onnxscript"; install it with: pip install "sdic-toolkit\[export\]"'
+    with pytest.raises(MissingExtraError, match=sentence):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
 
 
-def test_graphs_for_processors_lie_beside_the_stages_own(arranged: Any, built: Any) -> None:
+def test_cpu_optimized_graphs_lie_beside_the_standard_ones(arranged: Any, built: Any) -> None:
     bundle = Bundle.open(arranged.folder)
     bundle.check()
-    assert bundle.manifest.cpu == {
-        "generator_head": ["onnx/fp32/generator_head.cpu.onnx"],
-        "dicn": ["onnx/fp32/dicn.cpu.onnx"],
-        "generator_head:rgb": ["onnx/fp32/generator_head.cpu.rgb.onnx"],
+    assert optimized(bundle.manifest) == {
+        "generator_head": ("onnx/fp32/generator_head.cpu.onnx",),
+        "dicn": ("onnx/fp32/dicn.cpu.onnx",),
+        "generator_head:rgb": ("onnx/fp32/generator_head.cpu.rgb.onnx",),
     }
+    # What the optimized head needs besides the weights of the standard one is small, and lies in its own file.
+    assert bundle.manifest.weights["onnx/fp32/generator_head.cpu.onnx"] == ("onnx/fp32/generator_head.onnx.data",)
     own = {name: entry for name, entry in built.report.manifest.files.items() if ".cpu." not in name}
-    for name, entry in own.items():  # the canonical graphs are as they were
+    for name, entry in own.items():  # the standard graphs are as they were
         if name.startswith("onnx/"):
             assert bundle.manifest.files[name] == entry
     added = set(bundle.manifest.files) - set(own)
-    assert added == {name for names in bundle.manifest.cpu.values() for name in names}
+    assert added == {name for names in optimized(bundle.manifest).values() for name in names}
     reports = {report.stage: report for report in arranged.report.stages}
     for stage, report in reports.items():
-        assert (report.cpu is not None) == (stage in bundle.manifest.cpu)
+        assert (report.cpu is not None) == (stage in optimized(bundle.manifest))
         files = [entry.bytes for name, entry in bundle.manifest.files.items() if name.startswith(f"onnx/fp32/{stage}.")]
         assert report.bytes == sum(files)
-    proven = reports["dicn"].cpu
-    assert proven is not None and proven.where == "dicn (CPU graph)" and 0 < proven.ratio < 1e-4
+    found = reports["dicn"].cpu
+    assert found is not None and found.where == "dicn (onnxruntime-cpu)" and 0 < found.ratio < 1e-4
 
 
-def test_the_runtime_takes_the_graphs_for_processors(arranged: Any, built: Any) -> None:
+def test_the_runtime_takes_the_cpu_optimized_graphs(arranged: Any, built: Any) -> None:
     image = smooth_pictures(64, 1)
     pipelines = [Pipeline.load(folder, backend="onnxruntime", threads=1) for folder in (arranged.folder, built.folder)]
-    assert pipelines[0].backend.description.endswith(", CPU graphs of dicn, generator_head, generator_head:rgb")
+    assert pipelines[0].backend.description.endswith(", CPU-optimized graphs of dicn, generator_head, generator_head:rgb")
     got, want = (pipeline.invert(image) for pipeline in pipelines)
     for name in ("latent_enhanced", "residual", "pixels"):
         value, reference = getattr(got, name), getattr(want, name)
         assert float(np.abs(value - reference).max()) <= 2e-4 * float(reference.std()), name
 
 
-def test_without_graphs_for_processors_there_are_none(
-    copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: pytest.fail("they were asked for"))
+def test_without_cpu_optimized_graphs_there_are_none(copies: Any, checkpoint: Path, tmp_path: Path, cpu_table: Any) -> None:
+    cpu_table({"dicn": lambda *_: pytest.fail("it was asked for")})
     build(BuildOptions(checkpoint, tmp_path / "bundle", cpu_graphs=False))
-    assert Bundle.open(tmp_path / "bundle").manifest.cpu == {}
+    assert optimized(Bundle.open(tmp_path / "bundle").manifest) == {}
     assert not list((tmp_path / "bundle").rglob("*.cpu.onnx"))
 
 
@@ -234,15 +247,10 @@ class PaleHead(nn.Module):
         return feature, rgb + self.error
 
 
-def pale_head(model: SDIC, error: float) -> dict[str, list[nn.Module]]:
-    """In place of `cpu_modules`."""
-    return {"generator_head": [PaleHead(stage_modules(model)["generator_head"], error)]}
-
-
-def test_a_partial_graph_for_processors_shares_the_weights_of_both_forms(
-    copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_optimized_graph_of_one_output_shares_the_weights_of_both_variants(
+    copies: Any, checkpoint: Path, tmp_path: Path, cpu_table: Any
 ) -> None:
-    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: pale_head(model, 0))
+    cpu_table({"generator_head": lambda head, *_: [PaleHead(head, 0)]})
     report = build(BuildOptions(checkpoint, tmp_path / "bundle"))
     folder = tmp_path / "bundle/onnx/fp32"
     whole, part = (ir.load(folder / f"generator_head.cpu{form}.onnx").graph for form in ("", ".rgb"))
@@ -251,17 +259,16 @@ def test_a_partial_graph_for_processors_shares_the_weights_of_both_forms(
     large = {str(tensor.location) for tensor in held.values() if isinstance(tensor, ir.ExternalTensor)}
     assert large == {"generator_head.onnx.data", "generator_head.cpu.onnx.data"}
     assert all(isinstance(tensor, ir.ExternalTensor) or tensor.nbytes <= 1024 for tensor in held.values())
-    assert set(report.manifest.cpu) == {"generator_head", "generator_head:rgb"}
+    assert set(optimized(report.manifest)) == {"generator_head", "generator_head:rgb"}
+    assert {name.rpartition("/")[2] for name in report.manifest.weights["onnx/fp32/generator_head.cpu.rgb.onnx"]} == large
     assert len(part) < len(whole)
     pipeline = Pipeline.load(tmp_path / "bundle", backend="onnxruntime", threads=1)
     assert pipeline.invert(smooth_pictures(64, 2)).pixels.shape == (2, 3, 128, 128)
 
 
-def test_an_error_in_the_rgb_for_processors_fails_the_build(
-    copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: pale_head(model, 0.1))
-    with pytest.raises(SdicError, match=r'^"rgb" of generator_head \(CPU graph\) is off by \S+ of its standard deviation'):
+def test_an_error_in_the_optimized_rgb_fails_the_build(copies: Any, checkpoint: Path, tmp_path: Path, cpu_table: Any) -> None:
+    cpu_table({"generator_head": lambda head, *_: [PaleHead(head, 0.1)]})
+    with pytest.raises(BundleError, match=r'^"rgb" of generator_head \(onnxruntime-cpu\) is off by \S+ of its standard deviation'):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
     assert names(tmp_path) == []
 
@@ -277,11 +284,9 @@ class Shifted(nn.Module):
         return self.dipn(image, reconstruction) + 0.1 * image
 
 
-def test_a_graph_for_processors_that_differs_fails_the_build(
-    copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cpu_graphs, "cpu_modules", lambda model: {"dipn": [Shifted(stage_modules(model)["dipn"])]})
-    with pytest.raises(SdicError, match=r'^"discrepancy" of dipn \(CPU graph\) is off by \S+ of its standard deviation'):
+def test_an_optimized_graph_that_differs_fails_the_build(copies: Any, checkpoint: Path, tmp_path: Path, cpu_table: Any) -> None:
+    cpu_table({"dipn": lambda dipn, *_: [Shifted(dipn)]})
+    with pytest.raises(BundleError, match=r'^"discrepancy" of dipn \(onnxruntime-cpu\) is off by \S+ of its standard deviation'):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
     assert names(tmp_path) == []
 
@@ -289,10 +294,10 @@ def test_a_graph_for_processors_that_differs_fails_the_build(
 def test_bands_of_a_stage_lie_beside_its_graph_and_share_its_weights(in_bands: Any) -> None:
     bundle = Bundle.open(in_bands.folder)
     bundle.check()
-    graphs = [f"onnx/fp32/generator_tail.cpu.{band}.onnx" for band in (0, 1)]
-    assert bundle.manifest.cpu == {"generator_tail": graphs}
+    graphs = tuple(f"onnx/fp32/generator_tail.cpu.{band}.onnx" for band in (0, 1))
+    assert optimized(bundle.manifest) == {"generator_tail": graphs}
     report = next(report for report in in_bands.report.stages if report.stage == "generator_tail")
-    assert report.cpu is not None and report.cpu.where == "generator_tail (CPU graph)" and report.cpu.ratio < 1e-4
+    assert report.cpu is not None and report.cpu.where == "generator_tail (onnxruntime-cpu)" and report.cpu.ratio < 1e-4
     added = {name for name in bundle.manifest.files if ".cpu." in name}
     assert set(graphs) <= added and all(name.removesuffix(".data") in graphs for name in added)
     files = {name: entry.bytes for name, entry in bundle.manifest.files.items()}
@@ -306,22 +311,16 @@ def test_bands_of_a_stage_lie_beside_its_graph_and_share_its_weights(in_bands: A
 def test_the_runtime_puts_bands_together(count: int, in_bands: Any, built: Any) -> None:
     image = np.random.default_rng(count).uniform(-1, 1, (count, 3, 64, 64)).astype(np.float32)
     pipelines = [Pipeline.load(folder, backend="onnxruntime", threads=2) for folder in (in_bands.folder, built.folder)]
-    assert pipelines[0].backend.description.endswith(", CPU graphs of generator_tail")
+    assert pipelines[0].backend.description.endswith(", CPU-optimized graphs of generator_tail")
     got, want = (pipeline.invert(image).pixels for pipeline in pipelines)
     assert got.shape == want.shape and float(np.abs(got - want).max()) <= 2e-4 * float(want.std())
 
 
-def test_bands_that_leave_out_rows_fail_the_build(
-    copies: Any, checkpoint: Path, tmp_path: Path, tail_band: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        cpu_graphs,
-        "cpu_modules",
-        lambda model: {"generator_tail": [tail_band(stage_modules(model)["generator_tail"], *rows) for rows in ((0, 64), (64, 120))]},
-    )
+def test_bands_that_omit_rows_fail_the_build(copies: Any, checkpoint: Path, tmp_path: Path, tail_band: Any, cpu_table: Any) -> None:
+    cpu_table({"generator_tail": lambda tail, *_: [tail_band(tail, *rows) for rows in ((0, 64), (64, 120))]})
     with pytest.raises(
-        SdicError,
-        match=r'^the bands of the stage "generator_tail \(CPU graph\)" give picture as \[1, 3, 64, 128\], '
+        BundleError,
+        match=r'^the bands of the stage "generator_tail \(onnxruntime-cpu\)" give picture as \[1, 3, 64, 128\], '
         r"\[1, 3, 56, 128\], which do not add up to the rows of \[1, 3, 128, 128\]; build it again",
     ):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
@@ -341,14 +340,8 @@ class LateTail(nn.Module):
         return picture
 
 
-def test_an_error_in_one_band_fails_the_build(
-    copies: Any, checkpoint: Path, tmp_path: Path, tail_band: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def modules(model: SDIC) -> dict[str, list[nn.Module]]:
-        tail = stage_modules(model)["generator_tail"]
-        return {"generator_tail": [tail_band(tail, 0, 64), LateTail(tail)]}
-
-    monkeypatch.setattr(cpu_graphs, "cpu_modules", modules)
-    with pytest.raises(SdicError, match=r'^"picture" of generator_tail \(CPU graph\) is off by \S+ of its standard deviation'):
+def test_an_error_in_one_band_fails_the_build(copies: Any, checkpoint: Path, tmp_path: Path, tail_band: Any, cpu_table: Any) -> None:
+    cpu_table({"generator_tail": lambda tail, *_: [tail_band(tail, 0, 64), LateTail(tail)]})
+    with pytest.raises(BundleError, match=r'^"picture" of generator_tail \(onnxruntime-cpu\) is off by \S+ of its standard deviation'):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
     assert names(tmp_path) == []

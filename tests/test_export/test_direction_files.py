@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from sdic_export.direction_files import find_directions, read_direction, write_directions
-from sdic_runtime.edits import Direction, Pca, load_direction, save_direction
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import Sizes
+from sdic_export.direction_files import find_directions, read_direction, read_directions, write_directions
+from sdic_runtime.directions import load_direction, save_direction
+from sdic_runtime.edits import Direction, Pca
+from sdic_runtime.errors import ArgumentError, FileError
 
-FACES = Sizes(1024, 256, 18, 512, 512)
+FACES = {"L": 18, "C": 512}
 
 
 def pca(width: int = 512, count: int = 80) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def published(tmp_path: Path) -> Path:
 
 
 def test_a_published_folder_is_converted(published: Path, tmp_path: Path) -> None:
-    files = write_directions(tmp_path, [published], FACES, "faces")
+    files = write_directions(tmp_path, read_directions([published], FACES, "faces"))
     assert files == {name: f"directions/{name}.safetensors" for name in ("ffhq_pca", "pose", "smile")}
     smile, pose, basis = (load_direction(tmp_path / files[name]) for name in ("smile", "pose", "ffhq_pca"))
     assert isinstance(smile, Direction) and smile.name == "smile" and smile.method == "converted from smile.pt"
@@ -55,28 +55,29 @@ def test_a_published_folder_is_converted(published: Path, tmp_path: Path) -> Non
 def test_own_formats_are_taken_too(tmp_path: Path) -> None:
     save_direction(tmp_path / "age.safetensors", Direction(np.ones(512, np.float32), "age", "interfacegan", strength_range=(-3, 3)))
     np.save(tmp_path / "beard.npy", np.zeros((18, 512), np.float32) + 1)
-    files = write_directions(tmp_path, [tmp_path / "age.safetensors", tmp_path / "beard.npy"], FACES, "faces")
+    read = read_directions([tmp_path / "age.safetensors", tmp_path / "beard.npy"], FACES, "faces")
+    files = write_directions(tmp_path, read)
     assert list(files) == ["age", "beard"]
     age = load_direction(tmp_path / files["age"])
     assert isinstance(age, Direction) and age.strength_range == (-3, 3) and age.method == "interfacegan"
 
 
-def test_a_basis_of_another_domain_is_left_out_of_a_folder_and_refused_by_name(published: Path) -> None:
+def test_a_basis_of_another_domain_is_omitted_from_a_folder_and_refused_by_name(published: Path) -> None:
     assert "cars_pca" not in find_directions([published], "faces")
     assert "ffhq_pca" not in find_directions([published], "cars")
     assert {"cars_pca", "ffhq_pca"} <= set(find_directions([published], "cars")) | {"ffhq_pca"}
-    with pytest.raises(SdicError, match=r'cars_pca\.pt is the PCA basis of the domain "cars", and this model is of "faces"; leave it out'):
+    with pytest.raises(ArgumentError, match=r'cars_pca\.pt is the PCA basis of the domain "cars", and this model is of "faces"; omit it'):
         find_directions([published / "cars_pca.pt"], "faces")
 
 
 def test_shapes_that_do_not_fit_the_model_are_refused(published: Path) -> None:
-    cars = Sizes(512, 256, 16, 512, 512)
-    with pytest.raises(SdicError, match=r"pose\.pt does not fit this model: .*\[18, 512\].*\[16, 512\]"):
+    cars = {"L": 16, "C": 512}
+    with pytest.raises(FileError, match=r"pose\.pt does not fit this model: .*\[18, 512\].*\[16, 512\]"):
         read_direction(published / "pose.pt", cars)
-    narrow = Sizes(256, 128, 14, 128, 96)
-    with pytest.raises(SdicError, match=r"smile\.pt does not fit this model: .*\[1, 512\].*\[14, 128\]"):
+    narrow = {"L": 14, "C": 128}
+    with pytest.raises(FileError, match=r"smile\.pt does not fit this model: .*\[1, 512\].*\[14, 128\]"):
         read_direction(published / "smile.pt", narrow)
-    with pytest.raises(SdicError, match=r"ffhq_pca\.pt does not fit this model: .* codes 512 wide, and this model's are 128 wide"):
+    with pytest.raises(FileError, match=r"ffhq_pca\.pt does not fit this model: .* codes 512 wide, and this model's are 128 wide"):
         read_direction(published / "ffhq_pca.pt", narrow)
 
 
@@ -101,7 +102,7 @@ def test_files_that_are_no_directions_are_refused_in_a_sentence(tmp_path: Path) 
             path.write_bytes(content)
         else:
             torch.save(content, path)
-        with pytest.raises(SdicError, match=sentence) as caught:
+        with pytest.raises(FileError, match=sentence) as caught:
             read_direction(path, FACES)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value), name
 
@@ -109,16 +110,16 @@ def test_files_that_are_no_directions_are_refused_in_a_sentence(tmp_path: Path) 
 def test_a_truncated_file_is_refused(published: Path) -> None:
     path = published / "smile.pt"
     path.write_bytes(path.read_bytes()[:-700])
-    with pytest.raises(SdicError, match=r"smile\.pt is truncated or damaged; get the direction again"):
+    with pytest.raises(FileError, match=r"smile\.pt is truncated or damaged; get the direction again"):
         read_direction(path, FACES)
 
 
 def test_places_without_directions_and_names_used_twice_are_refused(published: Path, tmp_path: Path) -> None:
-    with pytest.raises(SdicError, match=r"there are no directions at .*nowhere; name a file or a folder"):
+    with pytest.raises(ArgumentError, match=r"there are no directions at .*nowhere; name a file or a folder"):
         find_directions([tmp_path / "nowhere"], "faces")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SdicError, match=r"the folder .*empty holds no direction files; their names end in \.pt"):
+    with pytest.raises(ArgumentError, match=r"the folder .*empty holds no direction files; their names end in \.pt"):
         find_directions([tmp_path / "empty"], "faces")
     np.save(tmp_path / "smile.npy", np.zeros(512, np.float32))
-    with pytest.raises(SdicError, match=r'two directions are called "smile": .*smile\.pt and .*smile\.npy; rename one of them'):
+    with pytest.raises(ArgumentError, match=r'two directions are called "smile": .*smile\.pt and .*smile\.npy; rename one of them'):
         find_directions([published, tmp_path / "smile.npy"], "faces")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,54 +13,102 @@ from safetensors.numpy import load_file, save_file
 
 from sdic_export.golden import (
     KEPT,
-    MADE_BY,
     STRENGTH,
+    Chain,
+    Golden,
     example_direction,
     make_golden,
+    makers,
     read_golden,
-    run_chain,
+    run_all,
     smooth_pictures,
-    stage_inputs,
     stride_of,
     thin,
     write_golden,
 )
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import STAGES, Sizes
+from sdic_export.trace import method_of
+from sdic_runtime.bundle.bundle import DEMO_FOLDER, Bundle
+from sdic_runtime.errors import BundleError
+from sdic_runtime.program import Method, Program, Step
 from sdic_train.backend import TorchBackend
+from sdic_train.config import TINY
+from sdic_train.methods import METHODS
 from sdic_train.networks.sdic.model import SDIC
 
-SIZES = Sizes(128, 64, 12, 16, 8)
+METHOD = method_of(METHODS["sdic"], TINY)
+SIZES = METHOD.sizes
 
 
 @pytest.fixture(scope="module")
-def tensors(model: SDIC) -> dict[str, np.ndarray]:
-    return run_chain(TorchBackend(model, "cpu", compiled=False), smooth_pictures(64), example_direction(SIZES))
+def chain(model: SDIC) -> Chain:
+    return run_all(TorchBackend(METHOD, model), smooth_pictures(64), example_direction(SIZES))
 
 
-def test_the_chain_gives_what_the_model_gives(model: SDIC, tensors: dict[str, np.ndarray]) -> None:
+@pytest.fixture(scope="module")
+def tensors(chain: Chain) -> Mapping[str, np.ndarray]:
+    return chain.values
+
+
+def test_the_chain_gives_what_the_model_gives(model: SDIC, tensors: Mapping[str, np.ndarray]) -> None:
     delta = torch.from_numpy(STRENGTH * example_direction(SIZES))
     with torch.no_grad():
         inversion = model.invert(torch.from_numpy(smooth_pictures(64)))
         edited = {form: model.edit(inversion, delta, form) for form in ("paper", "released")}
         rgb, enhanced = model.generator.head(inversion.latent)[1], model.generator.head(inversion.latent_enhanced)[1]
-    want = {
-        **inversion._asdict(),
-        "rgb": rgb,
-        "rgb_enhanced": enhanced,
-        **{f"edited.{form}.picture": picture for form, picture in edited.items()},
-    }
-    assert set(tensors) == set(want) == set(MADE_BY)
+    want = {**inversion._asdict(), "rgb": rgb, "rgb_2": enhanced, **{f"edited.{form}.picture": picture for form, picture in edited.items()}}
+    assert set(tensors) == set(want) and list(tensors) == list(makers(METHOD))
     for name, value in want.items():
         np.testing.assert_allclose(tensors[name], value.numpy(), rtol=0, atol=1e-5 * float(value.std()), err_msg=name)
     assert np.abs(tensors["edited.paper.picture"] - tensors["edited.released.picture"]).max() > 1e-3
 
 
-def test_the_tail_reads_the_skip_and_the_code_of_the_enhanced_latent(tensors: dict[str, np.ndarray]) -> None:
-    inputs = stage_inputs("generator_tail", {"image": smooth_pictures(64), **tensors})
-    assert list(inputs) == list(STAGES["generator_tail"].inputs)
-    assert inputs["latent"] is tensors["latent_enhanced"] and inputs["rgb"] is tensors["rgb_enhanced"]
-    assert stage_inputs("generator_preview", tensors)["latent"] is tensors["latent"]
+def test_every_value_is_made_by_a_step() -> None:
+    made = {name: (step.stage, list(step.outputs)) for name, step in makers(METHOD).items()}
+    assert made["rgb"] == ("generator_head", ["feature", "rgb"]) and made["rgb_2"] == ("generator_head", ["rgb"])
+    assert made["edited.paper.picture"] == made["edited.released.picture"] == made["picture"] == ("generator_tail", ["picture"])
+
+
+def test_examples_are_of_the_first_step_that_runs_a_stage(chain: Chain) -> None:
+    assert set(chain.examples) == set(METHOD.stages)
+    for stage, table in METHOD.stages.items():
+        example = chain.examples[stage]
+        assert (tuple(example.inputs), tuple(example.outputs)) == (table.inputs, table.outputs)
+    tail, preview, head = (chain.examples[f"generator_{name}"] for name in ("tail", "preview", "head"))
+    for name, value in {"rgb": "rgb_2", "latent": "latent_enhanced", "feature": "feature", "residual": "residual"}.items():
+        np.testing.assert_array_equal(tail.inputs[name], chain.values[value])
+    np.testing.assert_array_equal(preview.inputs["latent"], chain.values["latent"])
+    np.testing.assert_array_equal(head.outputs["feature"], chain.values["feature"])
+
+
+def only(*programs: str) -> Method:
+    """SDIC with these programs alone, where the second one runs the preview, and the first one does not."""
+    steps = METHOD.programs["invert"].steps[:2]  # e4e and the head
+    shown = Step("generator_preview", {"feature": "feature", "rgb": "rgb", "latent": "latent"}, {"reconstruction": "reconstruction"})
+    known = {
+        "invert": Program(("image",), steps, {"latent": "latent", "picture": "image"}),
+        "preview": Program(("latent",), (Step("generator_head", {"latent": "latent"}, {"feature": "feature", "rgb": "rgb"}), shown), {}),
+    }
+    stages = {name: METHOD.stages[name] for name in ("e4e", "generator_head", "generator_preview")}
+    chosen = {name: known[name] for name in programs}
+    return msgspec.structs.replace(METHOD, stages=stages, programs=chosen, keeps=("latent",), moves={})
+
+
+def test_a_stage_that_no_edit_runs_is_taken_from_the_other_programs(model: SDIC) -> None:
+    found = run_all(TorchBackend(only("invert", "preview"), model), smooth_pictures(64), example_direction(SIZES)).examples
+    assert found["generator_preview"].outputs["reconstruction"].shape == (2, 3, 64, 64)
+    with pytest.raises(BundleError, match='^no program runs the stage "generator_preview", so that nothing can be checked'):
+        run_all(TorchBackend(only("invert"), model), smooth_pictures(64), example_direction(SIZES))
+
+
+def test_the_golden_file_of_a_bundle_of_schema_1_is_read_by_its_old_names(tmp_path: Path) -> None:
+    manifest = Bundle.open(DEMO_FOLDER).manifest
+    assert manifest.golden is not None
+    now = read_golden(DEMO_FOLDER / manifest.golden, manifest)
+    old = {"rgb_enhanced" if name == "rgb_2" else name: array for name, array in now.tensors.items()}
+    write_golden(tmp_path / "old.safetensors", Golden(old, now.strides, now.strength))
+    found = read_golden(tmp_path / "old.safetensors", manifest)
+    assert set(found.tensors) == set(now.tensors) and found.strides == now.strides
+    np.testing.assert_array_equal(found.tensors["rgb_2"], now.tensors["rgb_2"])
 
 
 def test_smooth_pictures_differ_and_stay_in_range() -> None:
@@ -83,12 +133,12 @@ def test_thinning_keeps_the_middle_of_every_cell() -> None:
     assert thin(array, 1) is array
 
 
-def test_a_golden_file_reads_back(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_a_golden_file_reads_back(tensors: Mapping[str, np.ndarray], tmp_path: Path) -> None:
     image, direction = smooth_pictures(64), example_direction(SIZES)
     large = {**tensors, "feature": np.random.default_rng(0).standard_normal((2, 64, 64, 64)).astype(np.float32)}
     golden = make_golden(large, image, direction)
     write_golden(tmp_path / "golden.safetensors", golden)
-    read = read_golden(tmp_path / "golden.safetensors")
+    read = read_golden(tmp_path / "golden.safetensors", METHOD)
     assert read.strides == golden.strides and read.strides["feature"] == 2 and read.strength == STRENGTH
     assert "latent" not in read.strides and "image" not in read.strides
     assert list(tmp_path.iterdir()) == [tmp_path / "golden.safetensors"]
@@ -97,23 +147,23 @@ def test_a_golden_file_reads_back(tensors: dict[str, np.ndarray], tmp_path: Path
     np.testing.assert_array_equal(read.thinned("feature", large["feature"]), read.tensors["feature"])
 
 
-def test_a_golden_file_is_the_same_bytes_every_time(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_a_golden_file_is_the_same_bytes_every_time(tensors: Mapping[str, np.ndarray], tmp_path: Path) -> None:
     golden = make_golden(tensors, smooth_pictures(64), example_direction(SIZES))
     for name in ("first", "second"):
         write_golden(tmp_path / name, golden)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
-def test_files_that_hold_no_golden_tensors_are_refused(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_files_that_hold_no_golden_tensors_are_refused(tensors: Mapping[str, np.ndarray], tmp_path: Path) -> None:
     path = tmp_path / "golden.safetensors"
     path.write_bytes(b"not tensors")
-    with pytest.raises(SdicError, match=r"golden\.safetensors is not a file of golden tensors .*; build the bundle again"):
-        read_golden(path)
+    with pytest.raises(BundleError, match=r"golden\.safetensors is not a file of golden tensors .*; build the bundle again"):
+        read_golden(path, METHOD)
     save_file({"image": np.zeros((1, 3, 2, 2), np.float32)}, path)
-    with pytest.raises(SdicError, match="is not a file of golden tensors"):
-        read_golden(path)
+    with pytest.raises(BundleError, match="is not a file of golden tensors"):
+        read_golden(path, METHOD)
     rest = {name: array for name, array in tensors.items() if name != "residual"}
     write_golden(path, make_golden(rest, smooth_pictures(64), example_direction(SIZES)))
     assert "latent" in load_file(path)
-    with pytest.raises(SdicError, match=r"lacks the golden tensors residual; build the bundle again"):
-        read_golden(path)
+    with pytest.raises(BundleError, match=r"lacks the golden tensors residual; build the bundle again"):
+        read_golden(path, METHOD)

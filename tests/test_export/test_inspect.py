@@ -12,27 +12,27 @@ from torch import nn
 
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import stage_modules
-from sdic_export.inspect import _gmac, inspect_bundle
-from sdic_runtime.errors import SdicError
+from sdic_export.inspect import inspect_bundle, multiplications, work
+from sdic_runtime.errors import BundleError
 from sdic_runtime.files import sha256
-from sdic_runtime.stages import STAGES
 from sdic_train.networks.sdic.model import SDIC
 
 
 @pytest.fixture(scope="module")
 def contents(built: Any) -> dict[str, Any]:
-    return {item.stage: item for item in inspect_bundle(built.folder)[1] if not item.cpu}
+    return {item.graph: item for item in inspect_bundle(built.folder)[1] if item.variant == "fp32"}
 
 
-def test_every_stage_is_listed_with_its_files_and_hashes(built: Any, contents: dict[str, Any]) -> None:
-    assert list(contents) == [*list(STAGES)[:2], "generator_head:rgb", *list(STAGES)[2:]]
+def test_every_graph_is_listed_with_its_files_and_hashes(built: Any, contents: dict[str, Any]) -> None:
+    stages = list(built.report.manifest.stages)
+    assert list(contents) == [*stages[:2], "generator_head:rgb", *stages[2:]]
     for item in contents.values():
-        assert item.precision == "fp32" and item.opset == 18 and set(item.weights) <= {"float", "int64"}
+        assert item.opset == 18 and set(item.weights) <= {"float", "int64"}
         assert item.sha256 == tuple(sha256(built.folder / name) for name in item.files)
         assert item.bytes == sum((built.folder / name).stat().st_size for name in item.files)
     assert contents["generator_head"].files == ("onnx/fp32/generator_head.onnx", "onnx/fp32/generator_head.onnx.data")
-    assert contents["generator_head:rgb"].files == ("onnx/fp32/generator_head.rgb.onnx",)
-    assert 0 < contents["generator_head:rgb"].gmac < contents["generator_head"].gmac  # layer 7 is left out
+    assert contents["generator_head:rgb"].files == ("onnx/fp32/generator_head.rgb.onnx", "onnx/fp32/generator_head.onnx.data")
+    assert 0 < contents["generator_head:rgb"].gmac < contents["generator_head"].gmac  # layer 7 is omitted
 
 
 def test_parameters_are_those_of_the_module(contents: dict[str, Any], model: SDIC) -> None:
@@ -58,30 +58,39 @@ def test_transposed_convolutions_and_products_count_too(contents: dict[str, Any]
     assert least < contents["generator_tail"].gmac < 1.4 * least
 
 
+def test_programs_are_counted_by_the_graphs_that_answer_their_steps(contents: dict[str, Any]) -> None:
+    assert contents["e4e"].runs == {"invert": 1}
+    assert contents["generator_head"].runs == {"invert": 1, "edit": 1, "edit_released": 1, "baseline": 1}
+    assert contents["generator_head:rgb"].runs == {"invert": 1, "edit": 1}
+    assert contents["generator_tail"].runs == {"invert": 1, "edit": 1, "edit_released": 1, "baseline": 1}
+    of_edit = sum(contents[graph].gmac for graph in ("generator_head", "generator_head:rgb", "generator_tail"))
+    assert work(contents.values(), "fp32", "edit") == pytest.approx(of_edit)
+
+
 def test_what_is_damaged_is_not_listed(built: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(built.folder, tmp_path / "bundle")
     (folder / "onnx/fp32/e4e.onnx").write_bytes(b"no graph")
-    with pytest.raises(SdicError, match=r"e4e\.onnx is damaged: it has 8 bytes instead of"):
+    with pytest.raises(BundleError, match=r"e4e\.onnx is damaged: it has 8 bytes instead of"):
         inspect_bundle(folder)
 
 
-def test_graphs_for_processors_are_listed_beside_the_stages_own(arranged: Any) -> None:
-    found = [item for item in inspect_bundle(arranged.folder)[1] if item.stage.split(":")[0] in ("generator_head", "dicn")]
-    assert [(item.stage, item.form) for item in found] == [
-        (stage, form) for stage in ("generator_head", "generator_head:rgb", "dicn") for form in ("fp32", "fp32 CPU")
+def test_cpu_optimized_graphs_are_listed_beside_the_standard_ones(arranged: Any) -> None:
+    found = [item for item in inspect_bundle(arranged.folder)[1] if item.graph.split(":")[0] in ("generator_head", "dicn")]
+    assert [(item.graph, item.variant) for item in found] == [
+        (graph, variant) for graph in ("generator_head", "generator_head:rgb", "dicn") for variant in ("fp32", "onnxruntime-cpu")
     ]
     for own, cpu in zip(found[::2], found[1::2], strict=True):
-        stage, colon, output = own.stage.partition(":")
-        assert cpu.files == (f"onnx/fp32/{stage}.cpu{colon and '.'}{output}.onnx",)
+        stage, colon, output = own.graph.partition(":")
+        shared = ("onnx/fp32/generator_head.onnx.data",) if stage == "generator_head" else ()
+        assert cpu.files == (f"onnx/fp32/{stage}.cpu{colon and '.'}{output}.onnx", *shared)
         assert cpu.sha256 == tuple(sha256(arranged.folder / name) for name in cpu.files)
         assert cpu.gmac == pytest.approx(own.gmac, rel=1e-6) and own.parameters <= cpu.parameters <= own.parameters + 8
         assert cpu.operations.get("Add", 0) > own.operations.get("Add", 0)
-    assert found[1].bytes < 1.05 * (arranged.folder / found[0].files[0]).stat().st_size  # the head shares its external weights
 
 
 def test_matrix_products_count_as_convolutions_do(tmp_path: Path) -> None:
     """A 3 x 3 convolution of 8 channels at 64 x 64 as a matrix product per tile: fewer multiplications, and counted."""
-    from onnx import TensorProto, helper, load_model_from_string, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper, save
 
     tiles = numpy_helper.from_array(np.ones((16, 8, 8), np.float32), "tiles")
     graph = helper.make_graph(
@@ -91,14 +100,14 @@ def test_matrix_products_count_as_convolutions_do(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 16, 1024, 8])],
         [tiles],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    assert _gmac(load_model_from_string(model.SerializeToString())) == pytest.approx(16 * 1024 * 64 / 1e9)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "tile.onnx")
+    assert multiplications(tmp_path / "tile.onnx") == 16 * 1024 * 64
 
 
 def test_bands_are_summed_up(in_bands: Any) -> None:
-    own, cpu = (item for item in inspect_bundle(in_bands.folder)[1] if item.stage == "generator_tail")
+    own, cpu = (item for item in inspect_bundle(in_bands.folder)[1] if item.graph == "generator_tail")
     graphs = [f"onnx/fp32/generator_tail.cpu.{band}.onnx" for band in (0, 1)]
-    assert cpu.form == "fp32 CPU" and [name for name in cpu.files if name.endswith(".onnx")] == graphs
+    assert cpu.variant == "onnxruntime-cpu" and [name for name in cpu.files if name.endswith(".onnx")] == graphs
     assert cpu.sha256 == tuple(sha256(in_bands.folder / name) for name in cpu.files)
     assert cpu.bytes == sum((in_bands.folder / name).stat().st_size for name in cpu.files)
     assert cpu.operations["Conv"] == 2 * own.operations["Conv"] and cpu.gmac == pytest.approx(2 * own.gmac, rel=1e-6)

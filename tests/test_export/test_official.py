@@ -13,7 +13,6 @@ from sdic_export.build import BuildOptions, build
 from sdic_export.verify import verify
 from sdic_runtime.edits import GanSpaceEdit
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.stages import Sizes
 
 pytestmark = pytest.mark.full
 
@@ -100,7 +99,11 @@ def test_the_car_model(tmp_path: Path) -> None:
     checkpoint.unlink()
     pipeline = Pipeline.load(tmp_path / "cars", backend="onnxruntime")
     manifest = pipeline.bundle.manifest
-    assert manifest.sizes == Sizes(512, 256, 16, 512, 512) and manifest.visible_rows == (64, 448) and manifest.domain == "cars"
+    assert (
+        manifest.sizes == {"R": 512, "S": 256, "L": 16, "C": 512, "K": 512}
+        and manifest.visible_rows == (64, 448)
+        and manifest.domain == "cars"
+    )
     assert not verify(tmp_path / "cars").failures
     picture = np.zeros((48, 64, 3), np.uint8) + np.arange(64, dtype=np.uint8)[None, :, None] * 4
     inversion = pipeline.invert(picture)

@@ -1,4 +1,4 @@
-"""The proof of a bundle, repeated, and the damage it finds."""
+"""A bundle verified, and the damage that is found."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 import torch
 
 from sdic_export.build import finish
-from sdic_export.golden import MADE_BY
+from sdic_export.golden import makers
 from sdic_export.verify import CHECKPOINT, GOLDEN, verify
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import SdicError
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, graph_keys
+from sdic_runtime.errors import BundleError, CheckpointError
 from sdic_train.checkpoints.load import load_sdic
 from sdic_train.config import TINY
 from sdic_train.networks.sdic.model import SDIC
+
+VALUES = 11  # golden values of SDIC
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def copy(built: Any, tmp_path: Path) -> Path:
 
 def rehash(folder: Path, **changes: Any) -> None:
     """Write the manifest again, with the hashes that the files have now."""
-    manifest = dataclasses.replace(Bundle.open(folder).manifest, **changes)
+    manifest = msgspec.structs.replace(Bundle.open(folder).manifest, **changes)
     (folder / "bundle.json").unlink()
     finish(folder, manifest)
 
@@ -37,18 +41,18 @@ def rehash(folder: Path, **changes: Any) -> None:
 def test_a_sound_bundle_passes_in_every_tensor_at_both_batch_sizes(built: Any) -> None:
     result = verify(built.folder, options={"threads": 1})
     assert not result.failures and result.files == len(Bundle.open(built.folder).manifest.files)
-    chains = 2 if Bundle.open(built.folder).manifest.cpu else 1
-    want = [(count, name) for count in (1, 2) for name in MADE_BY] * chains
+    manifest = Bundle.open(built.folder).manifest
+    want = [(count, name) for count in (1, 2) for name in makers(manifest)] * (2 if graph_keys(manifest, ONNXRUNTIME_CPU) else 1)
     assert [(check.batch, check.difference.tensor) for check in result.checks] == want
     assert {check.against for check in result.checks} == {GOLDEN} and result.backend.startswith("ONNX Runtime")
     assert 0 < result.worst.difference.ratio < 1e-4
 
 
-def test_the_checkpoint_is_proven_anew(built: Any, checkpoint: Path) -> None:
+def test_the_checkpoint_is_checked_anew(built: Any, checkpoint: Path) -> None:
     result = verify(built.folder, checkpoint=checkpoint, options={"threads": 1})
     assert not result.failures
     count = len(result.checks) // 2
-    assert count % (2 * len(MADE_BY)) == 0 and [check.against for check in result.checks] == [GOLDEN] * count + [CHECKPOINT] * count
+    assert count % (2 * VALUES) == 0 and [check.against for check in result.checks] == [GOLDEN] * count + [CHECKPOINT] * count
 
 
 def test_another_checkpoint_is_told_apart(built: Any, checkpoint: Path, save_model: Any, tmp_path: Path) -> None:
@@ -63,7 +67,7 @@ def test_a_checkpoint_of_other_sizes_is_refused(built: Any, save_model: Any, tmp
     torch.manual_seed(0)
     wide = SDIC(dataclasses.replace(TINY, style_width=32)).eval()
     path = save_model(tmp_path / "wide.safetensors", wide)
-    with pytest.raises(SdicError, match=r"wide\.safetensors is of another model: its sizes are .*, the bundle's are"):
+    with pytest.raises(CheckpointError, match=r"wide\.safetensors is of another model: its sizes are .*, the bundle's are"):
         verify(built.folder, checkpoint=path, options={"threads": 1})
 
 
@@ -77,8 +81,17 @@ def test_one_flipped_byte_is_found(copy: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(SdicError, match=r"dipn\.onnx is damaged: its SHA-256 is not the one in bundle\.json"):
+    with pytest.raises(BundleError, match=r"dipn\.onnx is damaged: its SHA-256 is not the one in bundle\.json"):
         verify(copy)
+
+
+def test_the_worst_check_of_every_stage_and_all_that_failed_are_told(copy: Path) -> None:
+    result = verify(copy, options={"threads": 1})
+    assert [check.stage for check in result.telling].count("generator_tail") == 1 and len(result.telling) == 6
+    assert result.worst in result.telling
+    rehash(copy, tolerances={"fp32": 1e-12})
+    result = verify(copy, options={"threads": 1})
+    assert result.failures and set(map(id, result.failures)) <= set(map(id, result.telling))
 
 
 def test_a_changed_weight_under_a_new_hash_is_found_in_the_stage_that_has_it(copy: Path) -> None:
@@ -94,26 +107,27 @@ def test_a_changed_weight_under_a_new_hash_is_found_in_the_stage_that_has_it(cop
 
 def test_a_bundle_without_golden_tensors_cannot_be_verified(copy: Path) -> None:
     rehash(copy, golden=None)
-    with pytest.raises(SdicError, match=r"holds no golden tensors to be checked against; build it again with: sdic-export build"):
+    with pytest.raises(BundleError, match=r"holds no golden tensors to be checked against; build it again with: sdic-export build"):
         verify(copy)
 
 
-def test_both_forms_of_a_stage_are_proven(arranged: Any) -> None:
+def test_both_variants_of_a_stage_are_checked(arranged: Any) -> None:
     result = verify(arranged.folder, options={"threads": 1})
-    own, cpu = (result.checks[: 2 * len(MADE_BY)], result.checks[2 * len(MADE_BY) :])
+    own, cpu = (result.checks[: 2 * VALUES], result.checks[2 * VALUES :])
     assert not result.failures and len(own) == len(cpu)
-    assert {check.difference.where for check in own} == set(MADE_BY.values())
-    assert {"dicn (CPU graph)", "generator_head (CPU graph)", "dipn"} <= {check.difference.where for check in cpu}
-    alone = {check.difference.tensor for check in cpu if check.difference.where == "generator_head:rgb (CPU graph)"}
-    assert alone == {"rgb", "rgb_enhanced"}
+    stages = Bundle.open(arranged.folder).manifest.stages
+    assert {check.difference.where for check in own} == {*stages, "generator_head:rgb"} and {check.stage for check in own} == set(stages)
+    assert {"dicn (onnxruntime-cpu)", "generator_head (onnxruntime-cpu)", "dipn"} <= {check.difference.where for check in cpu}
+    alone = {check.difference.tensor for check in cpu if check.difference.where == "generator_head:rgb (onnxruntime-cpu)"}
+    assert alone == {"rgb_2"}
     first, second = result.backend.split("; ")
-    assert second == f"{first}, CPU graphs of dicn, generator_head, generator_head:rgb"
+    assert second == f"{first}, CPU-optimized graphs of dicn, generator_head, generator_head:rgb"
     without = verify(arranged.folder, options={"threads": 1, "cpu_graphs": False})
     assert len(without.checks) == len(own) and without.backend == first
 
 
-@pytest.mark.parametrize(("file", "named"), [("dicn.onnx", "dicn"), ("dicn.cpu.onnx", "dicn (CPU graph)")])
-def test_a_changed_weight_in_one_form_is_found_in_that_form(arranged: Any, tmp_path: Path, file: str, named: str) -> None:
+@pytest.mark.parametrize(("file", "named"), [("dicn.onnx", "dicn"), ("dicn.cpu.onnx", "dicn (onnxruntime-cpu)")])
+def test_a_changed_weight_in_one_variant_is_found_in_that_variant(arranged: Any, tmp_path: Path, file: str, named: str) -> None:
     folder = shutil.copytree(arranged.folder, tmp_path / "bundle")
     path = folder / "onnx/fp32" / file
     model = onnx.load(str(path))
@@ -126,20 +140,23 @@ def test_a_changed_weight_in_one_form_is_found_in_that_form(arranged: Any, tmp_p
     assert {check.difference.where for check in failures if check.difference.tensor == "residual"} == {named}
 
 
-def test_where_only_the_stage_has_a_graph_for_processors_the_partial_one_is_named_as_it_is(arranged: Any, tmp_path: Path) -> None:
+def test_where_only_the_whole_stage_is_optimized_the_graph_of_one_output_is_named_as_it_is(arranged: Any, tmp_path: Path) -> None:
     """A bundle of the version before."""
     folder = shutil.copytree(arranged.folder, tmp_path / "bundle")
-    rehash(folder, cpu={stage: graphs for stage, graphs in Bundle.open(folder).manifest.cpu.items() if ":" not in stage})
-    checks = verify(folder, options={"threads": 1}).checks[2 * len(MADE_BY) :]
+    graphs = Bundle.open(folder).manifest.graphs
+    alone = {"fp32": graphs["generator_head:rgb"]["fp32"]}
+    rehash(folder, graphs={**graphs, "generator_head:rgb": alone})
+    checks = verify(folder, options={"threads": 1}).checks[2 * VALUES :]
     named = {check.difference.tensor: check.difference.where for check in checks}
-    assert named["feature"] == "generator_head (CPU graph)" and named["rgb"] == named["rgb_enhanced"] == "generator_head"
+    assert named["feature"] == named["rgb"] == "generator_head (onnxruntime-cpu)" and named["rgb_2"] == "generator_head:rgb"
 
 
-def test_bands_are_proven_together(in_bands: Any, tmp_path: Path) -> None:
+def test_bands_are_checked_together(in_bands: Any, tmp_path: Path) -> None:
     result = verify(in_bands.folder, options={"threads": 2})
-    assert not result.failures and "generator_tail (CPU graph)" in {check.difference.where for check in result.checks}
+    assert not result.failures and "generator_tail (onnxruntime-cpu)" in {check.difference.where for check in result.checks}
     folder = shutil.copytree(in_bands.folder, tmp_path / "bundle")
-    manifest = Bundle.open(folder).manifest
-    rehash(folder, cpu={stage: list(reversed(graphs)) for stage, graphs in manifest.cpu.items()})
+    graphs = Bundle.open(folder).manifest.graphs
+    tail = {**graphs["generator_tail"], ONNXRUNTIME_CPU: graphs["generator_tail"][ONNXRUNTIME_CPU][::-1]}
+    rehash(folder, graphs={**graphs, "generator_tail": tail})
     failures = verify(folder, options={"threads": 2}).failures
-    assert {check.difference.where for check in failures} == {"generator_tail (CPU graph)"}
+    assert {check.difference.where for check in failures} == {"generator_tail (onnxruntime-cpu)"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import BackendError
 
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 CODES = {"i": 0, "u": 1, "f": 2}  # numpy's kind -> DLPack's type code
@@ -81,11 +81,11 @@ class Borrowed:
     """A tensor of another library, taken over by DLPack; given back when this object goes."""
 
     def __init__(self, source: Any, stream: int | None = None) -> None:
-        """`source` has `__dlpack__`; on a GPU its work is ordered before that of `stream`. Raises SdicError for what is not dense."""
+        """`source` has `__dlpack__`; on a GPU its work is ordered before that of `stream`. Raises BackendError for what is not dense."""
         on_gpu = source.__dlpack_device__()[0] in (CUDA, CUDA_MANAGED)
         capsule = source.__dlpack__(stream=stream) if on_gpu else source.__dlpack__()
         if not _api.PyCapsule_IsValid(capsule, NAME):
-            raise SdicError("the tensor's DLPack capsule was used before; hand over a new one")
+            raise BackendError("the tensor's DLPack capsule was used before; hand over a new one")
         self._managed = _Managed.from_address(_api.PyCapsule_GetPointer(capsule, NAME))
         _api.PyCapsule_SetName(capsule, USED)
         tensor = self._managed.tensor
@@ -94,10 +94,10 @@ class Borrowed:
         self.device = (tensor.device.device_type, tensor.device.device_id)
         kind = KINDS.get(tensor.dtype.code)
         if kind is None or tensor.dtype.lanes != 1:
-            raise SdicError(f"the tensor has DLPack type code {tensor.dtype.code}; give float32")
+            raise BackendError(f"the tensor has DLPack type code {tensor.dtype.code}; give float32")
         self.dtype = np.dtype(f"{kind}{tensor.dtype.bits // 8}")
         if tensor.strides and not self._dense([tensor.strides[index] for index in range(tensor.ndim)]):
-            raise SdicError(f"the tensor of shape {list(self.shape)} is not contiguous; call .contiguous() on it first")
+            raise BackendError(f"the tensor of shape {list(self.shape)} is not contiguous; call .contiguous() on it first")
 
     def _dense(self, strides: list[int]) -> bool:
         expected = 1

@@ -6,160 +6,174 @@ a wheel. Nothing here needs nvcc. pycuda has no stream capture: graphs always go
 
 from __future__ import annotations
 
+import ctypes
 import importlib
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
-from sdic_runtime.backends.tensorrt.engine_files import GpuAttributes
-from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.errors import ArgumentError, BackendError, MissingExtraError, OutOfMemoryError, SdicError
 
-DRIVERS = ("pycuda.driver", "cuda.bindings.driver")
-NO_GRAPHS = 'pycuda has no stream capture and the package "cuda-bindings" is not installed'
-# Field of GpuAttributes -> the driver's name for it.
-ATTRIBUTES = {
-    "multiprocessors": "MULTIPROCESSOR_COUNT",
-    "memory_bus_bits": "GLOBAL_MEMORY_BUS_WIDTH",
-    "l2_cache_bytes": "L2_CACHE_SIZE",
-    "shared_memory_bytes": "MAX_SHARED_MEMORY_PER_MULTIPROCESSOR",
-    "error_correction": "ECC_ENABLED",
-}
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 
 
-class Cuda(Protocol):
-    """What the runtime needs of a GPU. Addresses, streams and graphs are plain integers or opaque objects of the driver."""
+@dataclass(frozen=True)
+class GpuAttributes:
+    """What compiled code depends on of a GPU; two cards of one name may differ in it."""
+
+    compute_capability: str  # "8.9"
+    multiprocessors: int
+    memory_bus_bits: int
+    l2_cache_bytes: int
+    shared_memory_bytes: int  # per multiprocessor
+    total_memory_bytes: int
+    error_correction: bool
+    name: str = field(default="", compare=False)  # for people only
+
+
+class Bindings:
+    """The driver's functions by name, through `cuda-bindings`. Raises BackendError for an error, or OutOfMemoryError."""
+
+    package = "cuda-bindings"
+
+    def __init__(self) -> None:
+        """Raises ImportError."""
+        self.cu: Any = importlib.import_module("cuda.bindings.driver")
+
+    def __call__(self, function: str, *arguments: Any) -> Any:
+        """What the function returns behind its error code."""
+        error, *results = getattr(self.cu, function)(*arguments)
+        if int(error) != 0:
+            raise _failed(function, getattr(error, "name", str(error)), int(error) == OUT_OF_MEMORY)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def attribute(self, label: str, device: Any) -> int:
+        """The value of CU_DEVICE_ATTRIBUTE_`label`."""
+        return int(self("cuDeviceGetAttribute", getattr(self.cu.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{label}"), device))
+
+
+class Pycuda:
+    """The same functions through `pycuda`, without those for graphs."""
+
+    package = "pycuda"
+
+    def __init__(self) -> None:
+        cu = self.cu = importlib.import_module("pycuda.driver")
+        held: dict[int, Any] = {}  # address or handle -> pycuda's object: memory and streams go with it
+
+        def hold(key: int, item: Any) -> int:
+            held[key] = item
+            return key
+
+        def view(address: int, size: int) -> Any:
+            return (ctypes.c_uint8 * size).from_address(address)
+
+        self._functions: dict[str, Callable[..., Any]] = {
+            "cuInit": lambda flags: cu.init(),
+            "cuDeviceGetCount": cu.Device.count,
+            "cuDeviceGet": cu.Device,
+            "cuDeviceGetName": lambda size, device: device.name().encode(),
+            "cuDeviceTotalMem": lambda device: device.total_memory(),
+            "cuDevicePrimaryCtxRetain": lambda device: device.retain_primary_context(),
+            "cuCtxPushCurrent": lambda context: context.push(),
+            "cuCtxPopCurrent": cu.Context.pop,
+            "cuMemAlloc": lambda size: hold(int(memory := cu.mem_alloc(size)), memory),
+            "cuMemFree": lambda address: held.pop(address).free(),
+            "cuMemGetInfo": cu.mem_get_info,
+            "cuStreamCreate": lambda flags: hold(int((stream := cu.Stream(flags)).handle), stream),
+            "cuStreamSynchronize": lambda stream: held[stream].synchronize(),
+            "cuMemcpyHtoDAsync": lambda target, source, size, stream: cu.memcpy_htod_async(target, view(source, size), held[stream]),
+            "cuMemcpyDtoHAsync": lambda target, source, size, stream: cu.memcpy_dtoh_async(view(target, size), source, held[stream]),
+            "cuMemcpyDtoDAsync": lambda target, source, size, stream: cu.memcpy_dtod_async(target, source, size, held[stream]),
+        }
+
+    def __call__(self, function: str, *arguments: Any) -> Any:
+        try:
+            return self._functions[function](*arguments)
+        except self.cu.Error as error:
+            raise _failed(function, " ".join(str(error).split()), isinstance(error, self.cu.MemoryError)) from error
+
+    def attribute(self, label: str, device: Any) -> int:
+        return int(device.get_attribute(getattr(self.cu.device_attribute, label)))
+
+
+def _failed(function: str, why: str, memory: bool) -> SdicError:
+    if memory:
+        return OutOfMemoryError(f"not enough GPU memory for {function}; use a smaller batch or close other programs that use the GPU")
+    return BackendError(f"the GPU driver failed in {function} with {why}; restart the program, and see nvidia-smi if it happens again")
+
+
+class CudaGraphs:
+    """Work on a stream, captured once and launched again."""
+
+    def __init__(self, driver: Bindings) -> None:
+        self._call = driver
+
+    def begin(self, stream: int) -> None:
+        self._call("cuStreamBeginCapture", stream, self._call.cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+
+    def end(self, stream: int) -> Any:
+        """The captured work, ready to be launched; None when the capture broke."""
+        try:
+            graph = self._call("cuStreamEndCapture", stream)
+            if graph is None or int(graph) == 0:
+                return None
+            try:
+                return self._call("cuGraphInstantiate", graph, 0)
+            finally:
+                self._call("cuGraphDestroy", graph)
+        except SdicError:
+            return None
+
+    def launch(self, graph: Any, stream: int) -> None:
+        self._call("cuGraphLaunch", graph, stream)
+
+    def destroy(self, graph: Any) -> None:
+        self._call("cuGraphExecDestroy", graph)
+
+
+class Gpu:
+    """One GPU. Addresses and streams are plain integers; all that touches memory or streams belongs inside `active()`.
+
+    `graphs` is None where nothing can be captured. Raises BackendError where the driver fails.
+    """
+
+    def __init__(self, driver: Bindings | Pycuda, index: int) -> None:
+        self._call = driver
+        bindings = driver if isinstance(driver, Bindings) else _first(Bindings)
+        self.graphs = CudaGraphs(bindings) if isinstance(bindings, Bindings) else None
+        self._device = driver("cuDeviceGet", index)
+        self._context = driver("cuDevicePrimaryCtxRetain", self._device)
 
     @property
     def name(self) -> str:
         """The package behind it, with its version."""
-
-    def attributes(self) -> GpuAttributes: ...
-
-    def active(self) -> Any:
-        """A context manager: the calls inside run on this GPU, from any thread."""
-
-    def allocate(self, size: int) -> int: ...
-
-    def free(self, address: int) -> None: ...
-
-    def memory(self) -> tuple[int, int]:
-        """Free and total bytes."""
-
-    def new_stream(self) -> int: ...
-
-    def synchronize(self, stream: int) -> None: ...
-
-    def to_device(self, address: int, array: np.ndarray, stream: int) -> None: ...
-
-    def to_host(self, array: np.ndarray, address: int, stream: int) -> None: ...
-
-    def copy(self, target: int, source: int, size: int, stream: int) -> None: ...
-
-    def obstacle_to_graphs(self) -> str | None:
-        """Why nothing can be captured, or None."""
-
-    def begin_capture(self, stream: int) -> None: ...
-
-    def end_capture(self, stream: int) -> Any:
-        """The captured work, ready to be launched; None when the capture broke."""
-
-    def launch(self, graph: Any, stream: int) -> None: ...
-
-    def destroy_graph(self, graph: Any) -> None: ...
-
-
-def missing_driver() -> str | None:
-    """Why no GPU can be reached from Python, in a few words; None when one can be asked for."""
-    for module in DRIVERS:
-        try:
-            importlib.import_module(module)
-            return None
-        except ImportError:
-            continue
-    return 'it needs the package "cuda-bindings" (or pycuda)'
-
-
-@lru_cache(maxsize=1)
-def gpu_count() -> int:
-    """How many NVIDIA GPUs can be used; 0 without a driver, and without a package to ask it with."""
-    try:
-        return int(_driver().count())
-    except (SdicError, RuntimeError):
-        return 0
-
-
-def open_gpu(index: int = 0) -> Cuda:
-    """GPU number `index`. Raises SdicError when there is none."""
-    driver = _driver()
-    count = driver.count()
-    if count == 0:
-        raise SdicError('there is no NVIDIA GPU here, or its driver does not work (see nvidia-smi); use backend="onnxruntime" for the CPU')
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
-        raise SdicError(f"the GPU is {index}, and there {'is' if count == 1 else 'are'} {count}; use 0 to {count - 1}")
-    return driver(index)
-
-
-def _driver() -> Any:
-    for module, driver in zip(DRIVERS, (PycudaGpu, BindingsGpu), strict=True):
-        try:
-            importlib.import_module(module)
-        except ImportError:
-            continue
-        return driver
-    raise MissingExtraError("cuda-bindings", "tensorrt", "a GPU")
-
-
-def out_of_memory(size: int, gpu: Cuda) -> SdicError:
-    """The error for an allocation of `size` bytes that failed."""
-    free, total = gpu.memory()
-    return SdicError(
-        f"not enough GPU memory: {size / 2**20:.0f} MB are needed and {free / 2**20:.0f} of {total / 2**20:.0f} MB are free; "
-        "use a smaller batch or close other programs that use the GPU"
-    )
-
-
-class BindingsGpu:
-    """A GPU through `cuda.bindings.driver`."""
-
-    def __init__(self, index: int) -> None:
-        self._cu: Any = importlib.import_module("cuda.bindings.driver")
-        self._device = self._call("cuDeviceGet", index)
-        self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
-
-    @classmethod
-    def count(cls) -> int:
-        """Usable GPUs; 0 without a driver."""
-        cu: Any = importlib.import_module("cuda.bindings.driver")
-        try:
-            if int(cu.cuInit(0)[0]) != 0:
-                return 0
-            error, count = cu.cuDeviceGetCount()
-        except Exception:  # without libcuda the package raises its own errors, of kinds that changed between its versions
-            return 0
-        return int(count) if int(error) == 0 else 0
-
-    @property
-    def name(self) -> str:
-        from importlib.metadata import version
-
-        return f"cuda-bindings {version('cuda-bindings')}"
+        return f"{self._call.package} {version(self._call.package)}"
 
     def attributes(self) -> GpuAttributes:
         def read(label: str) -> int:
-            attribute = getattr(self._cu.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{label}")
-            return int(self._call("cuDeviceGetAttribute", attribute, self._device))
+            return self._call.attribute(label, self._device)
 
-        capability = f"{read('COMPUTE_CAPABILITY_MAJOR')}.{read('COMPUTE_CAPABILITY_MINOR')}"
-        label = self._call("cuDeviceGetName", 256, self._device).split(b"\0")[0].decode()
-        total = int(self._call("cuDeviceTotalMem", self._device))
-        return _attributes(capability, total, label, {name: read(label) for name, label in ATTRIBUTES.items()})
+        return GpuAttributes(
+            f"{read('COMPUTE_CAPABILITY_MAJOR')}.{read('COMPUTE_CAPABILITY_MINOR')}",
+            read("MULTIPROCESSOR_COUNT"),
+            read("GLOBAL_MEMORY_BUS_WIDTH"),
+            read("L2_CACHE_SIZE"),
+            read("MAX_SHARED_MEMORY_PER_MULTIPROCESSOR"),
+            int(self._call("cuDeviceTotalMem", self._device)),
+            bool(read("ECC_ENABLED")),
+            self._call("cuDeviceGetName", 256, self._device).split(b"\0")[0].decode(),
+        )
 
     @contextmanager
     def active(self) -> Iterator[None]:
+        """The calls inside run on this GPU, from any thread."""
         self._call("cuCtxPushCurrent", self._context)
         try:
             yield
@@ -167,21 +181,22 @@ class BindingsGpu:
             self._call("cuCtxPopCurrent")
 
     def allocate(self, size: int) -> int:
-        error, address = self._cu.cuMemAlloc(size)
-        if int(error) == int(self._cu.CUresult.CUDA_ERROR_OUT_OF_MEMORY):
-            raise out_of_memory(size, self)
-        self._check(error, "cuMemAlloc")
-        return int(address)
+        """The address of `size` new bytes. Raises OutOfMemoryError."""
+        try:
+            return int(self._call("cuMemAlloc", size))
+        except OutOfMemoryError as error:
+            raise out_of_memory(size, *self.memory()) from error
 
     def free(self, address: int) -> None:
         self._call("cuMemFree", address)
 
     def memory(self) -> tuple[int, int]:
+        """Free and total bytes."""
         free, total = self._call("cuMemGetInfo")
         return int(free), int(total)
 
     def new_stream(self) -> int:
-        return int(self._call("cuStreamCreate", self._cu.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        return int(self._call("cuStreamCreate", NON_BLOCKING))
 
     def synchronize(self, stream: int) -> None:
         self._call("cuStreamSynchronize", stream)
@@ -195,155 +210,53 @@ class BindingsGpu:
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         self._call("cuMemcpyDtoDAsync", target, source, size, stream)
 
-    def obstacle_to_graphs(self) -> str | None:
-        return None
 
-    def begin_capture(self, stream: int) -> None:
-        self._call("cuStreamBeginCapture", stream, self._cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-
-    def end_capture(self, stream: int) -> Any:
-        error, graph = self._cu.cuStreamEndCapture(stream)
-        if int(error) != 0 or graph is None or int(graph) == 0:
-            return None
-        error, ready = self._cu.cuGraphInstantiate(graph, 0)
-        self._call("cuGraphDestroy", graph)
-        return ready if int(error) == 0 else None
-
-    def launch(self, graph: Any, stream: int) -> None:
-        self._call("cuGraphLaunch", graph, stream)
-
-    def destroy_graph(self, graph: Any) -> None:
-        self._call("cuGraphExecDestroy", graph)
-
-    def _call(self, function: str, *arguments: Any) -> Any:
-        """What the driver's function returns behind its error code. Raises SdicError for an error."""
-        error, *results = getattr(self._cu, function)(*arguments)
-        self._check(error, function)
-        return results[0] if len(results) == 1 else tuple(results)
-
-    def _check(self, error: Any, function: str) -> None:
-        if int(error) != 0:
-            name = getattr(error, "name", str(error))
-            raise SdicError(f"the GPU driver failed in {function} with {name}; restart the program, and see nvidia-smi if it happens again")
-
-
-class PycudaGpu:
-    """A GPU through `pycuda.driver`; graphs through `cuda.bindings` on the same stream."""
-
-    _ready = threading.Lock()
-
-    def __init__(self, index: int) -> None:
-        self._cu: Any = importlib.import_module("pycuda.driver")
-        self._device = self._cu.Device(index)
-        self._context = self._device.retain_primary_context()
-        self._streams: dict[int, Any] = {}
-        self._allocations: dict[int, Any] = {}
-        self._graphs: BindingsGpu | None = None
-        if _importable("cuda.bindings.driver") and BindingsGpu.count():
-            self._graphs = BindingsGpu(index)
-
-    @classmethod
-    def count(cls) -> int:
-        """Usable GPUs; 0 without a driver."""
-        cu: Any = importlib.import_module("pycuda.driver")
-        try:
-            with cls._ready:
-                cu.init()
-            return int(cu.Device.count())
-        except cu.Error:
-            return 0
-
-    @property
-    def name(self) -> str:
-        import pycuda
-
-        return f"pycuda {pycuda.VERSION_TEXT}"
-
-    def attributes(self) -> GpuAttributes:
-        def read(label: str) -> int:
-            return int(self._device.get_attribute(getattr(self._cu.device_attribute, label)))
-
-        capability = ".".join(str(part) for part in self._device.compute_capability())
-        values = {name: read(label) for name, label in ATTRIBUTES.items()}
-        return _attributes(capability, int(self._device.total_memory()), self._device.name(), values)
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        self._context.push()
-        try:
-            yield
-        finally:
-            self._cu.Context.pop()
-
-    def allocate(self, size: int) -> int:
-        try:
-            allocation = self._cu.mem_alloc(size)
-        except self._cu.MemoryError as error:
-            raise out_of_memory(size, self) from error
-        self._allocations[int(allocation)] = allocation  # pycuda frees the memory with this object
-        return int(allocation)
-
-    def free(self, address: int) -> None:
-        self._allocations.pop(address).free()
-
-    def memory(self) -> tuple[int, int]:
-        free, total = self._cu.mem_get_info()
-        return int(free), int(total)
-
-    def new_stream(self) -> int:
-        stream = self._cu.Stream(1)  # CU_STREAM_NON_BLOCKING
-        self._streams[int(stream.handle)] = stream
-        return int(stream.handle)
-
-    def synchronize(self, stream: int) -> None:
-        self._streams[stream].synchronize()
-
-    def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
-        self._cu.memcpy_htod_async(address, array, self._streams[stream])
-
-    def to_host(self, array: np.ndarray, address: int, stream: int) -> None:
-        self._cu.memcpy_dtoh_async(array, address, self._streams[stream])
-
-    def copy(self, target: int, source: int, size: int, stream: int) -> None:
-        self._cu.memcpy_dtod_async(target, source, size, self._streams[stream])
-
-    def obstacle_to_graphs(self) -> str | None:
-        return None if self._graphs else NO_GRAPHS
-
-    def begin_capture(self, stream: int) -> None:
-        self._graph_driver().begin_capture(stream)
-
-    def end_capture(self, stream: int) -> Any:
-        return self._graph_driver().end_capture(stream)
-
-    def launch(self, graph: Any, stream: int) -> None:
-        self._graph_driver().launch(graph, stream)
-
-    def destroy_graph(self, graph: Any) -> None:
-        self._graph_driver().destroy_graph(graph)
-
-    def _graph_driver(self) -> BindingsGpu:
-        if self._graphs is None:
-            raise SdicError(f"no CUDA graph can be captured: {NO_GRAPHS}; install it with: pip install cuda-bindings")
-        return self._graphs
-
-
-def _importable(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
-
-
-def _attributes(capability: str, total: int, name: str, values: dict[str, int]) -> GpuAttributes:
-    return GpuAttributes(
-        capability,
-        values["multiprocessors"],
-        values["memory_bus_bits"],
-        values["l2_cache_bytes"],
-        values["shared_memory_bytes"],
-        total,
-        bool(values["error_correction"]),
-        name,
+def out_of_memory(size: int, free: int, total: int) -> OutOfMemoryError:
+    """The error for an allocation of `size` bytes that failed."""
+    return OutOfMemoryError(
+        f"not enough GPU memory: {size / 2**20:.0f} MB are needed and {free / 2**20:.0f} of {total / 2**20:.0f} MB are free; "
+        "use a smaller batch or close other programs that use the GPU"
     )
+
+
+def _first(*kinds: type[Pycuda] | type[Bindings]) -> Pycuda | Bindings | None:
+    """The first of `kinds` whose package is installed."""
+    for kind in kinds:
+        try:
+            return kind()
+        except ImportError:
+            continue
+    return None
+
+
+def missing_driver() -> str | None:
+    """Why no GPU can be reached from Python, in a few words; None when one can be asked for."""
+    return None if _first(Pycuda, Bindings) else 'it needs the package "cuda-bindings" (or pycuda)'
+
+
+@lru_cache(maxsize=1)
+def gpu_count() -> int:
+    """How many NVIDIA GPUs can be used; 0 without a driver, and without a package to ask it with."""
+    driver = _first(Pycuda, Bindings)
+    if driver is None:
+        return 0
+    try:
+        driver("cuInit", 0)
+        return int(driver("cuDeviceGetCount"))
+    except Exception:  # without libcuda the packages raise errors of their own, of kinds that changed between versions
+        return 0
+
+
+def open_gpu(index: int = 0) -> Gpu:
+    """GPU number `index`. Raises BackendError when there is none, MissingExtraError, or ArgumentError for a number that is none."""
+    driver = _first(Pycuda, Bindings)
+    if driver is None:
+        raise MissingExtraError("cuda-bindings", "tensorrt", "a GPU")
+    count = gpu_count()
+    if count == 0:
+        raise BackendError(
+            'there is no NVIDIA GPU here, or its driver does not work (see nvidia-smi); use backend="onnxruntime" for the CPU'
+        )
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
+        raise ArgumentError(f"the GPU is {index}, and there {'is' if count == 1 else 'are'} {count}; use 0 to {count - 1}")
+    return Gpu(driver, index)

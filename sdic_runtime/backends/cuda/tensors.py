@@ -6,14 +6,13 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from sdic_runtime.backends.cuda.driver import Cuda
+from sdic_runtime.backends.cuda.dlpack import to_capsule
+from sdic_runtime.backends.cuda.driver import Gpu
 
 ALIGNMENT = 256  # bytes; sizes are rounded up to it
 
@@ -41,21 +40,20 @@ class DeviceTensor:
     def bytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
 
+    def part(self, first: int, end: int) -> DeviceTensor:
+        """The elements `first` to `end` of axis 0 where they lie; they keep this tensor."""
+        shape = (max(0, end - first), *self.shape[1:])
+        step = prod(self.shape[1:]) * self.dtype.itemsize
+        return DeviceTensor(self.address + first * step, shape, self.dtype, self.device, self, self._settle)
+
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
 
     def __dlpack__(self, **options: Any) -> Any:
         """A capsule. The work that fills the tensor is waited for, so its reader need not wait for any stream."""
-        from sdic_runtime.backends.cuda.dlpack import to_capsule
-
         if self._settle is not None:
             self._settle()
         return to_capsule(self, self.address, self.shape, self.dtype, self.device)
-
-
-@dataclass
-class _Recording:
-    tensors: list[DeviceTensor]
 
 
 class BufferPool:
@@ -64,35 +62,34 @@ class BufferPool:
     Not safe for several threads by itself: the backend holds its lock.
     """
 
-    def __init__(self, gpu: Cuda, device: tuple[int, int], settle: Callable[[], None] | None = None) -> None:
+    def __init__(self, gpu: Gpu, device: tuple[int, int], settle: Callable[[], None] | None = None) -> None:
         """`settle` waits for all work on the GPU; it is called before another library reads a tensor."""
         self.gpu, self.device, self.settle = gpu, device, settle
-        self.allocated = 0  # bytes, all buffers
         self._free: dict[int, list[int]] = defaultdict(list)
-        self._recordings: list[_Recording] = []
+        self._recording: list[DeviceTensor] | None = None
         self._all: list[int] = []
 
     def tensor(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceTensor:
-        """A new tensor with memory of its own. Raises SdicError when there is not enough."""
+        """A new tensor with memory of its own. Raises OutOfMemoryError."""
         kind = np.dtype(dtype)
         size = max(1, -(-prod(shape) * kind.itemsize // ALIGNMENT)) * ALIGNMENT
         free = self._free[size]
         address = free.pop() if free else self._allocate(size)
         tensor = DeviceTensor(address, shape, kind, self.device, settle=self.settle)
         weakref.finalize(tensor, free.append, address).atexit = False
-        for recording in self._recordings:
-            recording.tensors.append(tensor)
+        if self._recording is not None:
+            self._recording.append(tensor)
         return tensor
 
     @contextmanager
     def holding(self) -> Iterator[list[DeviceTensor]]:
         """Keep every tensor that is made in the block: a captured graph goes on writing to their addresses."""
-        recording = _Recording([])
-        self._recordings.append(recording)
+        held: list[DeviceTensor] = []
+        self._recording = held
         try:
-            yield recording.tensors
+            yield held
         finally:
-            self._recordings.remove(recording)
+            self._recording = None
 
     def close(self) -> None:
         """Free all memory; tensors that are still held must not be used after it."""
@@ -104,5 +101,4 @@ class BufferPool:
     def _allocate(self, size: int) -> int:
         address = self.gpu.allocate(size)
         self._all.append(address)
-        self.allocated += size
         return address

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdic_runtime.backends.tensorrt.engine_files import Target
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import Sizes
+from sdic_runtime.backends.tensorrt.settings import Target
+from sdic_runtime.errors import ArgumentError, BackendError
+from sdic_runtime.program import Method
 
 CACHE_SUFFIX = ".cache"  # what TensorRT-RTX compiled for this GPU at first use
 
@@ -16,8 +16,8 @@ CACHE_SUFFIX = ".cache"  # what TensorRT-RTX compiled for this GPU at first use
 class LoadedEngine:
     """An engine with user-managed memory: it computes in the workspace that all engines share, which must be idle meanwhile."""
 
-    def __init__(self, trt: Any, target: Target, graph: str, engine: Any, sizes: Sizes, path: Path) -> None:
-        self.trt, self.target, self.graph, self.engine, self.sizes = trt, target, graph, engine, sizes
+    def __init__(self, trt: Any, target: Target, graph: str, engine: Any, method: Method, path: Path) -> None:
+        self.trt, self.target, self.graph, self.engine, self.method = trt, target, graph, engine, method
         self.cache_file = path.with_name(path.name + CACHE_SUFFIX)
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self.inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
@@ -30,29 +30,27 @@ class LoadedEngine:
         """Bytes it computes in, for its largest batch."""
         return int(self.engine.device_memory_size_v2)
 
-    def batches(self) -> tuple[int, int]:
-        """The smallest and the largest batch it takes."""
-        smallest, _, largest = self.engine.get_tensor_profile_shape(self.inputs[0], 0)
-        return int(smallest[0]), int(largest[0])
-
     def context(self, batch: int, workspace: tuple[int, int]) -> Any:
-        """The context for `batch` pictures, its shapes set once; `workspace` is an address and a size."""
+        """The context for `batch` pictures, its shapes set once; `workspace` is an address and a size.
+
+        Raises ArgumentError for a batch that the engine does not take, or BackendError.
+        """
         if batch in self._contexts:
             return self._contexts[batch]
-        smallest, largest = self.batches()
+        smallest, _, largest = (int(shape[0]) for shape in self.engine.get_tensor_profile_shape(self.inputs[0], 0))
         if not smallest <= batch <= largest:
-            raise SdicError(
+            raise ArgumentError(
                 f"the batch has {batch} pictures and the engines take {smallest} to {largest}; use a batch in that range, or "
                 f"build them with --batch 1,1,{batch}"
             )
         context = self._create()
         if context is None:
-            raise SdicError(f'{self.target.title} cannot make an execution context for "{self.graph}"; close other programs on the GPU')
+            raise BackendError(f'{self.target.label} cannot make an execution context for "{self.graph}"; close other programs on the GPU')
         context.set_device_memory(*workspace)
         for name in self.inputs:
-            shape = self.sizes.shape(name, batch)
+            shape = self.method.shape(name, batch)
             if not context.set_input_shape(name, shape):
-                raise SdicError(f'the engine of "{self.graph}" refuses {name} {list(shape)}; build the engines again')
+                raise BackendError(f'the engine of "{self.graph}" refuses {name} {list(shape)}; build the engines again')
         self._contexts[batch] = context
         return context
 
@@ -85,13 +83,15 @@ class LoadedEngine:
         return self.engine.create_execution_context(config)
 
 
-def load_engine(trt: Any, runtime: Any, log: Any, target: Target, path: Path, onnx: Path | None, mend: str) -> Any:
-    """The deserialized engine at `path`; `onnx` gives stripped weights back. `mend` is the command that builds it again."""
+def load_engine(trt: Any, runtime: Any, log: Any, target: Target, path: Path, onnx: Path | None, rebuild: str) -> Any:
+    """The deserialized engine at `path`; `onnx` gives stripped weights back. `rebuild` is the command that builds it again."""
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        raise SdicError(f"{target.title} cannot load {path}: {log.said() or 'it does not say why'}; build it again with: {mend}")
+        raise BackendError(f"{target.label} cannot load {path}: {log.said() or 'it does not say why'}; build it again with: {rebuild}")
     if onnx is not None:
         refitter = trt.Refitter(engine, log)
         if not trt.OnnxParserRefitter(refitter, log).refit_from_file(str(onnx)) or not refitter.refit_cuda_engine():
-            raise SdicError(f"{target.title} cannot put the weights of {onnx} back into {path}: {log.said()}; build it again with: {mend}")
+            raise BackendError(
+                f"{target.label} cannot put the weights of {onnx} back into {path}: {log.said()}; build it again with: {rebuild}"
+            )
     return engine

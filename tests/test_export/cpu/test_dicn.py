@@ -1,4 +1,4 @@
-"""DICN arranged for processors against DICN."""
+"""DICN optimized for CPUs against DICN."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdic_export.cpu.dicn import CpuDICN, halfway
+from sdic_export.cpu.dicn import cpu_dicn, halfway
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import DICNGraph
-from sdic_runtime.stages import STAGES
+from sdic_export.trace import method_of
 from sdic_train.config import TINY
+from sdic_train.methods import METHODS
 from sdic_train.networks.sdic.model import SDIC
 
 
@@ -38,10 +39,12 @@ def test_dicn_of_a_model(working: int) -> None:
     model = SDIC(replace(TINY, resolution=128, working=working)).eval().requires_grad_(False)
     for parameter in model.dicn.parameters():  # the last layers begin as zeros
         parameter.normal_(0, 0.2)
-    inputs = [torch.randn(model.config.sizes.shape(name, 2)) for name in STAGES["dicn"].inputs]
+    method = method_of(METHODS["sdic"], model.config)
+    inputs = [torch.randn(method.shape(name, 2)) for name in method.stages["dicn"].inputs]
     graph = DICNGraph(model).eval()
     expected = graph(*inputs)
-    cpu = CpuDICN(fused(graph), *inputs).eval()
+    (cpu,) = cpu_dicn(fused(graph), *inputs)
+    assert isinstance(cpu, DICNGraph)
     for actual, one in zip(cpu(*inputs), expected, strict=True):
         assert largest(actual, one) < 1e-5
     assert (cpu.dicn.condition_shift3[2].stride == (2, 2)) == (working == 128)

@@ -1,4 +1,4 @@
-"""e4e and plain convolutions arranged for processors, against the networks themselves."""
+"""e4e and plain convolutions optimized for CPUs, against the networks themselves."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from sdic_export.cpu import winograd
-from sdic_export.cpu.convolutions import SplitPReLU, arranged
-from sdic_export.cpu.encoder import CpuEncoder, ParityConv, SharedFirstConv, SharedStyles
+from sdic_export.cpu.convolutions import SplitPReLU, optimized
+from sdic_export.cpu.encoder import CpuEncoder, ParityConv, SharedFirstConv, SharedStyles, cpu_encoder
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import EncoderGraph
 from sdic_train.networks.e4e import StyleBlock
@@ -59,10 +59,11 @@ def test_encoder_of_a_model(model: SDIC, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("sdic_export.cpu.encoder.SHARING_FROM", 8)
     monkeypatch.setattr(winograd, "FORMS", EVERYWHERE)
     torch.manual_seed(0)
-    image = torch.randn(2, *model.config.sizes.shape("image", 1)[1:])
+    image = torch.randn(2, 3, model.config.working, model.config.working)
     graph = EncoderGraph(model).eval()
     with torch.no_grad():
-        cpu = CpuEncoder(fused(graph), image[:1]).eval()
+        (cpu,) = cpu_encoder(fused(graph), image[:1])
+        assert isinstance(cpu, CpuEncoder)
         assert any(isinstance(level, SharedStyles) for level in cpu.levels)
         assert any(isinstance(module, winograd.RowWinogradConv2d) for module in cpu.modules())
         assert largest(cpu(image), graph(image)) < 1e-5
@@ -78,7 +79,7 @@ def test_batch_norm_in_front_of_a_padded_convolution_is_taken_in(monkeypatch: py
             nn.init.uniform_(module.weight, 0.5, 2)
             nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
     with torch.no_grad():
-        cpu = arranged(fused(copy.deepcopy(unit)), x[:1])
+        cpu = optimized(fused(copy.deepcopy(unit)), x[:1])
         assert not any(isinstance(module, nn.BatchNorm2d) for module in cpu.modules())
         assert largest(cpu(x), unit(x)) < 1e-5
 
@@ -102,7 +103,7 @@ def test_channels_with_slopes_above_one_are_turned(forms: tuple[winograd.Form, .
     layers = nn.Sequential(nn.Conv2d(4, 5, 3, 1, 1, bias=bias), activation, nn.Conv2d(5, 6, 3, 2, 1, bias=bias))
     with torch.no_grad():
         expected = layers(x)
-        cpu = arranged(copy.deepcopy(layers), x)
+        cpu = optimized(copy.deepcopy(layers), x)
         (split,) = (module for module in cpu.modules() if isinstance(module, SplitPReLU))
         assert split.is_maximum and split.behind_convolution == (not forms)
         assert largest(cpu(x), expected) < 1e-5
@@ -114,7 +115,7 @@ def test_forms_of_prelu_and_of_a_shortcut() -> None:
     layers = nn.Sequential(unit, nn.Identity(), nn.PReLU(6))
     with torch.no_grad():
         expected = layers(x)
-        cpu = arranged(layers, x)
+        cpu = optimized(layers, x)
         assert not [module for module in cpu.modules() if isinstance(module, nn.PReLU)]
         assert [module.behind_convolution for module in cpu.modules() if isinstance(module, SplitPReLU)] == [True, False]
         assert any(isinstance(module, nn.MaxPool2d) for module in cpu.modules())

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 
 from sdic_export.cpu import generator as cpu_generator
 from sdic_export.cpu import winograd
-from sdic_export.cpu.generator import BandPreview, BandTail, Rows, StripedBlock, bands, skip_rows
-from sdic_export.graphs.exporter import export_sharing, export_stage
+from sdic_export.cpu.generator import BandPreview, BandTail, Rows, StripedBlock, bands, cpu_preview, cpu_tail, skip_rows
+from sdic_export.graphs.exporter import export_stage, export_variant
 from sdic_export.graphs.sdic import PreviewGraph, TailGraph
-from sdic_export.inspect import _gmac
-from sdic_runtime.stages import STAGES
+from sdic_export.inspect import multiplications
+from sdic_export.trace import method_of
 from sdic_train.config import TINY
+from sdic_train.methods import METHODS
 from sdic_train.networks.sdic.model import SDIC
 
 RESOLUTION, WORKING = 256, 64
@@ -34,7 +34,7 @@ def large() -> SDIC:
 
 def inputs(model: SDIC) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(1)
-    latent = torch.randn(model.config.sizes.shape("latent", 1))
+    latent = torch.randn(1, model.config.rows, model.config.style_width)
     feature, rgb = model.generator.head(latent)
     return feature, 0.1 * torch.randn_like(feature), rgb, latent
 
@@ -86,6 +86,12 @@ def test_a_band_reads_little_more_than_its_share(large: SDIC) -> None:
     assert upper.stop <= 38 and lower.start >= 26
 
 
+@pytest.mark.parametrize(("smallest", "count"), [(256, 2), (512, 0)])
+def test_small_pictures_are_not_worth_bands(large: SDIC, smallest: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_generator, "BANDS_FROM", smallest)
+    assert len(cpu_tail(TailGraph(large)) or []) == len(cpu_preview(PreviewGraph(large)) or []) == count
+
+
 def test_rows() -> None:
     rows = Rows(4, 8, 16)
     assert rows.widened(1, 2) == Rows(3, 10, 16)
@@ -99,9 +105,10 @@ def test_rows() -> None:
 def test_the_multiplications_of_a_band_are_counted(large: SDIC, tmp_path: Path) -> None:
     rows = bands(RESOLUTION, 2)[0]
     whole, band = tmp_path / "whole.onnx", tmp_path / "band.onnx"
-    stage, sizes = STAGES["generator_tail"], large.config.sizes
-    export_stage(TailGraph(large).eval(), stage, sizes, whole)
-    export_sharing(BandTail(TailGraph(large), rows).eval(), stage, sizes, band, [], band=True)
-    of_whole, of_band = (_gmac(onnx.load(path)) for path in (whole, band))
+    method = method_of(METHODS["sdic"], large.config)
+    stage = method.stages["generator_tail"]
+    export_stage(TailGraph(large).eval(), stage, method, whole)
+    export_variant(BandTail(TailGraph(large), rows).eval(), stage, method, band, [], band=True)
+    of_whole, of_band = multiplications(whole), multiplications(band)
     assert of_whole is not None and of_band is not None
     assert 0.5 < of_band / of_whole < 0.75  # the narrow layers of this model make the neighbours' rows weigh more

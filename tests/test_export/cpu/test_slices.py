@@ -65,4 +65,4 @@ def test_context() -> None:
 @pytest.mark.parametrize("depth", [1, 3, 4])
 def test_transposed_to_one_channel(depth: int) -> None:
     conv, x = made(nn.ConvTranspose3d, 6, 1, 4, 2, 1, bias=False), random(BATCH, 6, depth, 5, 7)
-    assert_close(DoublingSlices(conv, depth)(slices(x)), expected(conv, x, False).squeeze(1))
+    assert_close(DoublingSlices(conv)(slices(x)), expected(conv, x, False).squeeze(1))

@@ -1,4 +1,4 @@
-"""The building blocks of DIPN for processors against PyTorch's own convolutions in double precision."""
+"""The building blocks of the optimized DIPN against PyTorch's own convolutions in double precision."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from sdic_export.cpu.volume import (
     DepthConv,
     DepthDoubling,
     PairConv,
-    PairStem,
     Phases,
     PlainConv,
     RowConv,
-    SingleDoubling,
     WinogradConv,
     convolution,
     leaky,
@@ -45,31 +43,15 @@ def test_fewer_multiplications_along_the_depth() -> None:
 
 
 @pytest.mark.parametrize("depth", [2, 6, 8])
-@pytest.mark.parametrize("joined", [False, True])
-def test_stride_two_reads_slices_or_pairs(depth: int, joined: bool) -> None:
+def test_stride_two(depth: int) -> None:
     conv, x = made(nn.Conv3d, 4, 6, 3, 2, 1), random(BATCH, 4, depth, 8, 10)
-    given = slices(x)
-    if joined:
-        given = given.reshape(BATCH * depth // 2, 8, 8, 10)
-    assert_close(PairConv(conv, depth)(given), slices(expected(conv, x)))
-
-
-def test_stem_makes_pairs() -> None:
-    conv, x = made(nn.Conv3d, 1, 3, 3, 1, 1), random(BATCH, 1, 8, 6, 7)
-    want = slices(expected(conv, x)).reshape(BATCH * 4, 6, 6, 7)
-    assert_close(PairStem(conv, 8)(x.squeeze(1)), want)
+    assert_close(PairConv(conv, depth)(slices(x)), slices(expected(conv, x)))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 6, 12])
 def test_transposed_along_every_depth(depth: int) -> None:
     conv, x = made(nn.ConvTranspose3d, 6, 5, 4, 2, 1), random(BATCH, 6, depth, 5, 7)
     assert_close(DepthDoubling(conv, depth)(slices(x)), slices(expected(conv, x)))
-
-
-@pytest.mark.parametrize("depth", [1, 3, 4])
-def test_transposed_to_one_channel(depth: int) -> None:
-    conv, x = made(nn.ConvTranspose3d, 6, 1, 4, 2, 1, bias=False), random(BATCH, 6, depth, 5, 7)
-    assert_close(SingleDoubling(conv, depth)(slices(x)), expected(conv, x, False).squeeze(1))
 
 
 def test_transposed_in_the_plane() -> None:

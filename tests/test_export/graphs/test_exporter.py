@@ -14,12 +14,16 @@ import pytest
 import torch
 
 from sdic_export.graphs import exporter
-from sdic_export.graphs.exporter import export_sharing, export_stage, save_graph
+from sdic_export.graphs.exporter import export_stage, export_variant, save_graph, weights_of
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import stage_modules
-from sdic_runtime.stages import STAGES, TENSORS
+from sdic_export.trace import method_of
+from sdic_train.config import TINY
+from sdic_train.methods import METHODS
 from sdic_train.networks.sdic.model import SDIC
 
+METHOD = method_of(METHODS["sdic"], TINY)
+STAGES = METHOD.stages
 JUNK = {"Identity", "Cast", "Shape", "Constant", "Dropout", "If", "Loop", "Tile", "Expand"}
 
 
@@ -32,12 +36,12 @@ def axes(value: onnx.ValueInfoProto) -> list[str | int]:
     return [item.dim_param or item.dim_value for item in value.type.tensor_type.shape.dim]
 
 
-def test_tensors_are_those_of_the_stage_table(graph: tuple[str, onnx.GraphProto], model: SDIC) -> None:
+def test_tensors_are_those_of_the_stage_table(graph: tuple[str, onnx.GraphProto]) -> None:
     name, contents = graph
     for names, values in ((STAGES[name].inputs, contents.input), (STAGES[name].outputs, contents.output)):
         assert [value.name for value in values] == list(names)
         for value in values:
-            assert axes(value) == [TENSORS[value.name][0], *model.config.sizes.shape(value.name, 1)[1:]]
+            assert axes(value) == ["N", *METHOD.shape(value.name, 1)[1:]]
             assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
@@ -84,7 +88,7 @@ def weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def test_the_same_model_gives_the_same_bytes(model: SDIC, built: Any, tmp_path: Path) -> None:
-    export_stage(fused(stage_modules(model)["dicn"]), STAGES["dicn"], model.config.sizes, tmp_path / "dicn.onnx")
+    export_stage(fused(stage_modules(model)["dicn"]), STAGES["dicn"], METHOD, tmp_path / "dicn.onnx")
     assert (tmp_path / "dicn.onnx").read_bytes() == (built.folder / "onnx/fp32/dicn.onnx").read_bytes()
 
 
@@ -120,7 +124,7 @@ def test_weights_that_float16_cannot_hold_stay_as_they_are(built: Any, tmp_path:
     assert {tensor.data_type for tensor in graph.initializer} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
 
 
-def test_the_partial_graph_shares_the_weights_of_its_stage(built: Any) -> None:
+def test_the_graph_of_one_output_shares_the_weights_of_its_stage(built: Any) -> None:
     folder = built.folder / "onnx/fp32"
     whole, part = (onnx.load(str(folder / name), load_external_data=False) for name in ("generator_head.onnx", "generator_head.rgb.onnx"))
     assert [value.name for value in part.graph.output] == ["rgb"]
@@ -153,7 +157,7 @@ def shuffled_head(model: SDIC) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_another_form_shares_the_external_weights_that_it_has_in_common(
+def test_a_variant_shares_the_external_weights_that_it_has_in_common(
     large: bool, built: Any, model: SDIC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "generator_head.onnx"
@@ -162,12 +166,13 @@ def test_another_form_shares_the_external_weights_that_it_has_in_common(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(exporter, "EXTERNAL_FROM", 10_000 if large else 10_000_000)
     path = tmp_path / "generator_head.cpu.onnx"
-    export_sharing(shuffled_head(model), STAGES["generator_head"], model.config.sizes, path, [own])
+    export_variant(shuffled_head(model), STAGES["generator_head"], METHOD, path, [own])
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     found, shared = places(path), [name for name, place in places(own).items() if place]
     assert list(found.values()).count("generator_head.onnx.data") == len(shared)
     assert found["extra"] == ("generator_head.cpu.onnx.data" if large else "")
     assert path.with_name("generator_head.cpu.onnx.data").exists() == large
+    assert weights_of(tmp_path, [path.name]) == {path.name: tuple(sorted({place for place in found.values() if place}))}
     latent = np.random.default_rng(0).standard_normal((2, 12, 16)).astype(np.float32)
     want, got = (
         onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"latent": latent}) for file in (own, path)

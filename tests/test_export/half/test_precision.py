@@ -1,4 +1,4 @@
-"""Half precision by a policy, and its proof: what stays float32, what overflows, and what the sentences say."""
+"""Half precision by a policy, and its check: what stays float32, what overflows, and what the sentences say."""
 
 from __future__ import annotations
 
@@ -16,31 +16,34 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sdic_export.golden import example_direction, run_chain, smooth_pictures, stage_inputs
+from sdic_export.golden import Chain, example_direction, run_all, smooth_pictures
 from sdic_export.graphs.exporter import export_stage
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import stage_modules
-from sdic_export.half.check import LayerRange, StageProof, as_rounding_graph, judge_chain, judge_stage, measure_stage, session
+from sdic_export.half.check import LayerRange, StageCheck, as_rounding_graph, judge_chain, judge_stage, measure_stage, session
 from sdic_export.half.precision import Limits, Policy, Rules, load_policy, policy_names, to_half, write_half
 from sdic_export.half.stages import RoundedStages, add_precision
 from sdic_export.half.typed_graph import infer_shapes, prepared
+from sdic_export.trace import method_of
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import STAGES, Sizes
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, graph_keys
+from sdic_runtime.errors import ArgumentError, BundleError, FileError
 from sdic_runtime.tools.compare import Difference
+from sdic_train.config import TINY
+from sdic_train.methods import METHODS
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import StyledConv
 
 HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
+METHOD = method_of(METHODS["sdic"], TINY)
+STAGES = METHOD.stages
 
 
 @pytest.fixture(scope="module")
-def tensors(built: Any) -> dict[str, np.ndarray]:
-    """Everything the chain computes in float32 for two pictures."""
-    bundle = Bundle.open(built.folder)
-    image = smooth_pictures(bundle.sizes.working)
-    return {"image": image, **run_chain(OnnxRuntime(bundle, "fp32", 1, "cpu", False), image, example_direction(bundle.sizes))}
+def chain(built: Any) -> Chain:
+    """Everything that the programs compute in float32 for two pictures."""
+    return run_all(OnnxRuntime(Bundle.open(built.folder), "fp32", 1), smooth_pictures(64), example_direction(METHOD.sizes))
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +142,14 @@ def test_the_same_file_twice(built: Any, tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_weights_that_onnx_refuses_are_a_sentence(built: Any, tmp_path: Path) -> None:
+    for name in ("generator_head.onnx", "generator_head.onnx.data"):
+        shutil.copy(built.folder / "onnx/fp32" / name, tmp_path)
+    (tmp_path / "second").hardlink_to(tmp_path / "generator_head.onnx.data")
+    with pytest.raises(BundleError, match=r"^cannot read the weights of .*generator_head\.onnx: .*hard links.*; copy the bundle and use"):
+        write_half(tmp_path / "generator_head.onnx", tmp_path / "half.onnx", "generator_head")
+
+
 def test_a_batch_norm_becomes_a_product_and_a_sum() -> None:
     rng = np.random.default_rng(0)
     weights = {f"norm.{name}": rng.uniform(0.5, 2, 8).astype(np.float32) for name in ("weight", "bias", "mean", "variance")}
@@ -177,7 +188,7 @@ def test_shapes_that_are_computed_from_scales_are_known() -> None:
 def test_a_shape_that_is_unknown_is_refused() -> None:
     model = small_model([helper.make_node("Mystery", ["image"], ["x"], domain="far"), helper.make_node("Relu", ["x"], ["latent"])], {})
     model.opset_import.append(helper.make_opsetid("far", 1))
-    with pytest.raises(SdicError, match='^the shape of "x" cannot be inferred, so its type cannot be chosen; export the graph again$'):
+    with pytest.raises(BundleError, match='^the shape of "x" cannot be inferred, so its type cannot be chosen; export the graph again$'):
         to_half(model, "e4e")
 
 
@@ -185,7 +196,7 @@ def test_a_weight_beyond_the_range_names_its_layer() -> None:
     weight = np.full((8, 8, 1, 1), 7e4, np.float32)
     model = small_model([helper.make_node("Conv", ["image", "body.conv.weight"], ["latent"])], {"body.conv.weight": weight})
     with pytest.raises(
-        SdicError,
+        BundleError,
         match='^the weight "body.conv.weight" of the stage "e4e" reaches 7e[+]04, beyond float16; keep the layer '
         '"body.conv" in float32 in the precision policy$',
     ):
@@ -244,58 +255,60 @@ def test_rules_of_a_stage_join_those_of_every_stage() -> None:
     assert policy.without_rules().rules("dicn") == Rules()
 
 
-PROOF = "[proof]\nstage = 50\nchain = 50\nlargest = 0.5\n"
+LIMITS = "[limits]\nstage = 50\nchain = 50\nlargest = 0.5\n"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("type = ", "cannot read the precision policy"),
-        (PROOF, "type is None, expected float16 or bfloat16"),
-        ('type = "int8"\n' + PROOF, "type is 'int8'"),
-        ('type = "float16"', r"\[proof\] is None, expected numbers for stage, chain, largest"),
-        ('type = "float16"\n[proof]\nstage = 50', r"\[proof\] is"),
-        ('type = "float16"\n' + PROOF + "[tail]\naxes = 2", 'it has rules for the stage "tail", and the stages are every, e4e'),
-        ('type = "float16"\n' + PROOF + "[dicn]\nshape = 2", r'\[dicn\] has the unknown rule "shape", and the rules are axes, channels'),
-        ('type = "float16"\n' + PROOF + "[dicn]\naxes = -1", r"\[dicn\] axes is -1, expected a whole number"),
-        ('type = "float16"\n' + PROOF + '[dicn]\nlayers = "a"', r"\[dicn\] layers is 'a', expected a list of names"),
+        (LIMITS, "type is None, expected float16 or bfloat16"),
+        ('type = "int8"\n' + LIMITS, "type is 'int8'"),
+        ('type = "float16"', r"\[limits\] is None, expected numbers for stage, chain, largest"),
+        ('type = "float16"\n[limits]\nstage = 50', r"\[limits\] is"),
+        ('type = "float16"\n' + LIMITS + "[dicn]\nshape = 2", r'\[dicn\] has the unknown rule "shape", and the rules are axes, channels'),
+        ('type = "float16"\n' + LIMITS + "[dicn]\naxes = -1", r"\[dicn\] axes is -1, expected a whole number"),
+        ('type = "float16"\n' + LIMITS + '[dicn]\nlayers = "a"', r"\[dicn\] layers is 'a', expected a list of names"),
     ],
 )
 def test_a_policy_that_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    with pytest.raises(SdicError, match=message):
+    with pytest.raises(FileError, match=message):
         load_policy(path)
 
 
-def test_an_unknown_policy_and_an_unknown_stage(built: Any) -> None:
-    with pytest.raises(SdicError, match='^there is no precision policy "fp8"; use bf16 or fp16, or name a TOML file$'):
+def test_an_unknown_policy_and_an_unknown_stage() -> None:
+    with pytest.raises(ArgumentError, match='^there is no precision policy "fp8"; use bf16 or fp16, or name a TOML file$'):
         load_policy("fp8")
-    with pytest.raises(SdicError, match='^there is no stage "tail"; use one of e4e'):
-        to_half(onnx.load(single(built, "dicn")), "tail")
+    policy = Policy("mine", "float16", Limits(1, 1, 1), {"every": Rules(), "dicn": Rules()})
+    assert policy.check(STAGES) is policy
+    with pytest.raises(ArgumentError, match='^the precision policy "mine" has rules for the stage "dicn", and the stages are every, a, b$'):
+        policy.check(("a", "b"))
 
 
-# the proof ----------------------------------------------------------------------------------------------------------------------------
+# the check ----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_stage_passes_and_its_layers_are_measured(built: Any, halves: Path, tensors: dict[str, np.ndarray]) -> None:
+def test_every_stage_passes_and_its_layers_are_measured(built: Any, halves: Path, chain: Chain) -> None:
     for name, stage in STAGES.items():
-        proof = judge_stage(measure_stage(single(built, name), halves / f"{name}.onnx", stage, stage_inputs(name, tensors), threads=1))
-        assert proof.psnr > 60
-        assert {item.tensor for item in proof.differences} == set(stage.outputs)
-        assert sum(item.half for item in proof.layers) > len(proof.layers) / 4
-        assert all(0 <= item.noise < 0.02 for item in proof.layers if item.half)
-        assert proof.largest.largest == pytest.approx(proof.largest.reference, rel=0.01)
+        check = judge_stage(measure_stage(single(built, name), halves / f"{name}.onnx", name, chain.examples[name].inputs, threads=1))
+        assert check.psnr > 60
+        assert {item.tensor for item in check.differences} == set(stage.outputs)
+        assert sum(item.half for item in check.layers) > len(check.layers) / 4
+        assert all(0 <= item.noise < 0.02 for item in check.layers if item.half)
+        assert check.largest.largest == pytest.approx(check.largest.reference, rel=0.01)
 
 
-def test_the_measured_range_and_difference_are_those_of_the_arrays(built: Any, halves: Path, tensors: dict[str, np.ndarray]) -> None:
-    proof = measure_stage(single(built, "dicn"), halves / "dicn.onnx", STAGES["dicn"], stage_inputs("dicn", tensors), threads=1)
-    (residual,) = (item for item in proof.layers if item.tensor == "residual")
+def test_the_measured_range_and_difference_are_those_of_the_arrays(built: Any, halves: Path, chain: Chain) -> None:
+    inputs, expected = chain.examples["dicn"].inputs, chain.values["residual"]
+    check = measure_stage(single(built, "dicn"), halves / "dicn.onnx", "dicn", inputs, threads=1)
+    (residual,) = (item for item in check.layers if item.tensor == "residual")
     assert residual.half
-    assert residual.reference == pytest.approx(np.abs(tensors["residual"]).max(), rel=1e-5)
-    backend = RoundedStages({"dicn": halves / "dicn.onnx"}, "float16", 1)
-    rounded = backend.run("dicn", stage_inputs("dicn", tensors), ["residual"])["residual"]
-    error = np.sqrt(np.mean((rounded - tensors["residual"]) ** 2) / np.mean(tensors["residual"] ** 2))
+    assert residual.reference == pytest.approx(np.abs(expected).max(), rel=1e-5)
+    backend = RoundedStages(METHOD, {"dicn": halves / "dicn.onnx"}, "float16", 1)
+    rounded = backend.run("dicn", inputs, ["residual"])["residual"]
+    error = np.sqrt(np.mean((rounded - expected) ** 2) / np.mean(expected**2))
     assert residual.noise == pytest.approx(error, rel=0.05)  # the mean over two pictures is taken at the worse one
     assert rounded.astype(np.float16).astype(np.float32) == pytest.approx(rounded, abs=0)
 
@@ -325,59 +338,59 @@ def scaled(model: SDIC, factor: float) -> SDIC:
 
 
 def exported(model: SDIC, stage: str, path: Path) -> Path:
-    export_stage(fused(stage_modules(model)[stage]), STAGES[stage], model.config.sizes, path)
+    export_stage(fused(stage_modules(model)[stage]), STAGES[stage], METHOD, path)
     return path
 
 
-def random_inputs(stage: str, sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
+def random_inputs(stage: str, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(sizes.shape(name, 1)).astype(np.float32) for name in STAGES[stage].inputs}
+    return {name: rng.standard_normal(METHOD.shape(name, 1)).astype(np.float32) for name in STAGES[stage].inputs}
 
 
 def test_weights_scaled_by_eight_per_layer_change_nothing(built: Any, halves: Path, model: SDIC, tmp_path: Path) -> None:
-    stage, inputs = STAGES["generator_tail"], random_inputs("generator_tail", model.config.sizes)
-    path = exported(scaled(model, 8), stage.name, tmp_path / "single.onnx")
-    write_half(path, tmp_path / "half.onnx", stage.name)
-    pairs = ((single(built, stage.name), halves / f"{stage.name}.onnx"), (path, tmp_path / "half.onnx"))
-    proofs = [judge_stage(measure_stage(*pair, stage, inputs, threads=1)) for pair in pairs]
-    assert proofs[1].largest.largest == pytest.approx(proofs[0].largest.largest, rel=0.01)
-    assert proofs[1].psnr == pytest.approx(proofs[0].psnr, abs=1)
+    stage, inputs = "generator_tail", random_inputs("generator_tail")
+    path = exported(scaled(model, 8), stage, tmp_path / "single.onnx")
+    write_half(path, tmp_path / "half.onnx", stage)
+    pairs = ((single(built, stage), halves / f"{stage}.onnx"), (path, tmp_path / "half.onnx"))
+    checks = [judge_stage(measure_stage(*pair, stage, inputs, threads=1)) for pair in pairs]
+    assert checks[1].largest.largest == pytest.approx(checks[0].largest.largest, rel=0.01)
+    assert checks[1].psnr == pytest.approx(checks[0].psnr, abs=1)
 
 
-def test_without_the_policy_the_proof_fails_and_names_the_layer(model: SDIC, tmp_path: Path) -> None:
+def test_without_the_policy_the_check_fails_and_names_the_layer(model: SDIC, tmp_path: Path) -> None:
     """Small weights, which demodulation makes up for: the constants of the demodulation leave the range of float16."""
-    stage, inputs = STAGES["generator_tail"], random_inputs("generator_tail", model.config.sizes)
-    path = exported(scaled(model, 2.0**-10), stage.name, tmp_path / "single.onnx")
-    write_half(path, tmp_path / "policy.onnx", stage.name)
+    stage, inputs = "generator_tail", random_inputs("generator_tail")
+    path = exported(scaled(model, 2.0**-10), stage, tmp_path / "single.onnx")
+    write_half(path, tmp_path / "policy.onnx", stage)
     judge_stage(measure_stage(path, tmp_path / "policy.onnx", stage, inputs, threads=1))
-    write_half(path, tmp_path / "naive.onnx", stage.name, load_policy().without_rules())
+    write_half(path, tmp_path / "naive.onnx", stage, load_policy().without_rules())
     naive = measure_stage(path, tmp_path / "naive.onnx", stage, inputs, threads=1)
     overflow = (
         r'^the stage "generator_tail" overflows in fp16: the layer "conv.modulation" \((Reciprocal|Pow)\) reaches .* in float32; '
         r'keep it in float32 with layers = \["conv.modulation"\] under \[generator_tail\]'
     )
-    with pytest.raises(SdicError, match=overflow):
+    with pytest.raises(BundleError, match=overflow):
         judge_stage(naive)
 
 
-def test_bfloat16_is_proven_too(built: Any, tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_bfloat16_is_checked_too(built: Any, chain: Chain, tmp_path: Path) -> None:
     for name in ("dicn", "generator_tail"):
         write_half(single(built, name), tmp_path / f"{name}.onnx", name, "bf16")
         onnx.checker.check_model(onnx.load(tmp_path / f"{name}.onnx"), full_check=True)
-        proof = measure_stage(single(built, name), tmp_path / f"{name}.onnx", STAGES[name], stage_inputs(name, tensors), "bf16", 1)
-        assert 35 < judge_stage(proof, "bf16").psnr < 75
+        check = measure_stage(single(built, name), tmp_path / f"{name}.onnx", name, chain.examples[name].inputs, "bf16", 1)
+        assert 35 < judge_stage(check, "bf16").psnr < 75
 
 
-def found(psnr: float, largest: float = 1.0, noise: tuple[float, ...] = (0.001, 0.5)) -> StageProof:
+def found(psnr: float, largest: float = 1.0, noise: tuple[float, ...] = (0.001, 0.5)) -> StageCheck:
     layers = (
         LayerRange("a.conv", "Conv", "t1", True, largest, 2.0, noise[0]),
         LayerRange("b", "Add", "t2", True, 1.0, 1.0, noise[1], ("t1",)),
     )
-    return StageProof("dipn", "fp16", (Difference("dipn", "discrepancy", 1, 1, psnr, 1), Difference("dipn", "other", 1, 1, 90, 1)), layers)
+    return StageCheck("dipn", "fp16", (Difference("dipn", "discrepancy", 1, 1, psnr, 1), Difference("dipn", "other", 1, 1, 90, 1)), layers)
 
 
 @pytest.mark.parametrize(
-    ("proof", "message"),
+    ("check", "message"),
     [
         (
             found(49.9),
@@ -393,9 +406,9 @@ def found(psnr: float, largest: float = 1.0, noise: tuple[float, ...] = (0.001, 
         ),
     ],
 )
-def test_what_a_failed_proof_says(proof: StageProof, message: str) -> None:
-    with pytest.raises(SdicError, match=message):
-        judge_stage(proof)
+def test_what_a_failed_check_says(check: StageCheck, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        judge_stage(check)
 
 
 def test_noise_is_blamed_on_the_layer_that_adds_it() -> None:
@@ -406,41 +419,44 @@ def test_noise_is_blamed_on_the_layer_that_adds_it() -> None:
 def test_the_chain_has_a_limit_of_its_own() -> None:
     good, bad = Difference("tail", "picture", 1, 1, 60, 1), Difference("tail", "edited.paper.picture", 1, 1, 42.25, 1)
     assert judge_chain([good]) is good
-    with pytest.raises(SdicError, match='^"edited.paper.picture" of the whole chain has 42.2 dB in fp16, and 50 dB is asked for, though'):
+    with pytest.raises(BundleError, match='^"edited.paper.picture" of the whole chain has 42.2 dB in fp16, and 50 dB is asked for, though'):
         judge_chain([good, bad])
 
 
 # the bundle ---------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_gets_its_second_precision_without_a_checkpoint(arranged: Any, tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_a_bundle_gets_its_second_precision_without_a_checkpoint(arranged: Any, chain: Chain, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(arranged.folder, tmp_path / "bundle"))
     before = Bundle.open(folder).manifest
     made = add_precision(folder, "fp16")
     bundle = Bundle.open(folder)
     bundle.check()
     assert bundle.manifest.precisions == ["fp16", "fp32"]
-    assert bundle.manifest.identity == before.identity and bundle.manifest.cpu == before.cpu != {}
+    assert bundle.manifest.identity == before.identity
+    assert graph_keys(bundle.manifest, ONNXRUNTIME_CPU) == graph_keys(before, ONNXRUNTIME_CPU) != []
+    head = ("onnx/fp16/generator_head.onnx.data",)
+    assert bundle.manifest.weights == {**before.weights, **{f"onnx/fp16/generator_head{form}.onnx": head for form in ("", ".rgb")}}
     assert {name for name in bundle.manifest.files if name not in before.files} == {
         *(f"onnx/fp16/{name}.onnx" for name in STAGES),
         "onnx/fp16/generator_head.rgb.onnx",
         "onnx/fp16/generator_head.onnx.data",
     }
-    assert bundle.stage_file("dipn", "fp16") == folder / "onnx/fp16/dipn.onnx"
+    assert bundle.manifest.graphs["dipn"]["fp16"] == ("onnx/fp16/dipn.onnx",)
     assert made.picture.psnr > 55
     worst = max(item.ratio for item in made.chain)
     assert 2 * worst <= bundle.manifest.tolerances["fp16"] < 2.3 * worst
-    backend = OnnxRuntime(bundle, "fp16", 1, "cpu", False)
-    close = backend.run("generator_head", {"latent": tensors["latent"]}, ["rgb"])["rgb"]  # by the partial graph
-    np.testing.assert_allclose(close, tensors["rgb"], atol=0.02 * tensors["rgb"].std())
-    with pytest.raises(SdicError, match=f"^{folder} already has fp16 graphs in .*; build the bundle again to replace them$"):
+    backend = OnnxRuntime(bundle, "fp16", 1)
+    close = backend.run("generator_head", {"latent": chain.values["latent"]}, ["rgb"])["rgb"]  # by its own graph
+    np.testing.assert_allclose(close, chain.values["rgb"], atol=0.02 * chain.values["rgb"].std())
+    with pytest.raises(BundleError, match=f"^{folder} already has fp16 graphs in .*; build the bundle again to replace them$"):
         add_precision(folder, "fp16")
 
 
-def test_a_failed_proof_leaves_the_bundle_as_it_was(built: Any, tmp_path: Path) -> None:
+def test_a_failed_check_leaves_the_bundle_as_it_was(built: Any, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(built.folder, tmp_path / "bundle"))
     before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     strict = replace(load_policy(), limits=Limits(200, 200, 0.25))
-    with pytest.raises(SdicError, match='^"latent" of the stage "e4e" has .* dB in fp16, and 200 dB is asked for; most noise comes from'):
+    with pytest.raises(BundleError, match='^"latent" of the stage "e4e" has .* dB in fp16, and 200 dB is asked for; most noise comes from'):
         add_precision(folder, strict)
     assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -19,4 +19,4 @@ def test_rtx_engines_of_the_demo_bundle(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "demo"))
     made = add_precision(folder, "fp16")
     assert min(item.psnr for item in made.chain if item.tensor.endswith("picture")) > 60
-    check(build_engines(folder, "tensorrt-rtx", "fp16").sidecar.stages)
+    check(build_engines(folder, "tensorrt-rtx"))

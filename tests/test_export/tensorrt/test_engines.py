@@ -6,13 +6,11 @@ import json
 import os
 import shutil
 import signal
-import threading
-from collections.abc import Callable
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -21,31 +19,30 @@ from typer.testing import CliRunner
 from sdic_export.cli.app import app
 from sdic_export.cli.app import main as run_export
 from sdic_export.graphs.bytes_graph import write_bytes_graph
-from sdic_export.graphs.exporter import export_partial
+from sdic_export.graphs.exporter import export_alone, weights_of
 from sdic_export.half.precision import write_half
-from sdic_export.tensorrt import builder as engine_builder
 from sdic_export.tensorrt import engines
-from sdic_export.tensorrt.builder import build_engine, check_settings, load_library
+from sdic_export.tensorrt.builder import build_engine, check_settings
 from sdic_export.tensorrt.census import Census, check_precision, graph_census, inspector_census, plan_census
 from sdic_export.tensorrt.engines import EngineProgress, build_engines, plan_engines
 from sdic_runtime.backends.cuda.driver import gpu_count
-from sdic_runtime.backends.tensorrt.engine_files import (
-    SIDECAR,
-    TARGETS,
-    EngineSettings,
-    Profile,
-    graph_file,
-    graph_names,
-    onnx_hash,
-    read_sidecar,
-)
-from sdic_runtime.bundle.bundle import Bundle, file_entries, write_manifest
-from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.backends.tensorrt import library
+from sdic_runtime.backends.tensorrt.engine_files import SIDECAR, graph_file, graph_names, read_sidecar
+from sdic_runtime.backends.tensorrt.library import load_library
+from sdic_runtime.backends.tensorrt.settings import EngineSettings, Hardware, Profile, Target
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.manifest import file_entries, write_manifest
+from sdic_runtime.errors import ArgumentError, BackendError, BundleError, MissingExtraError, SdicError
 from sdic_runtime.pictures import to_bytes
-from sdic_runtime.stages import STAGES, Sizes
 
-RTX, PROPER = TARGETS["tensorrt-rtx"], TARGETS["tensorrt"]
+RTX, PROPER = Target.tensorrt_rtx, Target.tensorrt
 needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+
+
+def with_files(folder: Path, names: list[str], **changes: Any) -> None:
+    """Change fields of the manifest in `folder`, and list the new or changed files `names`."""
+    manifest = Bundle.open(folder).manifest
+    write_manifest(folder, msgspec.structs.replace(manifest, files={**manifest.files, **file_entries(folder, names)}, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +50,26 @@ def half_bundle(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny bundle with graphs in half precision."""
     folder = Path(shutil.copytree(built.folder, tmp_path_factory.mktemp("half") / "bundle"))
     manifest = Bundle.open(folder).manifest
-    stages = {}
-    for name, choices in manifest.stages.items():
-        stages[name] = {**choices, "fp16": f"onnx/fp16/{name}.onnx"}
-        write_half(folder / choices["fp32"], folder / stages[name]["fp16"], name)
-    partials = {}
-    for name, choices in manifest.partials.items():
-        stage, _, output = name.partition(":")
-        partials[name] = {**choices, "fp16": f"onnx/fp16/{stage}.{output}.onnx"}
-        export_partial(folder / stages[stage]["fp16"], output, folder / partials[name]["fp16"])
+    graphs = {key: dict(variants) for key, variants in manifest.graphs.items()}
+    for key in sorted(key for key, variants in graphs.items() if "fp32" in variants):  # a stage comes before its outputs
+        stage, _, output = key.partition(":")
+        single = graphs[key]["fp32"][0]
+        half = single.replace("fp32", "fp16")
+        graphs[key]["fp16"] = (half,)
+        if output:
+            export_alone(folder / graphs[stage]["fp16"][0], output, folder / half)
+        else:
+            write_half(folder / single, folder / half, stage)
+    made = [variants["fp16"][0] for variants in graphs.values() if "fp16" in variants]
     names = [path.relative_to(folder).as_posix() for path in (folder / "onnx/fp16").iterdir()]
-    write_manifest(folder, replace(manifest, stages=stages, partials=partials, files={**manifest.files, **file_entries(folder, names)}))
+    with_files(folder, names, graphs=graphs, weights={**manifest.weights, **weights_of(folder, made)})
     return folder
 
 
 @pytest.fixture(scope="module")
 def with_engines(half_bundle: Path) -> Path:
     """The same with TensorRT-RTX engines of all graphs; no test may change it."""
-    build_engines(half_bundle, "tensorrt-rtx", "fp16")
+    build_engines(half_bundle, "tensorrt-rtx")
     return half_bundle
 
 
@@ -93,14 +92,14 @@ def test_all_graphs_become_half_precision_engines_without_a_gpu(with_engines: Pa
     sidecar = read_sidecar(folder)
     assert sidecar.target == "tensorrt-rtx"
     assert sidecar.gpu is None
-    assert list(sidecar.stages) == graph_names(bundle, "fp16") == [*STAGES, "generator_head:rgb", "to_bytes"]
+    assert list(sidecar.stages) == graph_names(bundle, "fp16") == [*bundle.manifest.stages, "generator_head:rgb", "to_bytes"]
     for name, entry in sidecar.stages.items():
         if name == "to_bytes":
             continue
         assert (folder / entry.file).stat().st_size == entry.bytes
         census = Census(**entry.census)
         assert census.source == "plan"
-        asked = graph_census(bundle.path / (bundle.manifest.partials[name] if ":" in name else bundle.manifest.stages[name])["fp16"])
+        asked = graph_census(graph_file(bundle, name, "fp16"))
         assert census.weight_share("float16") == pytest.approx(asked.weight_share("float16"), abs=0.15)
         assert census.capturable
     assert not list(folder.glob(".*tmp"))
@@ -110,10 +109,10 @@ def test_all_graphs_become_half_precision_engines_without_a_gpu(with_engines: Pa
 def test_what_fits_is_used_again(with_engines: Path) -> None:
     folder = engine_folder_of(with_engines)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    plan = plan_engines(with_engines, "tensorrt-rtx", EngineSettings())
+    plan = plan_engines(with_engines, "tensorrt-rtx")
     assert plan.folder == folder
     assert {(item.action, item.reason) for item in plan.graphs} == {("reuse", "it fits its graph")}
-    build_engines(with_engines, "tensorrt-rtx", "fp16")
+    build_engines(with_engines, "tensorrt-rtx")
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -122,10 +121,10 @@ def test_only_what_is_stale_is_built_again_and_says_why(changeable: Path) -> Non
     bundle, folder = Bundle.open(changeable), engine_folder_of(changeable)
     (folder / "e4e.engine").write_bytes(b"short")
     (folder / "dipn.engine").unlink()
-    name = bundle.manifest.stages["dicn"]["fp16"]
+    (name,) = bundle.manifest.graphs["dicn"]["fp16"]
     model = (changeable / name).read_bytes()
     (changeable / name).write_bytes(model + b"\x32\x00")  # an empty field that ONNX readers pass over
-    write_manifest(changeable, replace(bundle.manifest, files={**bundle.manifest.files, **file_entries(changeable, [name])}))
+    with_files(changeable, [name])
     plan = plan_engines(changeable, "tensorrt-rtx")
     why = {item.graph: item.reason for item in plan.to_build}
     assert why == {
@@ -143,10 +142,14 @@ def test_only_what_is_stale_is_built_again_and_says_why(changeable: Path) -> Non
 
 @needs_rtx
 def test_other_settings_are_other_engines(with_engines: Path) -> None:
-    base = EngineSettings()
-    others = ({"profile": Profile(1, 2, 8)}, {"compute_capabilities": ("8.9",)}, {"precision": "fp32"}, {"workspace_bytes": 1 << 30})
-    for settings in (replace(base, **other) for other in others):  # type: ignore[arg-type]
-        plan = plan_engines(with_engines, "tensorrt-rtx", settings)
+    others: tuple[dict[str, Any], ...] = (
+        {"profile": Profile(1, 2, 8)},
+        {"compute_capabilities": ("8.9",)},
+        {"precision": "fp32"},
+        {"workspace_bytes": 1 << 30},
+    )
+    for other in others:
+        plan = plan_engines(with_engines, "tensorrt-rtx", EngineSettings(**other))
         assert plan.folder != engine_folder_of(with_engines)
         assert {item.reason for item in plan.graphs} == {"there are no engines for these settings yet"}
     assert {item.reason for item in plan_engines(with_engines, "tensorrt-rtx", force=True).graphs} == {"it was asked for"}
@@ -162,7 +165,7 @@ def test_a_float32_graph_that_is_passed_off_as_half_fails(half_bundle: Path, tmp
         match='^the engine of "e4e" was asked for in fp16 and is not: 0% of its tensors and 0% of its weights '
         "are float16, and at least 50% of the weights are expected$",
     ):
-        build_engines(folder, "tensorrt-rtx", "fp16")
+        build_engines(folder, "tensorrt-rtx")
     assert not list(folder.glob("engines/*/*.engine"))
 
 
@@ -203,7 +206,7 @@ def test_two_builds_at_once(changeable: Path) -> None:
 
     folder = engine_folder_of(changeable)
     (folder / "dicn.engine").unlink()
-    with FileLock(folder / ".lock"), pytest.raises(SdicError, match=f"^another process is building in {folder}; wait for it to end$"):
+    with FileLock(folder / ".lock"), pytest.raises(BackendError, match=f"^another process is building in {folder}; wait for it to end$"):
         build_engines(changeable, "tensorrt-rtx")
 
 
@@ -213,7 +216,6 @@ def test_two_builds_at_once(changeable: Path) -> None:
     [
         (EngineSettings(compute_capabilities=("9.0",)), "does not build for compute capability 9.0; it builds for 7.5, 8.0, .* tensorrt$"),
         (EngineSettings(workspace_bytes=-5), "^the workspace is -5 bytes; give at least 1 MB$"),
-        (EngineSettings(optimization=99), "^the optimization is 99; use 0 to 5$"),
         (EngineSettings(weights="stripped"), "^TensorRT-RTX .* cannot build dicn.onnx: IBuilder::buildSerializedNetwork: "),
     ],
 )
@@ -234,7 +236,7 @@ def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [(0, 128), (16, 112)])
 def test_the_graph_of_bytes_makes_what_the_host_makes(tmp_path: Path, rows: tuple[int, int]) -> None:
-    write_bytes_graph(tmp_path / "bytes.onnx", Sizes(128, 64, 12, 16, 8), rows)
+    write_bytes_graph(tmp_path / "bytes.onnx", {"R": 128}, rows)
     picture = np.random.default_rng(0).normal(0, 1, (2, 3, 128, 128)).astype(np.float32)
     picture[0, 0, rows[0], :4] = np.float32([-1, 1, 0, 1 / 255])
     session = onnxruntime.InferenceSession(str(tmp_path / "bytes.onnx"), providers=["CPUExecutionProvider"])
@@ -251,15 +253,12 @@ def test_the_graph_of_bytes_makes_what_the_host_makes(tmp_path: Path, rows: tupl
 @pytest.mark.parametrize(
     ("target", "settings", "message"),
     [
-        (RTX, EngineSettings(hardware="ampere-plus"), "^TensorRT-RTX has no setting hardware; leave it out or use --target tensorrt$"),
-        (RTX, EngineSettings(version_compatible=True), "^TensorRT-RTX has no setting version compatible"),
-        (RTX, EngineSettings(platform="windows"), "^TensorRT-RTX has no setting platform"),
+        (RTX, EngineSettings(hardware=Hardware.ampere_plus), "^TensorRT-RTX has no setting hardware; omit it or use --target tensorrt$"),
         (PROPER, EngineSettings(compute_capabilities=("8.9",)), "^TensorRT has no setting compute capabilities; .* --target tensorrt-rtx$"),
-        (PROPER, EngineSettings(hardware="any"), '^the hardware compatibility is "any"; use exact, same-capability or ampere-plus$'),
     ],
 )
 def test_settings_that_a_target_does_not_have(target: Any, settings: EngineSettings, message: str) -> None:
-    with pytest.raises(SdicError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         check_settings(target, settings)
 
 
@@ -267,47 +266,37 @@ def test_libraries_that_are_missing_or_old(monkeypatch: pytest.MonkeyPatch) -> N
     def missing(name: str) -> Any:
         raise ImportError("no", name=name)
 
-    monkeypatch.setattr(engine_builder.importlib, "import_module", missing)
-    with pytest.raises(MissingExtraError, match='^building TensorRT engines needs the package "tensorrt"; install it with: pip'):
+    monkeypatch.setattr(library.importlib, "import_module", missing)
+    with pytest.raises(MissingExtraError, match='^TensorRT needs the package "tensorrt"; install it with: pip'):
         load_library(PROPER)
     old = type("Module", (), {"__version__": "10.3.0"})
-    monkeypatch.setattr(engine_builder.importlib, "import_module", lambda name: old)
-    with pytest.raises(SdicError, match=r"^TensorRT 10.3.0 is installed and 10.12 is the oldest that works; update it with: pip install"):
+    monkeypatch.setattr(library.importlib, "import_module", lambda name: old)
+    with pytest.raises(
+        BackendError, match=r"^TensorRT 10.3.0 is installed and 10.12 is the oldest that works; update it with: pip install"
+    ):
         load_library(PROPER)
 
 
 def test_tensorrt_needs_the_gpu_it_builds_for(half_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "load_library", lambda target: type("Module", (), {"__version__": "11.4.0"}))
     monkeypatch.setattr(engines, "gpu_count", lambda: 0)
-    with pytest.raises(SdicError, match="^TensorRT builds for the GPU of this machine, and there is none; run the command where the GPU"):
+    with pytest.raises(
+        BackendError, match="^TensorRT builds for the GPU of this machine, and there is none; run the command where the GPU"
+    ):
         plan_engines(half_bundle, "tensorrt")
 
 
 @pytest.mark.parametrize(
-    ("target", "precision", "message"),
+    ("target", "precision", "kind", "message"),
     [
-        ("cuda", "fp16", '^there is no target "cuda"; use tensorrt or tensorrt-rtx$'),
-        ("tensorrt-rtx", "fp16", "has no graphs in fp16, only in fp32; add them with: sdic-export half .* --policy fp16$"),
-        ("tensorrt-rtx", "int8", "has no graphs in int8, only in fp32; choose one of them with --precision$"),
+        ("cuda", "fp16", ArgumentError, '^there is no target "cuda"; use tensorrt or tensorrt-rtx$'),
+        ("tensorrt-rtx", "fp16", BundleError, "has no graphs in fp16, only in fp32; add them with: sdic-export half .* --policy fp16$"),
+        ("tensorrt-rtx", "int8", BundleError, "has no graphs in int8, only in fp32; choose one of them with --precision$"),
     ],
 )
-def test_what_cannot_be_planned(built: Any, target: str, precision: str, message: str) -> None:
-    with pytest.raises(SdicError, match=message):
+def test_what_cannot_be_planned(built: Any, target: str, precision: str, kind: type[SdicError], message: str) -> None:
+    with pytest.raises(kind, match=message):
         plan_engines(built.folder, target, EngineSettings(precision=precision))
-
-
-def test_engines_are_those_of_the_stages_own_graphs(arranged: Any, built: Any) -> None:
-    bundles = [Bundle.open(item.folder) for item in (arranged, built)]
-    assert bundles[0].manifest.cpu
-    names, hashes, files = (
-        [what(bundle) for bundle in bundles]
-        for what in (
-            lambda bundle: graph_names(bundle, "fp32"),
-            lambda bundle: [onnx_hash(bundle, graph, "fp32") for graph in graph_names(bundle, "fp32")],
-            lambda bundle: [graph_file(bundle, graph, "fp32").name for graph in graph_names(bundle, "fp32")],
-        )
-    )
-    assert names[0] == names[1] and hashes[0] == hashes[1] and files[0] == files[1]
 
 
 def test_the_census_of_a_plan_counts_device_tensors_and_their_constants() -> None:
@@ -367,7 +356,7 @@ HALF_GRAPH = Census("graph", {}, {"float16": 900, "float32": 100})
             HALF_GRAPH,
             "20% of its tensors and 10% of its weig",
         ),
-        (Census("none"), HALF_GRAPH, "does not say in which types it computes, so that it is fp16 cannot be proven"),
+        (Census("none"), HALF_GRAPH, "does not say in which types it computes, so that it is fp16 cannot be checked"),
         (
             Census("plan", {"float16": 9}, {"float16": 9}),
             Census("graph", {}, {"float32": 9}),
@@ -375,8 +364,8 @@ HALF_GRAPH = Census("graph", {}, {"float16": 900, "float32": 100})
         ),
     ],
 )
-def test_an_engine_that_is_not_proven_to_be_half_is_refused(engine: Census, asked: Census, message: str) -> None:
-    with pytest.raises(SdicError, match=message):
+def test_an_engine_that_is_not_known_to_be_half_is_refused(engine: Census, asked: Census, message: str) -> None:
+    with pytest.raises(BackendError, match=message):
         check_precision("dicn", "fp16", engine, asked)
     check_precision("dicn", "fp32", engine, asked)
 
@@ -384,56 +373,6 @@ def test_an_engine_that_is_not_proven_to_be_half_is_refused(engine: Census, aske
 def test_a_half_engine_passes() -> None:
     check_precision("dicn", "fp16", Census("plan", {"float16": 9, "float32": 3}, {"float16": 800, "float32": 200}), HALF_GRAPH)
     check_precision("dicn", "bf16", Census("inspector", {"bfloat16": 9}), Census("graph", {}, {"bfloat16": 9}))
-
-
-class PretendedCache:
-    """A timing cache whose content is a set of lines."""
-
-    def __init__(self, data: bytes) -> None:
-        self.lines = set(data.splitlines())
-
-    def combine(self, other: Any, ignore_mismatch: bool) -> bool:
-        self.lines |= other.lines
-        return True
-
-    def serialize(self) -> bytes:
-        return b"\n".join(sorted(self.lines))
-
-
-class PretendedConfig:
-    def __init__(self, accepts: Callable[[Any], bool] = lambda cache: True) -> None:
-        self.accepts = accepts
-
-    def create_timing_cache(self, data: bytes) -> PretendedCache:
-        return PretendedCache(data)
-
-    def set_timing_cache(self, cache: PretendedCache, ignore_mismatch: bool) -> bool:
-        assert not ignore_mismatch
-        return self.accepts(cache)
-
-
-def test_timing_caches_of_builds_at_once_are_joined(tmp_path: Path) -> None:
-    path, config = tmp_path / "timing" / "gpu.cache", PretendedConfig()
-
-    def build(index: int) -> None:
-        cache = engine_builder._timing_cache(None, config, PROPER, path)
-        cache.lines.add(b"kernel %d" % index)
-        engine_builder._save_timing_cache(config, cache, path)
-
-    threads = [threading.Thread(target=build, args=(index,)) for index in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert path.read_bytes().splitlines() == [b"kernel %d" % index for index in range(8)]
-
-
-def test_a_timing_cache_of_another_gpu_is_not_used(tmp_path: Path) -> None:
-    path = tmp_path / "gpu.cache"
-    path.write_bytes(b"foreign")
-    cache = engine_builder._timing_cache(None, PretendedConfig(lambda cache: not cache.lines), PROPER, path)
-    assert cache.lines == set()
-    assert engine_builder._timing_cache(None, PretendedConfig(), RTX, path) is None  # it measures nothing
 
 
 # the command --------------------------------------------------------------------------------------------------------------------------

@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from triton_steps import carried_out, parsed
 
 from sdic_export.cli import app as cli
 from sdic_export.triton.config import Serving
 from sdic_export.triton.repository import TritonOptions, write_repository
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import SdicError
+from sdic_runtime.bundle.graphs import graph_keys
+from sdic_runtime.errors import ArgumentError, BackendError
 from sdic_runtime.pictures import to_bytes
 from sdic_runtime.pipeline import Pipeline
 
@@ -37,7 +39,7 @@ def repository(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_graphs_for_processors_are_not_served(repository: Path, arranged: Any, tmp_path: Path) -> None:
+def test_cpu_optimized_graphs_are_not_served(repository: Path, arranged: Any, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     write_repository(TritonOptions(arranged.folder, folder, serving=Serving(max_batch=4, instances=2, device="cpu", threads=1)))
     theirs, ours = (
@@ -61,31 +63,8 @@ def pipeline(built: Any) -> Pipeline:
     return Pipeline.load(built.folder, backend="onnxruntime", threads=1)
 
 
-def parsed(repository: Path) -> dict[str, Any]:
-    """Every configuration of a repository, read by Triton's own schema, which refuses unknown fields and words."""
-    from google.protobuf import text_format
-
-    paths = sorted(repository.glob("*/config.pbtxt"))
-    return {path.parent.name: text_format.Parse(path.read_text(), schema.ModelConfig()) for path in paths}
-
-
 def border(tensors: Any) -> dict[str, tuple[str, list[int]]]:
     return {tensor.name: (schema.DataType.Name(tensor.data_type), list(tensor.dims)) for tensor in tensors}
-
-
-def carried_out(repository: Path, configs: dict[str, Any], name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What an ensemble gives, its steps run with ONNX Runtime in an order that Triton could take."""
-    import onnxruntime
-
-    known, waiting = dict(inputs), list(configs[name].ensemble_scheduling.step)
-    while waiting:
-        step = next(step for step in waiting if set(step.input_map.values()) <= set(known))
-        waiting.remove(step)
-        session = onnxruntime.InferenceSession(str(repository / step.model_name / "1/model.onnx"), providers=["CPUExecutionProvider"])
-        asked = list(step.output_map)
-        found = session.run(asked, {key: known[tensor] for key, tensor in step.input_map.items()})
-        known |= {step.output_map[key]: array for key, array in zip(asked, found, strict=True)}
-    return {tensor.name: known[tensor.name] for tensor in configs[name].output}
 
 
 def test_every_model_is_valid_and_named_as_its_folder(repository: Path, configs: dict[str, Any]) -> None:
@@ -125,7 +104,7 @@ def test_stages_batch_and_run_where_asked(configs: dict[str, Any]) -> None:
 def test_warm_up_holds_the_golden_picture(repository: Path, configs: dict[str, Any], built: Any, pipeline: Pipeline) -> None:
     from sdic_export.golden import read_golden
 
-    golden = read_golden(built.folder / "golden/golden.safetensors").tensors
+    golden = read_golden(built.folder / "golden/golden.safetensors", built.report.manifest).tensors
     assert [sample.batch_size for sample in configs["tiny_e4e"].model_warmup] == [1, 4]
     for name, config in configs.items():
         for sample in config.model_warmup:
@@ -161,7 +140,7 @@ def test_ensembles_connect_models_that_fit(configs: dict[str, Any]) -> None:
 
 
 def test_the_inversion_is_the_pipelines(repository: Path, configs: dict[str, Any], pipeline: Pipeline) -> None:
-    image = np.random.default_rng(1).uniform(-1, 1, (2, 3, pipeline.sizes.working, pipeline.sizes.working)).astype(np.float32)
+    image = np.random.default_rng(1).uniform(-1, 1, (2, 3, pipeline.sizes["S"], pipeline.sizes["S"])).astype(np.float32)
     found, expected = carried_out(repository, configs, "tiny_invert", {"image": image}), pipeline.invert(image)
     assert set(found) == {"latent", "latent_enhanced", "feature", "residual", "reconstruction", "discrepancy", "picture", "bytes"}
     for name in set(found) - {"picture", "bytes"}:
@@ -173,12 +152,15 @@ def test_the_inversion_is_the_pipelines(repository: Path, configs: dict[str, Any
 @pytest.mark.parametrize(("form", "name"), [("paper", "tiny_edit"), ("released", "tiny_edit_released")])
 def test_edits_are_the_pipelines(repository: Path, configs: dict[str, Any], pipeline: Pipeline, form: str, name: str) -> None:
     sizes = pipeline.sizes
-    image = np.random.default_rng(2).uniform(-1, 1, (2, 3, sizes.working, sizes.working)).astype(np.float32)
-    direction = np.random.default_rng(3).standard_normal((sizes.rows, sizes.style_width)).astype(np.float32) * 0.2
+    image = np.random.default_rng(2).uniform(-1, 1, (2, 3, sizes["S"], sizes["S"])).astype(np.float32)
+    direction = np.random.default_rng(3).standard_normal((sizes["L"], sizes["C"])).astype(np.float32) * 0.2
     inversion = pipeline.invert(image)
-    inputs = {key: getattr(inversion, key) for key in ("latent", "latent_enhanced", "residual")}
+    move = pipeline.moves[form]
+    inputs = {key: getattr(inversion, key) for key in (*move.codes, "residual")}
+    assert set(border(configs[name].input)) == {*inputs, "direction", "strength"}
     inputs |= {"direction": np.stack([direction] * 2), "strength": np.full((2, 1), 1.5, np.float32)}
     found, expected = carried_out(repository, configs, name, inputs), pipeline.edit(inversion, direction, 1.5, form)
+    assert set(found) == {"picture", "bytes", *(f"{code}_edited" for code in move.codes)}
     assert np.array_equal(found["latent_enhanced_edited"], expected.latent)
     assert np.allclose(found["picture"], expected.pixels, rtol=0, atol=1e-5)
     assert np.array_equal(found["bytes"], to_bytes(found["picture"]))
@@ -188,7 +170,7 @@ def test_python_backend_brings_its_runner_and_links_its_graphs(built: Any, tmp_p
     write_repository(TritonOptions(built.folder, tmp_path / "models", "python", files="symbolic", warm_up=False))
     assert parsed(tmp_path / "models")["tiny_dipn"].backend == "python"
     version = tmp_path / "models/tiny_dipn/1"
-    assert (version / "model.onnx").resolve() == Bundle.open(built.folder).stage_file("dipn").resolve()
+    assert (version / "model.onnx").resolve() == (built.folder / "onnx/fp32/dipn.onnx").resolve()
     compile((version / "model.py").read_text(), "model.py", "exec")
     assert not (tmp_path / "models/tiny_dipn/warmup").exists()
 
@@ -196,10 +178,12 @@ def test_python_backend_brings_its_runner_and_links_its_graphs(built: Any, tmp_p
 def test_places_that_are_refused(built: Any, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/a.txt").write_text("mine")
-    with pytest.raises(SdicError, match=r"notes is a folder with other files in it, which are not overwritten; name a new folder"):
+    with pytest.raises(ArgumentError, match=r"notes is a folder with other files in it, which are not overwritten; name a new folder"):
         write_repository(TritonOptions(built.folder, tmp_path / "notes", force=True))
     write_repository(TritonOptions(built.folder, tmp_path / "models", warm_up=False))
-    with pytest.raises(SdicError, match="there is already a model repository at .*models; replace it with --force or name another folder"):
+    with pytest.raises(
+        ArgumentError, match="there is already a model repository at .*models; replace it with --force or name another folder"
+    ):
         write_repository(TritonOptions(built.folder, tmp_path / "models"))
     write_repository(TritonOptions(built.folder, tmp_path / "models", serving=Serving(max_batch=2), warm_up=False, force=True))
     assert {config.max_batch_size for config in parsed(tmp_path / "models").values()} == {2}
@@ -207,23 +191,22 @@ def test_places_that_are_refused(built: Any, tmp_path: Path) -> None:
 
 
 def test_engines_must_be_named_and_there(built: Any, tmp_path: Path) -> None:
-    with pytest.raises(SdicError, match="--backend tensorrt needs the engines to be served; name their folder in the bundle"):
+    with pytest.raises(ArgumentError, match="--backend tensorrt needs the engines to be served; name their folder in the bundle"):
         write_repository(TritonOptions(built.folder, tmp_path / "models", "tensorrt"))
-    with pytest.raises(SdicError, match=r"cannot read .*engine\.json"):
+    with pytest.raises(BackendError, match=r"cannot read .*engine\.json"):
         write_repository(TritonOptions(built.folder, tmp_path / "models", "tensorrt", engines=tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_engines_become_plans(built: Any, tmp_path: Path) -> None:
     """With files in place of engines: nothing here loads them."""
-    from sdic_export.triton.repository import graphs_of
     from sdic_runtime.backends.tensorrt.engine_files import EngineEntry, EngineSettings, Profile, Sidecar, onnx_hash, write_sidecar
     from sdic_runtime.files import sha256
 
     bundle, folder = Bundle.open(built.folder), tmp_path / "engines"
     folder.mkdir()
     entries = {}
-    for graph in graphs_of(bundle, "fp32"):
+    for graph in graph_keys(bundle.manifest, "fp32"):
         file = folder / f"{graph.replace(':', '.')}.engine"
         file.write_bytes(graph.encode())
         entries[graph] = EngineEntry(file.name, sha256(file), len(graph), onnx_hash(bundle, graph, "fp32"), 1.0, {})
@@ -235,15 +218,16 @@ def test_engines_become_plans(built: Any, tmp_path: Path) -> None:
     assert (configs["tiny_dicn"].platform, configs["tiny_dicn"].max_batch_size) == ("tensorrt_plan", 2)
     assert configs["tiny_edit_codes"].platform == "onnxruntime_onnx"
     (folder / "dicn.engine").write_bytes(b"dicm")
-    with pytest.raises(SdicError, match='the engine of "dicn" in .* cannot be used: .*SHA-256'):
+    with pytest.raises(BackendError, match='the engine of "dicn" in .* cannot be used: .*SHA-256'):
         write_repository(TritonOptions(built.folder, tmp_path / "other", "tensorrt", engines=folder))
     write_sidecar(folder, Sidecar("tensorrt-rtx", "1.2", settings, None, entries))
-    with pytest.raises(SdicError, match="are for tensorrt-rtx, and Triton runs those for tensorrt"):
+    with pytest.raises(BackendError, match="are for tensorrt-rtx, and Triton runs those for tensorrt"):
         write_repository(TritonOptions(built.folder, tmp_path / "other", "tensorrt", engines=folder))
 
 
 def test_the_command_prints_the_models(built: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["triton", str(built.folder), str(tmp_path / "models"), "--files", "hard", "--no-warm-up"]) == 0
+    folder = shutil.copytree(built.folder, tmp_path / "bundle")
+    assert cli.main(["triton", str(folder), str(tmp_path / "models"), "--files", "hard", "--no-warm-up"]) == 0
     assert sorted(capsys.readouterr().out.split()) == sorted(path.name for path in (tmp_path / "models").iterdir())
     assert cli.main(["triton", str(tmp_path / "nothing"), str(tmp_path / "other")]) == 2
     assert capsys.readouterr().err.startswith(f"error: there is no bundle at {tmp_path / 'nothing'}")
@@ -291,7 +275,7 @@ def test_a_real_server_gives_the_same(built: Any, tmp_path: Path, pipeline: Pipe
             answer = client.infer(model, tensors, outputs=[triton.InferRequestedOutput(name) for name in names])
             return {name: answer.as_numpy(name) for name in names}
 
-        side = pipeline.sizes.working
+        side = pipeline.sizes["S"]
         image = np.random.default_rng(4).uniform(-1, 1, (3, 3, side, side)).astype(np.float32)
         expected = pipeline.invert(image)
         names = ["latent", "latent_enhanced", "residual", "feature", "discrepancy", "picture", "bytes"]
@@ -323,19 +307,17 @@ def wait_until_ready(client: Any, server: subprocess.Popen[bytes], log: Path) ->
 
 
 def test_a_bundle_with_weights_beside_its_graphs_keeps_them_together(built: Any, tmp_path: Path) -> None:
-    import dataclasses
-
     import onnx
 
-    from sdic_runtime.bundle.bundle import file_entries, write_manifest
+    from sdic_export.build import finish
 
     folder = Path(shutil.copytree(built.folder, tmp_path / "bundle"))
     manifest = Bundle.open(folder).manifest
-    name = manifest.stages["dipn"]["fp32"]
+    (name,) = manifest.graphs["dipn"]["fp32"]
     model = onnx.load(folder / name)
     onnx.save(model, folder / name, save_as_external_data=True, location="dipn.onnx.data", size_threshold=0)
-    files = {**manifest.files, **file_entries(folder, [name, name + ".data"])}
-    write_manifest(folder, dataclasses.replace(manifest, files=files))
+    (folder / "bundle.json").unlink()
+    finish(folder, manifest)
     write_repository(TritonOptions(folder, tmp_path / "models", warm_up=False))
     place = tmp_path / "models/tiny_dipn/1"
     assert sorted(path.name for path in place.iterdir()) == ["dipn.onnx.data", "model.onnx"]

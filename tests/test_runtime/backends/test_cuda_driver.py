@@ -1,4 +1,4 @@
-"""The one module that talks to the GPU's driver, on pretended drivers; on a real one where there is one."""
+"""The one module that talks to the GPU's driver, on fake drivers; on a real one where there is one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdic_runtime.backends.cuda import driver as device_memory
-from sdic_runtime.backends.cuda.driver import BindingsGpu, PycudaGpu, gpu_count, missing_driver, open_gpu
-from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.backends.cuda import driver as driver_module
+from sdic_runtime.backends.cuda.driver import Bindings, Gpu, Pycuda, gpu_count, missing_driver, open_gpu
+from sdic_runtime.errors import ArgumentError, BackendError, MissingExtraError, OutOfMemoryError
 
 
 class Result(enum.IntEnum):
@@ -46,7 +46,7 @@ def bindings(devices: int = 1, **changes: Any) -> types.ModuleType:
         "cuDeviceGet": lambda index: (Result(0), index),
         "cuDevicePrimaryCtxRetain": lambda device: (Result(0), "context"),
         "cuDeviceTotalMem": lambda device: (Result(0), 24 << 30),
-        "cuDeviceGetName": lambda size, device: (Result(0), b"Pretended GPU\0\0"),
+        "cuDeviceGetName": lambda size, device: (Result(0), b"Fake GPU\0\0"),
         "cuDeviceGetAttribute": lambda name, device: (Result(0), attributes[name.removeprefix("CU_DEVICE_ATTRIBUTE_")]),
         "cuMemAlloc": lambda size: (Result(0), 4096),
         "cuMemGetInfo": lambda: (Result(0), 1 << 30, 24 << 30),
@@ -105,7 +105,7 @@ def test_without_a_gpu_or_its_driver(install: Any, changes: dict[str, Any]) -> N
     install(bindings(**changes))
     assert missing_driver() is None
     assert gpu_count() == 0
-    with pytest.raises(SdicError, match=r"^there is no NVIDIA GPU here, or its driver does not work \(see nvidia-smi\); use backend="):
+    with pytest.raises(BackendError, match=r"^there is no NVIDIA GPU here, or its driver does not work \(see nvidia-smi\); use backend="):
         open_gpu()
 
 
@@ -127,7 +127,7 @@ def test_a_driver_library_that_is_missing_is_no_gpu(install: Any) -> None:
 )
 def test_a_gpu_that_is_not_there(install: Any, index: Any, count: int, message: str) -> None:
     install(bindings(count))
-    with pytest.raises(SdicError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         open_gpu(index)
 
 
@@ -136,7 +136,7 @@ def test_the_attributes_that_engines_depend_on(install: Any) -> None:
     found = open_gpu().attributes()
     assert (found.compute_capability, found.multiprocessors, found.memory_bus_bits, found.error_correction) == ("8.9", 128, 384, False)
     assert (found.l2_cache_bytes, found.shared_memory_bytes, found.total_memory_bytes) == (72 << 20, 100 << 10, 24 << 30)
-    assert found.name == "Pretended GPU"
+    assert found.name == "Fake GPU"
 
 
 def test_copies_and_streams_reach_the_driver(install: Any) -> None:
@@ -179,24 +179,29 @@ def test_out_of_memory_and_other_failures(install: Any) -> None:
         )
     )
     gpu = open_gpu()
-    with pytest.raises(SdicError) as caught:
+    with pytest.raises(OutOfMemoryError) as caught:
         gpu.allocate(8 << 30)
     assert str(caught.value) == (
         "not enough GPU memory: 8192 MB are needed and 1024 of 24576 MB are free; use a smaller batch or close "
         "other programs that use the GPU"
     )
-    with pytest.raises(SdicError, match="^the GPU driver failed in cuMemFree with CUDA_ERROR_LAUNCH_FAILED; restart the program"):
+    with pytest.raises(BackendError, match="^the GPU driver failed in cuMemFree with CUDA_ERROR_LAUNCH_FAILED; restart the program"):
         gpu.free(4096)
+
+
+def graphs() -> Any:
+    found = open_gpu().graphs
+    assert found is not None
+    return found
 
 
 def test_a_capture(install: Any) -> None:
     driver = bindings()
     install(driver)
-    gpu = open_gpu()
-    assert gpu.obstacle_to_graphs() is None
-    gpu.begin_capture(11)
-    assert gpu.end_capture(11) == "ready"
-    gpu.launch("ready", 11)
+    found = graphs()
+    found.begin(11)
+    assert found.end(11) == "ready"
+    found.launch("ready", 11)
     assert ("cuGraphDestroy", 5) in driver.calls
     assert driver.calls[-1] == ("cuGraphLaunch", "ready", 11)
 
@@ -207,11 +212,12 @@ def test_a_capture(install: Any) -> None:
         {"cuStreamEndCapture": lambda stream: (Result.CUDA_ERROR_LAUNCH_FAILED, None)},
         {"cuStreamEndCapture": lambda stream: (Result(0), 0)},
         {"cuGraphInstantiate": lambda graph, flags: (Result.CUDA_ERROR_LAUNCH_FAILED, None)},
+        {"cuGraphInstantiate": lambda graph, flags: (Result.CUDA_ERROR_OUT_OF_MEMORY, None)},
     ],
 )
 def test_a_broken_capture_is_none_and_no_error(install: Any, changes: dict[str, Any]) -> None:
     install(bindings(**changes))
-    assert open_gpu().end_capture(11) is None
+    assert graphs().end(11) is None
 
 
 class Held:
@@ -251,11 +257,20 @@ def pycuda_driver() -> types.ModuleType:
             return self.context
 
         def get_attribute(self, name: str) -> int:
-            return {"MULTIPROCESSOR_COUNT": 132, "GLOBAL_MEMORY_BUS_WIDTH": 5120, "ECC_ENABLED": 1}.get(name, 64)
+            known = {"COMPUTE_CAPABILITY_MAJOR": 9, "COMPUTE_CAPABILITY_MINOR": 0, "MULTIPROCESSOR_COUNT": 132, "ECC_ENABLED": 1}
+            return known.get(name, 64)
 
-        compute_capability = staticmethod(lambda: (9, 0))
         total_memory = staticmethod(lambda: 141 << 30)
         name = staticmethod(lambda: "Hopper")
+
+    class Error(Exception):
+        pass
+
+    class OutOfMemory(Error):
+        pass
+
+    def copy(target: Any, source: Any, *rest: Any) -> None:
+        module.copies.append((target, source, *rest))
 
     module: Any = types.ModuleType("pycuda.driver")
     vars(module).update(
@@ -263,8 +278,12 @@ def pycuda_driver() -> types.ModuleType:
         Stream=Stream,
         mem_alloc=Held,
         init=lambda: None,
-        Error=RuntimeError,
-        MemoryError=MemoryError,
+        Error=Error,
+        MemoryError=OutOfMemory,
+        copies=[],
+        memcpy_htod_async=copy,
+        memcpy_dtoh_async=copy,
+        memcpy_dtod_async=copy,
         pushed=[],
         device_attribute=Any_(),
         mem_get_info=lambda: (5, 10),
@@ -274,81 +293,102 @@ def pycuda_driver() -> types.ModuleType:
 
 
 def test_pycuda_is_taken_where_it_is_installed(install: Any) -> None:
-    install(bindings(0), pycuda_driver())
+    module: Any = pycuda_driver()
+    install(bindings(0), module)
     gpu = open_gpu()
-    assert isinstance(gpu, PycudaGpu)
     found = gpu.attributes()
     assert (found.compute_capability, found.multiprocessors, found.error_correction, found.name) == ("9.0", 132, True, "Hopper")
+    assert found.total_memory_bytes == 141 << 30
     before = Held.living
     address = gpu.allocate(100)
     assert Held.living == before + 1
     gpu.free(address)
     assert Held.living == before
     with gpu.active():
-        assert gpu._cu.pushed == [1]
+        assert module.pushed == [1]
         gpu.synchronize(gpu.new_stream())
-    assert gpu._cu.pushed == []
+    assert module.pushed == []
 
 
-def test_graphs_with_pycuda_go_through_the_bindings_or_say_why_not(install: Any) -> None:
+def test_copies_reach_pycuda_with_their_bytes_and_stream(install: Any) -> None:
+    module: Any = pycuda_driver()
+    install(None, module)
+    gpu, array = open_gpu(), np.arange(6, dtype=np.float32)
+    stream = gpu.new_stream()
+    gpu.to_device(4096, array, stream)
+    gpu.copy(8192, 4096, 24, stream)
+    gpu.to_host(array, 8192, stream)
+    (up, source, held), (target, origin, size, _), (back, down, _) = module.copies
+    assert (up, bytes(source), held.handle) == (4096, array.tobytes(), stream)
+    assert (target, origin, size) == (8192, 4096, 24)
+    back[0] = 255
+    assert (down, array.view(np.uint8)[0]) == (8192, 255)
+
+
+def test_graphs_with_pycuda_go_through_the_bindings_where_they_are_installed(install: Any) -> None:
     install(None, pycuda_driver())
-    gpu = open_gpu()
-    assert gpu.obstacle_to_graphs() == 'pycuda has no stream capture and the package "cuda-bindings" is not installed'
-    with pytest.raises(SdicError, match="^no CUDA graph can be captured: pycuda has no stream capture"):
-        gpu.begin_capture(21)
+    assert open_gpu().graphs is None
     driver = bindings()
     install(driver, pycuda_driver())
-    gpu = open_gpu()
-    assert gpu.obstacle_to_graphs() is None
-    gpu.begin_capture(21)
+    graphs().begin(21)
     assert driver.calls[-1][:2] == ("cuStreamBeginCapture", 21)
 
 
-def test_pycuda_out_of_memory(install: Any) -> None:
-    driver: Any = pycuda_driver()
+def test_pycuda_errors_are_sentences(install: Any) -> None:
+    module: Any = pycuda_driver()
 
-    def fail(size: int) -> Any:
-        raise MemoryError("out of memory")
+    def fail(kind: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            raise kind("cuMemAlloc failed:\n no luck")
 
-    driver.mem_alloc = fail
-    install(None, driver)
-    with pytest.raises(SdicError, match="^not enough GPU memory: 64 MB are needed"):
-        open_gpu().allocate(64 << 20)
+        return call
+
+    install(None, module)
+    gpu = open_gpu()
+    module.mem_alloc = fail(module.MemoryError)
+    with pytest.raises(OutOfMemoryError, match="^not enough GPU memory: 64 MB are needed"):
+        gpu.allocate(64 << 20)
+    module.mem_alloc = fail(module.Error)
+    with pytest.raises(BackendError, match="^the GPU driver failed in cuMemAlloc with cuMemAlloc failed: no luck; restart the program"):
+        gpu.allocate(64 << 20)
 
 
 def test_the_real_bindings_have_every_function_that_is_called() -> None:
     driver = pytest.importorskip("cuda.bindings.driver")
-    source = (device_memory.__file__ or "").strip()
+    source = (driver_module.__file__ or "").strip()
     with open(source, encoding="utf-8") as stream:
         text = stream.read()
     import re
 
-    called = set(re.findall(r'"(cu[A-Z]\w+)"', text)) | set(re.findall(r"(?:self\._cu|cu)\.(cu[A-Z]\w+)", text))
+    called = set(re.findall(r'"(cu[A-Z]\w+)"', text))
     assert len(called) > 15
     assert not [name for name in called if not hasattr(driver, name)]
-    assert all(hasattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{label}") for label in device_memory.ATTRIBUTES.values())
-    assert hasattr(driver.CUstream_flags, "CU_STREAM_NON_BLOCKING")
+    attributes = re.findall(r"read\(['\"](\w+)['\"]\)", text)
+    assert len(attributes) == 7
+    assert all(hasattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{label}") for label in attributes)
+    assert driver.CUstream_flags.CU_STREAM_NON_BLOCKING == driver_module.NON_BLOCKING
+    assert driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY == driver_module.OUT_OF_MEMORY
     assert hasattr(driver.CUstreamCaptureMode, "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("driver", [BindingsGpu, PycudaGpu])
+@pytest.mark.parametrize("driver", [Bindings, Pycuda])
 def test_a_real_gpu(driver: Any) -> None:
     """Memory goes there and back, and a captured copy is replayed; run with: pytest -m gpu."""
-    pytest.importorskip({BindingsGpu: "cuda.bindings.driver", PycudaGpu: "pycuda.driver"}[driver])
-    assert driver.count()
-    gpu = driver(0)
+    pytest.importorskip({Bindings: "cuda.bindings.driver", Pycuda: "pycuda.driver"}[driver])
+    assert gpu_count()
+    gpu = Gpu(driver(), 0)
     array, back = np.arange(1000, dtype=np.float32), np.zeros(1000, np.float32)
     with gpu.active():
         stream, first, second = gpu.new_stream(), gpu.allocate(4000), gpu.allocate(4000)
         gpu.to_device(first, array, stream)
         gpu.synchronize(stream)
-        if gpu.obstacle_to_graphs() is None:
-            gpu.begin_capture(stream)
+        if gpu.graphs is not None:
+            gpu.graphs.begin(stream)
             gpu.copy(second, first, 4000, stream)
-            graph = gpu.end_capture(stream)
-            gpu.launch(graph, stream)
-            gpu.destroy_graph(graph)
+            graph = gpu.graphs.end(stream)
+            gpu.graphs.launch(graph, stream)
+            gpu.graphs.destroy(graph)
         else:
             gpu.copy(second, first, 4000, stream)
         gpu.to_host(back, second, stream)

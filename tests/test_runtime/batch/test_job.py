@@ -1,4 +1,4 @@
-"""Batches: what is done, left alone, done again and listed as failed; and the same on Ray, with a kill in the middle."""
+"""Batches: what is done, left alone, done again and listed as failed; the same in processes of their own, with a kill, and on Ray."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ import pytest
 from PIL import Image
 
 from sdic_runtime.batch.inputs import tasks_of
-from sdic_runtime.batch.job import ATTEMPTS, FAILURES, JOURNAL, MOST_ATTEMPTS, Attempts, EditOrder, Job, Outcome, Summary, Task, Worker
+from sdic_runtime.batch.job import ATTEMPTS, FAILURES, JOURNAL, MOST_ATTEMPTS, Attempts, Job, Outcome, Summary, Task, Worker, shares
 from sdic_runtime.batch.job import run as run_batch
-from sdic_runtime.batch.ray import Cluster
 from sdic_runtime.bundle.bundle import DEMO_FOLDER, Bundle
-from sdic_runtime.errors import SdicError
+from sdic_runtime.edit_orders import EditOrder
+from sdic_runtime.errors import OutOfMemoryError, SdicError
 from sdic_runtime.pipeline import Pipeline
 
-ONNX = {"backend": "onnxruntime", "options": {"threads": 1}}
+ONNX = {"backend": "onnxruntime:threads=1"}
 
 
 def make_pictures(folder: Path, count: int, bad: Sequence[int] = (), side: int = 40) -> Path:
@@ -52,7 +52,7 @@ def run_here(job: Job, source: Path, limit: int | None = None) -> tuple[Summary,
         for task in tasks:
             yield from worker([task])
 
-    for outcome in run_batch(job, Bundle.open(job.bundle), tasks_of(source, job), execute, summary):
+    for outcome in run_batch(job, Bundle.open(job.bundle), tasks_of(source, job)[0], execute, summary):
         outcomes.append(outcome)
         if len(outcomes) == limit:
             break
@@ -96,7 +96,7 @@ def test_a_run_that_stops_keeps_what_is_done(job: Job, tmp_path: Path) -> None:
     run_here(job, folder, limit=2)
     with (job.out / JOURNAL).open("a") as stream:
         stream.write('{"source": "/half a li')  # as a kill in the middle of a line leaves it
-    (job.out / ".p004.inverted.png.0123abcd.tmp").write_bytes(b"half")
+    (job.out / ".0123abcd.tmp").write_bytes(b"half")
     summary, _ = run_here(job, folder)
     assert (summary.done, summary.complete) == (3, 2)
     assert len(results(job.out)) == 5
@@ -104,34 +104,31 @@ def test_a_run_that_stops_keeps_what_is_done(job: Job, tmp_path: Path) -> None:
     assert len([json.loads(line) for line in (job.out / JOURNAL).read_text().splitlines()]) == 5
 
 
-@pytest.mark.parametrize("change", ["picture", "result gone", "result cut off", "edit", "save", "direction"])
-def test_what_changed_is_done_again(make_bundle: Any, tmp_path: Path, change: str) -> None:
-    from dataclasses import replace
-
-    from sdic_runtime.bundle.bundle import file_entries, write_manifest
-    from sdic_runtime.edits import Direction, save_direction
+@pytest.mark.parametrize("what", ["picture", "result gone", "result cut off", "edit", "save", "direction"])
+def test_what_changed_is_done_again(make_bundle: Any, change: Any, tmp_path: Path, what: str) -> None:
+    from sdic_runtime.directions import save_direction
+    from sdic_runtime.edits import Direction
 
     folder, bundle = make_pictures(tmp_path / "in", 2), make_bundle()
     job = Job(bundle, tmp_path / "out", **ONNX, edits=(EditOrder((("smile", 1.0),)),))
     run_here(job, folder)
     result = job.out / "p000.inverted.png"
     done = 1
-    if change == "picture":
+    if what == "picture":
         Image.new("RGB", (9, 9)).save(folder / "p000.png")
-    elif change == "result gone":
+    elif what == "result gone":
         result.unlink()
-    elif change == "result cut off":
+    elif what == "result cut off":
         result.write_bytes(result.read_bytes()[:20])
     else:
         done = 2
-    if change == "edit":
+    if what == "edit":
         job = replace(job, edits=(EditOrder((("smile", 2.0),)),))
-    elif change == "save":
+    elif what == "save":
         job = replace(job, save=True)
-    elif change == "direction":
+    elif what == "direction":
         save_direction(bundle / "directions/smile.safetensors", Direction(np.ones(8), "smile"))
-        manifest = Bundle.open(bundle).manifest
-        write_manifest(bundle, replace(manifest, files={**manifest.files, **file_entries(bundle, ["directions/smile.safetensors"])}))
+        change(bundle, ["directions/smile.safetensors"])
     summary, _ = run_here(job, folder)
     assert (summary.done, summary.complete) == (done, 2 - done)
     assert run_here(job, folder)[0].complete == 2
@@ -144,9 +141,7 @@ def test_results_are_those_of_the_commands_for_one_picture(run: Any, tiny_bundle
     run_here(job, folder)
     common = ("--bundle", tiny_bundle, "--backend", "onnxruntime:threads=1", "--out", "alone")
     assert run("invert", folder / "p001.png", "--save", *common)[0] == 0
-    assert run("edit", folder / "p001.png", "--direction", "smile", "--strength", 2, *common)[0] == 0
-    both = ("--direction", "smile", "--strength", 1, "--direction", "age", "--strength", -0.5)
-    assert run("edit", folder / "p001.png", *both, *common)[0] == 0
+    assert run("edit", folder / "p001.png", "--edit", "smile:2", "--edit", "smile:1,age:-0.5", *common)[0] == 0
     alone = {path.name: path for path in (tmp_path / "alone").iterdir()}
     assert set(alone) == {f"p001{ending}" for ending in job.endings}
     for name, path in alone.items():
@@ -157,7 +152,7 @@ def test_results_are_those_of_the_commands_for_one_picture(run: Any, tiny_bundle
 def test_a_picture_that_ends_its_worker_again_and_again_fails_alone(job: Job, tmp_path: Path) -> None:
     folder = make_pictures(tmp_path / "in", 3)
     job.out.mkdir()
-    tasks, attempts = tasks_of(folder, job), Attempts(job.out)
+    tasks, attempts = tasks_of(folder, job)[0], Attempts(job.out)
     for _ in range(MOST_ATTEMPTS):
         attempts.begin([tasks[1]])
     outcomes = Worker(job)(tasks)
@@ -168,11 +163,38 @@ def test_a_picture_that_ends_its_worker_again_and_again_fails_alone(job: Job, tm
     assert not Worker(job)(tasks)[1].error
 
 
+@pytest.mark.parametrize("error", [OutOfMemoryError("no room for the picture"), MemoryError()])
+def test_want_of_memory_costs_one_picture(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    folder, inner = make_pictures(tmp_path / "in", 3), Pipeline._invert
+
+    def fail(self: Pipeline, image: np.ndarray, names: Sequence[str], batch: int) -> Any:
+        if any("p001" in name for name in names):
+            raise error
+        return inner(self, image, names, batch)
+
+    monkeypatch.setattr(Pipeline, "_invert", fail)
+    job.out.mkdir()
+    outcomes = Worker(replace(job, batch=3))(tasks_of(folder, job)[0])
+    sentence = str(error) or f"not enough memory for {folder}/p001.png; make it smaller"
+    assert [outcome.error for outcome in outcomes] == ["", sentence, ""]
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.png\nb.png\n", encoding="utf-8-sig")
+    assert [task.source for task in tasks_of(tmp_path / "list.txt", job)[0]] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+
+
+def test_skipped_files_are_told(job: Job, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "in", 1)
+    (folder / "film.mov").touch()
+    assert tasks_of(folder, job)[1] == [folder / "film.mov"]
+
+
 def test_a_task_without_an_outcome_is_a_failure(job: Job, tmp_path: Path) -> None:
     folder = make_pictures(tmp_path / "in", 1)
     job.out.mkdir()
     summary = Summary()
-    (outcome,) = run_batch(job, Bundle.open(job.bundle), tasks_of(folder, job), lambda job, tasks: iter(()), summary)
+    (outcome,) = run_batch(job, Bundle.open(job.bundle), tasks_of(folder, job)[0], lambda job, tasks: iter(()), summary)
     assert summary.failed == 1
     assert failures(job.out) == {outcome.task.source: outcome.error}
 
@@ -191,7 +213,7 @@ def test_a_list_keeps_sub_folders_and_names_missing_pictures(job: Job, tmp_path:
     make_pictures(tmp_path / "in/deep", 1)
     names = tmp_path / "in/names.txt"
     names.write_text(f"p000.png\n\n./deep/p000.png\n{tmp_path / 'in/p000.png'}\ngone.png\n")
-    assert [task.stem for task in tasks_of(names, job)] == ["p000", "deep/p000", "gone"]
+    assert [task.stem for task in tasks_of(names, job)[0]] == ["p000", "deep/p000", "gone"]
     summary, _ = run_here(job, names)
     assert (summary.done, summary.failed) == (2, 1)
     assert failures(job.out) == {str(tmp_path / "in/gone.png"): f"there is no picture at {tmp_path / 'in/gone.png'}"}
@@ -221,73 +243,37 @@ def test_results_never_replace_inputs(tiny_bundle: Path, tmp_path: Path) -> None
         tasks_of(folder / "list.txt", Job(tiny_bundle, folder))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("smile", '--edit is "smile"; give NAME:STRENGTH'),
-        ("smile:x", "the strength of \"smile\" is 'x'; give a finite number"),
-        ("smil:1", 'there is no direction "smil"; .* did you mean "smile"'),
-        ("smile:nan", "give a finite number"),
-    ],
-)
-def test_edits_that_are_refused(tiny_bundle: Path, text: str, message: str) -> None:
-    with pytest.raises(SdicError, match=message):
-        EditOrder.parse(text, Bundle.open(tiny_bundle))
-
-
 def test_workers_and_threads_share_the_cpus() -> None:
-    shares = {
-        Cluster(): (8, 1),
-        Cluster(workers=2): (2, 4),
-        Cluster(threads=4): (2, 4),
-        Cluster(workers=3, threads=2): (3, 2),
-        Cluster(workers=20): (20, 1),
-    }
-    assert {cluster: cluster.shares(8) for cluster in shares} == shares
+    asked = {(None, None): (8, 1), (2, None): (2, 4), (None, 4): (2, 4), (3, 2): (3, 2), (20, None): (20, 1)}
+    assert {each: shares(8, *each) for each in asked} == asked
 
 
-# On Ray
+# In processes of their own
 
 
 def command(source: Path, bundle: Path, out: Path, *more: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "sdic_runtime.cli.app",
-        "batch",
-        str(source),
-        "--bundle",
-        str(bundle),
-        "--out",
-        str(out),
-        "--backend",
-        "onnxruntime",
-        "--threads",
-        "1",
-        *more,
-    ]
+    words = ["batch", str(source), "--bundle", str(bundle), "--out", str(out), "--backend", "onnxruntime", "--threads", "1", *more]
+    return [sys.executable, "-m", "sdic_runtime.cli.app", *words]
 
 
-def kill_and_resume(folder: Path, bundle: Path, out: Path, kill_after: int, total: int, bad: int) -> subprocess.CompletedProcess[str]:
-    """Kill a run once it has written `kill_after` results, and run again."""
-    first = subprocess.Popen(command(folder, bundle, out, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 600
-    while first.poll() is None and time.monotonic() < end and len(list(out.glob("*.png"))) < kill_after:
-        time.sleep(0.005)
-    assert first.poll() is None, "the run ended before it could be killed"
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    noted = {json.loads(line)["source"] for line in (out / JOURNAL).read_text().splitlines() if line.endswith("}")}
-    assert len(noted) < total - bad
-    kept = {Path(source).stem: time for source in noted for time in [(out / f"{Path(source).stem}.inverted.png").stat().st_mtime_ns]}
-    second = subprocess.run(command(folder, bundle, out, "--workers", "1"), capture_output=True, text=True, timeout=900)
-    assert {stem: (out / f"{stem}.inverted.png").stat().st_mtime_ns for stem in kept} == kept  # what was noted was not done twice
-    assert f"{len(noted)} were complete before" in second.stdout or not noted
-    return second
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.01)
+
+
+def has_reader(pipe: Path) -> bool:
+    """Whether a process has the named pipe open, or waits in opening it, for reading."""
+    try:
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
 
 
 def check_all(folder: Path, out: Path, pipeline: Pipeline, bad: Sequence[int], every: int = 1) -> None:
-    good = sorted(path for index, path in enumerate(sorted(folder.iterdir())) if index not in bad)
+    good = sorted(path for index, path in enumerate(sorted(folder.glob("*.png"))) if index not in bad)
     assert sorted(results(out)) == [f"{path.stem}.inverted.png" for path in good]
     assert sorted(path.name for path in out.iterdir() if path.name.startswith(".")) == [JOURNAL, ".sdic-batch.lock"]
     for path in good[::every]:
@@ -297,44 +283,93 @@ def check_all(folder: Path, out: Path, pipeline: Pipeline, bad: Sequence[int], e
     assert all("is not a picture this program can read" in text for text in failures(out).values())
 
 
-def test_a_killed_run_on_ray_is_finished_by_the_next(tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason='Ray is in the extra "ray"')
-    bad = [3, 13, 23]
-    folder = make_pictures(tmp_path / "in", 30, bad, side=700)
-    second = kill_and_resume(folder, tiny_bundle, tmp_path / "out", 5, 30, len(bad))
+def kill_and_resume(folder: Path, bundle: Path, out: Path, kill_at: int, total: int, bad: Sequence[int]) -> None:
+    """A run that waits for ever at picture `kill_at`, a pipe that nobody writes to, is killed there; another one finishes the work."""
+    names, stuck = folder / "list.txt", folder / f"p{kill_at:03}.png"
+    names.write_text("\n".join(f"p{index:03}.png" for index in range(total)))
+    whole = stuck.read_bytes()
+    stuck.unlink()
+    os.mkfifo(stuck)
+    before = sum(index not in bad for index in range(kill_at))
+    first = subprocess.Popen(command(names, bundle, out, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: (out / JOURNAL).exists() and (out / JOURNAL).read_text().count("\n") == before, "the first pictures are not done")
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
+    wait_for(lambda: not has_reader(stuck), "the worker goes on without the run that started it")
+    stuck.unlink()
+    stuck.write_bytes(whole)
+    kept = results(out)
+    second = subprocess.run(command(names, bundle, out, "--workers", "2"), capture_output=True, text=True, timeout=900)
     assert second.returncode == 2
-    table = tmp_path / "out" / FAILURES
-    assert second.stderr == f"error: 3 of 30 pictures could not be done; they are listed with the reasons in {table}\n"
+    assert second.stdout == f"{total - before - len(bad)} of {total} pictures done, {before} were complete before\n"
+    told = f"{len(bad)} of {total} pictures could not be done; they are listed with the reasons in {out / FAILURES}"
+    assert second.stderr == f"error: {told}\n"
+    assert kept.items() <= results(out).items()  # what was noted was not done twice
+
+
+def test_a_killed_run_is_finished_by_the_next(tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    folder, bad = make_pictures(tmp_path / "in", 12, [3, 10]), [3, 10]
+    kill_and_resume(folder, tiny_bundle, tmp_path / "out", 6, 12, bad)
     check_all(folder, tmp_path / "out", pipeline, bad)
 
 
-def test_a_worker_that_cannot_start_is_one_sentence(tiny_bundle: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason='Ray is in the extra "ray"')
-    folder = make_pictures(tmp_path / "in", 1)
-    answer = subprocess.run(
-        [*command(folder, tiny_bundle, tmp_path / "out"), "--backend", "onnxruntime:device=gpu"],
-        capture_output=True,
-        text=True,
-        timeout=300,
+def test_a_picture_that_kills_its_worker_costs_no_other(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "in", 5)
+    sitting = tmp_path / "sitecustomize.py"  # Python runs it at the start of every process: there, picture 2 is deadly
+    sitting.write_text(
+        "import os, sdic_runtime.pictures as pictures\n"
+        "load = pictures.load_picture\n"
+        "pictures.load_picture = lambda path: os._exit(9) if 'p002' in str(path) else load(path)\n"
     )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    words = command(folder, tiny_bundle, tmp_path / "out", "--workers", "1", "--batch", "2")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 2 and done.stdout == "4 of 5 pictures done\n"
+    assert {Path(path).name for path in failures(tmp_path / "out")} == {"p002.png"}
+    assert "ended its worker 3 times" in failures(tmp_path / "out")[str(folder / "p002.png")]
+    assert len(results(tmp_path / "out")) == 4
+
+
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_a_worker_that_cannot_start_is_one_sentence(tiny_bundle: Path, tmp_path: Path, executor: str) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray", reason='Ray is in the extra "ray"')
+    folder = make_pictures(tmp_path / "in", 1)
+    words = [*command(folder, tiny_bundle, tmp_path / "out"), "--backend", "onnxruntime:device=gpu", "--executor", executor]
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr == 'error: the device is "gpu"; use cpu, cuda or cuda:N\n'
+    assert answer.stderr.splitlines()[-1] == 'error: the device is "gpu"; use cpu, cuda or cuda:N'
+
+
+def test_ray_gives_the_same(tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason='Ray is in the extra "ray"')
+    folder = make_pictures(tmp_path / "in", 6, [2])
+    words = command(folder, tiny_bundle, tmp_path / "out", "--executor", "ray", "--workers", "1")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stdout == "5 of 6 pictures done\n"
+    check_all(folder, tmp_path / "out", pipeline, [2])
+
+
+@pytest.mark.parametrize("words", [("--gpus", "1"), ("--address", "auto")])
+def test_what_is_for_ray_alone_says_so(run: Any, tiny_bundle: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    code, _, errors = run("batch", make_pictures(tmp_path / "in", 1), "--out", "out", "--bundle", tiny_bundle, *words)
+    assert (code, errors) == (2, f"error: {words[0]} is for Ray; add --executor ray\n")
 
 
 @pytest.mark.full
 def test_five_hundred_pictures_ten_bad_ones_and_a_kill(tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason='Ray is in the extra "ray"')
     bad = list(range(7, 500, 50))
     folder = make_pictures(tmp_path / "in", 500, bad, side=500)
-    second = kill_and_resume(folder, tiny_bundle, tmp_path / "out", 200, 500, len(bad))
-    assert second.returncode == 2
+    kill_and_resume(folder, tiny_bundle, tmp_path / "out", 200, 500, bad)
     check_all(folder, tmp_path / "out", pipeline, bad, every=7)
 
 
 @pytest.mark.full
 def test_two_workers_are_faster_than_one_and_give_the_same(tmp_path: Path) -> None:
-    """The embedded bundle on 192 portraits, one thread per worker; the time to start Ray is part of both."""
-    pytest.importorskip("ray", reason='Ray is in the extra "ray"')
+    """The embedded bundle on 192 portraits, one thread per worker; the time to start the workers is part of both."""
     portraits = sorted((DEMO_FOLDER / "pictures").glob("*.png"))
     (tmp_path / "in").mkdir()
     for number in range(192):

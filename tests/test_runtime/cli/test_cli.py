@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import resource
 import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ def test_help_names_every_command_and_gives_an_example(run: Any) -> None:
     assert code == 0
     assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS] == list(COMMANDS)
     assert any("Example: sdic-run edit" in line for line in lines)
+    assert not [line for line in lines if line.endswith("...") and not line.startswith("Usage")], "a summary that does not fit the list"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -63,7 +67,7 @@ def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
 def test_version_is_the_installed_one(run: Any) -> None:
     from sdic_runtime import __version__
 
-    assert run("--version") == (0, [f"sdic {__version__}"], "")
+    assert run("--version") == (0, [f"sdic-toolkit {__version__}"], "")
 
 
 # invert
@@ -90,13 +94,15 @@ def test_invert_writes_everything_that_was_asked_for(run: Any, photos: Path, tin
     extras = ("--save", "--side-by-side", "--baseline")
     code, lines, _ = run("invert", photos / "a.png", "--bundle", tiny_bundle, *BACKEND, "--out", out, *extras)
     assert code == 0
-    assert sorted(lines) == sorted(str(out / f"a.{ending}") for ending in ("inverted.png", "safetensors", "side-by-side.png", "e4e.png"))
+    assert sorted(lines) == sorted(
+        str(out / f"a.{ending}") for ending in ("inverted.png", "safetensors", "side-by-side.png", "baseline.png")
+    )
     inversion = Inversion.load(out / "a.safetensors")
     assert np.array_equal(pixels(out / "a.inverted.png"), np.asarray(inversion.images[0]))
-    assert np.array_equal(pixels(out / "a.e4e.png"), np.asarray(pipeline.baseline(inversion).images[0]))
-    sheet, size = pixels(out / "a.side-by-side.png"), pipeline.sizes.resolution
+    assert np.array_equal(pixels(out / "a.baseline.png"), np.asarray(pipeline.baseline(inversion).images[0]))
+    sheet, size = pixels(out / "a.side-by-side.png"), pipeline.sizes["R"]
     columns = [sheet[8 : 8 + size, 8 + index * (size + 8) : 8 + index * (size + 8) + size] for index in range(3)]
-    assert np.array_equal(columns[1], pixels(out / "a.e4e.png")) and np.array_equal(columns[2], pixels(out / "a.inverted.png"))
+    assert np.array_equal(columns[1], pixels(out / "a.baseline.png")) and np.array_equal(columns[2], pixels(out / "a.inverted.png"))
     seen = to_images(pipeline.prepare(photos / "a.png"))[0].resize((size, size), Image.Resampling.LANCZOS)
     assert np.array_equal(columns[0], np.asarray(seen))
 
@@ -159,7 +165,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
 
     monkeypatch.setattr(Pipeline, "load", never)
     (tmp_path / "file").touch()
-    for command in (("invert",), ("edit", "--direction", "smile", "--strength", 1), ("sweep", "--direction", "smile")):
+    for command in (("invert",), ("edit", "--edit", "smile"), ("sweep", "--edit", "smile")):
         code, _, errors = run(command[0], photos / "a.png", *command[1:], "--bundle", tiny_bundle, "--out", tmp_path / "file" / "out")
         assert code == 2
         assert errors == f"error: cannot write into the folder {tmp_path}/file/out: not a directory; choose another one with --out\n"
@@ -175,6 +181,63 @@ def test_an_image_with_too_many_pixels_is_refused(run: Any, tiny_bundle: Path, t
     code, lines, errors = run("invert", tmp_path / "bomb.png", "--bundle", tiny_bundle, *BACKEND)
     assert (code, lines) == (2, [])
     assert errors == f"error: {tmp_path}/bomb.png has 900 megapixels, and the limit is 100; make the picture smaller\n"
+
+
+def test_standard_input_and_pipes_are_read_whole(
+    run: Any, photos: Path, tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = (photos / "a.png").read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    with ThreadPoolExecutor(1) as other:
+        other.submit((tmp_path / "pipe").write_bytes, content)
+        code, lines, errors = run("invert", "-", "pipe", "--bundle", tiny_bundle, *BACKEND, "--out", "out", "--side-by-side")
+    assert (code, errors) == (0, "") and lines[0] == "out/stdin.inverted.png"
+    expected = np.asarray(pipeline.invert(photos / "a.png").images[0]).astype(int)
+    for name in ("stdin", "pipe"):
+        assert np.abs(pixels(tmp_path / f"out/{name}.inverted.png") - expected).max() <= 1
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no picture")))
+    errors = run("edit", "-", "--edit", "smile", "--bundle", tiny_bundle, *BACKEND)[2]
+    assert errors.startswith("error: the picture on standard input is not a picture this program can read")
+
+
+def test_skipped_files_of_a_folder_are_counted_and_named(run: Any, photos: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    for name in ("film.mov", "notes.txt", "old.inverted.png", "zip"):
+        (photos / name).touch()
+    (photos / ".hidden").touch()
+    Image.open(photos / "a.png").save(photos / "d.jfif", "JPEG")
+    code, lines, errors = run("invert", photos, "--bundle", tiny_bundle, *BACKEND, "--out", "out")
+    assert (code, len(lines)) == (0, 4)
+    assert errors == "skipped 4 file(s) that are no pictures to invert, or results: film.mov, notes.txt, old.inverted.png and 1 more\n"
+
+
+def test_results_of_every_command_are_no_inputs(run: Any, tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    Image.open("a.png").save("trip.2024-05.png")  # a name like that of a result, and no result
+    bundle = ("--bundle", tiny_bundle, *BACKEND)
+    assert run("invert", "a.png", "trip.2024-05.png", "--baseline", "--side-by-side", "--save", *bundle)[0] == 0
+    assert run("edit", "a.png", "--edit", "smile:2,age:-1.5", "--edit", "smile:-1e-05", "--side-by-side", *bundle)[0] == 0
+    assert run("edit", "trip.2024-05.safetensors", "--edit", "smile", *bundle)[0] == 0
+    assert run("sweep", "a.png", "--edit", "smile", "--steps", 2, *bundle)[0] == 0
+    lines = run("invert", ".", "--out", "again", *bundle)[1]
+    assert [Path(line).name for line in lines] == [f"{name}.inverted.png" for name in ("a", "b", "c", "trip.2024-05")]
+
+
+def test_a_name_that_the_output_cannot_show_is_no_failure(photos: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    (photos / "a.png").rename(photos / "\u732b.png")
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "sdic_runtime.cli.app", "invert", photos, "--out", tmp_path / "out", "--bundle", tiny_bundle, *BACKEND]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"") and b"\\u732b.inverted.png" in done.stdout
+    assert (tmp_path / "out/\u732b.inverted.png").is_file()
+
+
+def test_a_checkpoint_has_one_meaning_everywhere(run: Any, photos: Path, tiny_bundle: Path) -> None:
+    sentence = "--checkpoint is for a backend that reads one, such as torch; here it would go to onnxruntime"
+    common = ("--checkpoint", "w.pt", "--bundle", tiny_bundle)
+    for command in (("invert", photos / "a.png"), ("bench",), ("compare", photos / "a.png", "--against", "onnxruntime")):
+        code, lines, errors = run(*command, *common, *BACKEND)
+        assert (code, lines) == (2, []) and errors.startswith(f"error: {sentence}") and errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -222,14 +285,15 @@ def test_the_demo_draws_one_sheet(run: Any, demo_bundle: Path, photos: Path, tmp
 
 
 def test_a_demo_without_pictures_says_so(run: Any, demo_bundle: Path) -> None:
-    assert run("demo")[2] == f"error: the demo pictures are missing at {demo_bundle}/pictures; install sdic again\n"
+    assert run("demo")[2] == f"error: the demo pictures are missing at {demo_bundle}/pictures; install sdic-toolkit again\n"
 
 
 def test_the_demo_bundle_and_the_choice_of_backend_are_announced(run: Any, demo_bundle: Path, photos: Path) -> None:
     code, _, errors = run("invert", photos / "a.png")
     assert code == 0
-    assert errors.splitlines()[0] == "using the embedded demo bundle (drawn portraits); name your own with --bundle"
-    assert errors.splitlines()[1].startswith("backend: onnxruntime is the first of ")
+    assert errors.splitlines()[0] == "using the embedded demo bundle (synthetic portraits); name your own with --bundle"
+    assert errors.splitlines()[1].startswith("backend: ONNX Runtime ") and errors.endswith("; why: sdic-run doctor\n")
+    assert len(errors.splitlines()) == 2 and len(errors.splitlines()[1]) < 100
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -248,7 +312,9 @@ def test_debug_shows_the_traceback_wherever_it_stands(run: Any, place: str) -> N
         (KeyboardInterrupt(), 130, ""),
         (MemoryError(), 2, "not enough memory; use a smaller --batch or a smaller picture"),
         (PermissionError(13, "Permission denied", "x.png"), 2, "the system refused access to x.png: permission denied"),
-        (RuntimeError("odd"), 2, "unexpected RuntimeError: odd; this is a fault of the program, and --debug shows where"),
+        (OSError(28, "No space left on device", "out/x.png"), 2, "no space left for out/x.png; make room, or choose another place"),
+        (OSError(28, "No space left on device"), 2, "no space left; make room, or choose another place"),
+        (RuntimeError("odd"), 2, "internal error: RuntimeError: odd; rerun with --debug and report it"),
     ],
 )
 def test_errors_from_below(
@@ -257,7 +323,7 @@ def test_errors_from_below(
     def fail(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(Pipeline, "invert_files", fail)
+    monkeypatch.setattr(Pipeline, "invert_many", fail)
     found, lines, errors = run("invert", photos / "a.png", "--bundle", tiny_bundle, *BACKEND)
     assert (found, lines, errors.strip()) == (code, [], f"error: {sentence}" if sentence else "")
 

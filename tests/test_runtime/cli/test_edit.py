@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdic_runtime.edits import Direction, save_direction
+from sdic_runtime.directions import save_direction
+from sdic_runtime.edits import Direction
 from sdic_runtime.pipeline import Pipeline
 
 BACKEND = ("--backend", "onnxruntime:threads=1")
@@ -28,7 +29,7 @@ def test_an_edit_of_a_saved_inversion_is_that_of_the_picture(
     run: Any, photos: Path, tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     run("invert", photos / "a.png", "--bundle", tiny_bundle, *BACKEND, "--out", "kept", "--save")
-    edit = ("--direction", "smile", "--strength", 2, "--direction", "age", "--strength", -1.5, "--bundle", tiny_bundle, *BACKEND)
+    edit = ("--edit", "smile:2,age:-1.5", "--bundle", tiny_bundle, *BACKEND)
     for source, out in ((photos / "a.png", "one"), (tmp_path / "kept/a.safetensors", "two")):
         code, lines, _ = run("edit", source, *edit, "--out", out)
         assert (code, lines) == (0, [f"{out}/a.smile+2_age-1.5.png"])
@@ -40,27 +41,29 @@ def test_an_edit_of_a_saved_inversion_is_that_of_the_picture(
 
 
 def test_the_two_forms_of_eq6_and_strength_zero(run: Any, photos: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    base = ("edit", photos / "a.png", "--direction", "smile", "--bundle", tiny_bundle, *BACKEND)
+    base = ("edit", photos / "a.png", "--bundle", tiny_bundle, *BACKEND)
     run("invert", photos / "a.png", "--bundle", tiny_bundle, *BACKEND, "--out", "inversion.png")
-    run(*base, "--strength", 0, "--out", "zero.png")
-    run(*base, "--strength", 1, "--out", "paper.png")
-    run(*base, "--strength", 1, "--eq6", "released", "--out", "released.png")
+    run(*base, "--edit", "smile:0", "--out", "zero.png")
+    run(*base, "--edit", "smile:1", "--out", "paper.png")
+    run(*base, "--edit", "smile", "--eq6", "released", "--out", "released.png")
+    run(*base, "--edit", "smile", "--move", "released", "--out", "again.png")
     assert np.array_equal(pixels(tmp_path / "zero.png"), pixels(tmp_path / "inversion.png"))
     assert not np.array_equal(pixels(tmp_path / "paper.png"), pixels(tmp_path / "inversion.png"))
     assert not np.array_equal(pixels(tmp_path / "paper.png"), pixels(tmp_path / "released.png"))
+    assert np.array_equal(pixels(tmp_path / "again.png"), pixels(tmp_path / "released.png"))
 
 
-def test_a_direction_from_a_file_takes_the_strength_after_those_of_names(
+def test_a_direction_from_a_file_and_one_of_the_bundle_at_once(
     run: Any, photos: Path, tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    vector = np.random.default_rng(2).standard_normal((1, pipeline.sizes.style_width)).astype(np.float32)
+    vector = np.random.default_rng(2).standard_normal((1, pipeline.sizes["C"])).astype(np.float32)
     save_direction(tmp_path / "mine.safetensors", Direction(vector, "mine"))
-    edits = ("--direction-file", "mine.safetensors", "--strength", 3, "--direction", "smile", "--strength", 1)
+    edits = ("--edit", "smile,./mine.safetensors:3")
     code, lines, _ = run("edit", photos / "a.png", *edits, "--bundle", tiny_bundle, *BACKEND)
-    assert (code, lines) == (0, [str(tmp_path / "a.smile+3_mine+1.png")])
+    assert (code, lines) == (0, [str(tmp_path / "a.smile+1_mine+3.png")])
     inversion = pipeline.invert(photos / "a.png")
-    expected = pipeline.edit(inversion, 3 * pipeline.directions["smile"].vector + vector).images[0]  # type: ignore[union-attr]
-    assert np.abs(pixels(tmp_path / "a.smile+3_mine+1.png").astype(int) - np.asarray(expected)).max() <= 1
+    expected = pipeline.edit(inversion, pipeline.directions["smile"].vector + 3 * vector).images[0]  # type: ignore[union-attr]
+    assert np.abs(pixels(tmp_path / "a.smile+1_mine+3.png").astype(int) - np.asarray(expected)).max() <= 1
 
 
 def test_ganspace_by_numbers_with_the_basis_of_the_bundle_and_of_a_file(
@@ -68,28 +71,26 @@ def test_ganspace_by_numbers_with_the_basis_of_the_bundle_and_of_a_file(
 ) -> None:
     from sdic_runtime.edits import GanSpaceEdit
 
-    base = ("edit", photos / "a.png", "--ganspace", "2,1,4,-3.5", "--bundle", tiny_bundle, *BACKEND)
-    assert run(*base)[:2] == (0, [str(tmp_path / "a.component2-3.5.png")])
+    base = ("edit", photos / "a.png", "--edit", "2/1/4/-3.5", "--bundle", tiny_bundle, *BACKEND)
+    assert run(*base)[:2] == (0, [str(tmp_path / "a.2-1-4--3.5+1.png")])
     assert run(*base, "--pca", tiny_bundle / "directions/basis.safetensors", "--out", "again.png")[0] == 0
     inversion = pipeline.invert(photos / "a.png")
     expected = np.asarray(pipeline.edit(inversion, GanSpaceEdit(pipeline.directions["basis"], 2, 1, 4, -3.5)).images[0])
-    for name in ("a.component2-3.5.png", "again.png"):
+    for name in ("a.2-1-4--3.5+1.png", "again.png"):
         assert np.abs(pixels(tmp_path / name).astype(int) - expected).max() <= 1
 
 
 def test_presets_of_the_domain_are_known_by_name(run: Any, photos: Path, make_bundle: Callable[..., Path]) -> None:
     bundle = make_bundle("faces", domain="faces")
-    code, _, errors = run("edit", photos / "a.png", "--ganspace", "eyes", "--bundle", bundle, *BACKEND)
+    code, _, errors = run("edit", photos / "a.png", "--edit", "eyes", "--bundle", bundle, *BACKEND)
     assert (code, errors) == (2, "error: the GANSpace component 54 does not exist; the basis has components 0 to 5\n")
-    code, _, errors = run("edit", photos / "a.png", "--ganspace", "ears", "--bundle", bundle, *BACKEND)
-    assert errors == 'error: --ganspace "ears" is not a preset of faces (eyes, beard, lip) or index,start,end,sigma, such as 54,7,8,20\n'
 
 
 def test_an_inversion_of_several_pictures_gives_numbered_files(
     run: Any, photos: Path, tiny_bundle: Path, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     pipeline.invert([photos / "a.png", photos / "b.jpg"]).save(tmp_path / "two.safetensors")
-    base = ("edit", "two.safetensors", "--direction", "smile", "--strength", 1, "--bundle", tiny_bundle, *BACKEND)
+    base = ("edit", "two.safetensors", "--edit", "smile", "--bundle", tiny_bundle, *BACKEND)
     assert run(*base, "--side-by-side", "--out", "out")[:2] == (
         0,
         [f"out/two-{index}.smile+1{ending}.png" for index in (1, 2) for ending in ("", ".side-by-side")],
@@ -101,42 +102,24 @@ def test_an_inversion_of_several_pictures_gives_numbered_files(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--direction", "smile", "--strength", "nan"), "the strength is nan; give a finite number"),
-        (("--direction", "smile", "--strength", "inf"), "the strength is inf; give a finite number"),
-        (
-            ("--direction", "smiel", "--strength", "1"),
-            'there is no direction "smiel"; the bundle "tiny" has: age, basis, smile; did you mean "smile"?',
-        ),
-        (("--direction", "smile"), "1 direction(s) and 0 --strength value(s) were given; give one --strength for each direction"),
-        (
-            ("--strength", "1"),
-            "give at least one edit: --direction, --direction-file or --ganspace; the bundle's directions are: age, basis, smile",
-        ),
-        (("--direction", "basis", "--strength", "1"), "a PCA basis is not an edit by itself; choose a component with GanSpaceEdit"),
-        (
-            ("--direction-file", "long.npy", "--strength", "1"),
-            'the direction "long" has shape [1, 9], and this model\'s latent codes are [12, 8]',
-        ),
-        (("--direction-file", "none.npy", "--strength", "1"), "cannot read the direction none.npy: no such file or directory"),
-        (("--ganspace", "1,2,3"), '--ganspace "1,2,3" is not index,start,end,sigma, such as 54,7,8,20'),
-        (("--ganspace", "1,0,4,2", "--pca", "long.npy"), "long.npy holds a direction, not a PCA basis with mean, comp and std"),
-        (("--ganspace", "1,0,40,2"), "the GANSpace edit is for the style rows 0 to 40 (end not included), and this model has 12 rows"),
-        (("--direction", "smile", "--strength", "1", "--eq6", "other"), "Invalid value for '--eq6'"),
-        (("--direction", "smile", "--strength", "much"), "Invalid value for '--strength'"),
-        (
-            ("--direction", "smile", "--strength", "1", "--precision", "fp16"),
-            'has no complete set of stages in precision "fp16"; it has: fp32',
-        ),
-        (("--direction", "smile", "--strength", "1", "--backend", "onnx"), 'there is no backend "onnx"'),
-        (
-            ("--direction", "smile", "--strength", "1", "--backend", "onnxruntime:threads"),
-            'the backend option "threads" in "onnxruntime:threads" is not',
-        ),
-        (
-            ("--direction", "smile", "--strength", "1", "--backend", "onnxruntime:wings=2"),
-            'the backend "onnxruntime" has no option "wings"',
-        ),
-        (("--direction", "smile", "--strength", "1", "--checkpoint", "w.pt"), 'the backend "onnxruntime" has no option "checkpoint"'),
+        (("--edit", "smile:nan"), "the strength of \"smile\" is 'nan'; give a finite number"),
+        (("--edit", "smile:inf"), "the strength of \"smile\" is 'inf'; give a finite number"),
+        (("--edit", "smile:much"), "the strength of \"smile\" is 'much'; give a finite number"),
+        (("--edit", "smiel:1"), 'there is no direction "smiel"; the bundle "tiny" has: age, basis, smile; did you mean "smile"?'),
+        (("--edit", ":1"), '--edit is ":1"; give NAME:STRENGTH, such as smile:2, or several with commas'),
+        ((), "give at least one --edit; the bundle's directions are: age, basis, smile"),
+        (("--edit", "basis:1"), "a PCA basis is not an edit by itself; choose a component with GanSpaceEdit"),
+        (("--edit", "long.npy"), 'the direction "long" has shape [1, 9], and this model\'s latent codes are [12, 8]'),
+        (("--edit", "none.npy"), "cannot read the direction none.npy: no such file or directory"),
+        (("--edit", "1/2/3"), '"1/2/3" is not a GANSpace component INDEX/START/END/SIGMA, such as 54/7/8/20'),
+        (("--edit", "1/0/4/2", "--pca", "long.npy"), "long.npy holds a direction, not a PCA basis with mean, comp and std"),
+        (("--edit", "1/0/40/2"), "the GANSpace edit is for the style rows 0 to 40 (end not included), and this model has 12 rows"),
+        (("--edit", "smile", "--eq6", "other"), 'move is "other"; the bundle "tiny" has: paper, released'),
+        (("--edit", "smile", "--edit", "age", "--out", "one.png"), "--out names one file, one.png, for 2 edits; give a folder instead"),
+        (("--edit", "smile", "--precision", "fp16"), 'has no complete set of stages in precision "fp16"; it has: fp32'),
+        (("--edit", "smile", "--backend", "onnx"), 'there is no backend "onnx"'),
+        (("--edit", "smile", "--backend", "onnxruntime:threads"), 'the backend option "threads" in "onnxruntime:threads" is not'),
+        (("--edit", "smile", "--backend", "onnxruntime:wings=2"), 'the backend "onnxruntime" has no option "wings"'),
         (("--nonsense",), "No such option: --nonsense; see: sdic-run edit --help"),
     ],
 )
@@ -157,14 +140,14 @@ def test_a_damaged_or_foreign_inversion_is_refused(
 ) -> None:
     run("invert", photos / "a.png", "--bundle", tiny_bundle, *BACKEND, "--save", "--out", "x.png")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:-100])
-    edit = ("--direction", "smile", "--strength", 1, *BACKEND)
+    edit = ("--edit", "smile", *BACKEND)
     code, _, errors = run("edit", "cut.safetensors", *edit, "--bundle", tiny_bundle)
     assert code == 2 and errors.startswith("error: cut.safetensors is not a saved inversion, or damaged") and errors.count("\n") == 1
     other = make_bundle("other", visible_rows=(32, 96))
     code, _, errors = run("edit", "x.safetensors", *edit, "--bundle", other)
     assert code == 2 and 'the inversion was made by the model "tiny"' in errors
     code, _, errors = run("edit", "x.safetensors", *edit, "--bundle", tiny_bundle, "--save")
-    assert errors == "error: --save writes the inversion of a picture, and x.safetensors is a saved inversion already; leave --save out\n"
+    assert errors == "error: --save writes the inversion of a picture, and x.safetensors is a saved inversion already; omit --save\n"
     code, _, errors = run("edit", photos, *edit, "--bundle", tiny_bundle)
     assert errors == f"error: {photos} is a folder; name one picture or one inversion in it\n"
 
@@ -176,7 +159,7 @@ def test_a_sweep_is_the_edits_at_its_strengths(run: Any, photos: Path, tiny_bund
     code, lines, _ = run(
         "sweep",
         photos / "a.png",
-        "--direction",
+        "--edit",
         "smile",
         "--from",
         -2,
@@ -193,7 +176,7 @@ def test_a_sweep_is_the_edits_at_its_strengths(run: Any, photos: Path, tiny_bund
         "out",
     )
     assert (code, lines) == (0, ["out/a.smile.strip.png", "out/a.smile.gif"])
-    inversion, size = pipeline.invert(photos / "a.png"), pipeline.sizes.resolution
+    inversion, size = pipeline.invert(photos / "a.png"), pipeline.sizes["R"]
     strip = pixels(tmp_path / "out/a.smile.strip.png")
     for index, strength in enumerate((-2, -1, 0, 1, 2)):
         cell = strip[8 : 8 + size, 8 + index * (size + 8) : 8 + index * (size + 8) + size]
@@ -206,11 +189,11 @@ def test_a_sweep_is_the_edits_at_its_strengths(run: Any, photos: Path, tiny_bund
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ((), "give either --direction or --direction-file; the bundle's directions are: age, basis, smile"),
-        (("--direction", "smile", "--steps", "1"), "--steps is 1; give a whole number from 2 to 200"),
-        (("--direction", "smile", "--from", "nan"), "--from is nan; give a finite number"),
-        (("--direction", "smile", "--out", "x.gif"), "--out x.gif is neither a folder nor a file"),
-        (("--direction", "smile", "--out", "x.png"), "--out names one file, x.png, and a sweep writes a strip and an animation"),
+        ((), "give at least one --edit; the bundle's directions are: age, basis, smile"),
+        (("--edit", "smile", "--steps", "1"), "--steps is 1; give a whole number from 2 to 200"),
+        (("--edit", "smile", "--from", "nan"), "--from is nan; give a finite number"),
+        (("--edit", "smile", "--out", "x.gif"), "--out x.gif is neither a folder nor a file"),
+        (("--edit", "smile", "--out", "x.png"), "--out names one file, x.png, and a sweep writes a strip and an animation"),
     ],
 )
 def test_bad_sweeps(run: Any, photos: Path, tiny_bundle: Path, tmp_path: Path, options: tuple[str, ...], sentence: str) -> None:

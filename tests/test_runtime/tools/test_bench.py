@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdic_runtime.backends.options import chosen_backend, parse_backend
+from sdic_runtime.backends.base import Backend
 from sdic_runtime.cli.bench import ratio
 from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import STAGES
+from sdic_runtime.program import Method
 from sdic_runtime.tools import bench
 from sdic_runtime.tools.bench import Plan, TimedBackend, Timing, measure_apart, peak_memory, pooled, stage_seconds
+from sdic_runtime.tools.wrapper import Wrapper
 
 
 def plan(bundle: Path | None = None, **changes: Any) -> Plan:
@@ -41,14 +40,14 @@ def test_percentiles_and_throughput() -> None:
     assert (timing.mean, timing.runs, timing.pictures_per_second) == pytest.approx((5.5, 10, 40 / 55))
 
 
-class Clock:
-    """A backend whose stages take known times on a clock of its own."""
+class Clock(Backend):
+    """A device on a clock of its own: asking it for a stage takes a millisecond, and the work itself is done when it is waited for."""
 
-    name = description = "clock"
+    name = description = "clock"  # type: ignore[assignment]
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        self.waits = 0
+    def __init__(self, method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(method)
+        self.now, self.asked = 0.0, 0.0
         monkeypatch.setattr(bench.time, "perf_counter", lambda: self.now)
 
     def upload(self, array: np.ndarray) -> np.ndarray:
@@ -58,20 +57,24 @@ class Clock:
         return tensor
 
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        self.now += 1 + list(STAGES).index(stage)
+        self.now += 0.001
+        self.asked += 1 + list(self.method.stages).index(stage)
         return dict.fromkeys(outputs)
 
     def synchronize(self) -> None:
-        self.now += 0.5
-        self.waits += 1
+        self.now, self.asked = self.now + self.asked, 0.0
 
 
-def test_a_stage_that_runs_twice_counts_with_both_and_the_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    passes = stage_seconds(clock, np.zeros(1), plan(runs=3, warm_up=2))
-    once = {stage: 1.5 + index for index, stage in enumerate(STAGES)}
-    assert passes == [{**once, "generator_head": 5.0}] * 3
-    assert clock.waits == 7 * 5
+def test_a_stage_that_runs_twice_counts_with_both_and_its_work_on_the_device_counts(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = list(pipeline.bundle.manifest.stages)
+    passes = stage_seconds(Clock(pipeline.bundle.manifest, monkeypatch), np.zeros(1), plan(runs=3, warm_up=2))
+    once = {stage: 1.001 + index for index, stage in enumerate(stages)}
+    assert passes == [pytest.approx({**once, "generator_head": 2 * once["generator_head"]})] * 3
+
+
+def test_waiting_is_passed_to_a_device_under_another_wrapper(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = stage_seconds(Wrapper(Clock(pipeline.bundle.manifest, monkeypatch)), np.zeros(1), plan(runs=1, warm_up=0))
+    assert passes[0]["e4e"] == pytest.approx(1.001)
 
 
 def test_the_timed_backend_passes_everything_through(pipeline: Any) -> None:
@@ -88,37 +91,6 @@ def test_ratio_says_how_many_times_as_fast_as_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("torch", ("torch", {})),
-        ("torch:form=simple,threads=2,lazy=true", ("torch", {"form": "simple", "threads": 2, "lazy": True})),
-        ("onnxruntime:device=cuda:1", ("onnxruntime", {"device": "cuda:1"})),
-    ],
-)
-def test_backends_with_options(text: str, expected: tuple[str, dict[str, Any]]) -> None:
-    assert parse_backend(text) == expected
-
-
-def test_a_checkpoint_goes_only_to_backends_that_read_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(bundle: Any, checkpoint: str | None = None) -> None:
-        raise AssertionError
-
-    def load_any(bundle: Any, **options: Any) -> None:
-        raise AssertionError
-
-    module = types.ModuleType("reading_backend")
-    module.load, module.load_any = load, load_any  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "reading_backend", module)
-    for name, target in (("reads", "load"), ("takes-all", "load_any")):
-        monkeypatch.setitem(sys.modules["sdic_runtime.backends.registry"].BUILT_IN, name, f"reading_backend:{target}")
-    for name in ("reads", "takes-all"):
-        assert chosen_backend(name, None, "w.pt") == (name, {"precision": None, "checkpoint": "w.pt"})
-    assert chosen_backend("reads:checkpoint=mine.pt", None, "w.pt")[1]["checkpoint"] == "mine.pt"
-    assert chosen_backend("onnxruntime:precision=fp16", "fp32", "w.pt") == ("onnxruntime", {"precision": "fp16"})
-    assert chosen_backend("nowhere", None, "w.pt") == ("nowhere", {"precision": None})
-
-
-@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"runs": 0}, "--runs is 0; give a whole number of at least 1"),
@@ -131,13 +103,13 @@ def test_bad_plans(changes: dict[str, Any], sentence: str) -> None:
         plan(**changes)
 
 
-def test_a_real_measurement_has_all_its_parts(tiny_bundle: Path) -> None:
+def test_a_real_measurement_has_all_its_parts(tiny_bundle: Path, pipeline: Any) -> None:
     found = measure_apart(plan(tiny_bundle, batches=(1, 3), runs=3))
     assert (found["backend"], found["bundle"], found["runs"], found["warm_up"]) == ("onnxruntime:threads=1", "tiny", 3, 1)
     assert found["description"].startswith("ONNX Runtime ") and found["load_seconds"] > 0 and found["first_call_seconds"] > 0
     assert [batch["batch"] for batch in found["batches"]] == [1, 3]
     for batch in found["batches"]:
-        assert list(batch["stages"]) == list(STAGES)
+        assert list(batch["stages"]) == list(pipeline.bundle.manifest.stages)
         for timing in (batch["inversion"], batch["edit"], *batch["stages"].values()):
             assert 0 < timing["p50"] <= timing["p90"] <= timing["p99"] and timing["runs"] == 3
             assert timing["pictures_per_second"] == pytest.approx(batch["batch"] / timing["mean"])

@@ -15,9 +15,10 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from sdic_runtime.cli import app as cli
+from sdic_runtime.edit_orders import EditOrder
 from sdic_runtime.errors import SdicError
-from sdic_runtime.stages import STAGES
-from sdic_runtime.tools.compare import Comparison, Swapped, compare_backends, difference
+from sdic_runtime.tools.compare import Comparison, compare_backends, difference
+from sdic_runtime.tools.wrapper import Wrapper
 
 OFFSET = 0.01
 
@@ -26,19 +27,16 @@ def load_skewed(bundle: Any, stage: str = "dicn", tensor: str = "residual", offs
     """ONNX Runtime with `offset` added to one tensor of one stage."""
     from sdic_runtime.backends.onnxruntime import load
 
-    inner = load(bundle, threads=1)
-
-    class Skewed:
-        name, description = "skewed", "ONNX Runtime, but wrong"
-        upload, download = staticmethod(inner.upload), staticmethod(inner.download)
+    class Skewed(Wrapper):
+        description = "ONNX Runtime, but wrong"
 
         def run(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-            results = inner.run(name, inputs, outputs)
+            results = self.inner.run(name, inputs, outputs)
             if name == stage and tensor in results:
                 results[tensor] = results[tensor] + np.float32(math.nan if nan else offset)
             return results
 
-    return Skewed()
+    return Skewed(load(bundle, threads=1))
 
 
 @pytest.fixture(autouse=True)
@@ -97,13 +95,14 @@ def test_different_shapes_are_different_models() -> None:
         difference("e4e", "latent", np.ones(2, np.float32), np.ones(3, np.float32))
 
 
-def test_the_wrong_stage_is_the_only_one_that_differs_on_equal_inputs(tiny_bundle: Path, picture: Path) -> None:
+def test_the_wrong_stage_is_the_only_one_that_differs_on_equal_inputs(tiny_bundle: Path, pipeline: Any, picture: Path) -> None:
+    table = pipeline.bundle.manifest.stages
     found = rows(compare_backends(tiny_bundle, picture, "skewed", "onnxruntime:threads=1"))
     assert found["dicn", "residual"].largest == pytest.approx(OFFSET, rel=1e-3)
-    stages = {key: item.largest for key, item in found.items() if key[0] in STAGES}
-    assert list(stages) == [(stage.name, tensor) for stage in STAGES.values() for tensor in stage.outputs]
+    stages = {key: item.largest for key, item in found.items() if key[0] in table}
+    assert list(stages) == [(name, tensor) for name, stage in table.items() for tensor in stage.outputs]
     assert [key for key, largest in stages.items() if largest > 0] == [("dicn", "residual")]
-    chain = {key: item.largest for key, item in found.items() if key[0] not in STAGES}
+    chain = {key: item.largest for key, item in found.items() if key[0] not in table}
     affected = [("inversion", "residual"), ("inversion", "picture"), ("edit", "picture")]
     assert [key for key, largest in chain.items() if largest > 0] == affected
 
@@ -149,9 +148,12 @@ def test_bad_options(tiny_bundle: Path, picture: Path, options: dict[str, Any], 
         compare_backends(tiny_bundle, picture, "onnxruntime", "onnxruntime", **options)
 
 
-def test_swapped_refuses_an_unknown_stage(pipeline: Any) -> None:
-    with pytest.raises(SdicError, match='there is no stage "neck"'):
-        Swapped(pipeline.backend, pipeline.backend, "neck")
+def test_another_edit_can_be_compared(tiny_bundle: Path, picture: Path) -> None:
+    found = [
+        rows(compare_backends(tiny_bundle, picture, "skewed:stage=generator_tail,tensor=picture", "onnxruntime:threads=1", order=order))
+        for order in (None, EditOrder.parse("smile:1"), EditOrder.parse("age:-2"))
+    ]
+    assert found[0]["edit", "picture"] == found[1]["edit", "picture"] != found[2]["edit", "picture"]
 
 
 def test_the_command_exits_with_1_above_the_tolerance(tiny_bundle: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:

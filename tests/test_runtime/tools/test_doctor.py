@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sdic_runtime.edits import Direction, save_direction
+from sdic_runtime.directions import save_direction
+from sdic_runtime.edits import Direction
 from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.tools import doctor
 from sdic_runtime.tools.doctor import NOTE, OK, PROBLEM, Finding, examine
@@ -137,9 +138,9 @@ def test_a_checkpoint_is_described_by_whoever_can(tmp_path: Path, monkeypatch: p
         (
             MissingExtraError("torch", "train", "reading a checkpoint"),
             NOTE,
-            'keys, generator size and latent_avg can be read with: pip install "sdic[train]"',
+            'keys, generator size and latent_avg can be read with: pip install "sdic-toolkit[train]"',
         ),
-        (ModuleNotFoundError("torch"), NOTE, 'keys, generator size and latent_avg can be read with: pip install "sdic[train]"'),
+        (ModuleNotFoundError("torch"), NOTE, 'keys, generator size and latent_avg can be read with: pip install "sdic-toolkit[train]"'),
         (
             SdicError("x.pt lacks encoder.input_layer.0.weight; get an SDIC checkpoint"),
             PROBLEM,
@@ -175,7 +176,7 @@ def test_a_sound_bundle(tiny_bundle: Path) -> None:
     section = examine(tiny_bundle)
     found = {finding.subject: finding.text for finding in section.findings}
     assert section.sound and section.title == str(tiny_bundle)
-    assert found["bundle"].startswith("tiny: sdic, domain test, resolution 128, working 64, rows 12")
+    assert found["bundle"].startswith("tiny: sdic, domain test, R 128, S 64, L 12")
     assert found["files"].startswith("9 of 9 are as the manifest says")
     assert found["directions"] == "age, basis, smile" and found["precisions"] == "fp32; fp32 when none is named"
     assert found["licence"] == "none"
@@ -197,8 +198,8 @@ def test_every_damaged_file_of_a_bundle_is_named(make_bundle: Callable[..., Path
 def test_a_bundle_of_a_newer_schema_and_a_folder_that_is_none(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_bundle()
     manifest = json.loads((folder / "bundle.json").read_text())
-    (folder / "bundle.json").write_text(json.dumps({**manifest, "schema": 2}))
-    assert findings(folder)["bundle"].text.startswith(f"{folder}/bundle.json has schema 2, and this version reads schema 1")
+    (folder / "bundle.json").write_text(json.dumps({**manifest, "schema": 3}))
+    assert findings(folder)["bundle"].text.startswith(f"{folder}/bundle.json has schema 3, and this version reads schema 2")
     (tmp_path / "empty").mkdir()
     assert findings(tmp_path / "empty")["bundle"].level == PROBLEM
 
@@ -213,14 +214,24 @@ def without(*missing: str) -> Callable[[str], str]:
 
 
 def test_packages_that_are_needed_and_packages_that_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.metadata, "version", without("numpy", "torch", "pycuda", "onnxruntime"))
+    monkeypatch.setattr(doctor.metadata, "version", without("numpy", "torch", "pycuda", "onnxruntime", *doctor.ONNX_RUNTIMES[2:]))
     found = {finding.subject: finding for finding in doctor.packages()}
     assert found["pillow"] == Finding(OK, "pillow", "1.2.3")
     assert found["numpy"] == Finding(PROBLEM, "numpy", "not installed; for arrays: pip install numpy")
-    assert found["torch"].level == NOTE and found["torch"].text.endswith('pip install "sdic[train]"')
+    assert found["torch"].level == NOTE and found["torch"].text.endswith('pip install "sdic-toolkit[train]"')
     assert (found["pycuda"].level, found["onnxruntime"].level) == (NOTE, NOTE)
-    monkeypatch.setattr(doctor.metadata, "version", without("onnxruntime", "onnxruntime-gpu"))
+    assert "polygraphy" not in found
+    monkeypatch.setattr(doctor.metadata, "version", without(*doctor.ONNX_RUNTIMES))
     assert {finding.subject: finding.level for finding in doctor.packages()}["onnxruntime"] == PROBLEM
+
+
+def test_two_onnx_runtimes_in_one_folder_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.metadata, "version", without("onnxruntime-openvino", "onnxruntime-directml"))
+    problems = [finding.text for finding in doctor.packages() if finding.level == PROBLEM]
+    assert len(problems) == 1 and problems[0].startswith("onnxruntime and onnxruntime-gpu are both installed, in the same folder")
+    assert problems[0].endswith("keep one: pip uninstall onnxruntime onnxruntime-gpu, then install that one again")
+    monkeypatch.setattr(doctor.metadata, "version", without(*doctor.ONNX_RUNTIMES[1:]))
+    assert not [finding for finding in doctor.packages() if finding.level == PROBLEM]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A GPU, a CUDA and a TensorRT that are pretended: memory is the host's, engines are ONNX Runtime sessions."""
+"""A fake GPU and a fake TensorRT: memory is the host's, engines are ONNX Runtime sessions."""
 
 from __future__ import annotations
 
@@ -12,29 +12,40 @@ from typing import Any
 import numpy as np
 
 from sdic_runtime.backends.cuda.dlpack import CPU
+from sdic_runtime.backends.cuda.driver import GpuAttributes, out_of_memory
+from sdic_runtime.backends.cuda.tensors import ALIGNMENT
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
-from sdic_runtime.backends.tensorrt.engine_files import TARGETS, GpuAttributes, Place
+from sdic_runtime.backends.tensorrt.places import Place
+from sdic_runtime.backends.tensorrt.settings import Target
 from sdic_runtime.pictures import to_bytes
-from sdic_runtime.stages import STAGES, Stage
+from sdic_runtime.program import Method, Stage
 
-GPU = GpuAttributes("8.9", 128, 384, 72 << 20, 100 << 10, 24 << 30, False, "Pretended GPU")
-PLACE = Place(TARGETS["tensorrt"], "11.4.0.106", GPU)
+GPU = GpuAttributes("8.9", 128, 384, 72 << 20, 100 << 10, 24 << 30, False, "Fake GPU")
+PLACE = Place(Target.tensorrt, "11.4.0.106", GPU)
 DEVICE = (CPU, 0)
-GRAPHS = {**STAGES, "to_bytes": Stage("to_bytes", ("picture",), ("bytes", "total"))}
 
 
-class PretendedCuda:
+def graph_stage(method: Method, graph: str) -> Stage:
+    """The tensors of the graph of an engine: a stage, one output of it, or the one that makes bytes."""
+    if graph == "to_bytes":
+        return Stage(("picture",), ("bytes", "total"))
+    stage, _, output = graph.partition(":")
+    whole = method.stages[stage]
+    return Stage(whole.inputs, (output,)) if output else whole
+
+
+class FakeGpu:
     """A GPU in host memory. While a capture is open, work is put down and done at each launch; an allocation then is an error."""
 
-    name = "pretended 1.0"
+    name = "fake 1.0"
 
-    def __init__(self, total: int = 1 << 30, obstacle: str | None = None) -> None:
+    def __init__(self, total: int = 1 << 30) -> None:
         self.buffers: dict[int, np.ndarray] = {}
-        self.total, self.obstacle = total, obstacle
+        self.total = total
+        self.graphs: Any = FakeGraphs(self)
         self.capturing: list[Callable[[], None]] | None = None
-        self.launches = self.allocations = self.depth = 0
+        self.launches = self.allocations = self.depth = self.waits = 0
         self.break_captures = False
-        self.users: set[int] = set()
 
     def attributes(self) -> GpuAttributes:
         return GPU
@@ -42,7 +53,6 @@ class PretendedCuda:
     @contextmanager
     def active(self) -> Iterator[None]:
         self.depth += 1
-        self.users.add(threading.get_ident())
         try:
             yield
         finally:
@@ -50,28 +60,26 @@ class PretendedCuda:
 
     def allocate(self, size: int) -> int:
         assert self.capturing is None, "an allocation inside a capture"
-        if sum(item.nbytes for item in self.buffers.values()) + size > self.total:
-            from sdic_runtime.backends.cuda.driver import out_of_memory
-
-            raise out_of_memory(size, self)
+        free = self.total - sum(item.nbytes for item in self.buffers.values())
+        if size > free:
+            raise out_of_memory(size, free, self.total)
         self.allocations += 1
-        buffer = np.full(size, 0xAB, np.uint8)
-        self.buffers[buffer.ctypes.data] = buffer
-        return buffer.ctypes.data
+        buffer = np.full(size + ALIGNMENT, 0xAB, np.uint8)
+        address = -(-buffer.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self.buffers[address] = buffer
+        return address
 
     def free(self, address: int) -> None:
         del self.buffers[address]
-
-    def memory(self) -> tuple[int, int]:
-        return self.total - sum(item.nbytes for item in self.buffers.values()), self.total
 
     def new_stream(self) -> int:
         return 7
 
     def synchronize(self, stream: int) -> None:
         assert self.capturing is None, "a wait inside a capture"
+        self.waits += 1
 
-    def work(self, task: Callable[[], None]) -> None:
+    def work(self, task: Callable[[], Any]) -> None:
         assert self.depth, "work outside of the context"
         if self.capturing is None:
             task()
@@ -79,34 +87,36 @@ class PretendedCuda:
             self.capturing.append(task)
 
     def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
-        self.work(lambda: ctypes.memmove(address, array.ctypes.data, array.nbytes) and None)
+        self.work(lambda: ctypes.memmove(address, array.ctypes.data, array.nbytes))
 
     def to_host(self, array: np.ndarray, address: int, stream: int) -> None:
-        self.work(lambda: ctypes.memmove(array.ctypes.data, address, array.nbytes) and None)
+        self.work(lambda: ctypes.memmove(array.ctypes.data, address, array.nbytes))
 
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
-        self.work(lambda: ctypes.memmove(target, source, size) and None)
+        self.work(lambda: ctypes.memmove(target, source, size))
 
-    def obstacle_to_graphs(self) -> str | None:
-        return self.obstacle
 
-    def begin_capture(self, stream: int) -> None:
-        self.capturing = []
+class FakeGraphs:
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.gpu = gpu
 
-    def end_capture(self, stream: int) -> Any:
-        graph, self.capturing = self.capturing, None
-        return None if self.break_captures else graph
+    def begin(self, stream: int) -> None:
+        self.gpu.capturing = []
+
+    def end(self, stream: int) -> Any:
+        graph, self.gpu.capturing = self.gpu.capturing, None
+        return None if self.gpu.break_captures else graph
 
     def launch(self, graph: Any, stream: int) -> None:
-        self.launches += 1
+        self.gpu.launches += 1
         for task in graph:
             task()
 
-    def destroy_graph(self, graph: Any) -> None:
+    def destroy(self, graph: Any) -> None:
         graph.clear()
 
 
-class PretendedLibrary:
+class FakeLibrary:
     """The part of TensorRT's Python interface that the backend uses; an engine's plan is the name of its graph."""
 
     TensorIOMode = types.SimpleNamespace(INPUT="input", OUTPUT="output")
@@ -118,40 +128,43 @@ class PretendedLibrary:
         def __init__(self) -> None:
             pass
 
-    def __init__(self, stages: OnnxRuntime, cuda: PretendedCuda, largest: int = 4) -> None:
-        self.stages, self.cuda, self.largest = stages, cuda, largest
-        self.fail = ""  # the stage whose work is refused
+    def __init__(self, host: OnnxRuntime, gpu: FakeGpu, largest: int = 4) -> None:
+        self.host, self.gpu, self.largest = host, gpu, largest
+        self.graphs = ["to_bytes", *host.bundle.manifest.graphs]
+        self.fail = ""  # the graph whose work is refused
         self.capturable = True
         self.workspaces: set[tuple[int, int]] = set()
         self.contexts = 0
         self.enqueued: list[str] = []
-        self.Runtime = lambda log: PretendedRuntime(self, log)
+        self.threads: set[int] = set()
+        self.Runtime = lambda log: FakeRuntime(self, log)
 
 
-class PretendedRuntime:
-    def __init__(self, library: PretendedLibrary, log: Any) -> None:
+class FakeRuntime:
+    def __init__(self, library: FakeLibrary, log: Any) -> None:
         self.library, self.log = library, log
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
-        if plan == b"foreign":
+        if plan.decode() not in self.library.graphs:
             self.log.log(1, "Platform specific tag\n mismatch")
             return None
-        return PretendedEngine(self.library, plan.decode(), self.log)
+        return FakeEngine(self.library, plan.decode(), self.log)
 
 
-class PretendedEngine:
+class FakeEngine:
     device_memory_size_v2 = 4096
 
-    def __init__(self, library: PretendedLibrary, graph: str, log: Any) -> None:
+    def __init__(self, library: FakeLibrary, graph: str, log: Any) -> None:
         self.library, self.graph, self.log = library, graph, log
-        self.names = [*GRAPHS[graph].inputs, *GRAPHS[graph].outputs]
+        self.stage = graph_stage(library.host.method, graph)
+        self.names = [*self.stage.inputs, *self.stage.outputs]
         self.num_io_tensors = len(self.names)
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[::-1][index]  # not in the order of the stage table: tensors are bound by name
 
     def get_tensor_mode(self, name: str) -> str:
-        return "input" if name in GRAPHS[self.graph].inputs else "output"
+        return "input" if name in self.stage.inputs else "output"
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(1, 3), (1, 3), (self.library.largest, 3)]
@@ -159,11 +172,11 @@ class PretendedEngine:
     def create_execution_context(self, strategy: str) -> Any:
         assert strategy == "user"
         self.library.contexts += 1
-        return PretendedContext(self)
+        return FakeContext(self)
 
 
-class PretendedContext:
-    def __init__(self, engine: PretendedEngine) -> None:
+class FakeContext:
+    def __init__(self, engine: FakeEngine) -> None:
         self.engine, self.addresses, self.shapes = engine, dict[str, int](), dict[str, tuple[int, ...]]()
 
     def set_device_memory(self, address: int, size: int) -> None:
@@ -174,6 +187,7 @@ class PretendedContext:
         return True
 
     def set_tensor_address(self, name: str, address: int) -> None:
+        assert address % ALIGNMENT == 0, "TensorRT wants aligned tensors"
         self.addresses[name] = address
 
     def is_stream_capturable(self, stream: int) -> bool:
@@ -184,13 +198,14 @@ class PretendedContext:
         if library.fail == engine.graph:
             engine.log.log(1, "Cuda Runtime (an illegal address)")
             return False
-        addresses, stage = dict(self.addresses), GRAPHS[engine.graph]
+        addresses, stage, method = dict(self.addresses), engine.stage, library.host.method
         batch = self.shapes[stage.inputs[0]][0]
+        library.threads.add(threading.get_ident())
 
         def view(name: str) -> np.ndarray:
-            sizes = library.stages.bundle.sizes
-            special = {"bytes": (batch, sizes.resolution, sizes.resolution, 3), "total": (batch,)}
-            shape = special[name] if name in special else sizes.shape(name, batch)
+            side = method.sizes["R"]
+            special = {"bytes": (batch, side, side, 3), "total": (batch,)}
+            shape = special[name] if name in special else method.shape(name, batch)
             kind = ctypes.c_uint8 if name == "bytes" else ctypes.c_float
             return np.ctypeslib.as_array(ctypes.cast(addresses[name], ctypes.POINTER(kind)), (int(np.prod(shape)),)).reshape(shape)
 
@@ -200,9 +215,10 @@ class PretendedContext:
                 picture = view("picture")
                 results = {"bytes": to_bytes(np.nan_to_num(picture)), "total": np.abs(picture).sum((1, 2, 3))}
             else:
-                results = library.stages.run(engine.graph, {name: view(name).copy() for name in stage.inputs}, stage.outputs)
+                inputs = {name: view(name).copy() for name in stage.inputs}
+                results = library.host.run(engine.graph.partition(":")[0], inputs, stage.outputs)
             for name, array in results.items():
                 view(name)[...] = array
 
-        library.cuda.work(task)
+        library.gpu.work(task)
         return True

@@ -1,0 +1,40 @@
+"""What the exporter knows of a method: its code, a module for every stage, and how stages are optimized for CPUs. All else is data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from sdic_export.cpu.sdic import CPU
+from sdic_export.graphs.sdic import stage_modules
+from sdic_runtime.errors import BundleError
+from sdic_train.methods import METHODS
+from sdic_train.methods.base import MethodCode
+
+# (module of a stage, *example inputs [1, ...]) -> modules with the same inputs and outputs, for ONNX Runtime on CPUs; None where nothing is
+# gained. Constants of the module are folded, and nobody uses it afterwards: it may be changed in place. Several modules are bands of rows
+# of every output (axis 2) from top to bottom, which are exported for one picture.
+Arrange: TypeAlias = Callable[..., "Sequence[nn.Module] | None"]
+
+
+@dataclass(frozen=True)
+class ExportCode:
+    """`modules`: what `code.load` gives -> stage -> module that exports well, its inputs and outputs in the order of the stage table.
+    `cpu`: stage -> how it is optimized for CPUs."""
+
+    code: MethodCode
+    modules: Callable[[Any], Mapping[str, nn.Module]]
+    cpu: Mapping[str, Arrange] = field(default_factory=dict)
+
+
+EXPORTS: dict[str, ExportCode] = {"sdic": ExportCode(METHODS["sdic"], stage_modules, CPU)}
+
+
+def export_code(method: str) -> ExportCode:
+    """How the method called `method` is exported. Raises BundleError for one that is not known here."""
+    if method not in EXPORTS:
+        raise BundleError(f'the method "{method}" cannot be exported here; known are: {", ".join(EXPORTS)}')
+    return EXPORTS[method]

@@ -1,0 +1,74 @@
+"""Which pictures a folder holds, and a name for the results of each."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdic_runtime.errors import ArgumentError, FileError, PictureError
+
+PICTURE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
+    ".heic", ".heif",
+)  # fmt: skip
+INVERTED, BASELINE, SIDE_BY_SIDE, STRIP, INVERSION = ".inverted.png", ".baseline.png", ".side-by-side.png", ".strip.png", ".safetensors"
+# What the commands write, so that a folder that is read and written twice does not feed on its own results: these endings, and beside
+# NAME.png or NAME.safetensors also an edit, NAME.smile+2.png, and a sweep, NAME.smile.gif.
+OWN_ENDINGS = (INVERTED, BASELINE, SIDE_BY_SIDE, STRIP)
+OWN_LABEL = re.compile(r"(?P<stem>.+?)\.(?:[^.].*[+-]\d[\d.e+-]*\.png|[^.][^/]*\.gif)")
+STANDARD_INPUT = Path("-")
+SHOWN = 3  # names of skipped files
+
+
+def pictures_in(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The pictures to work on, each once, and the files that are skipped.
+
+    Pictures are the files named ("-" for standard input), and of every folder named those directly in it, in order of name. Its other
+    visible files are skipped: what is no picture, and results of these commands. Raises FileError or PictureError.
+    """
+    found: dict[Path, None] = {}
+    skipped: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files = [entry for entry in sorted(path.iterdir()) if entry.is_file() and not entry.name.startswith(".")]
+            stems = {entry.stem for entry in files if entry.suffix.lower() in (*PICTURE_SUFFIXES, INVERSION)}
+            inside = [entry for entry in files if entry.suffix.lower() in PICTURE_SUFFIXES and not _is_own(entry.name, stems)]
+            if not inside:
+                raise PictureError(f"the folder {path} holds no picture; picture names end in {', '.join(PICTURE_SUFFIXES)}")
+            found.update(dict.fromkeys(inside))
+            skipped += [entry for entry in files if entry not in found]
+        elif path != STANDARD_INPUT and not path.exists():
+            raise FileError(f"there is no file {path}; check the path")
+        else:
+            found[path] = None
+    return list(found), skipped
+
+
+def _is_own(name: str, stems: set[str]) -> bool:
+    own = OWN_LABEL.fullmatch(name)
+    # Every beginning that ends before a dot may be the picture's name: names have dots too.
+    beginnings = (name[:index] for index, letter in enumerate(name) if letter == ".") if own else ()
+    return name.lower().endswith(OWN_ENDINGS) or any(beginning in stems - {Path(name).stem} for beginning in beginnings)
+
+
+def skipped_notice(skipped: Sequence[Path]) -> str:
+    """A line that counts the skipped files and names the first; "" where there are none."""
+    names = ", ".join(path.name for path in skipped[:SHOWN])
+    more = f" and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
+    return f"skipped {len(skipped)} file(s) that are no pictures to invert, or results: {names}{more}" if skipped else ""
+
+
+def distinct_stems(sources: Sequence[Path]) -> list[str]:
+    """A name stem for each source: its own, or its whole file name where `a.png` and `a.jpg` are both there. Raises ArgumentError."""
+    stems = Counter(source.stem for source in sources)
+    names = [source.name if stems[source.stem] > 1 else source.stem for source in sources]
+    counts = Counter(names)
+    twice = next((name for name in names if counts[name] > 1), None)
+    if twice is not None:
+        first, second = [source for source, name in zip(sources, names, strict=True) if name == twice][:2]
+        raise ArgumentError(
+            f"{first} and {second} have the same name, so one result would replace the other; use two calls with different --out folders"
+        )
+    return names
