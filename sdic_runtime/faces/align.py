@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
-FINER = 2  # a square is resampled this many times finer than asked for, where the photograph has the pixels
+FINER = 1.5  # a square is resampled this many times finer than asked for, where the photograph has the pixels
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Square:
             smaller = math.ceil(part.width * FINER / step), math.ceil(part.height * FINER / step)
             scale = np.array(smaller) / part.size
             part = part.resize(smaller, Image.Resampling.LANCZOS, reducing_gap=3)
-        finer = size * FINER if step > 1 else size
+        finer = round(size * FINER) if step > 1 else size
         # The affine map from a pixel of the result to one of the part.
         matrix = np.column_stack([self.axes.T * (2 / finer), np.array(self.centre) - self.axes.sum(0) - (left, top)]) * scale[:, None]
         if pad and self.leaves(photo):

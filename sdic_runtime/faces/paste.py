@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdic_runtime.faces.align import FINER, Square
+from sdic_runtime.faces.align import Square
 from sdic_runtime.faces.resample import affine
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
 
-COARSER = 1.25  # a picture with this many pixels per pixel of the photograph is reduced with a filter
+COARSER = 1.25  # a picture with more pixels than this per pixel of the photograph is placed FINER times finer, then averaged
+FINER = 2
 
 
 def replaced(photo: Image, square: Square, picture: Image, mask: Image, keep: Image | None = None) -> Image:
