@@ -60,7 +60,7 @@ def test_any_scale_keeps_positions_and_means(size: int) -> None:
     places = square.outward(np.stack(np.meshgrid(*[np.arange(size) + 0.5] * 2), -1), size)
     edge = max(3, size // 50)
     error = (cut[..., :2] - (places - 0.5) * 255 / 400)[edge:-edge, edge:-edge]
-    assert np.abs(error).max() < 1.3
+    assert np.abs(error).max() < 2  # each of three steps rounds
     assert np.abs(error.mean((0, 1))).max() < 0.15
 
 
