@@ -125,7 +125,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         optimized = export.cpu if options.cpu_graphs and options.weights == "float32" else {}
         for name in method.stages:
             progress.begin(f"exporting {name}")
-            made, report = _stage(folder, method, name, modules.pop(name), optimized.get(name), single, options)
+            alone = name in export.alone
+            made, report = _stage(folder, method, name, modules.pop(name), optimized.get(name), single, options, alone)
             graphs |= made
             reports.append(report)
             progress.done(report)
@@ -156,15 +157,16 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
 
 
 def _stage(
-    folder: Path, method: Method, name: str, module: nn.Module, arrange: Arrange | None, single: Chain, options: BuildOptions
+    folder: Path, method: Method, name: str, module: nn.Module, arrange: Arrange | None, single: Chain, options: BuildOptions, one: bool
 ) -> tuple[Graphs, StageReport]:
-    """Export one stage in all its variants, those of one output alone included, and check them; `Manifest.graphs` of them."""
+    """Export one stage in all its variants, those of one output alone included, and check them; `Manifest.graphs` of them. `one`: for one
+    picture at a time."""
     import torch
 
     stage, example, start = method.stages[name], single.examples[name], time.perf_counter()
     whole, alone = f"onnx/{STANDARD}/{name}.onnx", asked_alone(method, name)
     (folder / whole).parent.mkdir(parents=True, exist_ok=True)
-    export_stage(module, stage, method, folder / whole, options.opset, options.weights == "float16", share_weights=bool(alone))
+    export_stage(module, stage, method, folder / whole, options.opset, options.weights == "float16", share_weights=bool(alone), alone=one)
     with torch.no_grad():
         bands = list(arrange(module, *(torch.zeros(method.shape(tensor, 1)) for tensor in stage.inputs)) or []) if arrange else []
     del module

@@ -10,7 +10,9 @@ from torch import nn
 
 from sdic_export.cpu import encoded
 from sdic_export.cpu.sdic import CPU
+from sdic_export.graphs.clcae import clcae_modules
 from sdic_export.graphs.encoded import encoded_modules, hfgi_modules, restyle_modules
+from sdic_export.graphs.hyperstyle import hyperstyle_modules
 from sdic_export.graphs.sdic import stage_modules
 from sdic_runtime.errors import BundleError
 from sdic_train.methods import METHODS
@@ -25,11 +27,12 @@ Arrange: TypeAlias = Callable[..., "Sequence[nn.Module] | None"]
 @dataclass(frozen=True)
 class ExportCode:
     """`modules`: what `code.load` gives -> stage -> module that exports well, its inputs and outputs in the order of the stage table.
-    `cpu`: stage -> how it is optimized for CPUs."""
+    `cpu`: stage -> how it is optimized for CPUs. `alone`: stages whose graphs are for one picture at a time."""
 
     code: MethodCode
     modules: Callable[[Any], Mapping[str, nn.Module]]
     cpu: Mapping[str, Arrange] = field(default_factory=dict)
+    alone: frozenset[str] = frozenset()
 
 
 EXPORTS: dict[str, ExportCode] = {
@@ -37,6 +40,8 @@ EXPORTS: dict[str, ExportCode] = {
     **{name: ExportCode(METHODS[name], encoded_modules, encoded.ENCODED) for name in ("e4e", "psp")},
     **{name: ExportCode(METHODS[name], restyle_modules, encoded.RESTYLE) for name in ("restyle-e4e", "restyle-psp")},
     "hfgi": ExportCode(METHODS["hfgi"], hfgi_modules, encoded.HFGI),
+    "hyperstyle": ExportCode(METHODS["hyperstyle"], hyperstyle_modules, encoded.HYPERSTYLE, frozenset({"generator"})),
+    "clcae": ExportCode(METHODS["clcae"], clcae_modules, encoded.CLCAE),
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sdic_export.cpu.generator import BandUp, Rows
 from sdic_export.cpu.winograd import WinogradConv2d
 from sdic_export.graphs.folded import FoldedStyledConv, constant
+from sdic_export.graphs.replaced import MiddleGraph
 from sdic_export.graphs.sdic import FoldedBlock, HeadGraph
 from sdic_train.networks.layers import LEAKY_SLOPE
 
@@ -42,7 +43,7 @@ class WinogradStyledConv(nn.Module):
         return F.leaky_relu(x * demodulation[:, :, None, None] + self.noise + self.bias, LEAKY_SLOPE)
 
 
-def cpu_head(head: HeadGraph, *example: Tensor) -> list[nn.Module] | None:
+def cpu_head(head: HeadGraph | MiddleGraph, *example: Tensor) -> list[nn.Module] | None:
     """latent -> feature, rgb; None where no layer gains. See `sdic_export.methods.Arrange`."""
     blocks = [block for block in head.blocks if isinstance(block, FoldedBlock)]
     places: list[tuple[nn.Module, str, FoldedStyledConv]] = [(head, "up", head.up)]

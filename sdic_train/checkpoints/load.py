@@ -16,8 +16,10 @@ from sdic_train.checkpoints.files import GIVE, load_container, read_safetensors,
 from sdic_train.checkpoints.recognise import KINDS, PREFIXES, encoder_type, kind_of
 from sdic_train.checkpoints.shapes import config_from_shapes
 from sdic_train.config import FEATURE_SIZE, ModelConfig
+from sdic_train.networks.clcae.model import CLCAE
 from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.encoded import Encoded
+from sdic_train.networks.hyperstyle.model import HyperStyle
 from sdic_train.networks.layers import blur_kernel
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import Generator
@@ -43,7 +45,7 @@ UNUSED = (
 # Entries whose values follow from the architecture; a file without them is complete.
 DERIVED = (".num_batches_tracked", ".kernel")
 FORMAT = "sdic"
-Model = TypeVar("Model", bound=SDIC | Encoded)
+Model = TypeVar("Model", bound=SDIC | Encoded | HyperStyle | CLCAE)
 MEAN_SAMPLES = 4096
 HALF_FROM = 256  # elements from which a tensor is worth rounding to float16
 

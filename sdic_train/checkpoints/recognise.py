@@ -20,6 +20,7 @@ PREFIXES = {
     "SAF.": "dicn.",
     "residue.": "consultation.",
     "grid_align.": "aligner.",
+    "hypernet.": "hypernet.",
 }
 ENCODED = ("encoder.", "generator.")
 
@@ -33,6 +34,7 @@ class Kind:
     form: str = "e4e"  # see `EncoderConfig.form`
     inputs: int = 3  # channels of the encoder's image
     encoder_types: tuple[str, ...] = ()  # what opts["encoder_type"] says of it
+    mark: str = ""  # a weight that only this kind has, among those with the same parts
 
 
 KINDS = {
@@ -44,6 +46,9 @@ KINDS = {
     "ReStyle-pSp": Kind(
         "restyle-psp", ENCODED, "psp", 6, ("BackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "ResNetGradualStyleEncoder")
     ),
+    "HyperStyle": Kind("hyperstyle", ("generator.", "hypernet.")),
+    "W encoder": Kind("", ENCODED, "psp", encoder_types=("WEncoder",), mark="encoder.linear.weight"),
+    "CLCAE": Kind("clcae", ENCODED, "psp", encoder_types=("GradualStyleEncoder",), mark="encoder.styles_others.0.linear.weight"),
     "StyleGAN2": Kind("", ("generator.",)),
 }
 STYLEGAN3_PREFIX = "generator.synthesis."
@@ -62,6 +67,7 @@ def kind_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any],
         raise CheckpointError(f'"{path}" {_incomplete(parts, state)}')
     if any(name.startswith(STYLEGAN3_PREFIX) for name in state):
         raise CheckpointError(f'"{path}" has a StyleGAN3 generator, which no method here uses; give the StyleGAN2 model of the same method')
+    fitting = [name for name in fitting if KINDS[name].mark in state] or [name for name in fitting if not KINDS[name].mark]
     if len(fitting) > 1:
         fitting = _by_encoder(path, state, options, fitting)
     if wanted is not None and wanted not in fitting:

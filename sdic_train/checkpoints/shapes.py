@@ -40,7 +40,8 @@ def config_from_shapes(path: Path, state: dict[str, Tensor], options: dict[str, 
 def _domain(options: dict[str, Any], resolution: int) -> str:
     said = str(options.get("dataset_type", ""))
     if said:
-        return "faces" if said.startswith("ffhq") else said.removesuffix("_encode")
+        said = re.sub(r"(_encode|_hypernet|_inversion)+$", "", said)
+        return {"ffhq": FACES.domain, "car": CARS.domain}.get(said, said)
     return CARS.domain if resolution == CARS.resolution else FACES.domain
 
 

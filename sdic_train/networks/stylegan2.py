@@ -13,6 +13,7 @@ from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.networks.layers import BLUR_TAPS, Activation, EqualLinear, blur, blur_kernel
 
 DEMODULATION_EPSILON = 1e-8
+BASE_BLOCKS = 2  # of 8 and 16, before which some methods put a feature of their own
 
 
 class PixelNorm(nn.Module):
@@ -183,6 +184,21 @@ class Generator(nn.Module):
         for block in range(4, len(self.to_rgbs)):
             x, rgb = self._block(block, x, rgb, latent, noises)
         return rgb
+
+    def base(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """latent [N, L, C] -> what the blocks up to 16 x 16 make: feature [N, channels, 16, 16], RGB sum [N, 3, 16, 16]."""
+        noises = self.noises.maps()
+        x = self.conv1(self.input.input.repeat(latent.shape[0], 1, 1, 1), latent[:, 0], noises[0])
+        rgb = self.to_rgb1(x, latent[:, 1])
+        for block in range(BASE_BLOCKS):
+            x, rgb = self._block(block, x, rgb, latent, noises)
+        return x, rgb
+
+    def middle(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """What `base` gave, its feature replaced or not -> what `head` gives."""
+        noises = self.noises.maps()
+        x, rgb = self._block(BASE_BLOCKS, feature, rgb, latent, noises)
+        return self.convs[6](x, latent[:, 7], noises[7]), rgb
 
     def preview(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         """The picture clamped to [-1, 1] and brought to the working size as the release does; [N, 3, S, S]."""

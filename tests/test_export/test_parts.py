@@ -1,0 +1,53 @@
+"""Small models of the methods in several files through build, invert, edit, compare: what ONNX Runtime gives is what PyTorch gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_methods
+import small_parts as small
+
+from sdic_export.build import BuildOptions, build
+from sdic_export.verify import verify
+from sdic_runtime.pipeline import Pipeline
+
+OPTIONS: dict[str, dict[str, object]] = {"hyperstyle": {"iterations": 2}}
+
+
+@pytest.fixture(scope="module", params=small.BUILDERS)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder, method = tmp_path_factory.mktemp(request.param), request.param
+    others = small.write_small(folder / "small.pt", method)
+    build(BuildOptions(folder / "small.pt", folder / "bundle", others=others, **OPTIONS.get(method, {})))
+    return method, folder / "bundle"
+
+
+def test_a_checkpoint_becomes_a_bundle_that_verifies(built: tuple[str, Path]) -> None:
+    method, bundle = built
+    assert json.loads((bundle / "bundle.json").read_text())["method"] == method
+    assert not verify(bundle).failures
+
+
+def test_inversions_and_edits_are_those_of_pytorch(built: tuple[str, Path]) -> None:
+    method, bundle = built
+    pictures = small_methods.small_images(small.small_model(method).config).numpy()
+    direction = np.random.default_rng(0).normal(0, 0.2, (1, small_methods.SMALL.style_width)).astype(np.float32)
+    with Pipeline.load(bundle, backend="onnxruntime") as ort, Pipeline.load(bundle, backend="torch") as torch:
+        inversion, reference = ort.invert(pictures), torch.invert(pictures)
+        for name, held in reference.tensors.items():
+            close(inversion.tensors[name].host(), held.host(), name)
+        for move in ort.moves:
+            edit, want = (pipeline.edit(made, direction, 1.5, move=move) for pipeline, made in ((ort, inversion), (torch, reference)))
+            close(edit.pixels, want.pixels, move)
+            assert np.abs(edit.pixels - inversion.pixels).max() > 0.01
+            zero = ort.edit(inversion, direction, 0.0, move=move)
+            assert np.abs(zero.pixels - inversion.pixels).max() < 1e-5
+        close(ort.baseline(inversion).pixels, torch.baseline(reference).pixels, "baseline")
+
+
+def close(got: np.ndarray, want: np.ndarray, name: str) -> None:
+    assert got.shape == want.shape, name
+    assert np.abs(got - want).max() <= 3e-4 * want.std(), name
