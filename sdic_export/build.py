@@ -61,6 +61,7 @@ class BuildOptions:
     method: str | None = None  # what the checkpoint is of, see `sdic_export.methods`; told by what is in it when None
     others: Sequence[Path] = ()  # further files that belong to the model
     iterations: int | None = None  # of a method that iterates; its own number when None
+    research: bool = False  # whether the terms of a method whose weights are for research alone are agreed to
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     progress.begin(f"loading {options.checkpoint}")
     export = export_code(options.method or method_of_file(options.checkpoint).name)
     code = export.code.iterating(options.iterations)
+    if code.terms and not options.research:
+        raise ArgumentError(f"{code.terms} Build it with --research-only if that is your use")
     model: Any = code.load(options.checkpoint, options.domain, options.others)
     config, method = model.config, method_of(code, model.config)
     policy = None if options.policy is None else load_policy(options.policy).check(method.stages)
@@ -149,7 +152,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 golden=GOLDEN_FILE,
                 tolerances={STANDARD: TOLERANCES[STANDARD], **({half.precision: half.tolerance} if half else {})},
                 tools=tool_versions(),
-                licence=options.licence,
+                licence=f"{code.terms} {options.licence}" if code.terms else options.licence,
                 checkpoint=_checkpoint_record(options),
             ),
         )

@@ -20,7 +20,7 @@ from sdic_runtime.backends.base import Backend
 from sdic_runtime.bundle.manifest import first_schema
 from sdic_runtime.errors import BundleError
 from sdic_runtime.files import save_tensors
-from sdic_runtime.program import IMAGE, INVERT, PICTURE, Method, Step, run
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, Method, Step, run
 from sdic_runtime.tools.wrapper import Wrapper
 
 FILE = "golden/golden.safetensors"
@@ -109,6 +109,7 @@ def run_chain(backend: Backend, image: np.ndarray, direction: np.ndarray, streng
     values = run(msgspec.structs.replace(invert, gives={value: value for value in made}), backend, {IMAGE: given}) | {IMAGE: given}
     kept = {IMAGE: given} | {tensor: values[value] for tensor, value in invert.gives.items()}
     results = {name: backend.download(values[name]) for name in made}
+    kept |= run_with(backend, PREPARE, kept, len(image)) if method.prepared else {}
     for name, move in method.moves.items():
         moved = {code: backend.upload(backend.download(kept[code]) + np.float32(strength) * direction) for code in move.codes}
         results[edited(name)] = backend.download(run_with(backend, move.program, {**kept, **moved}, len(image))[PICTURE])

@@ -8,12 +8,14 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from sdic_export.cpu import encoded
+from sdic_export.cpu import encoded, sfe
 from sdic_export.cpu.sdic import CPU
 from sdic_export.graphs.clcae import clcae_modules
 from sdic_export.graphs.encoded import encoded_modules, hfgi_modules, restyle_modules
+from sdic_export.graphs.fs import fs_modules
 from sdic_export.graphs.hyperstyle import hyperstyle_modules
 from sdic_export.graphs.sdic import stage_modules
+from sdic_export.graphs.sfe import inverter_modules, sfe_modules
 from sdic_runtime.errors import BundleError
 from sdic_train.methods import METHODS
 from sdic_train.methods.base import MethodCode
@@ -41,7 +43,10 @@ EXPORTS: dict[str, ExportCode] = {
     **{name: ExportCode(METHODS[name], restyle_modules, encoded.RESTYLE) for name in ("restyle-e4e", "restyle-psp")},
     "hfgi": ExportCode(METHODS["hfgi"], hfgi_modules, encoded.HFGI),
     "hyperstyle": ExportCode(METHODS["hyperstyle"], hyperstyle_modules, encoded.HYPERSTYLE, frozenset({"generator"})),
-    "clcae": ExportCode(METHODS["clcae"], clcae_modules, encoded.CLCAE),
+    "clcae": ExportCode(METHODS["clcae"], clcae_modules, encoded.CUT),
+    "fs": ExportCode(METHODS["fs"], fs_modules, encoded.CUT),
+    "sfe-inverter": ExportCode(METHODS["sfe-inverter"], inverter_modules, sfe.INVERTER),
+    "sfe": ExportCode(METHODS["sfe"], sfe_modules, sfe.SFE),
 }
 
 

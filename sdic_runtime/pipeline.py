@@ -19,7 +19,7 @@ from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
-from sdic_runtime.program import IMAGE, INVERT, PICTURE, Move, Program
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, Move, Program
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
 LARGEST_DEFAULT_BATCH = 16
@@ -136,13 +136,16 @@ class Pipeline:
         batch: int | None = None,
         *,
         move: str | None = None,
+        extras: Mapping[str, np.ndarray] | None = None,
     ) -> Edited:
         """Edit an inversion of N pictures: latent codes become code + strength * edit.
 
         `edit`: a Direction (or its name in this bundle), an array [C], [1, C], [L, C] or [1, L, C], a GanSpaceEdit, a CombinedEdit, or
         a list of (edit, strength). `strength`: a number, or M of them for N * M pictures, all strengths of the first picture first.
         `move`: one of `Pipeline.moves`; the first that is meant for this kind of edit when None. `eq6` is SDIC's name for the same: "paper"
-        (strength 0 is the inversion) or "released". Raises SdicError.
+        (strength 0 is the inversion) or "released". `extras`: further inputs of the move by name, zeros where they are omitted; each a
+        float32 array for one picture or for all N, such as StyleFeatureEditor's "mask" [N, 1, S, S]: 1 where nothing may change. Raises
+        SdicError.
         """
         values: Any = [strength] if np.ndim(strength) == 0 else strength
         strengths = [check_number(value, "the strength") for value in values]
@@ -152,12 +155,15 @@ class Pipeline:
         change.check(self.sizes)
         form = self._move(move, eq6, kinds_of(change))
         self._check_model(inversion, form.program)
+        further = self._extras(extras or {}, form.program, len(inversion))
+        self._prepare(inversion, form.program, self._batch(batch))
         codes = {}
         for name in form.codes:
             moved = np.stack([edited(getattr(inversion, name), change, value) for value in strengths], axis=1)
             codes[name] = moved.reshape(-1, *moved.shape[2:])
         sources = np.repeat(np.arange(len(inversion)), len(strengths))
-        return self._render(form.program, inversion, codes, sources, self._batch(batch))
+        given = codes | {name: array[sources] for name, array in further.items()}
+        return self._render(form.program, inversion, given, sources, self._batch(batch))
 
     def baseline(self, inversion: Inversion, batch: int | None = None) -> Edited:
         """The pictures of the initial codes alone, without what the method adds to them. Raises SdicError."""
@@ -187,24 +193,53 @@ class Pipeline:
             raise ArgumentError(f'{label} is "{name}", which is for edits of the kind {meant}; for this edit use: {", ".join(fitting)}')
         return self.moves[name or fitting[0]]
 
-    def _render(self, program: str, inversion: Inversion, codes: Mapping[str, np.ndarray], sources: np.ndarray, batch: int) -> Edited:
-        """Pictures of `codes` by a program that also reads the inversion's tensors; code i goes with picture sources[i]."""
+    def _extras(self, extras: Mapping[str, np.ndarray], program: str, count: int) -> dict[str, np.ndarray]:
+        """The caller's own inputs of an edit of `count` pictures, float32 [count, ...]. Raises ArgumentError."""
+        arrays, known = {}, self.bundle.manifest.programs[program].zeros
+        for name, value in extras.items():
+            if name not in known:
+                raise ArgumentError(f'this edit takes no extra "{name}"; it takes: {", ".join(known) or "none"}')
+            array, shape = np.asarray(value, np.float32), self.bundle.manifest.shape(name, count)
+            if array.shape not in (shape, (1, *shape[1:])) or not np.isfinite(array).all():
+                raise ArgumentError(f'the extra "{name}" has shape {list(array.shape)}; expected finite numbers of shape {list(shape)}')
+            arrays[name] = np.broadcast_to(array, shape)
+        return arrays
+
+    def _prepare(self, inversion: Inversion, program: str, batch: int) -> None:
+        """Where `program` takes what the program "prepare" gives: have the inversion hold that, made once."""
+        method = self.bundle.manifest
+        if all(name in inversion.tensors for name in method.programs[program].takes if name in method.prepared):
+            return
+        takes, parts = method.programs[PREPARE], []
+        for start in range(0, len(inversion), batch):
+            pictures = np.arange(start, min(start + batch, len(inversion)))
+            taken = {name: self._taken(name, takes, inversion, {}, pictures, slice(None)) for name in takes.takes}
+            made = self.backend.run_program(PREPARE, taken)
+            held = {name: Held(device=tensor, backend=self.backend) for name, tensor in made.items()}
+            parts.append(held if len(inversion) <= batch else {name: Held(tensor.host()) for name, tensor in held.items()})
+        whole = parts[0] if len(parts) == 1 else {name: Held(np.concatenate([part[name].host() for part in parts])) for name in parts[0]}
+        inversion.tensors = {**inversion.tensors, **whole}
+
+    def _render(self, program: str, inversion: Inversion, given: Mapping[str, np.ndarray], sources: np.ndarray, batch: int) -> Edited:
+        """Pictures by a program that also reads the inversion's tensors, of what is `given`: codes and extras, whose entry i goes with
+        picture sources[i]."""
         takes = self.bundle.manifest.programs[program]
 
         def run(part: slice) -> Tensor:
-            tensors = {name: self._taken(name, takes, inversion, codes, sources, part) for name in takes.takes}
+            tensors = {name: self._taken(name, takes, inversion, given, sources, part) for name in takes.takes}
             return self.backend.run_program(program, tensors)[PICTURE]
 
         pixels = self._in_batches(run, len(sources), batch)
+        codes = {name: array for name, array in given.items() if name in self._codes()}
         shown = [codes[name] for name in takes.takes if name in codes] or list(codes.values())
         return Edited(self.model, shown[-1], pixels)
 
     def _taken(
-        self, name: str, program: Program, inversion: Inversion, codes: Mapping[str, np.ndarray], sources: np.ndarray, part: slice
+        self, name: str, program: Program, inversion: Inversion, given: Mapping[str, np.ndarray], sources: np.ndarray, part: slice
     ) -> Tensor:
-        """The tensor `name` that the program takes, on the backend, for the codes of `part`."""
-        if name in codes:
-            return self.backend.upload(codes[name][part])
+        """The tensor `name` that the program takes, on the backend, for the pictures sources[part]."""
+        if name in given:
+            return self.backend.upload(given[name][part])
         if name in program.zeros:
             return self.backend.upload(np.zeros(self.bundle.manifest.shape(name, len(sources[part])), np.float32))
         held = inversion.tensors[name]
@@ -256,7 +291,7 @@ class Pipeline:
                 f'"{self.model.name}" ({self.model.identity[:12]}); invert the picture again with this bundle'
             )
         takes = self.bundle.manifest.programs[program]
-        for name in (name for name in takes.takes if name not in takes.zeros):
+        for name in (name for name in takes.takes if name not in (*takes.zeros, *self.bundle.manifest.prepared)):
             kept = name in inversion.model.tensors and inversion.model.shape(name, 1) == self.model.shape(name, 1)
             if not kept:
                 raise ArgumentError(f'the inversion keeps no "{name}" as this bundle needs it; invert the picture again with this bundle')

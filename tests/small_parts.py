@@ -17,6 +17,7 @@ from torch import nn
 from sdic_train.config import ModelConfig
 from sdic_train.networks.clcae.attention import OneKey
 from sdic_train.networks.clcae.model import CLCAE, CLCAEConfig
+from sdic_train.networks.fs.model import FS
 from sdic_train.networks.hyperstyle.config import HyperConfig
 from sdic_train.networks.hyperstyle.hypernet import SharedNetwork
 from sdic_train.networks.hyperstyle.model import HyperStyle
@@ -33,7 +34,12 @@ HYPER = HyperConfig(
     wide=5,
 )
 ATTENTIVE = CLCAEConfig(**BASE | {"encoder": replace(LARGER.encoder, form="psp")}, hidden=12)
-BUILDERS: Mapping[str, Callable[[], Any]] = {"hyperstyle": lambda: HyperStyle(HYPER), "clcae": lambda: CLCAE(ATTENTIVE)}
+STYLED = replace(LARGER, channels=CHANNELS, encoder=replace(LARGER.encoder, form="psp"))
+BUILDERS: Mapping[str, Callable[[], Any]] = {
+    "hyperstyle": lambda: HyperStyle(HYPER),
+    "clcae": lambda: CLCAE(ATTENTIVE),
+    "fs": lambda: FS(STYLED),
+}
 
 
 def small_model(method: str, seed: int = 5) -> Any:
@@ -104,7 +110,15 @@ def _clcae(path: Path, model: CLCAE, **changes: Any) -> list[Path]:
     return [generator, average]
 
 
-WRITERS: Mapping[str, Callable[..., list[Path]]] = {"hyperstyle": _hyperstyle, "clcae": _clcae}
+def _fs(path: Path, model: FS, **changes: Any) -> list[Path]:
+    torch.save({**model.fs.state_dict(), **changes}, path)
+    generator = path.with_name("psp.pt")
+    options = {"dataset_type": "ffhq_encode", "output_size": model.config.resolution}
+    torch.save({"state_dict": released(model, "generator."), "latent_avg": model.latent_avg, "opts": options}, generator)
+    return [generator]
+
+
+WRITERS: Mapping[str, Callable[..., list[Path]]] = {"hyperstyle": _hyperstyle, "clcae": _clcae, "fs": _fs}
 
 
 def write_small(path: Path, method: str, model: Any = None, **changes: Any) -> list[Path]:

@@ -63,4 +63,3 @@ HFGI: dict[str, Arrange] = {
 }
 HYPERSTYLE: dict[str, Arrange] = {"encoder": cpu_plain, "backbone": cpu_plain}
 CUT: dict[str, Arrange] = {"encoder": cpu_plain, "generator_middle": cpu_head, "generator_tail": ENCODED["generator_tail"]}
-CLCAE: dict[str, Arrange] = CUT

@@ -15,11 +15,13 @@ from sdic_train.config import ModelConfig
 from sdic_train.networks.clcae.model import CLCAE
 from sdic_train.networks.e4e import StyleBlock
 from sdic_train.networks.encoded import Encoded
+from sdic_train.networks.fs.model import FS
 from sdic_train.networks.layers import LEAKY_SLOPE
 from sdic_train.networks.sdic.model import SDIC
+from sdic_train.networks.sfe.model import SFE, SFEInverter
 from sdic_train.networks.stylegan2 import Generator, StyledConv, ToRGB, downsample
 
-Model: TypeAlias = SDIC | Encoded | CLCAE  # encoder, generator, mean latent code
+Model: TypeAlias = SDIC | Encoded | SFE | CLCAE | FS  # encoder, generator, mean latent code
 HEAD_BLOCKS = 3  # blocks of 8, 16 and 32; layer 7 opens the block of 64
 
 
@@ -65,7 +67,7 @@ class HeadGraph(nn.Module):
 
     input: Tensor
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model | SFEInverter) -> None:
         super().__init__()
         generator = model.generator
         constant(self, "input", generator.input.input)
@@ -224,4 +226,5 @@ def omit_padding(block: StyleBlock, config: ModelConfig) -> None:
 
 
 def styled(generator: Generator, layer: int) -> FoldedStyledConv:
+    """The styled convolution `layer` with its noise."""
     return FoldedStyledConv(generator.styled(layer), generator.noises.maps()[layer])

@@ -21,8 +21,16 @@ PREFIXES = {
     "residue.": "consultation.",
     "grid_align.": "aligner.",
     "hypernet.": "hypernet.",
+    "fs.": "fs.",  # which the released files of FS omit
 }
 ENCODED = ("encoder.", "generator.")
+# StyleFeatureEditor calls other networks so: how some name of its file begins -> the prefixes there. e4e and the generator are in the files
+# of training alone.
+ITS_E4E = {"e4e_encoder.": "encoder.", "decoder.": "generator."}
+SFE_PREFIXES = {
+    "inverter.fs_backbone.": {"inverter.": "inverter.", "encoder.": "editor.", **ITS_E4E},
+    "encoder.fs_backbone.": {"encoder.": "inverter.", **ITS_E4E},
+}
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,14 @@ class Kind:
     inputs: int = 3  # channels of the encoder's image
     encoder_types: tuple[str, ...] = ()  # what opts["encoder_type"] says of it
     mark: str = ""  # a weight that only this kind has, among those with the same parts
+    optional: tuple[str, ...] = ()  # parts that files hold or not; other files give them
 
 
 KINDS = {
     "SDIC": Kind("sdic", (*ENCODED, "dipn.", "dicn.")),
     "HFGI": Kind("hfgi", (*ENCODED, "consultation.", "aligner.")),
+    "SFE": Kind("sfe", ("inverter.", "editor."), optional=ENCODED),
+    "SFE-inverter": Kind("sfe-inverter", ("inverter.",), optional=ENCODED),
     "e4e": Kind("e4e", ENCODED, encoder_types=("Encoder4Editing",)),
     "pSp": Kind("psp", ENCODED, "psp", encoder_types=("GradualStyleEncoder",)),
     "ReStyle-e4e": Kind("restyle-e4e", ENCODED, "e4e", 6, ("ProgressiveBackboneEncoder", "ResNetProgressiveBackboneEncoder")),
@@ -49,6 +60,7 @@ KINDS = {
     "HyperStyle": Kind("hyperstyle", ("generator.", "hypernet.")),
     "W encoder": Kind("", ENCODED, "psp", encoder_types=("WEncoder",), mark="encoder.linear.weight"),
     "CLCAE": Kind("clcae", ENCODED, "psp", encoder_types=("GradualStyleEncoder",), mark="encoder.styles_others.0.linear.weight"),
+    "FS": Kind("fs", ("fs.",)),
     "StyleGAN2": Kind("", ("generator.",)),
 }
 STYLEGAN3_PREFIX = "generator.synthesis."
@@ -62,7 +74,7 @@ def kind_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any],
     """
     known = dict.fromkeys(part for kind in KINDS.values() for part in kind.parts)
     parts = {part for part in known if any(name.startswith(part) for name in state)}
-    fitting = [name for name, kind in KINDS.items() if set(kind.parts) == parts]
+    fitting = [name for name, kind in KINDS.items() if set(kind.parts) <= parts <= {*kind.parts, *kind.optional}]
     if not fitting:
         raise CheckpointError(f'"{path}" {_incomplete(parts, state)}')
     if any(name.startswith(STYLEGAN3_PREFIX) for name in state):
@@ -79,6 +91,15 @@ def kind_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any],
             f"say it with {methods}"
         )
     return wanted or fitting[0]
+
+
+def prefixes_of(names: Iterable[str]) -> Mapping[str, str]:
+    """Prefix in a released file with such names -> prefix of ours."""
+    for name in names:
+        for mark, prefixes in SFE_PREFIXES.items():
+            if name.startswith(mark):
+                return prefixes
+    return PREFIXES
 
 
 def encoder_type(encoder: EncoderConfig) -> str:
@@ -123,7 +144,7 @@ def _incomplete(parts: set[str], state: Mapping[str, Tensor]) -> str:
     """What is missing, for a file that holds some networks of a method, or else what it holds."""
     ours = {ours: released for released, ours in PREFIXES.items()}
     for name, kind in KINDS.items():
-        missing = [ours[part] for part in kind.parts if part not in parts]
+        missing = [ours.get(part, part) for part in kind.parts if part not in parts]
         if missing and parts - set(ENCODED) and parts < set(kind.parts):
             return f"is {name} without {' and '.join(missing)}, so it is not complete; download it again"
     names = [str(name) for name in state]

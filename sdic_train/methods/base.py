@@ -41,7 +41,7 @@ class MethodCode:
     those networks, and the generator to use -> stage -> function. A method that iterates has its number of `iterations`, and `unrolled`:
     another number -> the method with so many.
     `further`: program -> what its chain takes through `**`. `fitted`: a configuration -> the method for such models, where its chains and
-    keeps depend on them.
+    keeps depend on them. `terms`: what the released weights may be used for, where that is so little that who builds a bundle must agree.
     """
 
     name: str
@@ -56,6 +56,7 @@ class MethodCode:
     unrolled: Callable[[int], MethodCode] | None = None
     further: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fitted: Callable[[Any], MethodCode] | None = None
+    terms: str = ""
 
     def takes(self, program: str) -> tuple[str, ...]:
         """The tensors that the chain of `program` takes, in order."""

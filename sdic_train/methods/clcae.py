@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sdic_runtime.program import CODE_AXES, Axes, Move, Stage
-from sdic_train.checkpoints.models import load_clcae
+from sdic_train.checkpoints.parts import load_clcae
 from sdic_train.methods import replaced
 from sdic_train.methods.base import MethodCode, StageFunction, Tables, Tensor
 from sdic_train.methods.replaced import CUT_STAGES, CUT_TENSORS, base, cut_functions, cut_sizes, render

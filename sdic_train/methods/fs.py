@@ -1,11 +1,11 @@
-"""FS, the Feature-Style encoder: a code in W+, and a content feature in place of the generator's own at 16 x 16. Letters: see `replaced`."""
+"""FS, the Feature-Style encoder: a code in W+, and a content feature in place of the generator's own at 16 x 16. See `replaced`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from sdic_runtime.program import Move, Stage
-from sdic_train.checkpoints.models import load_fs
+from sdic_train.checkpoints.parts import load_fs
 from sdic_train.config import ModelConfig
 from sdic_train.methods import replaced
 from sdic_train.methods.base import MethodCode, StageFunction, Tables, Tensor

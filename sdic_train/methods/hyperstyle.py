@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sdic_runtime.program import Axes, Move, Stage
-from sdic_train.checkpoints.models import load_hyperstyle
+from sdic_train.checkpoints.parts import load_hyperstyle
 from sdic_train.methods.base import MethodCode, StageFunction, Tables, Tensor
 from sdic_train.methods.plain import TENSORS
 from sdic_train.networks.hyperstyle.config import RELEASED_LAYERS, HyperConfig, delta

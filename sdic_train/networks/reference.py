@@ -71,11 +71,14 @@ class PlainGenerator(nn.Module):
         return styled_conv(generator.styled(7), x, latent[:, 7], noises[7]), rgb
 
     def tail(self, feature: Tensor, rgb: Tensor, latent: Tensor, residual: Tensor | None = None) -> Tensor:
-        generator = self.generator
-        x = feature if residual is None else feature + residual
-        x = styled_conv(generator.styled(8), x, latent[:, 8], generator.noises.maps()[8])
-        rgb = to_rgb(generator.rgb_layer(3), x, latent[:, 9], rgb)
-        for block in range(4, len(generator.to_rgbs)):
+        return self.suffix(*self._second(feature if residual is None else feature + residual, rgb, latent), latent)
+
+    def prefix(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        return self._second(*self.head(latent), latent)
+
+    def suffix(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
+        x = feature
+        for block in range(4, len(self.generator.to_rgbs)):
             x, rgb = self._block(block, x, rgb, latent)
         return rgb
 
@@ -93,6 +96,11 @@ class PlainGenerator(nn.Module):
 
     def preview(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         return downsample(self.tail(feature, rgb, latent).clamp(-1, 1), self.generator.config.working)
+
+    def _second(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        generator = self.generator
+        x = styled_conv(generator.styled(8), feature, latent[:, 8], generator.noises.maps()[8])
+        return x, to_rgb(generator.rgb_layer(3), x, latent[:, 9], rgb)
 
     def _block(self, block: int, x: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         generator, first = self.generator, 2 * block + 1

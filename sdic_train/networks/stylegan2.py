@@ -177,10 +177,18 @@ class Generator(nn.Module):
 
         The sum feature + residual is Eq. 5 in an inversion (F_R + P) and Eq. 6 in an edit (F_E + P).
         """
-        noises = noises or self.noises.maps()
         x = feature if residual is None else feature + residual
-        x = self.convs[7](x, latent[:, 8], noises[8])
-        rgb = self.to_rgbs[3](x, latent[:, 9], rgb)
+        x, rgb = self._second(x, rgb, latent, noises or self.noises.maps())
+        return self.suffix(x, rgb, latent, noises)
+
+    def prefix(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """latent [N, L, C] -> layer-8 feature [N, K, 64, 64], RGB sum [N, 3, 64, 64]: the other cut at 64 x 64, behind its RGB layer."""
+        feature, rgb = self.head(latent)
+        return self._second(feature, rgb, latent, self.noises.maps())
+
+    def suffix(self, feature: Tensor, rgb: Tensor, latent: Tensor, noises: Sequence[Tensor] | None = None) -> Tensor:
+        """layer-8 feature [N, K, 64, 64], RGB sum [N, 3, 64, 64], latent [N, L, C] -> picture [N, 3, R, R], unclamped."""
+        x, noises = feature, noises or self.noises.maps()
         for block in range(4, len(self.to_rgbs)):
             x, rgb = self._block(block, x, rgb, latent, noises)
         return rgb
@@ -241,6 +249,10 @@ class Generator(nn.Module):
         z = torch.randn(samples, self.config.style_width, generator=torch.Generator().manual_seed(seed)).to(device)
         with torch.no_grad():
             return self.mapping(z).mean(0)
+
+    def _second(self, feature: Tensor, rgb: Tensor, latent: Tensor, noises: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        x = self.convs[7](feature, latent[:, 8], noises[8])
+        return x, self.to_rgbs[3](x, latent[:, 9], rgb)
 
     def _block(self, block: int, x: Tensor, rgb: Tensor, latent: Tensor, noises: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         first = 2 * block + 1

@@ -14,7 +14,7 @@ from sdic_export.build import BuildOptions, build
 from sdic_export.verify import verify
 from sdic_runtime.pipeline import Pipeline
 
-OPTIONS: dict[str, dict[str, object]] = {"hyperstyle": {"iterations": 2}}
+OPTIONS: dict[str, dict[str, object]] = {"hyperstyle": {"iterations": 2}, "fs": {"research": True}}
 
 
 @pytest.fixture(scope="module", params=small.BUILDERS)

@@ -13,7 +13,7 @@ import torch
 
 from sdic_runtime.errors import CheckpointError
 from sdic_train.checkpoints.load import describe, read_checkpoint
-from sdic_train.checkpoints.models import without_aliases
+from sdic_train.checkpoints.parts import without_aliases
 from sdic_train.methods import METHODS, method_of_file
 
 
