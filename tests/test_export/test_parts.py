@@ -12,6 +12,7 @@ import small_parts as small
 
 from sdic_export.build import BuildOptions, build
 from sdic_export.verify import verify
+from sdic_runtime.errors import ArgumentError
 from sdic_runtime.pipeline import Pipeline
 
 OPTIONS: dict[str, dict[str, object]] = {"hyperstyle": {"iterations": 2}, "fs": {"research": True}}
@@ -46,6 +47,17 @@ def test_inversions_and_edits_are_those_of_pytorch(built: tuple[str, Path]) -> N
             zero = ort.edit(inversion, direction, 0.0, move=move)
             assert np.abs(zero.pixels - inversion.pixels).max() < 1e-5
         close(ort.baseline(inversion).pixels, torch.baseline(reference).pixels, "baseline")
+
+
+def test_weights_for_research_alone_are_built_with_consent_and_marked(tmp_path: Path, built: tuple[str, Path]) -> None:
+    method, bundle = built
+    if method == "fs":
+        licence = json.loads((bundle / "bundle.json").read_text())["licence"]
+        assert licence.startswith("The weights of FS are under InterDigital's Limited Software Evaluation License: for fundamental research")
+        others = small.write_small(tmp_path / "small.pt", "fs")
+        with pytest.raises(ArgumentError, match=r"for fundamental research alone.* do not redistribute or serve it.* --research-only"):
+            build(BuildOptions(tmp_path / "small.pt", tmp_path / "bundle", others=others))
+        assert not (tmp_path / "bundle").exists()
 
 
 def close(got: np.ndarray, want: np.ndarray, name: str) -> None:

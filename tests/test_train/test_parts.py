@@ -103,3 +103,70 @@ def test_the_changes_are_factors_of_the_weights() -> None:
             change = delta if delta.ndim == 5 else delta[..., None, None]
             model.generator.convs[2 * block + second].conv.weight *= 1 + change
         torch.testing.assert_close(picture, model.generator(latent), rtol=1e-4, atol=1e-5)
+
+
+def test_clcae_asks_for_its_average_picture_and_an_even_mean_code(tmp_path: Path) -> None:
+    path = tmp_path / "small.pt"
+    generator, average = small.write_small(path, "clcae")
+    with pytest.raises(CheckpointError, match=r'small.pt" is CLCAE without its average picture; give that file with --with .*19Q75n'):
+        METHODS["clcae"].load(path, None, [generator])
+    model = METHODS["clcae"].load(path, None, [average])  # the mean code is then computed
+    assert not torch.equal(model.latent_avg, small.small_model("clcae").latent_avg) and not (model.latent_avg != model.latent_avg[:1]).any()
+    content = torch.load(generator)
+    torch.save({**content, "latent_avg": torch.randn(small.ATTENTIVE.rows, 16)}, generator)
+    with pytest.raises(CheckpointError, match="generator.pt\" has a mean code whose rows differ"):
+        METHODS["clcae"].load(path, None, [average, generator])
+    small.write_small(path, "clcae", opts={"dataset_type": "ffhq_encode_inversion", "learn_in_w": False})
+    with pytest.raises(CheckpointError, match="trained with the option learn_in_w=False"):
+        METHODS["clcae"].load(path, None, [average])
+
+
+def test_attention_to_one_key_is_what_torch_computes() -> None:
+    block = small.small_model("clcae").encoder.feature_cross_attention
+    attention = torch.nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    attention.load_state_dict(block.multihead_attn.state_dict())
+    query, key = torch.randn(2, 9, 16), torch.randn(2, 1, 16)
+    with torch.no_grad():
+        x = block.norm2(query + attention(query, key, key)[0])
+        want = block.norm3(x + block.linear2(torch.relu(block.linear1(x))))
+        torch.testing.assert_close(block(query, block.multihead_attn(key[:, 0])[:, None]), want, rtol=1e-4, atol=1e-5)
+
+
+def test_both_rules_of_editing_clcae_move_the_content_by_the_generator_s_own_change() -> None:
+    model = small.small_model("clcae")
+    code, image = METHODS["clcae"], small_methods.small_images(model.config)
+    backend = official.torch_backend(code, model)
+    inversion = backend.run_program("invert", {"image": image})
+    with torch.no_grad():
+        for program, moved in (("edit", "w"), ("edit_ganspace", "latent")):
+            takes = {name: inversion[name] for name in code.takes(program)}
+            takes[moved] = takes[moved] + 0.4
+            edited = backend.run_program(program, takes)
+            latent, content = takes.get("latent"), inversion["content"]
+            if moved == "w":
+                latent, attended = model.attend(takes["w"], inversion["values"], inversion["level"])
+                content = model.encoder.content_layer(attended)
+                assert (content - inversion["content"]).abs().max() > 1e-3
+            own, rgb = model.generator.base(latent)
+            feature, rgb = model.generator.middle(content + own - model.generator.base(inversion["latent"])[0], rgb, latent)
+            want = model.generator.tail(feature, rgb, latent)
+            torch.testing.assert_close(edited["picture"], want, rtol=1e-4, atol=1e-5)
+        rows = inversion["w"].clone()
+        rows[:, 1:] += 7  # rows behind the first are not read
+        same = backend.run_program("edit", {**{name: inversion[name] for name in code.takes("edit")}, "w": rows})["picture"]
+        assert torch.equal(same, inversion["picture"])
+
+
+def test_fs_reads_means_of_tiles_and_the_generator_of_another_file(tmp_path: Path) -> None:
+    encoder = small.small_model("fs").fs
+    image = small_methods.small_images(small.STYLED, 1)
+    with torch.no_grad():
+        for got, want in zip(encoder(image.repeat_interleave(4, 2).repeat_interleave(4, 3)), encoder(image), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    assert encoder(image)[1].shape[2:] == (16, 16)
+    (generator,) = small.write_small(tmp_path / "143_enc.pth", "fs")
+    with pytest.raises(CheckpointError, match=r'143_enc.pth" is FS without its generator; give that file with --with FILE \(psp_ffhq_encode.pt'):
+        METHODS["fs"].load(tmp_path / "143_enc.pth", None, [])
+    trained = tmp_path / "checkpoint.pth"
+    torch.save({"n_epoch": 3, "enc_state_dict": torch.load(tmp_path / "143_enc.pth"), "enc_opt_state_dict": {}}, trained)
+    assert METHODS["fs"].load(trained, None, [generator]).config == small.STYLED
