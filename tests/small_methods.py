@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -44,20 +44,16 @@ BUILDERS: Mapping[str, Callable[[], Small]] = {  # method -> its small model
     "sfe": lambda: SFE(LARGER, SFE_SIZES),
     "sfe-inverter": lambda: SFEInverter(replace(LARGER, encoder=EncoderConfig()), SFE_SIZES),  # without an e4e
 }
+Network = TypeVar("Network", bound=nn.Module)
 KIND = {kind.method: name for name, kind in KINDS.items()}
 
 
 def small_model(method: str, seed: int = 5) -> Small:
     """In evaluation mode, with batch norms that change something, and pictures that mostly stay within [-1, 1]."""
     torch.manual_seed(seed)
-    model = BUILDERS[method]().eval().requires_grad_(False)
+    model = randomized(BUILDERS[method]().eval().requires_grad_(False))
     for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.7, 1.3)
-            part.weight.data.uniform_(0.8, 1.2)
-            part.bias.data.normal_(0, 0.1)
-        elif isinstance(part, ToRGB):
+        if isinstance(part, ToRGB):
             part.conv.weight.data *= 0.2
     for name, weight in model.named_parameters():
         if name.endswith(".noise.weight"):
@@ -68,6 +64,17 @@ def small_model(method: str, seed: int = 5) -> Small:
     if isinstance(model, ReStyle):
         model.prepare()
     return model
+
+
+def randomized(module: Network) -> Network:
+    """With batch norms that change something."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.7, 1.3)
+            part.weight.data.uniform_(0.8, 1.2)
+            part.bias.data.normal_(0, 0.1)
+    return module
 
 
 def small_container(method: str, model: Small, **changes: Any) -> dict[str, Any]:

@@ -29,6 +29,9 @@ SFE_PREFIXES = {
     "inverter.fs_backbone.": {"inverter.": "inverter.", "encoder.": "editor.", **ITS_E4E},
     "encoder.fs_backbone.": {"encoder.": "inverter.", **ITS_E4E},
 }
+MIT = "MIT for the released code; the weights follow their training data and NVIDIA's StyleGAN2 terms"
+NONE_STATED = "the release states no licence: ask its authors before any use beyond research"
+NVIDIA = "NVIDIA Source Code License: non-commercial use"
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,12 @@ class Kind:
     inputs: int = 3  # channels of the encoder's image
     encoder_types: tuple[str, ...] = ()  # what opts["encoder_type"] says of it
     optional: tuple[str, ...] = ()  # parts that files hold or not; other files give them
+    licence: str = MIT  # of the released code and weights
 
 
 KINDS = {
-    "SDIC": Kind("sdic", (*ENCODED, "dipn.", "dicn.")),
-    "HFGI": Kind("hfgi", (*ENCODED, "consultation.", "aligner.")),
+    "SDIC": Kind("sdic", (*ENCODED, "dipn.", "dicn."), licence=NONE_STATED),
+    "HFGI": Kind("hfgi", (*ENCODED, "consultation.", "aligner."), licence=NONE_STATED),
     "SFE": Kind("sfe", ("inverter.", "editor."), optional=ENCODED),
     "SFE-inverter": Kind("sfe-inverter", ("inverter.",), optional=ENCODED),
     "e4e": Kind("e4e", ENCODED, encoder_types=("Encoder4Editing",)),
@@ -54,7 +58,7 @@ KINDS = {
     "ReStyle-pSp": Kind(
         "restyle-psp", ENCODED, "psp", 6, ("BackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "ResNetGradualStyleEncoder")
     ),
-    "StyleGAN2": Kind("", ("generator.",)),
+    "StyleGAN2": Kind("", ("generator.",), licence=NVIDIA),
 }
 STYLEGAN3_PREFIX = "generator.synthesis."
 

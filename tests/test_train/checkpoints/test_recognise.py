@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sdic_train.checkpoints.load import describe, load_encoder, load_generator, 
 from sdic_train.checkpoints.models import load_encoded, load_hfgi, load_restyle
 from sdic_train.checkpoints.recognise import KINDS, kind_of, known_methods, method_of
 from sdic_train.methods import METHODS, method_of_file
+from sdic_train.networks.restyle import ReStyle
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,9 @@ def test_every_method_is_told_and_loads_whole(method: str, files: dict[str, Path
     image = small.small_images(model.config, 1)
     with torch.no_grad():
         assert torch.equal(loaded(image), model(image))
-    assert ("kind", small.KIND[method]) in describe(files[method])
+    said = dict(describe(files[method]))
+    assert (said["kind"], said["method"]) == (small.KIND[method], method)
+    assert said["licence"].startswith("the release states no licence" if method == "hfgi" else "MIT")
 
 
 @pytest.mark.parametrize(("method", "other"), [("psp", "e4e"), ("e4e", "psp"), ("restyle-psp", "restyle-e4e"), ("hfgi", "e4e")])
@@ -112,6 +116,15 @@ def test_the_mean_latent_code_comes_from_where_it_is(tmp_path: Path) -> None:
 def test_restyle_starts_from_the_picture_of_its_own_mean_code(files: dict[str, Path]) -> None:
     model = load_restyle(files["restyle-psp"])
     assert model.average.shape == (1, 3, 128, 128) and torch.equal(model.average, small.small_model("restyle-psp").average)
+
+
+def test_a_resnet_encoder_is_read_off_the_shapes(tmp_path: Path) -> None:
+    config = replace(small.RESTYLE["e4e"], encoder=replace(small.RESTYLE["e4e"].encoder, body="resnet", units=(2, 1, 1, 1)))
+    model, path = ReStyle(config).eval(), tmp_path / "wild.pt"
+    options = {"dataset_type": "ffhq_encode", "encoder_type": "ResNetProgressiveBackboneEncoder"}
+    torch.save(small.small_container("restyle-e4e", model, opts=options), path)
+    loaded = METHODS["restyle-e4e"].load(path, None)
+    assert loaded.config == config and same(loaded, model)
 
 
 def test_the_sizes_of_hfgi_are_read_off_the_shapes(files: dict[str, Path]) -> None:
