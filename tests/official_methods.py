@@ -148,7 +148,6 @@ class Official:
         return path
 
     def expected(self) -> Arrays:
-    def expected(self) -> Arrays:
         """Every array is what `kept` leaves of the official one."""
         with np.load(DATA / f"{self.file}.expected.npz") as file:
             own = {name: array for name, array in file.items() if name.startswith(self.prefix) or not self.alone}
