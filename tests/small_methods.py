@@ -92,6 +92,23 @@ def small_container(method: str, model: Small, **changes: Any) -> dict[str, Any]
     return {"state_dict": state, "opts": options, "latent_avg": model.latent_avg, **changes}
 
 
+def split_sfe(folder: Path, model: Small) -> tuple[Path, list[Path]]:
+    """StyleFeatureEditor's light file, and the generator's and e4e's that belong to it."""
+    whole = small_container("sfe", model)
+    state, average = whole["state_dict"], model.latent_avg[0].clone()
+
+    def part(prefix: str, to: str) -> dict[str, torch.Tensor]:
+        return {to + name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+    model.latent_avg[:] = average  # the generator's file has one row
+    light, others = folder / "light.pt", [folder / "generator.pt", folder / "e4e.pt"]
+    torch.save({"state_dict": part("encoder.", "encoder.") | part("inverter.", "inverter.")}, light)
+    torch.save({"g_ema": part("decoder.", ""), "latent_avg": average}, others[0])
+    encoder = part("e4e_encoder.", "encoder.") | part("decoder.", "decoder.")
+    torch.save({"state_dict": encoder, "opts": {"encoder_type": "Encoder4Editing"}, "latent_avg": model.latent_avg + 1}, others[1])
+    return light, others
+
+
 def write_small(path: Path, method: str, model: Small | None = None, **changes: Any) -> Path:
     torch.save(small_container(method, model or small_model(method), **changes), path)
     return path

@@ -163,6 +163,5 @@ def test_the_tables_of_a_prepared_method_are_checked() -> None:
     steps = (Step("read", {"image": "image"}, {"code": "code"}),)
     with pytest.raises(BundleError, match='the program "prepare" gives code, which an inversion keeps already'):
         check(changed(prepare=Program(("image",), steps, {"code": "code"})))
-    look = MANIFEST.programs["prepare"]
     with pytest.raises(BundleError, match='the program "prepare" takes mask, which an inversion does not keep'):
         check(changed(prepare=msgspec.structs.replace(MANIFEST.programs["prepare"], takes=("image", "mask"))))
