@@ -12,6 +12,7 @@ FEATURE_SIZE = 64  # height and width of the layer-7 feature
 RELEASED_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
 FUSIONS = ("attention", "affine")
 ENCODER_FORMS = ("e4e", "psp")
+ENCODER_BODIES = ("ir_se", "resnet")
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,13 @@ class EncoderConfig:
     form: str = "e4e"  # "e4e" adds row 0 to every other row, "psp" keeps all apart
     inputs: int = 3  # channels of the image; ReStyle reads a reconstruction beside it
     pyramid: bool = True  # whether style blocks read three levels; ReStyle's read the last map of the body alone
+    body: str = "ir_se"  # or "resnet", which ReStyle has outside faces
 
     def __post_init__(self) -> None:
         if self.form not in ENCODER_FORMS:
             raise ArgumentError(f'the encoder\'s form "{self.form}" is unknown; use {" or ".join(ENCODER_FORMS)}')
+        if self.body not in ENCODER_BODIES:
+            raise ArgumentError(f'the encoder\'s body "{self.body}" is unknown; use {" or ".join(ENCODER_BODIES)}')
 
     @property
     def plain(self) -> bool:

@@ -127,19 +127,16 @@ def pti_code(salt: int = 0) -> np.ndarray:
 class Official:
     """A method's released file (`shapes`, `draw`, `options`), where its expected arrays are, and how they come from a backend."""
 
-    file: str  # data/methods/<file>.expected.npz
+    file: str  # data/<file>.expected.npz
     shapes: Callable[[], Shapes]
     draw: Callable[[str, tuple[int, ...], int], np.ndarray]
     options: Mapping[str, Any]
     computed: Callable[[Backend, np.ndarray], Arrays]
     limit: float  # largest difference, in standard deviations of the expected array
     prefix: str = ""  # of the arrays in the file
+    names: tuple[str, ...] = ()  # those of the file's arrays that are the method's; all when empty
     average: tuple[int, ...] = (18, 512)  # shape of the mean latent code
-
-    @property
-    def shared(self) -> bool:
-        """Whether arrays without the prefix are of the method too."""
-        return self.file == "restyle" or not self.prefix
+    alone: bool = False  # whether arrays without the prefix are of another method
 
     def write(self, path: Path, salt: int = 0) -> Path:
         """The checkpoint as `torch.save` wrote it in the release; about 1.2 GB."""
@@ -151,9 +148,16 @@ class Official:
         return path
 
     def expected(self) -> Arrays:
-        with np.load(DATA / "methods" / f"{self.file}.expected.npz") as file:
-            arrays = {name.removeprefix(self.prefix): array for name, array in file.items() if name.startswith(self.prefix) or self.shared}
-        return {name: array for name, array in arrays.items() if not name.startswith(("psp.", "e4e.", "stage1."))}
+        """Every array is what `kept` leaves of the official one."""
+        with np.load(DATA / f"{self.file}.expected.npz") as file:
+            own = {name: array for name, array in file.items() if name.startswith(self.prefix) or not self.alone}
+        arrays = {name.removeprefix(self.prefix): array for name, array in own.items()}
+        others = ("psp.", "e4e.", "stage1.")
+        return {name: array for name, array in arrays.items() if not name.startswith(others) and name in (self.names or arrays)}
+
+    def kept(self, name: str, array: np.ndarray) -> np.ndarray:
+        """What the repository keeps of the array called `name`."""
+        return array if self.names else cut(name, array)
 
 
 def picture_parts(name: str, picture: np.ndarray) -> Arrays:
@@ -177,6 +181,18 @@ def plain_arrays(backend: Backend, image: np.ndarray) -> Arrays:
     got = {"w": latent, "w_edit": moved, "pooled.slice": pooled[:, :, ::4, ::4], **stats("pooled", pooled)}
     got |= picture_parts("inversion", picture) | picture_parts("edit", run("edit", latent=moved)["picture"])
     return got
+
+
+def e4e_arrays(backend: Backend, image: np.ndarray) -> Arrays:
+    """What e4e and SDIC have in common: the code, and the clamped picture brought to 256."""
+    inversion = _runner(backend)("invert", image=image)
+    small = _bilinear(np.clip(inversion["picture"], -1, 1))
+    return {"w": inversion["latent"], "ro.slice": small[:, :, ::4, ::4], **stats("ro", small)}
+
+
+def _bilinear(picture: np.ndarray) -> np.ndarray:
+    """1024 to 256 pixels without antialias: the mean of the middle four of sixteen."""
+    return picture.reshape(-1, 3, 256, 4, 256, 4)[:, :, :, 1:3, :, 1:3].mean((3, 5))
 
 
 def mixed_arrays(backend: Backend, image: np.ndarray, style: np.ndarray) -> Arrays:
@@ -231,8 +247,7 @@ def hfgi_arrays(backend: Backend, image: np.ndarray) -> Arrays:
         got |= _small(f"{name}.res_align", part["aligned"]) | _map(f"{name}.F_fused", fused)
         got |= _map(f"{name}.scale", part["scale"]) | _map(f"{name}.shift", part["shift"]) | picture_parts(name, part["picture"])
     got |= picture_parts("edit_ganspace", ganspace["picture"])
-    middle = inversion["picture"].reshape(-1, 3, 256, 4, 256, 4)[:, :, :, 1:3, :, 1:3].mean((3, 5))  # bilinear at a factor of four
-    got |= stats("inversion_256", middle)
+    got |= stats("inversion_256", _bilinear(inversion["picture"]))
     for name, picture in (("initial", baseline), ("edit_demo", demo)):
         got |= {key: array for key, array in picture_parts(name, picture).items() if not key.endswith("slice")}
     return got
@@ -310,8 +325,17 @@ def cut(name: str, array: np.ndarray) -> np.ndarray:
 
 
 METHODS = {
+    "e4e": Official(
+        "sdic_ffhq1024",
+        encoded_shapes,
+        drawn,
+        {"dataset_type": "ffhq_encode", "encoder_type": "Encoder4Editing", "stylegan_size": 1024, "start_from_latent_avg": True},
+        e4e_arrays,
+        3e-4,
+        names=("w", "ro.slice", "ro.stats"),
+    ),
     "psp": Official(
-        "psp",
+        "methods/psp",
         encoded_shapes,
         _drawn_psp,
         {"dataset_type": "ffhq_encode", "encoder_type": "GradualStyleEncoder", "input_nc": 3, "start_from_latent_avg": True},
@@ -320,7 +344,7 @@ METHODS = {
     ),
     **{
         f"restyle-{form}": Official(
-            "restyle",
+            "methods/restyle",
             restyle_shapes,
             _drawn_restyle,
             {"dataset_type": "ffhq_encode", "encoder_type": encoder, "input_nc": 6, "output_size": 1024, "start_from_latent_avg": True},
@@ -331,7 +355,7 @@ METHODS = {
         for form, encoder in (("psp", "BackboneEncoder"), ("e4e", "ProgressiveBackboneEncoder"))
     },
     "hfgi": Official(
-        "hfgi",
+        "methods/hfgi",
         hfgi_shapes,
         _drawn_hfgi,
         {
@@ -344,8 +368,10 @@ METHODS = {
         hfgi_arrays,
         3e-4,
     ),
-    "sfe": Official("sfe", sfe_shapes, _drawn_sfe, {}, sfe_arrays, 3e-4, average=(512,)),
-    "sfe-inverter": Official("sfe", sfe_inverter_shapes, _drawn_sfe_inverter, {}, sfe_inverter_arrays, 3e-4, "stage1.", average=(512,)),
+    "sfe": Official("methods/sfe", sfe_shapes, _drawn_sfe, {}, sfe_arrays, 3e-4, average=(512,)),
+    "sfe-inverter": Official(
+        "methods/sfe", sfe_inverter_shapes, _drawn_sfe_inverter, {}, sfe_inverter_arrays, 3e-4, "stage1.", average=(512,), alone=True
+    ),
 }
 
 

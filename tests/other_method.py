@@ -174,12 +174,12 @@ def plain_inversion(model: Sketches, image: Tensor) -> dict[str, Tensor]:
 def plain_edit(model: Sketches, image: Tensor, code: Tensor, offset: Tensor) -> Tensor:
     """The picture of moved codes, without programs."""
     sketch, draft = model.draw(code)
-    return model.paint(sketch, model.compare(image, draft)[1], code, offset)  # type: ignore[no-any-return]
+    return model.paint(sketch, model.compare(image, draft)[1], code, offset)
 
 
 def plain_turn(model: Sketches, code: Tensor, offset: Tensor) -> Tensor:
     """The picture of a code moved by GANSpace, without programs."""
-    return model.paint(model.draw(code)[0], torch.zeros(len(code), CHANNELS, 8, 8), code, offset)  # type: ignore[no-any-return]
+    return model.paint(model.draw(code)[0], torch.zeros(len(code), CHANNELS, 8, 8), code, offset)
 
 
 def stages(model: Sketches) -> dict[str, nn.Module]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -44,20 +44,16 @@ BUILDERS: Mapping[str, Callable[[], Small]] = {  # method -> its small model
     "sfe": lambda: SFE(LARGER, SFE_SIZES),
     "sfe-inverter": lambda: SFEInverter(replace(LARGER, encoder=EncoderConfig()), SFE_SIZES),  # without an e4e
 }
+Network = TypeVar("Network", bound=nn.Module)
 KIND = {kind.method: name for name, kind in KINDS.items()}
 
 
 def small_model(method: str, seed: int = 5) -> Small:
     """In evaluation mode, with batch norms that change something, and pictures that mostly stay within [-1, 1]."""
     torch.manual_seed(seed)
-    model = BUILDERS[method]().eval().requires_grad_(False)
+    model = randomized(BUILDERS[method]().eval().requires_grad_(False))
     for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.7, 1.3)
-            part.weight.data.uniform_(0.8, 1.2)
-            part.bias.data.normal_(0, 0.1)
-        elif isinstance(part, ToRGB):
+        if isinstance(part, ToRGB):
             part.conv.weight.data *= 0.2
     for name, weight in model.named_parameters():
         if name.endswith(".noise.weight"):
@@ -68,6 +64,17 @@ def small_model(method: str, seed: int = 5) -> Small:
     if isinstance(model, ReStyle):
         model.prepare()
     return model
+
+
+def randomized(module: Network) -> Network:
+    """With batch norms that change something."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.7, 1.3)
+            part.weight.data.uniform_(0.8, 1.2)
+            part.bias.data.normal_(0, 0.1)
+    return module
 
 
 def small_container(method: str, model: Small, **changes: Any) -> dict[str, Any]:
@@ -83,6 +90,23 @@ def small_container(method: str, model: Small, **changes: Any) -> dict[str, Any]
     types = KINDS[KIND[method]].encoder_types or ("Encoder4Editing",)
     options = {"dataset_type": "ffhq_encode", "encoder_type": types[0], "start_from_latent_avg": True}
     return {"state_dict": state, "opts": options, "latent_avg": model.latent_avg, **changes}
+
+
+def split_sfe(folder: Path, model: Small) -> tuple[Path, list[Path]]:
+    """StyleFeatureEditor's light file, and the generator's and e4e's that belong to it."""
+    whole = small_container("sfe", model)
+    state, average = whole["state_dict"], model.latent_avg[0].clone()
+
+    def part(prefix: str, to: str) -> dict[str, torch.Tensor]:
+        return {to + name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+    model.latent_avg[:] = average  # the generator's file has one row
+    light, others = folder / "light.pt", [folder / "generator.pt", folder / "e4e.pt"]
+    torch.save({"state_dict": part("encoder.", "encoder.") | part("inverter.", "inverter.")}, light)
+    torch.save({"g_ema": part("decoder.", ""), "latent_avg": average}, others[0])
+    encoder = part("e4e_encoder.", "encoder.") | part("decoder.", "decoder.")
+    torch.save({"state_dict": encoder, "opts": {"encoder_type": "Encoder4Editing"}, "latent_avg": model.latent_avg + 1}, others[1])
+    return light, others
 
 
 def write_small(path: Path, method: str, model: Small | None = None, **changes: Any) -> Path:

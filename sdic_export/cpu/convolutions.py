@@ -54,7 +54,7 @@ class SplitPReLU(nn.Module):
         return torch.relu(x * self.rest) + x * self.slope if self.behind_convolution else torch.maximum(x, x * self.slope)
 
 
-def arranged(module: Network, *example: Tensor) -> Network:
+def optimized(module: Network, *example: Tensor) -> Network:
     """Rewrite `module`, whose batch norms are fused, in place for CPUs; `example` is an input of the sizes it will see."""
     sizes, turned = _sizes(module, example), _turned(module)
     for parent in list(module.modules()):

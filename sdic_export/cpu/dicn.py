@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_export.cpu.convolutions import arranged
+from sdic_export.cpu.convolutions import optimized
 from sdic_export.graphs.sdic import DICNGraph
 from sdic_train.config import FEATURE_SIZE
 
@@ -16,7 +16,7 @@ def cpu_dicn(graph: DICNGraph, *example: Tensor) -> list[nn.Module]:
     assert isinstance(last, nn.Conv2d)
     if factor > 1:
         graph.dicn.condition_shift3[2] = halfway(last, factor)  # so that DICN finds nothing left to resize
-    return [arranged(graph, *example)]
+    return [optimized(graph, *example)]
 
 
 def halfway(conv: nn.Conv2d, factor: int) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sdic_export.cpu.convolutions import arranged
+from sdic_export.cpu.convolutions import optimized
 from sdic_export.cpu.encoder import CpuEncoder, cpu_encoder
 from sdic_export.cpu.generator import BandTail, cpu_preview, cpu_tail
 from sdic_export.cpu.head import cpu_head
@@ -49,7 +49,7 @@ def cpu_step(graph: StepGraph, *example: Tensor) -> list[nn.Module]:
 
 def cpu_plain(graph: nn.Module, *example: Tensor) -> list[nn.Module]:
     """Any network of plain convolutions. See `sdic_export.methods.Arrange`."""
-    return [arranged(graph, *example)]
+    return [optimized(graph, *example)]
 
 
 ENCODED: dict[str, Arrange] = {"encoder": cpu_encoder, "generator_head": cpu_head, "generator_tail": partial(cpu_tail, band=PlainBandTail)}

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_export.cpu.convolutions import arranged
+from sdic_export.cpu.convolutions import optimized
 from sdic_export.cpu.winograd import toom_cook
 from sdic_export.graphs.folded import constant
 from sdic_export.graphs.sdic import EncoderGraph
@@ -155,7 +155,7 @@ class CpuEncoder(nn.Module):
 
     def __init__(self, graph: EncoderGraph, example: Tensor) -> None:
         super().__init__()
-        self.encoder = arranged(graph.encoder, example)
+        self.encoder = optimized(graph.encoder, example)
         constant(self, "latent_avg", graph.latent_avg)
         with torch.no_grad():
             sizes = [(level.shape[2], level.shape[3]) for level in self.encoder.pyramid(example)]

@@ -246,7 +246,7 @@ class TailStrip(BandBlock):
 class PhasedSampledConv(SampledConv):
     """The rows `rows` of the reconstruction, with a convolution of nine taps for each of the four pixels instead of one of sixteen.
 
-    A window that begins one pixel later begins `ratio` - 1 pixels earlier with one output more, which is left out.
+    A window that begins one pixel later begins `ratio` - 1 pixels earlier with one output more, which is omitted.
     """
 
     def __init__(self, sampled: SampledConv, rows: Rows) -> None:

@@ -18,13 +18,15 @@ from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, Graph, files_in
 from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.cpus import available_cpus
-from sdic_runtime.errors import ArgumentError, BackendError, BundleError, MissingExtraError, OutOfMemoryError
+from sdic_runtime.errors import ArgumentError, BackendError, BundleError, OutOfMemoryError
 from sdic_runtime.program import Method, Stage
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MEMORY_SIGNS = ("bad allocation", "bad_alloc", "failed to allocate memory", "out of memory", "bfcarena")
 MOST_LOADERS = 4  # stages that are loaded at the same time; each needs memory for its own weights twice
 QUIET = 3  # ONNX Runtime's log level for errors only
+# No extra can ask for it: both packages fill the same folder, and whichever is removed takes the other's files along.
+GPU_HINT = "in place of onnxruntime: pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu"
 FLOAT = "tensor(float)"
 SAME_AS_REQUESTED = 1  # ONNX Runtime's number for the arena that does not double
 
@@ -86,7 +88,7 @@ class OnnxRuntime(Backend):
         if not isinstance(cpu_graphs, bool):
             raise ArgumentError(f"cpu_graphs is {cpu_graphs!r}; use true or false")
         if PROVIDERS[kind] not in onnxruntime.get_available_providers():
-            raise MissingExtraError("onnxruntime-gpu", "gpu", f'the device "{device}"')
+            raise BackendError(f'the device "{device}" needs the package "onnxruntime-gpu"; {GPU_HINT}')
         self.bundle, self.precision = bundle, precision
         optimized = kind == "cpu" and precision == STANDARD and cpu_graphs
         self.variants = (ONNXRUNTIME_CPU, precision) if optimized else (precision,)  # those that it runs, best first

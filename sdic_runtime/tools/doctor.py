@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from sdic_runtime.backends.onnxruntime import GPU_HINT
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.files import sha256
@@ -35,7 +36,7 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "pillow": ("pictures", None),
     "safetensors": ("tensor files", None),
     "onnxruntime": ("the onnxruntime backend on a CPU", None),
-    "onnxruntime-gpu": ("the onnxruntime backend on an NVIDIA GPU", "gpu"),
+    "onnxruntime-gpu": ("the onnxruntime backend on an NVIDIA GPU", None),
     "torch": ("the torch backend, training and export", "train"),
     "onnx": ("export", "export"),
     "onnxscript": ("export", "export"),
@@ -44,7 +45,8 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "cuda-bindings": ("GPU memory and streams", "tensorrt"),
     "pycuda": ("GPU memory and streams, instead of cuda-bindings", None),
 }
-OPTIONAL = frozenset({"pycuda"})
+OPTIONAL = frozenset({"pycuda", "onnxruntime-gpu"})
+ADVICE = {"onnxruntime-gpu": GPU_HINT}
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")  # each fills the folder "onnxruntime"
 
 
@@ -90,7 +92,7 @@ def packages() -> Iterator[Finding]:
         try:
             yield Finding(OK, name, metadata.version(name))
         except metadata.PackageNotFoundError:
-            advice = f'pip install "sdic-toolkit[{extra}]"' if extra else f"pip install {name}"
+            advice = f'pip install "sdic-toolkit[{extra}]"' if extra else ADVICE.get(name, f"pip install {name}")
             needed = extra is None and name not in OPTIONAL and not (name == "onnxruntime" and any(map(_installed, ONNX_RUNTIMES)))
             yield Finding(PROBLEM if needed else NOTE, name, f"not installed; for {purpose}: {advice}")
     both = [name for name in ONNX_RUNTIMES if _installed(name)]

@@ -22,6 +22,10 @@ class PublicFile:
 
 NO_LICENCE = "the SDIC release states no licence: ask its authors before any use beyond research"
 E4E = "the e4e code is MIT; its weights follow the FFHQ or LSUN data and NVIDIA's StyleGAN2 terms"
+PSP = "the code is MIT; its weights follow the FFHQ data and NVIDIA's StyleGAN2 terms"
+HFGI = "the HFGI release states no licence: ask its authors before any use beyond research"
+SFE = "the code and its page are MIT; the weights follow the FFHQ data and NVIDIA's StyleGAN2 terms"
+INTERDIGITAL = "InterDigital's Limited Software Evaluation License: fundamental research alone; do not redistribute or serve it"
 NVIDIA = "NVIDIA Source Code License: non-commercial use"
 RESEARCH = "trained on face data collected for research: check the terms before commercial use"
 RESEARCH_MOCO = "see the licence of the MoCo release"
@@ -42,6 +46,55 @@ PUBLIC_FILES: tuple[PublicFile, ...] = (
     ),
     PublicFile(("e4e_horse_encode.pt",), "e4e horses, 256x256", 959_033_364, "bfcd7ac1", E4E),
     PublicFile(("e4e_church_encode.pt",), "e4e churches, 256x256", 959_033_364, "590f00e8", E4E),
+    PublicFile(
+        ("psp_ffhq_encode.pt",), "pSp faces, 1024x1024", None, "f786ac5cf18fcdbc5c57c9f3f12cbedca69381fbdf5694dd132294e3133749d7", PSP
+    ),
+    PublicFile(
+        ("psp_ffhq_frontalization.pt",),
+        "pSp frontalization of faces, 1024x1024",
+        None,
+        "da69df9c3edfe6671731346f2aca45ee92af5134c52c91b84422a359b6f6349f",
+        PSP,
+    ),
+    PublicFile(
+        ("hyperstyle_ffhq.pt",),
+        "HyperStyle faces, 1024x1024; the W encoder is a file of its own",
+        1_440_969_951,
+        "9d4c627724e9f6b7f87f13a03b71731a4bb537875271cb46662be08a9885c364",
+        PSP,
+    ),
+    PublicFile(
+        ("faces_w_encoder.pt",),
+        "the W encoder of HyperStyle faces",
+        257_850_531,
+        "3cb757ae38268b08db8235b4a3d42c98c74428a817b619338848f277cd23e715",
+        PSP,
+    ),
+    PublicFile(("143_enc.pth",), "the encoder of FS, faces, 1024x1024", None, None, INTERDIGITAL),
+    PublicFile(("restyle_psp_ffhq_encode.pt",), "ReStyle over pSp, faces, 1024x1024", None, None, PSP),
+    PublicFile(("restyle_e4e_ffhq_encode.pt", "restlye_e4e.pt"), "ReStyle over e4e, faces, 1024x1024", None, None, PSP),
+    PublicFile(
+        ("restyle_e4e_ffhq.pt",),
+        "ReStyle over e4e for StyleGAN3, which no method here uses",
+        None,
+        "89afa8b3255be61425714397be11f07b34312d76ea22382ecf80001da617da5b",
+        PSP,
+    ),
+    PublicFile(("ckpt.pt", "hfgi_ffhq_official.pt"), "HFGI faces, 1024x1024", None, None, HFGI),
+    PublicFile(
+        ("sfe_editor_light.pt",),
+        "StyleFeatureEditor faces, 1024x1024: inverter and editor",
+        None,
+        "ced3e79813ec6ff1418404576cc43e3c92849ab124ec87cd72be42dcb25311ea",
+        SFE,
+    ),
+    PublicFile(
+        ("sfe_inverter_light.pt",),
+        "StyleFeatureEditor faces, 1024x1024: the inverter of the first phase",
+        None,
+        "ebaeeef89569e5b7f34df2df733deb61f2031962e30d4d14e3dba147f208517a",
+        SFE,
+    ),
     PublicFile(
         ("stylegan2-ffhq-config-f.pt",),
         "StyleGAN2 faces with g_ema, g and d",

@@ -209,9 +209,9 @@ def describe(path: Path) -> list[tuple[str, str]]:
     config = checkpoint.config
     layers = f"{config.rows} rows of {config.style_width}, {config.channels[FEATURE_SIZE]} channels at layer 7"
     rows = [("kind", checkpoint.kind), ("sizes", f"generator {config.resolution}, working {config.working}, {layers}")]
-    rows.append(("domain", config.domain))
+    rows += [("method", KINDS[checkpoint.kind].method or "none: a generator alone"), ("domain", config.domain)]
     average = "missing: it is computed from the mapping network at load" if checkpoint.latent_avg is None else "present"
-    rows.append(("latent_avg", average))
+    rows += [("latent_avg", average), ("licence", KINDS[checkpoint.kind].licence)]
     said = checkpoint.options.get("stylegan_size")
     if said is not None and said != config.resolution:
         rows.append(("conflict", f"opts.stylegan_size says {said}, the weights are of a {config.resolution} generator; the weights decide"))

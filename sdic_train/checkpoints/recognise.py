@@ -31,6 +31,10 @@ SFE_PREFIXES = {
     "inverter.fs_backbone.": {"inverter.": "inverter.", "encoder.": "editor.", **ITS_E4E},
     "encoder.fs_backbone.": {"encoder.": "inverter.", **ITS_E4E},
 }
+MIT = "MIT for the released code; the weights follow their training data and NVIDIA's StyleGAN2 terms"
+NONE_STATED = "the release states no licence: ask its authors before any use beyond research"
+INTERDIGITAL = "InterDigital's evaluation licence: fundamental research alone, no commercial use, no service, not to be passed on"
+NVIDIA = "NVIDIA Source Code License: non-commercial use"
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,12 @@ class Kind:
     encoder_types: tuple[str, ...] = ()  # what opts["encoder_type"] says of it
     mark: str = ""  # a weight that only this kind has, among those with the same parts
     optional: tuple[str, ...] = ()  # parts that files hold or not; other files give them
+    licence: str = MIT  # of the released code and weights
 
 
 KINDS = {
-    "SDIC": Kind("sdic", (*ENCODED, "dipn.", "dicn.")),
-    "HFGI": Kind("hfgi", (*ENCODED, "consultation.", "aligner.")),
+    "SDIC": Kind("sdic", (*ENCODED, "dipn.", "dicn."), licence=NONE_STATED),
+    "HFGI": Kind("hfgi", (*ENCODED, "consultation.", "aligner."), licence=NONE_STATED),
     "SFE": Kind("sfe", ("inverter.", "editor."), optional=ENCODED),
     "SFE-inverter": Kind("sfe-inverter", ("inverter.",), optional=ENCODED),
     "e4e": Kind("e4e", ENCODED, encoder_types=("Encoder4Editing",)),
@@ -60,8 +65,8 @@ KINDS = {
     "HyperStyle": Kind("hyperstyle", ("generator.", "hypernet.")),
     "W encoder": Kind("", ENCODED, "psp", encoder_types=("WEncoder",), mark="encoder.linear.weight"),
     "CLCAE": Kind("clcae", ENCODED, "psp", encoder_types=("GradualStyleEncoder",), mark="encoder.styles_others.0.linear.weight"),
-    "FS": Kind("fs", ("fs.",)),
-    "StyleGAN2": Kind("", ("generator.",)),
+    "FS": Kind("fs", ("fs.",), licence=INTERDIGITAL),
+    "StyleGAN2": Kind("", ("generator.",), licence=NVIDIA),
 }
 STYLEGAN3_PREFIX = "generator.synthesis."
 

@@ -69,11 +69,13 @@ def _channels(state: dict[str, Tensor]) -> dict[int, int]:
 
 
 def _encoder(path: Path, state: dict[str, Tensor], domain: str) -> EncoderConfig:
-    units = _count(state, r"encoder\.body\.\d+\.res_layer\.1\.weight")
+    body = "resnet" if "encoder.conv1.weight" in state else "ir_se"
+    name, stem = ("conv1", "conv1") if body == "resnet" else ("res_layer.1", "input_layer.0")
+    units = _count(state, rf"encoder\.body\.\d+\.{re.escape(name)}\.weight")
     crop = CARS.encoder.crop if domain == CARS.domain else None
     if units == 0:  # a generator alone
         return EncoderConfig(crop=crop)
-    widths = [state[f"encoder.body.{unit}.res_layer.1.weight"].shape[0] for unit in range(units)]
+    widths = [state[f"encoder.body.{unit}.{name}.weight"].shape[0] for unit in range(units)]
     groups = [(width, len(list(members))) for width, members in groupby(widths)]
     if len(groups) != 4:
         raise CheckpointError(
@@ -84,8 +86,9 @@ def _encoder(path: Path, state: dict[str, Tensor], domain: str) -> EncoderConfig
         widths=tuple(width for width, _ in groups),
         units=tuple(count for _, count in groups),
         crop=crop,
-        inputs=state["encoder.input_layer.0.weight"].shape[1],
+        inputs=state[f"encoder.{stem}.weight"].shape[1],
         pyramid="encoder.latlayer1.weight" in state,
+        body=body,
     )
 
 

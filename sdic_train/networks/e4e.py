@@ -1,4 +1,4 @@
-"""The encoders of e4e, pSp and ReStyle: an IR-SE body, a three-level pyramid or none, and one style block per row of the latent code."""
+"""The encoders of e4e, pSp and ReStyle: an IR-SE or ResNet body, a pyramid of three levels or none, a style block per row of the code."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ class StyleBlock(nn.Module):
         return self.linear(self.convs(x).flatten(1))
 
 
+class BasicBlock(nn.Module):
+    """The residual unit of ResNet-34."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.downsample = (
+            None if inputs == outputs else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
 class Encoder(nn.Module):
     """image [N, 3, S, S] in [-1, 1] -> offsets from the mean latent code, [N, L, C]; `EncoderConfig.form` says how rows depend on row 0.
 
@@ -41,15 +58,22 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         widths, units = config.encoder.widths, config.encoder.units
-        self.input_layer = nn.Sequential(
-            nn.Conv2d(config.encoder.inputs, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
-        )
+        channels, resnet = config.encoder.inputs, config.encoder.body == "resnet"
+        if resnet:
+            self.conv1 = nn.Conv2d(channels, widths[0], 7, 2, 3, bias=False)
+            self.bn1, self.relu = nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
+        else:
+            stem = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
+            self.input_layer = nn.Sequential(stem, nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0]))
         body: list[nn.Module] = []
         self.taps: list[int] = []  # the last unit of each group
         inputs = widths[0]
         for width, count in zip(widths, units, strict=True):
             for unit in range(count):
-                body.append(BottleneckIR(inputs, width, stride=2 if unit == 0 else 1, reduction=REDUCTION))
+                if resnet:
+                    body.append(BasicBlock(inputs, width, stride=2 if unit == 0 and body else 1))
+                else:
+                    body.append(BottleneckIR(inputs, width, stride=2 if unit == 0 else 1, reduction=REDUCTION))
                 inputs = width
             self.taps.append(len(body) - 1)
         self.body = nn.Sequential(*body)
@@ -69,7 +93,8 @@ class Encoder(nn.Module):
         if self.config.encoder.crop is not None:
             first, last = self.config.encoder.crop
             image = image[:, :, first:last]
-        x, levels = self.input_layer(image), []
+        x = self.relu(self.bn1(self.conv1(image))) if self.config.encoder.body == "resnet" else self.input_layer(image)
+        levels = []
         for index, unit in enumerate(self.body):
             x = unit(x)
             if index in self.taps[1:]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import small_methods as small
+import torch
+from typer.testing import CliRunner
 
+from sdic_export import build as building
 from sdic_export.build import BuildOptions, build
+from sdic_export.cli.app import app
 from sdic_export.verify import verify
 from sdic_runtime.errors import CheckpointError
 from sdic_runtime.pipeline import Pipeline
@@ -20,8 +25,15 @@ ITERATIONS = 2
 @pytest.fixture(scope="module", params=small.BUILDERS)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder, method = tmp_path_factory.mktemp(request.param), request.param
-    checkpoint = small.write_small(folder / "small.pt", method)
-    build(BuildOptions(checkpoint, folder / "bundle", iterations=ITERATIONS if "restyle" in method else None))
+    model, others = small.small_model(method), []
+    changes: dict[str, Any] = {}
+    if method == "psp":  # its mean latent code is in another file
+        others, changes = [folder / "generator.pt"], {"latent_avg": None}
+        torch.save({"g_ema": model.generator.state_dict(), "latent_avg": model.latent_avg[0]}, others[0])
+    checkpoint = small.write_small(folder / "small.pt", method, model, **changes)
+    if method == "sfe":
+        checkpoint, others = small.split_sfe(folder, model)
+    build(BuildOptions(checkpoint, folder / "bundle", others=others, iterations=ITERATIONS if "restyle" in method else None))
     return method, folder / "bundle"
 
 
@@ -31,24 +43,42 @@ def test_a_checkpoint_becomes_a_bundle_that_verifies(built: tuple[str, Path]) ->
     assert manifest["method"] == method
     assert not verify(bundle).failures
     assert ("latent_1" in manifest["keeps"]) == ("restyle" in method)
+    others = {"psp": "../generator.pt", "sfe": "../generator.pt\n../e4e.pt"}
+    assert manifest["checkpoint"].get("others") == others.get(method)
 
 
 def test_inversions_and_edits_are_those_of_pytorch(built: tuple[str, Path]) -> None:
     method, bundle = built
     pictures = small.small_images(small.small_model(method).config).numpy()
     direction = np.random.default_rng(0).normal(0, 0.2, (1, small.SMALL.style_width)).astype(np.float32)
-    with Pipeline.load(bundle, backend="onnxruntime") as ort, Pipeline.load(bundle, backend="torch") as torch:
-        inversion, reference = ort.invert(pictures), torch.invert(pictures)
+    with Pipeline.load(bundle, backend="onnxruntime") as ort, Pipeline.load(bundle, backend="torch") as networks:
+        inversion, reference = ort.invert(pictures), networks.invert(pictures)
         for name, held in reference.tensors.items():
             close(inversion.tensors[name].host(), held.host(), name)
         for move in ort.moves:
-            edit, want = (pipeline.edit(made, direction, 1.5, move=move) for pipeline, made in ((ort, inversion), (torch, reference)))
+            edit, want = (pipeline.edit(made, direction, 1.5, move=move) for pipeline, made in ((ort, inversion), (networks, reference)))
             close(edit.pixels, want.pixels, move)
             assert np.abs(edit.pixels - inversion.pixels).max() > 0.01
             zero = ort.edit(inversion, direction, 0.0, move=move)
             assert np.abs(zero.pixels - inversion.pixels).max() < 1e-5
         if method == "hfgi":
-            close(ort.baseline(inversion).pixels, torch.baseline(reference).pixels, "baseline")
+            close(ort.baseline(inversion).pixels, networks.baseline(reference).pixels, "baseline")
+
+
+def test_a_mask_keeps_a_region_of_the_feature_unedited(built: tuple[str, Path]) -> None:
+    if built[0] != "sfe":
+        pytest.skip("the method of the mask alone")
+    pictures, mask = small.small_images(small.LARGER).numpy(), np.zeros((1, 1, 256, 256), np.float32)
+    direction = np.zeros((14, small.SMALL.style_width), np.float32)
+    direction[:9] = np.random.default_rng(0).normal(0, 1, (9, small.SMALL.style_width))
+    with Pipeline.load(built[1], backend="onnxruntime") as ort, Pipeline.load(built[1], backend="torch") as networks:
+        inversion, reference = ort.invert(pictures), networks.invert(pictures)
+        plain = ort.edit(inversion, direction).pixels
+        for value in (0, 1):
+            mask[..., :128] = value
+            edit = ort.edit(inversion, direction, extras={"mask": mask}).pixels
+            close(edit, networks.edit(reference, direction, extras={"mask": mask}).pixels, f"mask {value}")
+            assert (np.abs(edit - plain).max() > 1e-3) == bool(value)
 
 
 def close(got: np.ndarray, want: np.ndarray, name: str) -> None:
@@ -61,3 +91,17 @@ def test_a_file_that_may_be_of_two_methods_is_asked_about(tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match="say it with --method e4e or --method psp"):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
     assert not (tmp_path / "bundle").exists()
+
+
+def test_the_command_takes_what_only_its_user_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[BuildOptions] = []
+
+    def record(options: BuildOptions, progress: object) -> None:
+        taken.append(options)
+        raise CheckpointError("enough")
+
+    monkeypatch.setattr(building, "build", record)
+    words = ["build", "a.pt", "--out", str(tmp_path / "b"), "--method", "psp", "--with", "c.pt", "--with", "d.pt", "--iterations", "3"]
+    CliRunner().invoke(app, words)
+    (options,) = taken
+    assert (options.method, options.others, options.iterations) == ("psp", [Path("c.pt"), Path("d.pt")], 3)

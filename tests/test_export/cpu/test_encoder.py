@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sdic_export.cpu import winograd
-from sdic_export.cpu.convolutions import SplitPReLU, arranged
+from sdic_export.cpu.convolutions import SplitPReLU, optimized
 from sdic_export.cpu.encoder import CpuEncoder, ParityConv, SharedFirstConv, SharedStyles, cpu_encoder
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import EncoderGraph
@@ -79,7 +79,7 @@ def test_batch_norm_in_front_of_a_padded_convolution_is_taken_in(monkeypatch: py
             nn.init.uniform_(module.weight, 0.5, 2)
             nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
     with torch.no_grad():
-        cpu = arranged(fused(copy.deepcopy(unit)), x[:1])
+        cpu = optimized(fused(copy.deepcopy(unit)), x[:1])
         assert not any(isinstance(module, nn.BatchNorm2d) for module in cpu.modules())
         assert largest(cpu(x), unit(x)) < 1e-5
 
@@ -103,7 +103,7 @@ def test_channels_with_slopes_above_one_are_turned(forms: tuple[winograd.Form, .
     layers = nn.Sequential(nn.Conv2d(4, 5, 3, 1, 1, bias=bias), activation, nn.Conv2d(5, 6, 3, 2, 1, bias=bias))
     with torch.no_grad():
         expected = layers(x)
-        cpu = arranged(copy.deepcopy(layers), x)
+        cpu = optimized(copy.deepcopy(layers), x)
         (split,) = (module for module in cpu.modules() if isinstance(module, SplitPReLU))
         assert split.is_maximum and split.behind_convolution == (not forms)
         assert largest(cpu(x), expected) < 1e-5
@@ -115,7 +115,7 @@ def test_forms_of_prelu_and_of_a_shortcut() -> None:
     layers = nn.Sequential(unit, nn.Identity(), nn.PReLU(6))
     with torch.no_grad():
         expected = layers(x)
-        cpu = arranged(layers, x)
+        cpu = optimized(layers, x)
         assert not [module for module in cpu.modules() if isinstance(module, nn.PReLU)]
         assert [module.behind_convolution for module in cpu.modules() if isinstance(module, SplitPReLU)] == [True, False]
         assert any(isinstance(module, nn.MaxPool2d) for module in cpu.modules())

@@ -75,10 +75,10 @@ def test_a_narrow_head_stays_as_it_is(model: SDIC) -> None:
 
 @pytest.mark.parametrize("everywhere", [16], indirect=True)
 def test_the_graph_takes_any_batch_and_has_one_for_the_rgb_alone(model: SDIC, everywhere: int, tmp_path: Path) -> None:
-    arranged, partial = tmp_path / "head.cpu.onnx", tmp_path / "head.cpu.rgb.onnx"
-    export_stage(optimized(model), HEAD, METHOD, arranged)
-    export_alone(arranged, "rgb", partial)
-    whole, rgb = (onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (arranged, partial))
+    cpu, partial = tmp_path / "head.cpu.onnx", tmp_path / "head.cpu.rgb.onnx"
+    export_stage(optimized(model), HEAD, METHOD, cpu)
+    export_alone(cpu, "rgb", partial)
+    whole, rgb = (onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (cpu, partial))
     for batch in (1, 3):
         latent = latents(model, batch)
         found = dict(zip(HEAD.outputs, whole.run(list(HEAD.outputs), {"latent": latent.numpy()}), strict=True))

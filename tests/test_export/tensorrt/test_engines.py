@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import onnxruntime
 import pytest
-from sdic_runtime.stages import STAGES, Sizes
 from typer.testing import CliRunner
 
 from sdic_export.cli.app import app

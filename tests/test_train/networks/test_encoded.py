@@ -77,6 +77,29 @@ def test_the_encoder_against_a_second_writing(method: str) -> None:
         assert ratio(encoder(image), torch.stack(rows, 1)) < 1e-5
 
 
+def test_the_resnet_body_against_a_second_writing() -> None:
+    units = (2, 1, 1, 1)
+    encoder = Encoder(replace(small.RESTYLE["psp"], encoder=replace(small.RESTYLE["psp"].encoder, body="resnet", units=units))).eval()
+    state = small.randomized(encoder).state_dict()
+    image = torch.randn(2, 6, 128, 128)
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.batch_norm(x, *(state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+
+    with torch.no_grad():
+        x = F.prelu(norm(F.conv2d(image, state["conv1.weight"], stride=2, padding=3), "bn1"), state["relu.weight"])
+        for index, stride in enumerate((1, 1, 2, 2, 2)):
+            name = f"body.{index}"
+            y = F.relu(norm(F.conv2d(x, state[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"))
+            y = norm(F.conv2d(y, state[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
+            if f"{name}.downsample.0.weight" in state:
+                x = norm(F.conv2d(x, state[f"{name}.downsample.0.weight"], stride=stride), f"{name}.downsample.1")
+            x = F.relu(y + x)
+        assert x.shape[2:] == (8, 8)
+        assert ratio(encoder.pyramid(image)[0], x) < 1e-5
+        assert ratio(encoder(image)[:, 5], style(encoder, 5, x)) < 1e-5
+
+
 def test_the_form_is_the_whole_difference_between_e4e_and_psp() -> None:
     e4e, psp = Encoder(small.SMALL).eval(), Encoder(small.PSP).eval()
     assert e4e.state_dict().keys() == psp.state_dict().keys()
@@ -88,7 +111,9 @@ def test_the_form_is_the_whole_difference_between_e4e_and_psp() -> None:
     torch.testing.assert_close(first[:, 1:], first[:, :1] + alone[:, 1:])
 
 
-def test_an_unknown_form_is_one_sentence() -> None:
+def test_an_unknown_form_or_body_is_one_sentence() -> None:
+    with pytest.raises(ArgumentError, match=r'^the encoder\'s body "magic" is unknown; use ir_se or resnet$'):
+        EncoderConfig(body="magic")
     with pytest.raises(ArgumentError, match=r'^the encoder\'s form "magic" is unknown; use e4e or psp$'):
         EncoderConfig(form="magic")
 
