@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sdic_runtime.stages import STAGES, TENSORS
 
 from sdic_runtime import CombinedEdit, Direction, GanSpaceEdit, Inversion, Pipeline, __version__
 from sdic_runtime.inversion import NAMES
 from sdic_runtime.pictures import to_bytes
-from sdic_runtime.stages import STAGES, TENSORS
 
 CLOSE = {"rtol": 0, "atol": 2e-5}
 EQ6 = {"paper": 0, "released": 1}

