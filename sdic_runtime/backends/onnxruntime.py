@@ -150,7 +150,12 @@ class OnnxRuntime(Backend):
         if len(paths) == 1:
             session = self._create(name, stage, paths[0], self._threads)
             _check_shapes(self.method, session, paths[0])
-            return Bands(name, stage, self.method, [session], 1) if for_one(session) and self._kind == "cpu" else session
+            if not for_one(session):
+                return session
+            if self._kind == "cpu":
+                return Bands(name, stage, self.method, [session], 1)
+            self.largest_batch = 1
+            return session
         threads = self._threads or available_cpus()
         bands = [self._create(name, stage, path, max(1, threads // len(paths))) for path in paths]
         return Bands(name, stage, self.method, bands, min(threads, len(paths)))
