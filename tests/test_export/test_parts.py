@@ -12,6 +12,7 @@ import small_parts as small
 
 from sdic_export.build import BuildOptions, build
 from sdic_export.verify import verify
+from sdic_runtime.edits import GanSpaceEdit, Pca
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.pipeline import Pipeline
 
@@ -35,16 +36,21 @@ def test_a_checkpoint_becomes_a_bundle_that_verifies(built: tuple[str, Path]) ->
 def test_inversions_and_edits_are_those_of_pytorch(built: tuple[str, Path]) -> None:
     method, bundle = built
     pictures = small_methods.small_images(small.small_model(method).config).numpy()
-    direction = np.random.default_rng(0).normal(0, 0.2, (1, small_methods.SMALL.style_width)).astype(np.float32)
+    rng, width = np.random.default_rng(0), small_methods.SMALL.style_width
+    direction = rng.normal(0, 0.2, (1, width)).astype(np.float32)
+    component = np.linalg.qr(rng.normal(size=(width, 4)))[0].T[:, None].astype(np.float32)
+    pca = Pca(np.zeros((1, width), np.float32), component, np.ones(4, np.float32))
+    edits = {"direction": direction, "ganspace": GanSpaceEdit(pca, 1, 2, 9, 2.0)}
     with Pipeline.load(bundle, backend="onnxruntime") as ort, Pipeline.load(bundle, backend="torch") as torch:
         inversion, reference = ort.invert(pictures), torch.invert(pictures)
         for name, held in reference.tensors.items():
             close(inversion.tensors[name].host(), held.host(), name)
-        for move in ort.moves:
-            edit, want = (pipeline.edit(made, direction, 1.5, move=move) for pipeline, made in ((ort, inversion), (torch, reference)))
+        for move, form in ort.moves.items():
+            change = edits[form.kinds[0]]
+            edit, want = (pipeline.edit(made, change, 1.5, move=move) for pipeline, made in ((ort, inversion), (torch, reference)))
             close(edit.pixels, want.pixels, move)
             assert np.abs(edit.pixels - inversion.pixels).max() > 0.01
-            zero = ort.edit(inversion, direction, 0.0, move=move)
+            zero = ort.edit(inversion, change, 0.0, move=move)
             assert np.abs(zero.pixels - inversion.pixels).max() < 1e-5
         close(ort.baseline(inversion).pixels, torch.baseline(reference).pixels, "baseline")
 
