@@ -33,4 +33,4 @@ lint: .venv/dev
 	touch $@ .venv/runtime
 
 clean:
-	rm -rf .venv build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -23,7 +23,7 @@ from sdic_export.half.precision import Policy, load_policy
 from sdic_export.half.stages import Graphs, HalfProgress, HalfStages, add_half, with_variant
 from sdic_export.inspect import multiplications
 from sdic_export.placement import check_place, placed_folder
-from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, parts
 from sdic_runtime.bundle.manifest import STANDARD, Input, Manifest, file_entries, write_manifest
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import sha256
@@ -195,7 +195,7 @@ def _stage(
         found = [check_stage([folder / file for file in files], label(name, ONNXRUNTIME_CPU), stage.outputs, method, example)]
         graphs[name][ONNXRUNTIME_CPU] = tuple(files)
         for key in keys:
-            output = key.partition(":")[2]
+            output = parts(key)[1]
             file = beside(files[0], output)
             export_alone(folder / files[0], output, folder / file)
             found.append(check_stage([folder / file], label(key, ONNXRUNTIME_CPU), [output], method, example))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.bundle.graphs import files_of, graph_for
+from sdic_runtime.bundle.graphs import files_of, graph_for, parts
 from sdic_runtime.errors import BundleError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def inspect_bundle(path: Path) -> tuple[Bundle, list[GraphContents]]:
     """Open the bundle in the folder `path`, check its graphs against their hashes, and look into them. Raises SdicError."""
     bundle = Bundle.open(path)
     order = {stage: index for index, stage in enumerate(bundle.manifest.stages)}
-    keys = sorted(bundle.manifest.graphs, key=lambda key: order[key.partition(":")[0]])
+    keys = sorted(bundle.manifest.graphs, key=lambda key: order[parts(key)[0]])
     return bundle, [inspect_graph(bundle, key, variant) for key in keys for variant in bundle.manifest.graphs[key]]
 
 
@@ -88,7 +88,7 @@ def _runs(bundle: Bundle, key: str, variant: str) -> dict[str, int]:
     variants = (variant, manifest.default_precision)
     runs = {
         name: sum(
-            step.stage == key.partition(":")[0] and graph_for(manifest, step.stage, tuple(step.outputs), variants).key == key
+            step.stage == parts(key)[0] and graph_for(manifest, step.stage, tuple(step.outputs), variants).key == key
             for step in program.steps
         )
         for name, program in manifest.programs.items()

@@ -31,51 +31,26 @@ __version__ = "0.1.0"
 
 # Where the names come from that are not errors.
 _MODULES = {
-    "Bundle": "bundle.bundle",
-    "CombinedEdit": "edits",
-    "Direction": "edits",
-    "Edit": "edits",
-    "Edited": "inversion",
-    "GanSpaceEdit": "edits",
-    "Inversion": "inversion",
-    "Manifest": "bundle.manifest",
-    "Pca": "edits",
-    "PictureResult": "pipeline",
-    "Pipeline": "pipeline",
-    "load_direction": "directions",
-    "save_direction": "directions",
+    "bundle.bundle": ("Bundle",),
+    "bundle.manifest": ("Manifest",),
+    "directions": ("load_direction", "save_direction"),
+    "edits": ("CombinedEdit", "Direction", "Edit", "GanSpaceEdit", "Pca"),
+    "inversion": ("Edited", "Inversion"),
+    "pipeline": ("PictureResult", "Pipeline"),
 }
 
 __all__ = [
-    "ArgumentError",
-    "BackendError",
-    "Bundle",
-    "BundleError",
-    "CheckpointError",
-    "CombinedEdit",
-    "Direction",
-    "Edit",
-    "Edited",
-    "FileError",
-    "GanSpaceEdit",
-    "Inversion",
-    "Manifest",
-    "MissingExtraError",
-    "OutOfMemoryError",
-    "Pca",
-    "PictureError",
-    "PictureResult",
-    "Pipeline",
-    "SdicError",
-    "load_direction",
-    "save_direction",
-]
+    "ArgumentError", "BackendError", "Bundle", "BundleError", "CheckpointError", "CombinedEdit", "Direction", "Edit", "Edited", "FileError",
+    "GanSpaceEdit", "Inversion", "Manifest", "MissingExtraError", "OutOfMemoryError", "Pca", "PictureError", "PictureResult", "Pipeline",
+    "SdicError", "load_direction", "save_direction",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
+    module = next((module for module, names in _MODULES.items() if name in names), "errors")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
 def __dir__() -> list[str]:

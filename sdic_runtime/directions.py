@@ -14,7 +14,7 @@ import numpy as np
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import ArgumentError, FileError, SdicError
-from sdic_runtime.files import reason, save_tensors
+from sdic_runtime.files import read_tensors, reason, save_tensors
 
 
 class Directions(Mapping[str, "Direction | Pca"]):
@@ -66,17 +66,13 @@ def save_direction(path: str | os.PathLike[str], direction: Direction | Pca) -> 
 
 
 def load_direction(path: str | os.PathLike[str]) -> Direction | Pca:
-    """Read a direction or a PCA basis from .safetensors (`direction`, or `mean`, `comp` and `std`), .npz of the same names, or .npy.
-
-    Raises FileError.
-    """
+    """Read a direction or a PCA basis from .safetensors (`direction`, or `mean`, `comp` and `std`), .npz of the same names, or .npy. Raises
+    FileError."""
     path = Path(path)
-    readers = {".safetensors": _read_safetensors, ".npy": _read_numpy, ".npz": _read_numpy}
+    readers = {".safetensors": read_tensors, ".npy": _read_numpy, ".npz": _read_numpy}
     if path.suffix not in readers:
-        raise FileError(
-            f"{path} is not a direction file this program reads; use .safetensors, .npy or .npz "
-            "(a PyTorch file is converted by: sdic-export build --directions)"
-        )
+        advice = "use .safetensors, .npy or .npz (a PyTorch file is converted by: sdic-export build --directions)"
+        raise FileError(f"{path} is not a direction file this program reads; {advice}")
     try:
         tensors, metadata = readers[path.suffix](path)
     except OSError as error:
@@ -102,13 +98,6 @@ def _pair(metadata: Mapping[str, str], key: str, kind: type) -> Any:
         return kind(first), kind(second)
     except (ValueError, TypeError) as error:
         raise FileError(f'its metadata "{key}" is {metadata[key]!r:.60}, expected two numbers like [-3, 3]') from error
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    from safetensors import safe_open
-
-    with path.open("rb"), safe_open(path, framework="numpy") as stream:
-        return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118 - not a mapping
 
 
 def _read_numpy(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -67,15 +67,11 @@ class EditOrder:
 
     def _found(self, name: str, bundle: Bundle, directions: Directions) -> Direction | Pca | GanSpaceEdit:
         presets = GANSPACE_PRESETS.get(bundle.manifest.domain, {})
-        if name in directions:
-            return directions[name]
-        if name.endswith(FILE_SUFFIXES):
+        if name not in directions and name.endswith(FILE_SUFFIXES):
             return load_direction(name)
-        if name in presets:
-            return GanSpaceEdit(self._basis(directions), *presets[name])
-        if "/" in name:
-            return GanSpaceEdit(self._basis(directions), *_component(name))
-        return directions[name]  # raises, with the names there are
+        if name not in directions and (name in presets or "/" in name):
+            return GanSpaceEdit(self._basis(directions), *(presets[name] if name in presets else _component(name)))
+        return directions[name]  # raises for an unknown name, with the names there are
 
     def _basis(self, directions: Directions) -> Pca:
         """The PCA basis in the file, or the one basis among the bundle's directions."""

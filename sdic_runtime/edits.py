@@ -18,13 +18,9 @@ from sdic_runtime.errors import ArgumentError
 GANSPACE_PRESETS: dict[str, dict[str, tuple[int, int, int, float]]] = {
     "faces": {"eyes": (54, 7, 8, 20.0), "beard": (58, 7, 9, -20.0), "lip": (34, 10, 11, 20.0)},
     "cars": {
-        "left": (0, 0, 5, 2.0),
-        "right": (0, 0, 5, -2.0),
-        "cube": (16, 3, 6, 25.0),
-        "color": (22, 9, 11, -8.0),
-        "grass": (41, 9, 11, -18.0),
+        "left": (0, 0, 5, 2.0), "right": (0, 0, 5, -2.0), "cube": (16, 3, 6, 25.0), "color": (22, 9, 11, -8.0), "grass": (41, 9, 11, -18.0),
     },
-}
+}  # fmt: skip
 
 
 @runtime_checkable
@@ -102,10 +98,8 @@ class Direction:
     def check(self, sizes: Mapping[str, int]) -> None:
         (rows, width), (all_rows, style_width) = self.vector.shape, (sizes["L"], sizes["C"])
         if width != style_width or rows not in (1, all_rows):
-            raise ArgumentError(
-                f"{self._label} has shape [{rows}, {width}], and this model's latent codes are [{all_rows}, {style_width}]; "
-                f"use [1, {style_width}] or [{all_rows}, {style_width}]"
-            )
+            whole, found = f"[{all_rows}, {style_width}]", f"{self._label} has shape [{rows}, {width}]"
+            raise ArgumentError(f"{found}, and this model's latent codes are {whole}; use [1, {style_width}] or {whole}")
         _check_rows(self.rows, sizes, self._label)
 
 
@@ -123,10 +117,8 @@ class Pca:
         mean, comp, std = (_array(getattr(self, part), f"the PCA basis' {part}") for part in ("mean", "comp", "std"))
         width = mean.shape[-1] if mean.ndim else 0
         if width < 1 or mean.size != width or std.ndim != 1 or comp.shape not in ((len(std), 1, width), (len(std), width)):
-            raise ArgumentError(
-                f"the PCA basis has mean {list(mean.shape)}, comp {list(comp.shape)} and std {list(std.shape)}; "
-                "expected [1, C], [k, 1, C] and [k]"
-            )
+            found = f"mean {list(mean.shape)}, comp {list(comp.shape)} and std {list(std.shape)}"
+            raise ArgumentError(f"the PCA basis has {found}; expected [1, C], [k, 1, C] and [k]")
         if not (std > 0).all():
             raise ArgumentError("the PCA basis has a component with a standard deviation of zero or less; make it again")
         for part, array in (("mean", mean.reshape(1, width)), ("comp", comp.reshape(-1, 1, width)), ("std", std)):
@@ -150,9 +142,13 @@ class GanSpaceEdit:
     mode: str = "set"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pca, Pca):
-            object.__setattr__(self, "pca", _pca(self.pca))
-        count = len(self.pca.std)
+        basis = self.pca
+        if not isinstance(basis, Pca):
+            if not isinstance(basis, Mapping) or not {"mean", "comp", "std"} <= set(basis):
+                raise ArgumentError("a GANSpace edit needs a PCA basis: a Pca, or a mapping with mean, comp and std")
+            basis = Pca(basis["mean"], basis["comp"], basis["std"])
+            object.__setattr__(self, "pca", basis)
+        count = len(basis.std)
         if not isinstance(self.index, int | np.integer) or not 0 <= self.index < count:
             raise ArgumentError(f"the GANSpace component {self.index} does not exist; the basis has components 0 to {count - 1}")
         if self.mode not in ("set", "add"):
@@ -179,9 +175,8 @@ class GanSpaceEdit:
     def check(self, sizes: Mapping[str, int]) -> None:
         width, style_width = self.pca.mean.shape[1], sizes["C"]
         if width != style_width:
-            raise ArgumentError(
-                f"the PCA basis has width {width}, and this model's style width is {style_width}; use a basis of this model"
-            )
+            found = f"the PCA basis has width {width}, and this model's style width is {style_width}"
+            raise ArgumentError(f"{found}; use a basis of this model")
         _check_rows((self.start, self.end), sizes, "the GANSpace edit")
 
 
@@ -194,10 +189,9 @@ class CombinedEdit:
     def __post_init__(self) -> None:
         if not self.parts:
             raise ArgumentError("the combined edit is empty; give at least one (edit, strength)")
-        parts = tuple(
-            (edit if isinstance(edit, str) else as_edit(edit), check_number(strength, "the strength")) for edit, strength in self.parts
-        )
-        object.__setattr__(self, "parts", parts)
+        edits = (edit if isinstance(edit, str) else as_edit(edit) for edit, _ in self.parts)
+        strengths = (check_number(strength, "the strength") for _, strength in self.parts)
+        object.__setattr__(self, "parts", tuple(zip(edits, strengths, strict=True)))
 
     def offset(self, latent: np.ndarray) -> np.ndarray:
         total = np.zeros((1, *latent.shape[1:]), np.float32)
@@ -216,25 +210,14 @@ def _check_rows(rows: tuple[int, int] | None, sizes: Mapping[str, int], label: s
         raise ArgumentError(f"{label} is for the style rows {rows[0]} to {rows[1]} (end not included), and this model has {count} rows")
 
 
-def _pca(value: Any) -> Pca:
-    if not isinstance(value, Mapping) or not {"mean", "comp", "std"} <= set(value):
-        raise ArgumentError("a GANSpace edit needs a PCA basis: a Pca, or a mapping with mean, comp and std")
-    return Pca(value["mean"], value["comp"], value["std"])
-
-
 EditLike: TypeAlias = "str | Edit | np.ndarray | Sequence[float] | Sequence[tuple[EditLike, float]]"  # see `as_edit`
 
 
 def _is_combination(value: Any) -> bool:
     """A list of (edit, strength): pairs whose second half is one number and whose first half is not."""
-    return (
-        isinstance(value, list | tuple)
-        and len(value) > 0
-        and all(
-            isinstance(part, tuple) and len(part) == 2 and np.ndim(part[1]) == 0 and (isinstance(part[0], str) or not np.isscalar(part[0]))
-            for part in value
-        )
-    )
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(part, tuple) and len(part) == 2 for part in value):
+        return False
+    return all(np.ndim(strength) == 0 and (isinstance(edit, str) or not np.isscalar(edit)) for edit, strength in value)
 
 
 def as_edit(value: Any, directions: Mapping[str, Direction | Pca] | None = None) -> Edit:

@@ -27,10 +27,8 @@ def reason(error: OSError) -> str:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not.
-
-    Raises FileError where the folder is missing or cannot be written to.
-    """
+    """A temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not. Raises FileError where the
+    folder is missing or cannot be written to."""
     target = Path(path)
     if os.path.isdir(target):
         raise FileError(f"cannot write {target}: it is a folder; name a file")
@@ -72,6 +70,14 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]
     content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, dict(metadata))
     with replacing(path) as temporary:
         temporary.write_bytes(_in_order(content))
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file. Raises OSError, or what safetensors raises for a damaged file."""
+    from safetensors import safe_open
+
+    with Path(path).open("rb"), safe_open(path, framework="numpy") as stream:  # opened for Python's own words about what is wrong
+        return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118 - not a mapping
 
 
 def _in_order(content: bytes) -> bytes:

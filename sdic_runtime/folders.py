@@ -68,7 +68,6 @@ def distinct_stems(sources: Sequence[Path]) -> list[str]:
     twice = next((name for name in names if counts[name] > 1), None)
     if twice is not None:
         first, second = [source for source, name in zip(sources, names, strict=True) if name == twice][:2]
-        raise ArgumentError(
-            f"{first} and {second} have the same name, so one result would replace the other; use two calls with different --out folders"
-        )
+        why = f"{first} and {second} have the same name, so one result would replace the other"
+        raise ArgumentError(f"{why}; use two calls with different --out folders")
     return names

@@ -6,8 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -15,9 +14,9 @@ import numpy as np
 from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.bundle.manifest import Manifest, first_schema
 from sdic_runtime.errors import ArgumentError, FileError
-from sdic_runtime.files import reason, save_tensors
+from sdic_runtime.files import read_tensors, reason, save_tensors
 from sdic_runtime.pictures import to_bytes
-from sdic_runtime.program import BATCH, FIXED_AXES, PICTURE, Axes
+from sdic_runtime.program import BATCH, FIXED_AXES, PICTURE, Axes, sized
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,22 +43,16 @@ class Model:
 
     def shape(self, tensor: str, batch: int) -> tuple[int, ...]:
         """The shape of a kept tensor for `batch` pictures. Raises KeyError for a letter without a size."""
-        letters = {**self.sizes, BATCH: batch}
-        return tuple(letters[axis] if isinstance(axis, str) else axis for axis in self.tensors[tensor])
+        return sized(self.tensors[tensor], self.sizes, batch)
 
 
 class Held:
     """One tensor, on the host, on a backend's device, or on both; brought over when asked for, once. Pickled and copied as a host array."""
 
-    def __init__(
-        self,
-        host: np.ndarray | None = None,
-        device: Tensor = None,
-        backend: Backend | None = None,
-        part_of: tuple[Held, slice] | None = None,
-    ) -> None:
-        """`device` is a tensor of `backend`; `part_of`: another tensor held there, and which of its pictures these are."""
-        self._host, self._device, self._backend, self._part_of = host, device, backend, part_of
+    def __init__(self, host: np.ndarray | None = None, device: Tensor = None, backend: Backend | None = None) -> None:
+        """`device` is a tensor of `backend`."""
+        self._host, self._device, self._backend = host, device, backend
+        self._part_of: tuple[Held, slice] | None = None  # another tensor held there, and which of its pictures these are
 
     def __reduce__(self) -> tuple[type[Held], tuple[np.ndarray]]:
         return Held, (self.host(),)
@@ -88,7 +81,9 @@ class Held:
         """Some of its pictures; nothing moves before they are needed."""
         if self._host is not None:
             return Held(self._host[pictures])
-        return Held(backend=self._backend, part_of=(self, pictures))
+        part = Held(backend=self._backend)
+        part._part_of = self, pictures
+        return part
 
     def _cut(self) -> None:
         """Make a part a tensor of its own: on the device, or on the host where the whole is already or the device cannot slice."""
@@ -105,9 +100,7 @@ class Pictures:
     """N pictures of one model: `pixels`, and `images` made from them."""
 
     def __init__(self, model: Model, count: int, pixels: Held) -> None:
-        self.model = model
-        self._count = count
-        self._pixels = pixels
+        self.model, self._count, self._pixels = model, count, pixels
 
     def __len__(self) -> int:
         return self._count
@@ -146,15 +139,13 @@ class Inversion(Pictures):
 
     def __init__(self, model: Model, tensors: Mapping[str, Held], names: Sequence[str]) -> None:
         super().__init__(model, len(names), tensors[PICTURE])
-        self.names = tuple(names)
-        self.tensors = dict(tensors)
+        self.names, self.tensors = tuple(names), dict(tensors)
 
     def __getattr__(self, name: str) -> np.ndarray:
         tensors = self.__dict__.get("tensors", {})
         if name not in tensors:
             raise AttributeError(f"an inversion of this model keeps {', '.join(tensors)}, and no {name!r}")
-        array: np.ndarray = tensors[name].host()
-        return array
+        return cast(np.ndarray, tensors[name].host())
 
     def __dir__(self) -> list[str]:
         return sorted([*super().__dir__(), *self.tensors])
@@ -196,12 +187,10 @@ class Inversion(Pictures):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Inversion:
         """Read an inversion that `save` wrote. Raises FileError for anything else, also for a damaged file."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         try:
-            with Path(path).open("rb"), safe_open(path, framework="numpy") as stream:
-                metadata = dict(stream.metadata() or {})
-                arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
+            arrays, metadata = read_tensors(path)
         except FileNotFoundError:
             raise FileError(f"there is no inversion at {path}; make one with: sdic-run invert IMG --save") from None
         except (SafetensorError, TypeError, AttributeError) as error:  # of a type that numpy lacks, such as bfloat16
@@ -241,11 +230,11 @@ def _read_metadata(metadata: Mapping[str, str], path: str | os.PathLike[str]) ->
         else:
             data["tensors"] = msgspec.json.decode(metadata["tensors"])
         described = msgspec.convert(data, _Described)
-        model = Model(metadata["model"], metadata["bundle"], described.sizes, described.tensors, described.visible_rows)
-        first_row, end = described.visible_rows
-        picture = described.tensors.get(PICTURE)
-        if not 0 <= first_row < end <= described.sizes["R"] or not described.names or picture != FIXED_AXES[PICTURE]:
+        (first_row, end), picture = described.visible_rows, described.tensors.get(PICTURE)
+        batched = all(axes[:1] == (BATCH,) for axes in described.tensors.values())
+        if not batched or not 0 <= first_row < end <= described.sizes["R"] or not described.names or picture != FIXED_AXES[PICTURE]:
             raise ValueError(f"visible rows {[first_row, end]}, {len(described.names)} names, {PICTURE} {picture}")
+        model = Model(metadata["model"], metadata["bundle"], described.sizes, described.tensors, described.visible_rows)
         return model, described.names
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise FileError(f"{path} has damaged metadata ({str(error)[:200]}); {AGAIN}") from error

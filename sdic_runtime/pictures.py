@@ -142,10 +142,8 @@ def prepare(picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[
         if array.dtype == np.uint8:
             return fit(_from_bytes(array), sizes, visible_rows, resampling)
         return _check_floats(array, sizes["S"])
-    raise ArgumentError(
-        f"a picture cannot be made from {type(picture).__name__}; give a path, a PIL image, a uint8 array [H, W, 3] or "
-        "a float32 array [N, 3, S, S]"
-    )
+    forms = "a path, a PIL image, a uint8 array [H, W, 3] or a float32 array [N, 3, S, S]"
+    raise ArgumentError(f"a picture cannot be made from {type(picture).__name__}; give {forms}")
 
 
 def _decoded(picture: Image) -> Image:
@@ -213,9 +211,7 @@ def _check_floats(array: np.ndarray, side: int) -> np.ndarray:
 
 def to_bytes(pixels: np.ndarray, rows: tuple[int, int] | None = None) -> np.ndarray:
     """uint8 [N, H, W, 3] from float32 [N, 3, H, W]: clamped to [-1, 1], (x + 1) * 127.5 rounded; only `rows` (first, end) when given.
-
-    Raises PictureError when a value is not finite, which a float16 overflow leaves behind.
-    """
+    Raises PictureError when a value is not finite, which a float16 overflow leaves behind."""
     if rows is not None:
         pixels = pixels[:, :, slice(*rows)]
     if not np.isfinite(pixels).all():

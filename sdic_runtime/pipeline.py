@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -19,7 +19,7 @@ from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
-from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, Move, Program
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, Move
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
 LARGEST_DEFAULT_BATCH = 16
@@ -39,8 +39,7 @@ class Pipeline:
     """A bundle on a backend. May be used from several threads; `close` it, or use it in a `with` block, to give its memory back."""
 
     def __init__(self, bundle: Bundle, backend: Backend, reason: str = "") -> None:
-        self.bundle = bundle
-        self.backend = backend
+        self.bundle, self.backend = bundle, backend
         self.reason = reason  # why `auto` took this backend; "" when it was named
         self.model = Model.of(bundle.manifest)
         self.directions = Directions(bundle)
@@ -111,9 +110,7 @@ class Pipeline:
 
     def invert_many(self, pictures: Iterable[PictureLike], batch: int | None = None, keep_going: bool = False) -> Iterator[PictureResult]:
         """Invert any stream of pictures, `batch` at a time, one result per picture in their order; memory does not grow with their number.
-
-        A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error.
-        """
+        A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error."""
         size, remaining = self._batch(batch), iter(pictures)
         while group := list(islice(remaining, size)):
             prepared = [self._prepared(picture, keep_going) for picture in group]
@@ -171,11 +168,9 @@ class Pipeline:
         if program is None:
             raise ArgumentError(f'the bundle "{self.model.name}" has no baseline, because its method adds nothing to the initial codes')
         self._check_model(inversion, BASELINE)
-        codes = {name: getattr(inversion, name) for name in program.takes if name in self._codes()}
+        movable = {code for move in self.moves.values() for code in move.codes}
+        codes = {name: getattr(inversion, name) for name in program.takes if name in movable}
         return self._render(BASELINE, inversion, codes, np.arange(len(inversion)), self._batch(batch))
-
-    def _codes(self) -> set[str]:
-        return {code for move in self.moves.values() for code in move.codes}
 
     def _move(self, move: str | None, eq6: str | None, kinds: set[str]) -> Move:
         """The form of editing called `move` or `eq6`, or the first for edits of `kinds`. Raises ArgumentError."""
@@ -208,44 +203,49 @@ class Pipeline:
     def _prepare(self, inversion: Inversion, program: str, batch: int) -> None:
         """Where `program` takes what the program "prepare" gives: have the inversion hold that, made once."""
         method = self.bundle.manifest
-        if all(name in inversion.tensors for name in method.programs[program].takes if name in method.prepared):
-            return
-        takes, parts = method.programs[PREPARE], []
-        for start in range(0, len(inversion), batch):
-            pictures = np.arange(start, min(start + batch, len(inversion)))
-            taken = {name: self._taken(name, takes, inversion, {}, pictures, slice(None)) for name in takes.takes}
-            made = self.backend.run_program(PREPARE, taken)
-            held = {name: Held(device=tensor, backend=self.backend) for name, tensor in made.items()}
-            parts.append(held if len(inversion) <= batch else {name: Held(tensor.host()) for name, tensor in held.items()})
-        whole = parts[0] if len(parts) == 1 else {name: Held(np.concatenate([part[name].host() for part in parts])) for name in parts[0]}
-        inversion.tensors = {**inversion.tensors, **whole}
+        if any(name not in inversion.tensors for name in method.programs[program].takes if name in method.prepared):
+            made = self._run(PREPARE, inversion, {}, np.arange(len(inversion)), batch)
+            inversion.tensors = {**inversion.tensors, **made}
 
     def _render(self, program: str, inversion: Inversion, given: Mapping[str, np.ndarray], sources: np.ndarray, batch: int) -> Edited:
         """Pictures by a program that also reads the inversion's tensors, of what is `given`: codes and extras, whose entry i goes with
         picture sources[i]."""
-        takes = self.bundle.manifest.programs[program]
+        made = self._run(program, inversion, given, sources, batch, (PICTURE,))
+        known = {code for move in self.moves.values() for code in move.codes}
+        codes = [given[name] for name in self.bundle.manifest.programs[program].takes if name in given and name in known]
+        return Edited(self.model, (codes or list(given.values()))[-1], made[PICTURE])
 
-        def run(part: slice) -> Tensor:
-            tensors = {name: self._taken(name, takes, inversion, given, sources, part) for name in takes.takes}
-            return self.backend.run_program(program, tensors)[PICTURE]
+    def _run(
+        self,
+        program: str,
+        inversion: Inversion,
+        given: Mapping[str, np.ndarray],
+        sources: np.ndarray,
+        batch: int,
+        wanted: Sequence[str] | None = None,
+    ) -> dict[str, Held]:
+        """What the program gives, or of that what is `wanted`, for the pictures `sources` of an inversion, `batch` at a time."""
+        manifest, backend = self.bundle.manifest, self.backend
+        takes, zeros = manifest.programs[program].takes, manifest.programs[program].zeros
+        names = tuple(manifest.programs[program].gives) if wanted is None else wanted
 
-        pixels = self._in_batches(run, len(sources), batch)
-        codes = {name: array for name, array in given.items() if name in self._codes()}
-        shown = [codes[name] for name in takes.takes if name in codes] or list(codes.values())
-        return Edited(self.model, shown[-1], pixels)
+        def taken(name: str, part: slice) -> Tensor:
+            """The tensor `name` on the backend, for the pictures of `part`."""
+            if name in given:
+                return backend.upload(given[name][part])
+            if name in zeros:
+                return backend.upload(np.zeros(manifest.shape(name, len(sources[part])), np.float32))
+            held = inversion.tensors[name]
+            if np.array_equal(sources[part], np.arange(len(inversion))):  # the whole inversion is brought to the backend once
+                return held.on(backend)
+            return backend.upload(held.host()[sources[part]])
 
-    def _taken(
-        self, name: str, program: Program, inversion: Inversion, given: Mapping[str, np.ndarray], sources: np.ndarray, part: slice
-    ) -> Tensor:
-        """The tensor `name` that the program takes, on the backend, for the pictures sources[part]."""
-        if name in given:
-            return self.backend.upload(given[name][part])
-        if name in program.zeros:
-            return self.backend.upload(np.zeros(self.bundle.manifest.shape(name, len(sources[part])), np.float32))
-        held = inversion.tensors[name]
-        if np.array_equal(sources[part], np.arange(len(inversion))):  # the whole inversion is brought to the backend once
-            return held.on(self.backend)
-        return self.backend.upload(held.host()[sources[part]])
+        made: list[dict[str, Held]] = []
+        for start in range(0, len(sources), batch):
+            results = backend.run_program(program, {name: taken(name, slice(start, start + batch)) for name in takes})
+            held = {name: Held(device=results[name], backend=backend) for name in names}
+            made.append(held if len(sources) <= batch else {name: Held(tensor.host()) for name, tensor in held.items()})
+        return made[0] if len(made) == 1 else {name: Held(np.concatenate([part[name].host() for part in made])) for name in names}
 
     def _invert(self, image: np.ndarray, names: Sequence[str], batch: int) -> Inversion:
         parts = []
@@ -257,13 +257,6 @@ class Pipeline:
                 held = {name: Held(tensor.host()) for name, tensor in held.items()}
             parts.append(Inversion(self.model, held, names[start : start + batch]))
         return Inversion.join(parts)
-
-    def _in_batches(self, run: Callable[[slice], Tensor], count: int, batch: int) -> Held:
-        """The pictures of `run(slice)` over `count` codes."""
-        parts = [run(slice(start, min(start + batch, count))) for start in range(0, count, batch)]
-        if len(parts) == 1:
-            return Held(device=parts[0], backend=self.backend)
-        return Held(np.concatenate([self.backend.download(part) for part in parts]))
 
     def _prepared(self, picture: PictureLike, keep_going: bool) -> np.ndarray | SdicError:
         try:
@@ -286,14 +279,12 @@ class Pipeline:
     def _check_model(self, inversion: Inversion, program: str) -> None:
         """The inversion is of this model, and has what the program takes."""
         if inversion.model.identity != self.model.identity:
-            raise ArgumentError(
-                f'the inversion was made by the model "{inversion.model.name}" ({inversion.model.identity[:12]}), and this is '
-                f'"{self.model.name}" ({self.model.identity[:12]}); invert the picture again with this bundle'
-            )
+            maker, here = (f'"{model.name}" ({model.identity[:12]})' for model in (inversion.model, self.model))
+            why = f"the inversion was made by the model {maker}, and this is {here}"
+            raise ArgumentError(f"{why}; invert the picture again with this bundle")
         takes = self.bundle.manifest.programs[program]
         for name in (name for name in takes.takes if name not in (*takes.zeros, *self.bundle.manifest.prepared)):
-            kept = name in inversion.model.tensors and inversion.model.shape(name, 1) == self.model.shape(name, 1)
-            if not kept:
+            if name not in inversion.model.tensors or inversion.model.shape(name, 1) != self.model.shape(name, 1):
                 raise ArgumentError(f'the inversion keeps no "{name}" as this bundle needs it; invert the picture again with this bundle')
 
 

@@ -7,15 +7,15 @@ method.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
 from sdic_runtime.errors import BundleError
 
 if TYPE_CHECKING:
-    from sdic_runtime.backends.base import Backend, Tensor
+    from sdic_runtime.backends.base import Tensor
 
 Axes: TypeAlias = tuple[int | str, ...]
 
@@ -26,6 +26,7 @@ PREPARE = "prepare"  # the program of what edits alone need, see `Method.prepare
 FIXED_AXES: dict[str, Axes] = {IMAGE: (BATCH, 3, "S", "S"), PICTURE: (BATCH, 3, "R", "R")}
 CODE_AXES: Axes = (BATCH, "L", "C")
 LARGEST_SIZE = 1 << 16  # of one axis
+MOST_AXES = 8
 EDIT_KINDS = ("direction", "ganspace")
 
 
@@ -36,7 +37,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: tuple[str, ...]
 
 
-class Step(msgspec.Struct, frozen=True, array_like=True):
+class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One run of one stage: input -> value that it reads, output asked for -> value that it makes."""
 
     stage: str
@@ -45,10 +46,8 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Steps from the tensors it `takes` (which are values of the same name) to those it `gives` (tensor -> value).
-
-    The host gives zeros for the takes named in `zeros`, where the caller gives nothing else, such as the mask of an edit.
-    """
+    """Steps from the tensors it `takes` (which are values of the same name) to those it `gives` (tensor -> value). The host gives zeros for
+    the takes named in `zeros`, where the caller gives nothing else, such as the mask of an edit."""
 
     takes: tuple[str, ...]
     steps: tuple[Step, ...]
@@ -88,11 +87,22 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
 
     def shape(self, tensor: str, batch: int) -> tuple[int, ...]:
         """The shape of the tensor called `tensor` for `batch` pictures."""
-        letters = {**self.sizes, BATCH: batch}
-        return tuple(letters[axis] if isinstance(axis, str) else axis for axis in self.tensors[tensor])
+        return sized(self.tensors[tensor], self.sizes, batch)
 
 
-def run(program: Program, backend: Backend, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def sized(axes: Axes, sizes: Mapping[str, int], batch: int) -> tuple[int, ...]:
+    """The shape that `axes` have for `batch` pictures. Raises KeyError for a letter without a size."""
+    letters = {**sizes, BATCH: batch}
+    return tuple(letters[axis] if isinstance(axis, str) else axis for axis in axes)
+
+
+class Stages(Protocol):
+    """What a program runs on: a backend, or something around one."""
+
+    def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str], /) -> dict[str, Tensor]: ...
+
+
+def run(program: Program, backend: Stages, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Run the steps on `backend`, from the tensors that the program takes to those that it gives, by name. A value that no later step reads
     is let go at once."""
     last = {value: index for index, step in enumerate(program.steps) for value in (*step.inputs.values(), *step.outputs.values())}
@@ -111,8 +121,7 @@ def check(method: Method) -> None:
     _check_tables(method)
     for name, program in method.programs.items():
         _check_program(method, name, program)
-    _check_keeps(method)
-    _check_moves(method)
+    _check_editing(method)
 
 
 def _require(holds: bool, what: str) -> None:
@@ -128,7 +137,8 @@ def _check_tables(method: Method) -> None:
         _require(0 < size <= LARGEST_SIZE, f'sizes["{letter}"] is {size}, expected 1 to {LARGEST_SIZE}')
     for name, axes in method.tensors.items():
         known = all(axis in method.sizes if isinstance(axis, str) else 0 < axis <= LARGEST_SIZE for axis in axes[1:])
-        _require(axes[:1] == (BATCH,) and known, f'the axes of the tensor "{name}" are {list(axes)}, expected "N", then sizes')
+        fits = axes[:1] == (BATCH,) and len(axes) <= MOST_AXES and known
+        _require(fits, f'the axes of the tensor "{name}" are {list(axes)}, expected "N", then at most {MOST_AXES - 1} sizes')
     for name, expected in FIXED_AXES.items():
         _require(method.tensors.get(name) == expected, f'the tensor "{name}" must have the axes {list(expected)}')
     for name, stage in method.stages.items():
@@ -153,10 +163,8 @@ def _check_program(method: Method, name: str, program: Program) -> None:
         stage = method.stages.get(step.stage)
         if stage is None:
             raise BundleError(f'{where} runs "{step.stage}", which is no stage')
-        _require(
-            set(step.inputs) == set(stage.inputs),
-            f'{where} binds {", ".join(step.inputs)} where "{step.stage}" takes {", ".join(stage.inputs)}',
-        )
+        bound, taken = ", ".join(step.inputs), ", ".join(stage.inputs)
+        _require(set(step.inputs) == set(stage.inputs), f'{where} binds {bound} where "{step.stage}" takes {taken}')
         for tensor, value in step.inputs.items():
             _require(same(value, tensor), f'{where} binds "{value}" to "{tensor}", which was not made before it or has other axes')
         asked = bool(step.outputs) and set(step.outputs) <= set(stage.outputs)
@@ -169,7 +177,8 @@ def _check_program(method: Method, name: str, program: Program) -> None:
     _require(PICTURE in program.gives or name == PREPARE, f'the program "{name}" gives no "{PICTURE}"')
 
 
-def _check_keeps(method: Method) -> None:
+def _check_editing(method: Method) -> None:
+    """What an inversion keeps, what programs take of it, and the moves."""
     invert = method.programs.get(INVERT)
     if invert is None or invert.takes != (IMAGE,):
         raise BundleError(f'the program "{INVERT}" is missing, or does not take "{IMAGE}" alone')
@@ -182,15 +191,13 @@ def _check_keeps(method: Method) -> None:
         there = (*method.keeps, *program.zeros, *(() if name == PREPARE else method.prepared))
         lacking = [] if name == INVERT else [tensor for tensor in program.takes if tensor not in there]
         _require(not lacking, f'the program "{name}" takes {", ".join(lacking)}, which an inversion does not keep')
-
-
-def _check_moves(method: Method) -> None:
     for name, move in method.moves.items():
         _require(move.program in method.programs, f'the move "{name}" runs "{move.program}", which is no program')
         for code in move.codes:
             taken = code in (*method.keeps, *method.prepared) and method.tensors.get(code) == CODE_AXES
             _require(taken, f'the move "{name}" moves "{code}", which is no latent code that an inversion keeps')
-            used = code in method.programs[move.program].takes
+            program = method.programs[move.program]
+            used = code in program.takes and code not in program.zeros
             _require(used, f'the move "{name}" moves "{code}", which its program "{move.program}" does not take')
         _require(bool(move.codes) and bool(move.kinds), f'the move "{name}" moves nothing or is for no kind of edit')
         unknown = [kind for kind in move.kinds if kind not in EDIT_KINDS]

@@ -27,10 +27,8 @@ def say(text: str, error: bool = False) -> None:
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "picture") -> Iterator[Item]:
-    """Yield `items` unchanged while a bar counts them.
-
-    `total` is needed for a percentage when `items` has no length. Closing the iterator early (an error, Ctrl-C) removes the bar.
-    """
+    """Yield `items` unchanged while a bar counts them. `total` is needed for a percentage when `items` has no length. Closing the iterator
+    early (an error, Ctrl-C) removes the bar."""
     if not shown():
         yield from items
         return

@@ -21,11 +21,6 @@ PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEB
 SAVE_OPTIONS: dict[str, dict[str, object]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 
 
-def strip(pictures: Sequence[Image.Image], captions: Sequence[str], height: int | None = None) -> Image.Image:
-    """One row of pictures with a caption below each: `sheet` with a single row."""
-    return sheet([pictures], captions, height)
-
-
 def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], height: int | None = None) -> Image.Image:
     """A grid of pictures on white, one caption below each column.
 
@@ -39,11 +34,12 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], height
     wrong = next((row for row in rows if len(row) != len(captions)), None)
     if wrong is not None:
         raise ArgumentError(f"a sheet has {len(captions)} captions and a row of {len(wrong)} pictures; give one caption per column")
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     cell_height = height or max(picture.height for row in rows for picture in row)
     cell_width = max(round(cell_height * picture.width / picture.height) for row in rows for picture in row)
-    font = caption_font(cell_height)
+    font = ImageFont.load_default(size=max(SMALLEST_FONT, cell_height // CAPTION_SHARE))  # Pillow's own: no file has to be found
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as always when a size is given
     caption_height = round(font.size * 1.6)
     width, height = len(captions) * (cell_width + GAP) + GAP, len(rows) * (cell_height + GAP) + GAP + caption_height
     canvas = Image.new("RGB", (width, height), BACKGROUND)
@@ -71,23 +67,10 @@ def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
     return rgb if rgb.size == size else rgb.resize(size, Image.Resampling.LANCZOS)
 
 
-def caption_font(cell_height: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font at a size that suits cells of this height, so that no font file has to be found."""
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(size=max(SMALLEST_FONT, cell_height // CAPTION_SHARE))
-    assert isinstance(font, ImageFont.FreeTypeFont)  # as always when a size is given
-    return font
-
-
 def shortened(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """The text, or as much of its beginning as fits into `width` pixels with three dots after it."""
-    if draw.textlength(text, font=font) <= width:
-        return text
-    kept = text
-    while kept and draw.textlength(f"{kept}...", font=font) > width:
-        kept = kept[:-1]
-    return f"{kept}..."
+    beginnings = (f"{text[:count]}..." for count in range(len(text), 0, -1))
+    return next((cut for cut in (text, *beginnings) if draw.textlength(cut, font=font) <= width), "...")
 
 
 def back_and_forth(frames: Sequence[Image.Image]) -> list[Image.Image]:
@@ -110,15 +93,9 @@ def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int 
 
 def save_picture(picture: Image.Image, path: Path) -> Path:
     """Write the picture in the format of the path's ending, whole or not at all."""
-    kind = picture_format(path)
-    with replacing(path) as temporary:
-        picture.save(temporary, format=kind, **SAVE_OPTIONS.get(kind, {}))
-    return path
-
-
-def picture_format(path: Path) -> str:
-    """Pillow's name for the format that the path's ending asks for."""
     kind = PICTURE_FORMATS.get(path.suffix.lower())
     if kind is None:
         raise ArgumentError(f'"{path.name}" names no picture format; end the name with one of {", ".join(PICTURE_FORMATS)}')
-    return kind
+    with replacing(path) as temporary:
+        picture.save(temporary, format=kind, **SAVE_OPTIONS.get(kind, {}))
+    return path

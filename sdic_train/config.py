@@ -86,32 +86,29 @@ class ModelConfig:
     @property
     def sizes(self) -> dict[str, int]:
         """By the letters of the tables of `sdic_train.methods`."""
-        letters = {"R": self.resolution, "S": self.working, "L": self.rows, "C": self.style_width}
-        return {**letters, "K": self.channels[FEATURE_SIZE]}
+        return {"R": self.resolution, "S": self.working, "L": self.rows, "C": self.style_width, "K": self.channels[FEATURE_SIZE]}
 
     @property
     def visible_rows(self) -> tuple[int, int]:
         """Rows of the generator's picture that a user sees: all of them, or those between the bars of a letterboxed domain."""
         if self.encoder.crop is None:
             return 0, self.resolution
-        factor = self.resolution // self.working
-        return self.encoder.crop[0] * factor, self.encoder.crop[1] * factor
+        top, end = self.encoder.crop
+        return top * self.resolution // self.working, end * self.resolution // self.working
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values that JSON keeps."""
-        values = asdict(self)
-        values["channels"] = {str(size): width for size, width in self.channels.items()}
-        return values
+        return {**asdict(self), "channels": {str(size): width for size, width in self.channels.items()}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """The inverse of `as_dict`, also after a trip through JSON."""
         values = dict(values)
         try:
-            encoder: dict[str, Any] = _with_tuples(values.pop("encoder"))
-            discrepancy: dict[str, Any] = _with_tuples(values.pop("discrepancy"))
+            encoder = EncoderConfig(**_with_tuples(values.pop("encoder")))
+            discrepancy = DiscrepancyConfig(**_with_tuples(values.pop("discrepancy")))
             channels = {int(size): width for size, width in values.pop("channels").items()}
-            return cls(encoder=EncoderConfig(**encoder), discrepancy=DiscrepancyConfig(**discrepancy), channels=channels, **values)
+            return cls(encoder=encoder, discrepancy=discrepancy, channels=channels, **values)
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"the model configuration does not fit this version ({error}); save the checkpoint again with it"
@@ -122,12 +119,13 @@ def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def _released(resolution: int) -> dict[int, int]:
-    return {size: width for size, width in RELEASED_CHANNELS.items() if size <= resolution}
-
-
 FACES = ModelConfig()
-CARS = ModelConfig(resolution=512, channels=_released(512), encoder=EncoderConfig(crop=(32, 224)), domain="cars")
+CARS = ModelConfig(
+    resolution=512,
+    channels={size: RELEASED_CHANNELS[size] for size in RELEASED_CHANNELS if size <= 512},
+    encoder=EncoderConfig(crop=(32, 224)),
+    domain="cars",
+)
 DEMO = ModelConfig(
     resolution=128,
     working=128,
@@ -142,14 +140,11 @@ DEMO = ModelConfig(
 )
 TINY = replace(
     DEMO,
-    resolution=128,
     working=64,
     style_width=16,
     channels={4: 16, 8: 16, 16: 16, 32: 16, 64: 8, 128: 8},
     mapping_layers=2,
     encoder=EncoderConfig(widths=(4, 8, 8, 16), units=(1, 1, 1, 1)),
-    discrepancy=DiscrepancyConfig(
-        scales=(4, 8, 8, 16), up=(8, 8, 4), middle=4, descriptor=8, volume=(2, 4, 4, 8), stem=(4, 8), shift_rows=12
-    ),
+    discrepancy=replace(DEMO.discrepancy, scales=(4, 8, 8, 16), up=(8, 8, 4), middle=4, volume=(2, 4, 4, 8), stem=(4, 8)),
 )
 PRESETS = {"faces": FACES, "cars": CARS, "demo": DEMO, "tiny": TINY}

@@ -52,12 +52,13 @@ int main(int count, char **arguments) try {
     const std::filesystem::path folder = arguments[3];
     const Photo photo = read_png(arguments[2]);
     sdic::Pipeline pipeline(arguments[1]);
-    const sdic::Inversion inversion = pipeline.invert({photo.pixels.data(), photo.width, photo.height, photo.channels, 0, arguments[2]});
+    for (int i = 4; i < count; ++i) pipeline.direction(arguments[i]);  // a mistyped name is found before the work begins
+    const sdic::Result inversion = pipeline.invert({photo.pixels.data(), photo.width, photo.height, photo.channels, 0, arguments[2]});
     std::filesystem::create_directories(folder);
     inversion.save((folder / "inversion.safetensors").string());
     write_png(folder / "inversion.png", inversion.picture(0), inversion.width(), inversion.height());
     for (int i = 4; i < count; ++i) {
-        const sdic::Pictures edited = pipeline.edit(inversion, {arguments[i]}, {2.0f});
+        const sdic::Result edited = pipeline.edit(inversion, {arguments[i]}, {2.0f});
         write_png(folder / (std::string(arguments[i]) + ".png"), edited.picture(0), edited.width(), edited.height());
     }
     return 0;

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdic_export.half.typed_graph import FLOAT, HALVES, Shapes, infer_shapes, layer_names, prepared, retyped
-from sdic_runtime.errors import ArgumentError, FileError
+from sdic_runtime.errors import ArgumentError, BundleError, FileError
 
 if TYPE_CHECKING:
     import onnx
@@ -144,7 +144,10 @@ def write_half(source: Path, target: Path, stage: str, policy: str | os.PathLike
 
     single = onnx.load(source, load_external_data=False)
     external = any(tensor.external_data for tensor in single.graph.initializer)
-    onnx.load_external_data_for_model(single, str(source.parent))
+    try:
+        onnx.load_external_data_for_model(single, str(source.parent))
+    except onnx.checker.ValidationError as error:  # such as for a hard link that a model repository has
+        raise BundleError(f"cannot read the weights of {source}: {error}; copy the bundle and use the copy") from error
     model = to_half(single, stage, policy)
     del single
     target.parent.mkdir(parents=True, exist_ok=True)

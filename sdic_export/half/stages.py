@@ -21,7 +21,7 @@ from sdic_runtime.backends.bands import for_one, run_each
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.bundle.graphs import files_in, graph_keys
+from sdic_runtime.bundle.graphs import files_in, graph_keys, parts
 from sdic_runtime.bundle.manifest import STANDARD, file_entries, write_manifest
 from sdic_runtime.errors import BundleError
 from sdic_runtime.program import IMAGE, Method
@@ -81,7 +81,7 @@ def add_half(
         size = stored_bytes(folder, [files[name]])
         progress.done(check, time.perf_counter() - start, size)
     for key, file in files.items():
-        stage, _, output = key.partition(":")
+        stage, output = parts(key)
         if output:
             export_alone(folder / files[stage], output, folder / file)
     progress.begin(f"checking the whole chain in {policy.name}")

@@ -19,7 +19,7 @@ from sdic_export.triton.config import BACKENDS, BYTE, Model, Serving, Step, Tens
 from sdic_export.triton.graphs import MOVED, RESULT, write_mover, write_results
 from sdic_runtime.backends.tensorrt.engine_files import Sidecar, read_sidecar, stale
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.bundle.graphs import files_of, graph_keys
+from sdic_runtime.bundle.graphs import files_of, graph_keys, parts
 from sdic_runtime.errors import ArgumentError, BackendError, FileError, MissingExtraError
 from sdic_runtime.files import reason
 from sdic_runtime.program import IMAGE, INVERT, Method, Program
@@ -153,7 +153,7 @@ def _largest(serving: Serving, sidecar: Sidecar) -> int:
 
 def stage_model(graph: str, method: Method, backend: str, prefix: str) -> Model:
     """The model of a stage or of "stage:output"."""
-    stage, _, output = graph.partition(":")
+    stage, output = parts(graph)
     table = method.stages[stage]
     outputs = (output,) if output else table.outputs
     return Model(prefix + graph.replace(":", "_"), tensors(table.inputs, method), tensors(outputs, method), backend)
@@ -254,7 +254,7 @@ def _write_stage(
     import numpy as np
 
     progress(f"writing {item.model.name}")
-    inputs = warm.get(item.graph.partition(":")[0], {})
+    inputs = warm.get(parts(item.graph)[0], {})
     model = replace(item.model, warm_up=tuple(inputs))
     place = folder / model.name / VERSION
     place.mkdir(parents=True)

@@ -15,6 +15,7 @@ from sdic_runtime.program import Method, Stage
 
 BATCH = 0
 ROWS = 2  # the axis of an output that the bands divide
+REBUILD = "build it again with: sdic-export build"
 
 
 def for_one(session: Any) -> bool:
@@ -52,11 +53,9 @@ class Bands:
         count = pictures.pop()
         results = {name: np.empty(self._method.shape(name, count), np.float32) for name in outputs}
         tasks = deque((picture, band) for picture in range(count) for band in range(len(self._sessions)))
-        helpers = (
-            [self._pool.submit(self._work, tasks, inputs, results) for _ in range(min(self._helpers, len(tasks) - 1))]
-            if self._pool is not None
-            else []
-        )
+        helpers = []
+        if self._pool is not None:
+            helpers = [self._pool.submit(self._work, tasks, inputs, results) for _ in range(min(self._helpers, len(tasks) - 1))]
         try:
             self._work(tasks, inputs, results)
             for helper in helpers:
@@ -85,13 +84,10 @@ class Bands:
 
 def _rows(stage_name: str, stage: Stage, method: Method, sessions: Sequence[Any]) -> dict[str, list[slice]]:
     """Output -> the rows of each band, after the shapes of all tensors were checked."""
-    for session in sessions:
-        for info in session.get_inputs():
-            if tuple(info.shape) != method.shape(info.name, 1):
-                raise BundleError(
-                    f'a band of the stage "{stage_name}" takes {info.name} as {list(info.shape)} where the stage has '
-                    f"{list(method.shape(info.name, 1))} for one picture; build it again with: sdic-export build"
-                )
+    for info in (info for session in sessions for info in session.get_inputs()):
+        if list(info.shape) != (expected := list(method.shape(info.name, 1))):
+            found = f'a band of the stage "{stage_name}" takes {info.name} as {list(info.shape)}'
+            raise BundleError(f"{found} where the stage has {expected} for one picture; {REBUILD}")
     rows = {}
     for name in stage.outputs:
         whole = list(method.shape(name, 1))
@@ -99,9 +95,7 @@ def _rows(stage_name: str, stage: Stage, method: Method, sessions: Sequence[Any]
         heights = [shape[ROWS] if len(shape) == len(whole) and isinstance(shape[ROWS], int) else 0 for shape in shapes]
         around = [shape[:ROWS] + shape[ROWS + 1 :] == whole[:ROWS] + whole[ROWS + 1 :] for shape in shapes]
         if not all(around) or min(heights) < 1 or sum(heights) != whole[ROWS]:
-            raise BundleError(
-                f'the bands of the stage "{stage_name}" give {name} as {", ".join(map(str, shapes))}, which do not add up '
-                f"to the rows of {whole}; build it again with: sdic-export build"
-            )
+            found = f'the bands of the stage "{stage_name}" give {name} as {", ".join(map(str, shapes))}'
+            raise BundleError(f"{found}, which do not add up to the rows of {whole}; {REBUILD}")
         rows[name] = [slice(end - height, end) for height, end in zip(heights, accumulate(heights), strict=True)]
     return rows

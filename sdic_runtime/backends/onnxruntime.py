@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sdic_runtime.backends.bands import Bands, for_one
+from sdic_runtime.backends.bands import REBUILD, Bands, for_one
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, Graph, files_in
@@ -67,10 +67,8 @@ def load(
 
 
 class OnnxRuntime(Backend):
-    """One session per graph or band of one: ONNX Runtime computes every output of a graph, asked for or not.
-
-    On the CPU a tensor is a numpy array; on CUDA it is an OrtValue and stays on the device.
-    """
+    """One session per graph or band of one: ONNX Runtime computes every output of a graph, asked for or not. On the CPU a tensor is a numpy
+    array; on CUDA it is an OrtValue and stays on the device."""
 
     name = "onnxruntime"
 
@@ -121,9 +119,8 @@ class OnnxRuntime(Backend):
         return graph.key, graph.variant
 
     def standard(self) -> OnnxRuntime | None:
-        if not self._optimized():
-            return None
-        return OnnxRuntime(self.bundle, self.precision, self._threads, "cpu", self._tf32, cpu_graphs=False)
+        same = (self.bundle, self.precision, self._threads, "cpu", self._tf32)
+        return OnnxRuntime(*same, cpu_graphs=False) if self._optimized() else None
 
     def close(self) -> None:
         self._closed = True
@@ -180,10 +177,8 @@ class OnnxRuntime(Backend):
             session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         # ONNX Runtime goes on with the CPU when CUDA cannot start, and only logs it.
         if provider not in session.get_providers():
-            raise BackendError(
-                f'ONNX Runtime could not start on "{self._kind}:{self._index}"; check the NVIDIA driver and the CUDA and cuDNN '
-                'libraries, or use device="cpu"'
-            )
+            why = f'ONNX Runtime could not start on "{self._kind}:{self._index}"'
+            raise BackendError(f'{why}; check the NVIDIA driver and the CUDA and cuDNN libraries, or use device="cpu"')
         _check_tensors(name, stage, session, path)
         return session
 
@@ -197,8 +192,7 @@ class OnnxRuntime(Backend):
             return onnxruntime.OrtValue.ortvalue_from_numpy(array, self._kind, self._index)
 
     def download(self, tensor: Any) -> np.ndarray:
-        array: np.ndarray = tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
-        return array
+        return np.asarray(tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
 
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         session = self._answer(stage, outputs)
@@ -215,11 +209,9 @@ class OnnxRuntime(Backend):
                 results = dict(zip(outputs, binding.get_outputs(), strict=True))
         count = _shape(next(iter(inputs.values())))[0]
         for name, tensor in results.items():
-            if _shape(tensor) != self.method.shape(name, count):
-                raise BackendError(
-                    f'the stage "{stage}" gave {name} as {list(_shape(tensor))}, expected {list(self.method.shape(name, count))}; '
-                    "build it again with: sdic-export build"
-                )
+            found, expected = list(_shape(tensor)), list(self.method.shape(name, count))
+            if found != expected:
+                raise BackendError(f'the stage "{stage}" gave {name} as {found}, expected {expected}; {REBUILD}')
         return results
 
     @contextmanager
@@ -241,10 +233,8 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 
 @cache
 def _register_shared_arena() -> None:
-    """One CPU arena for all sessions of the process, growing by what is asked for instead of doubling.
-
-    A program that has registered its own allocator keeps it.
-    """
+    """One CPU arena for all sessions of the process, growing by what is asked for instead of doubling. A program that has registered its
+    own allocator keeps it."""
     import onnxruntime
 
     place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
@@ -265,21 +255,14 @@ def _check_tensors(name: str, stage: Stage, session: Any, path: Path) -> None:
         found = {info.name: info.type for info in infos}
         if set(found) != set(names) or set(found.values()) != {FLOAT}:
             listed = ", ".join(f"{name} {kind}" for name, kind in found.items())
-            raise BundleError(
-                f'{path} has the {role} {listed} where the stage "{name}" has {", ".join(names)} in float32; '
-                "build it again with: sdic-export build"
-            )
+            raise BundleError(f'{path} has the {role} {listed} where the stage "{name}" has {", ".join(names)} in float32; {REBUILD}')
 
 
 def _check_shapes(method: Method, session: Any, path: Path) -> None:
     """What a graph says of its shapes agrees with the sizes of the bundle."""
     for info in (*session.get_inputs(), *session.get_outputs()):
-        expected = method.shape(info.name, 1)
-        fits = len(info.shape) == len(expected) and all(
-            size == want for size, want in zip(info.shape[1:], expected[1:], strict=True) if isinstance(size, int)
-        )
-        if not fits:
-            raise BundleError(
-                f"{path} has {info.name} as {list(info.shape)} where the bundle's sizes say [N, {', '.join(map(str, expected[1:]))}]; "
-                "build it again with: sdic-export build"
-            )
+        found, expected = info.shape[1:], method.shape(info.name, 1)[1:]
+        known = {axis: size for axis, size in enumerate(found) if isinstance(size, int)}
+        if len(found) != len(expected) or any(expected[axis] != size for axis, size in known.items()):
+            sizes = f"[N, {', '.join(map(str, expected))}]"
+            raise BundleError(f"{path} has {info.name} as {list(info.shape)} where the bundle's sizes say {sizes}; {REBUILD}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sdic_runtime.batch.job import Job, Task
 from sdic_runtime.errors import ArgumentError, FileError
@@ -59,11 +59,9 @@ def _named(pictures: Sequence[Path], base: Path) -> list[Task]:
     for picture in pictures:
         inside = picture.parent.is_relative_to(base)
         groups.setdefault(picture.parent.relative_to(base).as_posix() if inside else ".", []).append(picture)
-    named = {
-        picture: stem if folder == "." else f"{folder}/{stem}"
-        for folder, group in groups.items()
-        for picture, stem in zip(group, distinct_stems(group), strict=True)
-    }
+    named: dict[Path, str] = {}
+    for folder, group in groups.items():
+        named |= {picture: str(PurePosixPath(folder, stem)) for picture, stem in zip(group, distinct_stems(group), strict=True)}
     return [Task(str(picture), named[picture]) for picture in pictures]
 
 
@@ -73,6 +71,6 @@ def _refuse_replacing(tasks: Sequence[Task], source: Path, job: Job) -> None:
     out = Path(os.path.abspath(job.out))
     inputs = {task.source for task in tasks}
     for task in tasks:
-        for name in task.outputs(job):
-            if str(out / name) in inputs:
-                raise ArgumentError(f"the result of {task.source} would replace the input {out / name}; choose another folder with --out")
+        replaced = next((out / name for name in task.outputs(job) if str(out / name) in inputs), None)
+        if replaced is not None:
+            raise ArgumentError(f"the result of {task.source} would replace the input {replaced}; choose another folder with --out")

@@ -14,10 +14,12 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from sdic_runtime.edit_orders import EditOrder
 from sdic_runtime.errors import FileError, SdicError
@@ -116,25 +118,17 @@ class Worker:
         self._edits = [order.edit(bundle, self.pipeline.directions) for order in job.edits]
 
     def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """Do the tasks in batches; no error of a picture gets out.
-
-        Where a process died, tasks come back: then one at a time, to find the picture that kills it, which fails in the end.
-        """
+        """Do the tasks in batches; no error of a picture gets out. Where a process died, tasks come back: then one at a time, to find the
+        picture that kills it, which fails in the end."""
         attempts = Attempts(self.job.out)
         again = any(attempts.of(task) for task in tasks)
         return [outcome for group in ([[task] for task in tasks] if again else [tasks]) for outcome in self._attempt(group, attempts)]
 
     def _attempt(self, tasks: Sequence[Task], attempts: Attempts) -> list[Outcome]:
         if max(attempts.of(task) for task in tasks) >= MOST_ATTEMPTS:
-            return [
-                Outcome(
-                    task,
-                    *stamp(task.source),
-                    f"{task.source} ended its worker {MOST_ATTEMPTS} times, for want of memory or by a "
-                    "fault of a decoder; look at the picture alone with: sdic-run invert",
-                )
-                for task in tasks
-            ]
+            why = f"ended its worker {MOST_ATTEMPTS} times, perhaps because memory ran out or a decoder crashed"
+            advice = "try the picture alone with: sdic-run invert"
+            return [Outcome(task, *stamp(task.source), f"{task.source} {why}; {advice}") for task in tasks]
         attempts.begin(tasks)
         outcomes = self._do(tasks)
         attempts.end(tasks)
@@ -211,116 +205,111 @@ class Attempts:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+class Entry(msgspec.Struct):
+    """A line of the journal: a picture as it was, the work done on it, and its results with their sizes."""
+
+    # Written by json: names of files that are not UTF-8 hold surrogates, which msgspec refuses.
+
+    source: str
+    size: int
+    modified: int
+    work: str
+    outputs: dict[str, int]
+
+    def line(self) -> str:
+        return json.dumps(msgspec.to_builtins(self)) + "\n"
+
+
 class Journal:
     """The pictures that are complete, one JSON line each, in the output folder."""
 
-    def __init__(self, out: Path, work: str) -> None:
-        self._out, self._work, self._path = out, work, out / JOURNAL
-        self._entries = self._read()
-        self._stream: IO[str] | None = None
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        entries: dict[str, dict[str, Any]] = {}
+    def __init__(self, job: Job, work: str) -> None:
+        self._job, self._work, self._path = job, work, job.out / JOURNAL
+        self._entries: dict[str, Entry] = {}
         try:
             lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
-            return entries
+            return
         except OSError as error:
             raise FileError(f"cannot read {self._path}: {reason(error)}; choose another folder with --out") from error
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError):  # a killed run leaves half a line
-                entry = json.loads(line)
-                entries[entry["source"]] = entry
-        return entries
+            with suppress(ValueError, msgspec.ValidationError):  # a killed run leaves half a line
+                entry = msgspec.convert(json.loads(line), Entry)
+                self._entries[entry.source] = entry
 
-    def complete(self, task: Task, job: Job) -> bool:
+    def _written(self, task: Task) -> dict[str, int]:
+        """The results of a task, with the sizes that they have now."""
+        return {name: stamp(str(self._job.out / name))[0] for name in task.outputs(self._job)}
+
+    def complete(self, task: Task) -> bool:
         """Whether this very picture was done with this very work, and all its results are there as they were written."""
         entry = self._entries.get(task.source)
-        if entry is None or entry.get("work") != self._work or (entry.get("size"), entry.get("modified")) != stamp(task.source):
+        if entry is None or entry.work != self._work or (entry.size, entry.modified) != stamp(task.source):
             return False
-        written = entry.get("outputs", {})
-        return all(name in written and stamp(str(self._out / name))[0] == written[name] for name in task.outputs(job))
+        return self._written(task).items() <= entry.outputs.items()
 
-    def open(self) -> None:
-        """Write the entries anew, one line per picture, and get ready to add."""
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[Outcome], None]]:
+        """Write the entries anew, one line per picture; gives what notes that another is complete."""
         with replacing(self._path) as temporary:
-            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self._entries.values()), encoding="utf-8")
-        self._stream = self._path.open("a", encoding="utf-8")
+            temporary.write_text("".join(entry.line() for entry in self._entries.values()), encoding="utf-8")
+        with self._path.open("a", encoding="utf-8") as stream:
 
-    def add(self, outcome: Outcome, job: Job) -> None:
-        """Note that a picture is complete."""
-        assert self._stream is not None
-        outputs = {name: stamp(str(self._out / name))[0] for name in outcome.task.outputs(job)}
-        entry = {"source": outcome.task.source, "size": outcome.size, "modified": outcome.modified, "work": self._work, "outputs": outputs}
-        self._entries[outcome.task.source] = entry
-        self._stream.write(json.dumps(entry) + "\n")
-        self._stream.flush()
+            def add(outcome: Outcome) -> None:
+                task = outcome.task
+                stream.write(Entry(task.source, outcome.size, outcome.modified, self._work, self._written(task)).line())
+                stream.flush()
 
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
+            yield add
 
 
 def run(job: Job, bundle: Bundle, tasks: Sequence[Task], execute: Executor, summary: Summary) -> Iterator[Outcome]:
-    """Do all of `tasks` that are not complete, and give the outcome of each; `summary` is filled on the way.
-
-    `execute` does tasks in any order and gives every outcome once; a task without an outcome counts as failed. The output folder is
-    locked meanwhile. `failures.csv` gets the pictures that failed in this run, and vanishes when none did. Raises FileError when the
-    folder is in use.
-    """
+    """Do all of `tasks` that are not complete, and give the outcome of each; `summary` is filled on the way. `execute` does tasks in any
+    order and gives every outcome once; a task without an outcome counts as failed. The output folder is locked meanwhile. `failures.csv`
+    gets the pictures that failed in this run, and vanishes when none did. Raises FileError when the folder is in use."""
     with _locked(job.out):
-        journal = Journal(job.out, job.work(bundle))
-        waiting = {task.source: task for task in tasks if not journal.complete(task, job)}
+        journal = Journal(job, job.work(bundle))
+        waiting = {task.source: task for task in tasks if not journal.complete(task)}
         summary.complete = len(tasks) - len(waiting)
         folders = {(job.out / task.stem).parent for task in tasks}
         failures: dict[str, str] = {}
-        journal.open()
-        try:
-            remove_left_overs(folders)
-            Attempts(job.out).forget()
-            for outcome in execute(job, list(waiting.values())) if waiting else ():
-                del waiting[outcome.task.source]
-                if outcome.error:
-                    failures[outcome.task.source] = outcome.error
-                    summary.failed += 1
-                else:
-                    journal.add(outcome, job)
-                    summary.done += 1
-                yield outcome
-            for task in waiting.values():
-                failures[task.source] = f"{task.source} was not done; start again with the same command"
-                summary.failed += 1
-                yield Outcome(task, error=failures[task.source])
-        finally:
-            journal.close()
-            remove_left_overs(folders)
-            Attempts(job.out).forget()
-            write_failures(job.out / FAILURES, failures)
+        with journal.opened() as note:
+            try:
+                remove_left_overs(folders)
+                Attempts(job.out).forget()
+                for outcome in execute(job, list(waiting.values())) if waiting else ():
+                    del waiting[outcome.task.source]
+                    if outcome.error:
+                        failures[outcome.task.source] = outcome.error
+                    else:
+                        note(outcome)
+                        summary.done += 1
+                    summary.failed = len(failures)
+                    yield outcome
+                for task in waiting.values():
+                    failures[task.source] = f"{task.source} was not done; start again with the same command"
+                    summary.failed = len(failures)
+                    yield Outcome(task, error=failures[task.source])
+            finally:
+                remove_left_overs(folders)
+                Attempts(job.out).forget()
+                write_failures(job.out / FAILURES, failures)
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def _locked(out: Path) -> AbstractContextManager[Any]:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(out / LOCK)
     try:
-        lock.acquire(timeout=0)
+        return FileLock(out / LOCK).acquire(timeout=0)  # released at the end of the block
     except Timeout:
         raise FileError(f"another run is writing into {out}; wait for it, or choose another folder with --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def remove_left_overs(folders: Iterable[Path]) -> None:
     """Remove the temporary files of workers that were killed; the caller holds the lock of the output folder."""
-    for folder in folders:
-        with suppress(OSError), os.scandir(folder) as entries:
-            for entry in entries:
-                if LEFT_OVER.fullmatch(entry.name):
-                    with suppress(OSError):
-                        os.unlink(entry.path)
+    for path in (path for folder in folders for path in folder.glob(".*.tmp") if LEFT_OVER.fullmatch(path.name)):
+        with suppress(OSError):
+            path.unlink()
 
 
 def write_failures(path: Path, failures: Mapping[str, str]) -> None:

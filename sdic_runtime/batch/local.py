@@ -22,10 +22,8 @@ _worker: Worker | SdicError | None = None  # of this process
 
 
 def execute(job: Job, tasks: Sequence[Task], workers: int | None = None, threads: int | None = None) -> Iterator[Outcome]:
-    """Do `tasks` in worker processes, outcomes in the order in which they are ready. Raises SdicError.
-
-    Where a worker dies, all start anew, and the pictures that were at work are tried alone; see `Worker`.
-    """
+    """Do `tasks` in worker processes, outcomes in the order in which they are ready. Raises SdicError. Where a worker dies, all start anew,
+    and the pictures that were at work are tried alone; see `Worker`."""
     workers, threads = shares(available_cpus(), workers, threads)
     groups = deque(tasks[start : start + job.batch] for start in range(0, len(tasks), job.batch))
     attempts, begun, deaths = Attempts(job.out), dict[str, int](), 0
@@ -36,7 +34,7 @@ def execute(job: Job, tasks: Sequence[Task], workers: int | None = None, threads
         deaths = deaths + 1 if all(count <= begun.get(source, 0) for source, count in counts.items()) else 0
         begun |= counts
         if deaths == MOST_ATTEMPTS:
-            raise BackendError("the workers die before they begin a picture, perhaps for want of memory; use fewer --workers")
+            raise BackendError("the workers die before they begin a picture, perhaps because memory runs out; use fewer --workers")
 
 
 def _round(job: Job, groups: deque[Sequence[Task]], workers: int) -> Generator[Outcome, None, list[Sequence[Task]]]:
@@ -72,9 +70,8 @@ def _start(job: Job) -> None:
 
 
 def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
+    if (parent := parent_process()) is not None:
+        parent.join()
     os._exit(1)
 
 

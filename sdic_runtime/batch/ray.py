@@ -18,10 +18,8 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1
 def execute(
     job: Job, tasks: Sequence[Task], workers: int | None = None, threads: int | None = None, gpus: float = 0.0, address: str | None = None
 ) -> Iterator[Outcome]:
-    """Do `tasks` on Ray, outcomes in the order in which they are ready. Raises SdicError.
-
-    `gpus`: that each worker takes. `address`: of a running cluster; when None that of Ray's own settings, or Ray on this machine.
-    """
+    """Do `tasks` on Ray, outcomes in the order in which they are ready. Raises SdicError. `gpus`: that each worker takes. `address`: of a
+    running cluster; when None that of Ray's own settings, or Ray on this machine."""
     os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
     try:
         import ray
@@ -67,14 +65,8 @@ class _Mapper:
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:
         tasks = [Task(str(source), str(stem)) for source, stem in zip(rows["source"], rows["stem"], strict=True)]
         outcomes = [Outcome(task) for task in tasks] if self._problem else self._worker(tasks)
-        return {
-            "source": [task.source for task in tasks],
-            "stem": [task.stem for task in tasks],
-            "size": [outcome.size for outcome in outcomes],
-            "modified": [outcome.modified for outcome in outcomes],
-            "error": [outcome.error for outcome in outcomes],
-            "problem": [self._problem] * len(tasks),
-        }
+        found = {name: [getattr(outcome, name) for outcome in outcomes] for name in ("size", "modified", "error")}
+        return {**{name: list(column) for name, column in rows.items()}, **found, "problem": [self._problem] * len(tasks)}
 
 
 def _fitting(there: dict[str, float], workers: int | None, threads: int | None, gpus: float) -> tuple[int, int]:
@@ -82,10 +74,8 @@ def _fitting(there: dict[str, float], workers: int | None, threads: int | None, 
     workers, threads = shares(int(there.get("CPU", 1)), workers, threads)
     for kind, each in (("GPU", gpus), ("CPU", threads)):
         if each * workers > there.get(kind, 0):
-            raise BackendError(
-                f"{workers} worker(s) with {each:g} {kind}(s) each were asked for, and Ray has {there.get(kind, 0):g}; use a smaller "
-                f"--workers or --{'gpus' if kind == 'GPU' else 'threads'}"
-            )
+            asked, remedy = f"{workers} worker(s) with {each:g} {kind}(s) each", f"--workers or --{'gpus' if kind == 'GPU' else 'threads'}"
+            raise BackendError(f"{asked} were asked for, and Ray has {there.get(kind, 0):g}; use a smaller {remedy}")
     return workers, threads
 
 

@@ -20,9 +20,7 @@ class Bundle:
     """An opened bundle: its manifest, and its files, each checked against its hash before its path is handed out."""
 
     def __init__(self, path: Path, manifest: Manifest, verify: bool = True) -> None:
-        self.path = path
-        self.manifest = manifest
-        self._verify = verify
+        self.path, self.manifest, self._verify = path, manifest, verify
         self._checked: set[str] = set()
 
     def __repr__(self) -> str:
@@ -30,10 +28,8 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None, verify: bool = True) -> Bundle:
-        """Open the bundle in the folder `path` (or the embedded demo bundle). With `verify=False` hashes are not compared.
-
-        Raises BundleError when it is no bundle, of a newer schema, or its manifest is not valid.
-        """
+        """Open the bundle in the folder `path` (or the embedded demo bundle). With `verify=False` hashes are not compared. Raises
+        BundleError when it is no bundle, of a newer schema, or its manifest is not valid."""
         folder = DEMO_FOLDER if path is None else Path(path)
         if folder.name == MANIFEST_NAME and folder.is_file():
             folder = folder.parent
@@ -81,9 +77,8 @@ class Bundle:
         """The precision to run in: `wanted`, or the bundle's default. Raises ArgumentError when a stage lacks it."""
         precision = wanted or self.manifest.default_precision
         if precision not in self.manifest.precisions:
-            raise ArgumentError(
-                f'{self.path} has no complete set of stages in precision "{precision}"; it has: {", ".join(self.manifest.precisions)}'
-            )
+            there = ", ".join(self.manifest.precisions)
+            raise ArgumentError(f'{self.path} has no complete set of stages in precision "{precision}"; it has: {there}')
         return precision
 
     def graph(self, stage: str, outputs: Sequence[str], variants: Sequence[str]) -> tuple[Graph, list[Path]]:

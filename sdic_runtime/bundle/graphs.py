@@ -21,14 +21,18 @@ class Graph:
     @property
     def alone(self) -> str:
         """The one output that it computes; "" for a whole stage."""
-        return self.key.partition(":")[2]
+        return parts(self.key)[1]
+
+
+def parts(key: str) -> tuple[str, str]:
+    """The stage of a graph, and the one output that it computes; "" for a whole stage."""
+    stage, _, output = key.partition(":")
+    return stage, output
 
 
 def graph_for(manifest: Manifest, stage: str, outputs: Sequence[str], variants: Sequence[str]) -> Graph:
-    """The graph with the least work for `outputs` of `stage`, in the first of `variants` that it has.
-
-    Raises KeyError where the bundle has none; a precision of `Manifest.precisions` among the variants rules that out.
-    """
+    """The graph with the least work for `outputs` of `stage`, in the first of `variants` that it has. Raises KeyError where the bundle has
+    none; a precision of `Manifest.precisions` among the variants rules that out."""
     keys = (f"{stage}:{outputs[0]}", stage) if len(outputs) == 1 else (stage,)
     for key in keys:
         for variant in variants:

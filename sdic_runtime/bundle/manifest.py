@@ -30,7 +30,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the manifest promises about one file."""
 
     sha256: Sha256
-    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +60,7 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weights: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     default_precision: str
     directions: dict[str, str] = msgspec.field(default_factory=dict)
-    golden: str | None = None
+    golden: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     tolerances: dict[str, float] = msgspec.field(default_factory=dict)
     tools: dict[str, str] = msgspec.field(default_factory=dict)
     licence: str = ""
@@ -99,9 +99,8 @@ def parse_manifest(text: bytes, origin: str = MANIFEST_NAME) -> Manifest:
         raise BundleError(f"{origin} is not valid JSON ({error}); {BUILD_HINT}") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
-        raise BundleError(
-            f"{origin} has schema {schema}, and this version reads schema {SCHEMA}; update with: pip install --upgrade sdic-toolkit"
-        )
+        update = "update with: pip install --upgrade sdic-toolkit"
+        raise BundleError(f"{origin} has schema {schema}, and this version reads schema {SCHEMA}; {update}")
     try:
         if not isinstance(data, dict):
             raise BundleError("it is not a JSON object")
@@ -110,9 +109,7 @@ def parse_manifest(text: bytes, origin: str = MANIFEST_NAME) -> Manifest:
         content = {key: value for key, value in (_from_first_schema(data) if schema == 1 else data).items() if key != "schema"}
         manifest = msgspec.convert(content, Manifest)
         check(manifest)
-        _check_rows(manifest)
-        _check_graphs(manifest)
-        _check_files(manifest)
+        _check(manifest)
     except (msgspec.ValidationError, BundleError, RecursionError) as error:
         raise BundleError(f"{origin} is not a valid bundle manifest: {str(error)[:300]}; {BUILD_HINT}") from error
     return manifest
@@ -160,7 +157,7 @@ def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
         for key, files in data.get("cpu", {}).items():
             graphs.setdefault(key, {})[first["cpu"]] = files
         listed = sorted(data["files"])
-        # In schema 1 external weights were found by their names: those of the stage's own graphs may be read by all of its graphs.
+        # In schema 1 external weights were found by their names: those of a stage's standard graph may be read by all of its graphs.
         weights: dict[str, list[str]] = {}
         for key, variants in graphs.items():
             whole = graphs.get(key.partition(":")[0], {})
@@ -177,16 +174,14 @@ def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
         raise BundleError(f"it is not of the form of schema 1 ({type(error).__name__}: {error})") from error
 
 
-def _check_rows(manifest: Manifest) -> None:
+def _check(manifest: Manifest) -> None:
+    """Raise BundleError where rows, graphs or files do not fit the rest."""
     first, end = manifest.visible_rows
     picture, working = manifest.sizes["R"], manifest.sizes["S"]
     if not 0 <= first < end <= picture:
         raise BundleError(f"visible_rows is {[first, end]}, expected [first, end] within 0..{picture}")
     if any(row * working % picture for row in (first, end)):
         raise BundleError(f"visible_rows {[first, end]} does not fall on whole rows at the working size {working}")
-
-
-def _check_graphs(manifest: Manifest) -> None:
     for stage in manifest.stages:
         if not manifest.graphs.get(stage):
             raise BundleError(f'the stage "{stage}" has no graphs')
@@ -203,12 +198,9 @@ def _check_graphs(manifest: Manifest) -> None:
     wrong = [name for name, value in manifest.tolerances.items() if not 0 < value < math.inf]
     if wrong:
         raise BundleError(f'tolerances["{wrong[0]}"] is {manifest.tolerances[wrong[0]]}, expected a positive number')
-
-
-def _check_files(manifest: Manifest) -> None:
-    for name in manifest.files:
-        if not is_inside(name):
-            raise BundleError(f'the file name "{name}" leaves the bundle')
+    outside = [name for name in manifest.files if not is_inside(name)]
+    if outside:
+        raise BundleError(f'the file name "{outside[0]}" leaves the bundle')
     graphs = [file for variants in manifest.graphs.values() for files in variants.values() for file in files]
     weights = [file for files in manifest.weights.values() for file in files]
     for name in (*graphs, *weights, *manifest.directions.values(), *([manifest.golden] if manifest.golden else [])):

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sdic_runtime.cli.options import Debug, Settings
+from sdic_runtime.cli.options import Debug
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import reason
 
@@ -23,16 +23,8 @@ COMMANDS = ("invert", "edit", "sweep", "batch", "compare", "bench", "doctor", "d
 
 def command_line(name: str, description: str, example: str) -> typer.Typer:
     """A command line without commands yet, for `run`."""
-    app = typer.Typer(
-        name=name,
-        no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        help=description,
-        epilog=f"Example: {example}",
-    )
-    app.callback()(_options)
+    app = typer.Typer(name=name, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback(help=description, epilog=f"Example: {example}", no_args_is_help=True)(_options)
     return app
 
 
@@ -41,7 +33,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # no name of a file is worth a failure to print it
-    settings, name = Settings(), str(app.info.name)
+    settings, name = {"debug": False}, str(app.info.name)  # what holds for this call, whichever command runs
     try:
         code = app(args=list(arguments) if arguments is not None else None, prog_name=name, standalone_mode=False, obj=settings)
         sys.stdout.flush()
@@ -53,7 +45,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BAD_INPUT
     except Exception as error:
-        if settings.debug:
+        if settings["debug"]:
             traceback.print_exc()
         typer.echo(f"error: {_explained(error, name)}", err=True)
         return BAD_INPUT
@@ -61,11 +53,8 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`sdic-run`; see `run`."""
-    app = command_line(
-        "sdic-run",
-        "Invert pictures into a generator's latent space and edit them: SDIC bundles on ONNX Runtime, TensorRT or PyTorch.",
-        "sdic-run edit portrait.png --edit smile:2",
-    )
+    description = "Invert pictures into a generator's latent space and edit them: SDIC bundles on ONNX Runtime, TensorRT or PyTorch."
+    app = command_line("sdic-run", description, "sdic-run edit portrait.png --edit smile:2")
     for name in COMMANDS:
         app.command(name)(importlib.import_module(f"sdic_runtime.cli.{name}").run)
     return run(app, arguments)
@@ -91,8 +80,7 @@ def _explained(error: Exception, program: str) -> str:
     if isinstance(error, SdicError):
         return str(error)
     if hasattr(error, "format_message"):  # a usage error of the command line parser
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else program
+        command = getattr(getattr(error, "ctx", None), "command_path", program)
         return f"{error.format_message().rstrip('.')}; see: {command} --help"
     if isinstance(error, OSError):
         file = f" {error.filename}" if error.filename else ""

@@ -20,24 +20,18 @@ class Executor(str, Enum):
 
 
 def run(
-    source: Annotated[
-        Path, typer.Argument(metavar="FOLDER|LIST", help="Folder of pictures, or text file with one path per line.", show_default=False)
-    ],
+    source: Annotated[Path, typer.Argument(metavar="FOLDER|LIST", help="Folder of pictures, or text file with one path per line.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.", show_default=False)],
     edits: options.EditOption = None,
     pca: options.PcaOption = None,
     move: options.MoveOption = None,
     save: Annotated[bool, typer.Option("--save", help="Also write NAME.safetensors, the inversion, for fast edits later.")] = False,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes; one per CPU when omitted.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of each worker; the CPUs are shared evenly.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures that a worker computes at once.")] = 1,
-    executor: Annotated[
-        Executor, typer.Option("--executor", help="Processes of this machine, or Ray, also on a cluster.")
-    ] = Executor.local,
-    gpus: Annotated[float, typer.Option("--gpus", min=0.0, help="With Ray: GPUs that each worker takes, such as 1 or 0.5.")] = 0.0,
-    address: Annotated[
-        str | None, typer.Option("--address", metavar="HOST:PORT", help="With Ray: running cluster; this machine when omitted.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per CPU when omitted.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker; the CPUs are shared evenly.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures that a worker computes at once.")] = 1,
+    executor: Annotated[Executor, typer.Option(help="Processes of this machine, or Ray, also on a cluster.")] = Executor.local,
+    gpus: Annotated[float, typer.Option(min=0.0, help="With Ray: GPUs that each worker takes, such as 1 or 0.5.")] = 0.0,
+    address: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="With Ray: running cluster; this machine when omitted.")] = None,
     bundle: options.BundleOption = None,
     backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = None,
@@ -45,7 +39,7 @@ def run(
 ) -> None:
     """Invert and edit any number of pictures.
 
-    Started again after a stop, it leaves alone what is complete and does the rest, also pictures that changed since.
+    Run again after a stop, it skips what is complete and does the rest, also pictures that changed since.
     Pictures that fail are listed with the reason in DIR/failures.csv and the exit code is 2; the others are written.
 
     \b

@@ -15,15 +15,12 @@ MEBIBYTE = 1 << 20
 def run(
     bundle: options.BundleOption = None,
     backends: Annotated[
-        list[str] | None,
-        typer.Option("--backend", help="Backend to measure; repeat it to compare. Options follow a colon: torch:compile=true."),
+        list[str] | None, typer.Option("--backend", help="Backend to measure; repeat to compare. Options: torch:compile=true.")
     ] = None,
-    batches: Annotated[list[int] | None, typer.Option("--batch", help="Pictures per call; repeat it for several sizes.")] = None,
-    runs: Annotated[int, typer.Option("--runs", help="Measured calls for each number.")] = 10,
-    warm_up: Annotated[int, typer.Option("--warm-up", help="Calls before the measured ones.")] = 2,
-    rounds: Annotated[
-        int, typer.Option("--rounds", min=1, help="Times that all backends are measured in turn, for machines whose speed drifts.")
-    ] = 1,
+    batches: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Pictures per call; repeat it for several sizes.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Measured calls for each number.")] = 10,
+    warm_up: Annotated[int, typer.Option(min=0, help="Calls before the measured ones.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that all backends are measured in turn, for machines whose speed drifts.")] = 1,
     precision: options.PrecisionOption = None,
     checkpoint: options.CheckpointOption = None,
     json_file: options.JsonOption = None,
@@ -70,39 +67,20 @@ def show(measured: Sequence[dict[str, Any]]) -> None:
     """Print three tables: whole calls, stages, and what each process cost."""
     from sdic_runtime.cli.reports import table
 
-    first = measured[0]
-    calls = [
-        (
-            result["backend"],
-            str(batch["batch"]),
-            what,
-            *milliseconds(batch[what]),
-            f"{batch[what]['pictures_per_second']:.2f}",
-            f"{ratio(first, batch['batch'], what, batch[what]['p50']):.2f}x",
-        )
-        for result in measured
-        for batch in result["batches"]
-        for what in ("inversion", "edit")
-        if what in batch
-    ]
+    calls, stages, costs = [], [], []
+    for result in measured:
+        backend, peak = result["backend"], result["peak_memory_bytes"]
+        for batch in result["batches"]:
+            size = batch["batch"]
+            for what in (name for name in ("inversion", "edit") if name in batch):
+                faster = ratio(measured[0], size, what, batch[what]["p50"])
+                speed = f"{batch[what]['pictures_per_second']:.2f}", f"{faster:.2f}x"
+                calls.append((backend, str(size), what, *milliseconds(batch[what]), *speed))
+            stages += [(backend, str(size), stage, *milliseconds(timing)) for stage, timing in batch["stages"].items()]
+        seconds = (f"{result[name]:.2f}" for name in ("load_seconds", "first_call_seconds"))
+        costs.append((backend, *seconds, f"{peak / MEBIBYTE:.0f}" if peak else "unknown", result["description"]))
     typer.echo(table(("backend", "batch", "what", "p50 ms", "p90 ms", "p99 ms", "pictures/s", "ratio"), calls, left=3))
-    stages = [
-        (result["backend"], str(batch["batch"]), stage, *milliseconds(timing))
-        for result in measured
-        for batch in result["batches"]
-        for stage, timing in batch["stages"].items()
-    ]
     typer.echo("\n" + table(("backend", "batch", "stage of an inversion", "p50 ms", "p90 ms", "p99 ms"), stages, left=3))
-    costs = [
-        (
-            result["backend"],
-            f"{result['load_seconds']:.2f}",
-            f"{result['first_call_seconds']:.2f}",
-            f"{result['peak_memory_bytes'] / MEBIBYTE:.0f}" if result["peak_memory_bytes"] else "unknown",
-            result["description"],
-        )
-        for result in measured
-    ]
     typer.echo("\n" + table(("backend", "load s", "first call s", "peak MiB", "what ran"), costs))
 
 

@@ -15,23 +15,15 @@ if TYPE_CHECKING:
 
 def run(
     picture: Annotated[Path, typer.Argument(metavar="IMG", help="The picture that both invert.", show_default=False)],
-    backend: Annotated[str, typer.Option("--backend", help="The backend that is examined.")] = "onnxruntime",
-    against: Annotated[str, typer.Option("--against", help="The backend that is taken as right.")] = "torch",
-    swap: Annotated[
-        str | None, typer.Option("--swap", metavar="STAGE", help="Run only this stage on --backend, all others on --against.")
-    ] = None,
-    edit: Annotated[
-        str | None, typer.Option("--edit", metavar="NAME[:STRENGTH]", help="Edit to compare; the bundle's first direction when omitted.")
-    ] = None,
+    backend: Annotated[str, typer.Option(help="The backend that is examined.")] = "onnxruntime",
+    against: Annotated[str, typer.Option(help="The backend that is taken as right.")] = "torch",
+    swap: Annotated[str | None, typer.Option(metavar="STAGE", help="Run only this stage on --backend, all others on --against.")] = None,
+    edit: Annotated[str | None, typer.Option(metavar="NAME[:STRENGTH]", help="Edit to compare; the first direction when omitted.")] = None,
     bundle: options.BundleOption = None,
     precision: options.PrecisionOption = None,
     checkpoint: options.CheckpointOption = None,
-    against_precision: Annotated[
-        str | None, typer.Option("--against-precision", help="Precision of --against; the bundle's default when omitted.")
-    ] = None,
-    tolerance: Annotated[
-        float | None, typer.Option("--tolerance", help="Largest difference over standard deviation that passes; the bundle's when omitted.")
-    ] = None,
+    against_precision: Annotated[str | None, typer.Option(help="Precision of --against; the bundle's default when omitted.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Largest difference / standard deviation that passes; else the bundle's.")] = None,
     json_file: options.JsonOption = None,
     debug: options.Debug = False,
 ) -> None:
@@ -51,18 +43,8 @@ def run(
     options.check_checkpoint([backend, against], checkpoint)
     check_report(json_file)
     options.notice(options.DEMO_NOTICE if bundle is None else "")
-    comparison = compare_backends(
-        bundle,
-        picture,
-        backend,
-        against,
-        swap=swap,
-        precision=precision,
-        against_precision=against_precision,
-        checkpoint=checkpoint,
-        tolerance=tolerance,
-        order=EditOrder.parse(edit) if edit else None,
-    )
+    order = EditOrder.parse(edit) if edit else None
+    comparison = compare_backends(bundle, picture, backend, against, swap, precision, against_precision, checkpoint, tolerance, order)
     report(comparison.as_dict(), json_file, lambda: show(comparison))
     if not comparison.passed:
         first = comparison.excessive[0]
@@ -76,17 +58,10 @@ def show(comparison: Comparison) -> None:
     from sdic_runtime.cli.reports import decibels, scientific, table
 
     typer.echo(f"{comparison.backend}\nagainst {comparison.against}\n")
-    rows = [
-        (
-            item.where,
-            item.tensor,
-            scientific(item.largest),
-            scientific(item.ratio),
-            decibels(item.psnr),
-            f"{item.cosine:.7f}",
-            "" if item.ratio <= comparison.tolerance else "above the tolerance",
-        )
-        for item in comparison.differences
-    ]
+    rows = []
+    for item in comparison.differences:
+        verdict = "" if item.ratio <= comparison.tolerance else "above the tolerance"
+        numbers = scientific(item.largest), scientific(item.ratio), decibels(item.psnr), f"{item.cosine:.7f}"
+        rows.append((item.where, item.tensor, *numbers, verdict))
     typer.echo(table(("where", "tensor", "largest", "over std", "PSNR dB", "cosine", ""), rows, left=2))
     typer.echo(f"\ntolerance {comparison.tolerance:.1e} of each tensor's standard deviation: {'passed' if comparison.passed else 'failed'}")

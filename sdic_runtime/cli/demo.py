@@ -10,8 +10,6 @@ import typer
 from sdic_runtime.cli import options
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from sdic_runtime.pipeline import Pipeline
 
 EDITS = 3  # columns of the sheet, besides input, baseline and inversion
@@ -34,6 +32,7 @@ def run(
       sdic-run demo --out demo
     """
     from sdic_runtime.bundle.bundle import DEMO_FOLDER
+    from sdic_runtime.cli.inputs import as_seen
     from sdic_runtime.cli.sweep import edited_frames, evenly_spaced
     from sdic_runtime.cli.targets import writable_folder
     from sdic_runtime.errors import FileError
@@ -48,19 +47,20 @@ def run(
     writable_folder(out)
     with options.load_pipeline(None, backend) as pipeline:
         edits = _edits(pipeline)
-        rows = [_row(pipeline, picture, edits) for picture in progress(pictures, "pictures")]
+        rows = []
+        for picture in progress(pictures, "pictures"):
+            inversion = pipeline.invert(picture)
+            found = (as_seen(pipeline, picture), pipeline.baseline(inversion).images[0], inversion.images[0])
+            rows.append([*found, *(pipeline.edit(inversion, name, strength).images[0] for name, strength in edits)])
         method = pipeline.bundle.manifest.method.upper()
-        path = save_picture(
-            sheet(rows, ("input", "baseline", method, *(f"{name} {strength:+g}" for name, strength in edits)), SHEET_HEIGHT),
-            out / "sheet.png",
-        )
+        captions = ("input", "baseline", method, *(f"{name} {strength:+g}" for name, strength in edits))
+        path = save_picture(sheet(rows, captions, SHEET_HEIGHT), out / "sheet.png")
         typer.echo(path)
         for name, strength in edits[:1]:
             frames = edited_frames(pipeline, pipeline.invert(pictures[0]), name, evenly_spaced(-strength, strength, FRAMES))
             typer.echo(save_animation(back_and_forth(frames), out / f"{pictures[0].stem}.{name}.gif"))
-    options.notice(
-        f"open {path}: each row shows a picture, what its initial codes alone give, {method}'s inversion, and {len(edits)} edits of that"
-    )
+    row = f"a picture, what its initial codes alone give, {method}'s inversion, and {len(edits)} edits of that"
+    options.notice(f"open {path}: each row shows {row}")
 
 
 def _edits(pipeline: Pipeline) -> list[tuple[str, float]]:
@@ -70,12 +70,3 @@ def _edits(pipeline: Pipeline) -> list[tuple[str, float]]:
     found = ((name, pipeline.directions[name]) for name in pipeline.bundle.manifest.directions)
     plain = [(name, direction) for name, direction in found if isinstance(direction, Direction)][:EDITS]
     return [(name, direction.strength_range[1] if direction.strength_range else FALLBACK_STRENGTH) for name, direction in plain]
-
-
-def _row(pipeline: Pipeline, picture: Path, edits: list[tuple[str, float]]) -> list[Image.Image]:
-    """Input, baseline, inversion and the edits of one picture."""
-    from sdic_runtime.cli.inputs import as_seen
-
-    inversion = pipeline.invert(picture)
-    changed = [pipeline.edit(inversion, name, strength).images[0] for name, strength in edits]
-    return [as_seen(pipeline, picture), pipeline.baseline(inversion).images[0], inversion.images[0], *changed]

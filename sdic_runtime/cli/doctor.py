@@ -16,9 +16,7 @@ MARKS = {"ok": "ok  ", "note": "note", "problem": "BAD "}
 
 
 def run(
-    paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="PATH", help="Bundle folders, checkpoints or any other file you hold.")
-    ] = None,
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH", help="Bundle folders, checkpoints or any other file.")] = None,
     debug: options.Debug = False,
 ) -> None:
     """Check this machine, bundles and files.
@@ -32,11 +30,10 @@ def run(
     """
     from sdic_runtime.tools.doctor import examine, examine_machine
 
-    sound = True
     for section in examine_machine():
         show(section)
-    for path in paths or []:
-        section = examine(path)
+    sound = True
+    for section in map(examine, paths or []):
         show(section)
         sound = sound and section.sound
     if not sound:

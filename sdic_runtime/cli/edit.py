@@ -37,7 +37,7 @@ def run(
     from sdic_runtime.cli.targets import each, targets
     from sdic_runtime.errors import ArgumentError
     from sdic_runtime.folders import INVERSION, SIDE_BY_SIDE
-    from sdic_runtime.sheets import save_picture, strip
+    from sdic_runtime.sheets import save_picture, sheet
 
     (target,) = targets([existing(source)], out)
     if save and is_inversion(source):
@@ -54,7 +54,7 @@ def run(
                 typer.echo(save_picture(after, one.main(f".{order.label}.png")))
                 if side_by_side:
                     captions = ("inversion", order.label)
-                    typer.echo(save_picture(strip((before, after), captions), one.path(f".{order.label}{SIDE_BY_SIDE}")))
+                    typer.echo(save_picture(sheet([(before, after)], captions), one.path(f".{order.label}{SIDE_BY_SIDE}")))
         if save:
             inversion.save(target.path(INVERSION))
             typer.echo(target.path(INVERSION))

@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 
 
 def run(
-    sources: Annotated[
-        list[Path], typer.Argument(metavar="IMG", help="Pictures, folders of pictures, or - for standard input.", show_default=False)
-    ],
+    sources: Annotated[list[Path], typer.Argument(metavar="IMG", help="Pictures, folders of pictures, or - for standard input.")],
     bundle: options.BundleOption = None,
     backend: options.BackendOption = "auto",
     out: options.OutOption = None,
     save: Annotated[bool, typer.Option("--save", help="Also write NAME.safetensors, the inversion, for fast edits later.")] = False,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Also write a picture of input, baseline and inversion.")] = False,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also write NAME.baseline.png, of the initial codes alone (SDIC: e4e alone).")
+        bool, typer.Option("--baseline", help="Also write NAME.baseline.png, of the initial codes (SDIC: e4e alone).")
     ] = False,
     batch: options.BatchOption = None,
     precision: options.PrecisionOption = None,
@@ -75,7 +73,7 @@ def _written(
     """Write what was asked for about one picture, and give each path."""
     from sdic_runtime.cli.inputs import as_seen
     from sdic_runtime.folders import BASELINE, INVERSION, INVERTED, SIDE_BY_SIDE
-    from sdic_runtime.sheets import save_picture, strip
+    from sdic_runtime.sheets import save_picture, sheet
 
     (inverted,) = inversion.images
     yield save_picture(inverted, goal.main(INVERTED))
@@ -89,4 +87,4 @@ def _written(
         yield save_picture(alone, goal.path(BASELINE))
     if side_by_side:
         captions = ("input", "baseline", pipeline.bundle.manifest.method.upper())
-        yield save_picture(strip((as_seen(pipeline, picture), alone, inverted), captions), goal.path(SIDE_BY_SIDE))
+        yield save_picture(sheet([(as_seen(pipeline, picture), alone, inverted)], captions), goal.path(SIDE_BY_SIDE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,74 +13,35 @@ if TYPE_CHECKING:
     from sdic_runtime.pipeline import Pipeline
 
 
-@dataclass
-class Settings:
-    """What holds for one call, whichever command runs."""
-
-    debug: bool = False
-
-
 def _remember_debug(context: typer.Context, value: bool) -> bool:
     """Let `--debug` count wherever it stands, before or after the command's name."""
-    settings = context.find_root().obj
-    if value and isinstance(settings, Settings):
-        settings.debug = True
+    if value and isinstance(settings := context.find_root().obj, dict):
+        settings["debug"] = True
     return value
 
 
 Debug = Annotated[bool, typer.Option("--debug", callback=_remember_debug, help="Show the traceback of an error.")]
 BundleOption = Annotated[Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle folder; the embedded demo bundle when omitted.")]
-BackendOption = Annotated[
-    str,
-    typer.Option(
-        "--backend",
-        metavar="NAME[:KEY=VALUE,...]",
-        help="auto, onnxruntime, tensorrt, tensorrt-rtx, torch or any installed backend, with options.",
-    ),
-]
-PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="Precision of the graphs, such as fp32 or fp16; the bundle's default when omitted.")
-]
-CheckpointOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--checkpoint",
-        metavar="FILE",
-        help="Weights for a backend that reads a checkpoint, such as torch; those the bundle records if omitted.",
-    ),
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="DIR|FILE", help="Folder, or file for a single result; the current folder when omitted."),
-]
-SourceArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="IMG|INVERSION", help="A picture (- for standard input), or an inversion saved as .safetensors.", show_default=False
-    ),
-]
-BatchOption = Annotated[
-    int | None, typer.Option("--batch", min=1, help="Pictures computed at once; chosen by the model's size when omitted.")
-]
-EditOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--edit",
-        metavar="NAME[:STRENGTH]",
-        help="Direction of the bundle, direction file, or GANSpace edit (a preset such as eyes, or INDEX/START/END/SIGMA); "
-        "several at once with commas. Repeat it for several results.",
-    ),
-]
-PcaOption = Annotated[
-    Path | None, typer.Option("--pca", metavar="FILE", help="PCA basis for GANSpace edits; the bundle's own when omitted.")
-]
-MoveOption = Annotated[
-    str | None,
-    typer.Option("--move", "--eq6", metavar="NAME", help="Form of the edit, of those the bundle has; of SDIC's Eq. 6: paper, released."),
-]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help='Write the numbers as JSON; "-" prints them instead of the tables.')
-]
+BACKEND_HELP = "auto, onnxruntime, tensorrt, tensorrt-rtx, torch or any installed backend, with options."
+BackendOption = Annotated[str, typer.Option("--backend", metavar="NAME[:KEY=VALUE,...]", help=BACKEND_HELP)]
+PRECISION_HELP = "Precision of the graphs, such as fp32 or fp16; the bundle's default when omitted."
+PrecisionOption = Annotated[str | None, typer.Option("--precision", help=PRECISION_HELP)]
+CHECKPOINT_HELP = "Weights for a backend that reads a checkpoint, such as torch; those the bundle records if omitted."
+CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", metavar="FILE", help=CHECKPOINT_HELP)]
+OUT_HELP = "Folder, or file for a single result; the current folder when omitted."
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR|FILE", help=OUT_HELP)]
+SOURCE_HELP = "A picture (- for standard input), or an inversion saved as .safetensors."
+SourceArgument = Annotated[Path, typer.Argument(metavar="IMG|INVERSION", help=SOURCE_HELP)]
+BatchOption = Annotated[int | None, typer.Option("--batch", min=1, help="Pictures computed at once; by the model's size when omitted.")]
+EDIT_HELP = """Direction of the bundle, direction file, or GANSpace edit (a preset such as eyes, or INDEX/START/END/SIGMA); several at once
+with commas. Repeat it for several results."""
+EditOption = Annotated[list[str] | None, typer.Option("--edit", metavar="NAME[:STRENGTH]", help=EDIT_HELP)]
+PCA_HELP = "PCA basis for GANSpace edits; the bundle's own when omitted."
+PcaOption = Annotated[Path | None, typer.Option("--pca", metavar="FILE", help=PCA_HELP)]
+MOVE_HELP = "Form of the edit, of those the bundle has; of SDIC's Eq. 6: paper, released."
+MoveOption = Annotated[str | None, typer.Option("--move", "--eq6", metavar="NAME", help=MOVE_HELP)]
+JSON_HELP = 'Write the numbers as JSON; "-" prints them instead of the tables.'
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help=JSON_HELP)]
 
 DEMO_NOTICE = "using the embedded demo bundle (synthetic portraits); name your own with --bundle"
 

@@ -19,13 +19,9 @@ STANDARD_OUTPUT = "-"
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Aligned columns: the first `left` columns to the left, the others to the right."""
     widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
+    align = [str.ljust] * left + [str.rjust] * (len(headings) - left)
     lines = [headings, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if column < left else text.rjust(width) for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join("  ".join(to(text, width) for text, width, to in zip(line, widths, align, strict=True)).rstrip() for line in lines)
 
 
 def scientific(value: float) -> str:

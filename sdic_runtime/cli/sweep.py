@@ -24,7 +24,7 @@ def run(
     pca: options.PcaOption = None,
     first: Annotated[float, typer.Option("--from", help="First strength; times that of --edit.")] = -3.0,
     last: Annotated[float, typer.Option("--to", help="Last strength.")] = 3.0,
-    steps: Annotated[int, typer.Option("--steps", help="How many strengths, both ends included.")] = 7,
+    steps: Annotated[int, typer.Option(min=2, max=MOST_STEPS, help="How many strengths, both ends included.")] = 7,
     move: options.MoveOption = None,
     bundle: options.BundleOption = None,
     backend: options.BackendOption = "auto",
@@ -46,10 +46,8 @@ def run(
     from sdic_runtime.cli.targets import each, targets
     from sdic_runtime.errors import ArgumentError
     from sdic_runtime.folders import STRIP
-    from sdic_runtime.sheets import back_and_forth, save_animation, save_picture, strip
+    from sdic_runtime.sheets import back_and_forth, save_animation, save_picture, sheet
 
-    if not 2 <= steps <= MOST_STEPS:
-        raise ArgumentError(f"--steps is {steps}; give a whole number from 2 to {MOST_STEPS}")
     strengths = evenly_spaced(first, last, steps)
     (target,) = targets([existing(source)], out)
     if target.named is not None:
@@ -61,7 +59,7 @@ def run(
         for one, single in zip(each(target, len(inversion)), inversion, strict=True):
             for order in orders:
                 frames = edited_frames(pipeline, single, order.edit(pipeline.bundle, pipeline.directions), strengths, move, batch)
-                typer.echo(save_picture(strip(frames, captions), one.path(f".{order.name}{STRIP}")))
+                typer.echo(save_picture(sheet([frames], captions), one.path(f".{order.name}{STRIP}")))
                 typer.echo(save_animation(back_and_forth(frames), one.path(f".{order.name}.gif")))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from sdic_runtime.errors import ArgumentError, FileError
@@ -40,19 +41,19 @@ def targets(sources: Sequence[Path], out: Path | None) -> list[Target]:
     if out is not None and not out.is_dir() and out.suffix.lower() in PICTURE_FORMATS:
         if len(sources) != 1:
             raise ArgumentError(f"--out names one file, {out}, for {len(sources)} pictures; give a folder instead")
-        refuse_overwriting(sources, out)
+        if out.exists() and sources[0].exists() and sources[0].samefile(out):
+            raise ArgumentError(f"--out {out} is the input itself, which would be replaced; choose another name")
         writable_folder(out.parent)
         return [Target(sources[0], out.parent, out.stem, named=out)]
     folder = out if out is not None else Path.cwd()
     if out is not None and not out.exists() and out.suffix:
-        raise ArgumentError(
-            f"--out {out} is neither a folder nor a file ending in {', '.join(PICTURE_FORMATS)}; "
-            "a new folder's name must not have an extension"
-        )
+        formats = ", ".join(PICTURE_FORMATS)
+        why = f"--out {out} is neither a folder nor a file ending in {formats}"
+        raise ArgumentError(f"{why}; a new folder's name must not have an extension")
     writable_folder(folder)
     stems = distinct_stems([Path("stdin") if source == STANDARD_INPUT else source for source in sources])
     goals = [Target(source, folder, stem) for source, stem in zip(sources, stems, strict=True)]
-    refuse_replacing(goals, folder)
+    _refuse_replacing(goals, folder)
     return goals
 
 
@@ -65,21 +66,14 @@ def each(target: Target, count: int) -> list[Target]:
     return [Target(target.source, target.folder, f"{target.stem}-{index + 1}") for index in range(count)]
 
 
-def refuse_replacing(goals: Sequence[Target], folder: Path) -> None:
+def _refuse_replacing(goals: Sequence[Target], folder: Path) -> None:
     """Refuse a result that would replace another of the inputs, such as `a.inverted.png` when `a.png` is inverted beside it."""
     here = folder.resolve()
     inputs = {goal.source.name for goal in goals if goal.source.parent.resolve() == here}
-    for goal in goals:
-        for ending in OWN_ENDINGS:
-            if f"{goal.stem}{ending}" in inputs:
-                replaced = goal.path(ending)
-                raise ArgumentError(f"the result of {goal.source} would replace the input {replaced}; choose another folder with --out")
-
-
-def refuse_overwriting(sources: Sequence[Path], out: Path) -> None:
-    """Refuse an output that is one of the inputs."""
-    if out.exists() and any(source.exists() and source.samefile(out) for source in sources):
-        raise ArgumentError(f"--out {out} is the input itself, which would be replaced; choose another name")
+    for goal, ending in product(goals, OWN_ENDINGS):
+        if f"{goal.stem}{ending}" in inputs:
+            why = f"the result of {goal.source} would replace the input {goal.path(ending)}"
+            raise ArgumentError(f"{why}; choose another folder with --out")
 
 
 def writable_folder(folder: Path) -> Path:

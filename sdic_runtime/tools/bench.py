@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.cpus import available_cpus
-from sdic_runtime.errors import ArgumentError, BackendError, SdicError
+from sdic_runtime.errors import BackendError, SdicError
 from sdic_runtime.program import IMAGE, INVERT
-from sdic_runtime.tools.wrapper import Wrapper
+from sdic_runtime.program import run as run_program
 
 if TYPE_CHECKING:
     from sdic_runtime.pipeline import Pipeline
@@ -31,8 +33,7 @@ PERCENTILES = (50, 90, 99)
 SEED = 11  # of the noise picture: the time of these networks does not depend on what a picture shows
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What to measure on one backend."""
 
     bundle: str | None
@@ -43,64 +44,42 @@ class Plan:
     runs: int
     warm_up: int
 
-    def __post_init__(self) -> None:
-        for what, value in (("runs", self.runs), *(("batch", batch) for batch in self.batches)):
-            if value < 1:
-                raise ArgumentError(f"--{what} is {value}; give a whole number of at least 1")
-        if self.warm_up < 0:
-            raise ArgumentError(f"--warm-up is {self.warm_up}; give a whole number of at least 0")
+
+def timing(seconds: Sequence[float], batch: int) -> dict[str, Any]:
+    """Wall-clock seconds of repeated calls: linear percentiles, throughput from the whole time, and the calls themselves."""
+    p50, p90, p99 = (float(value) for value in np.percentile(seconds, PERCENTILES))
+    total, runs = float(np.sum(seconds)), len(seconds)
+    means = {"mean": total / runs, "runs": runs, "pictures_per_second": batch * runs / total}
+    return {"p50": p50, "p90": p90, "p99": p99, **means, "seconds": tuple(seconds)}
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Wall-clock seconds of repeated calls, and the calls themselves."""
+class Timed:
+    """The stages of a backend; adds up how long each takes, and waits for the device after each, so that the time is the stage's own."""
 
-    p50: float
-    p90: float
-    p99: float
-    mean: float
-    runs: int
-    pictures_per_second: float
-    seconds: tuple[float, ...]
-
-    @classmethod
-    def of(cls, seconds: Sequence[float], batch: int) -> Timing:
-        """Percentiles by linear interpolation; throughput from the whole time."""
-        p50, p90, p99 = (float(value) for value in np.percentile(seconds, PERCENTILES))
-        total = float(np.sum(seconds))
-        return cls(p50, p90, p99, total / len(seconds), len(seconds), batch * len(seconds) / total, tuple(seconds))
-
-
-class TimedBackend(Wrapper):
-    """A backend that adds up how long each stage takes; waits for the device after each, so that the time is the stage's own."""
-
-    def __init__(self, inner: Backend) -> None:
-        super().__init__(inner)
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         self.seconds: dict[str, float] = defaultdict(float)
 
     def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         start = time.perf_counter()
-        results = self.inner.run(stage, inputs, outputs)
-        self.inner.synchronize()
+        results = self.backend.run(stage, inputs, outputs)
+        self.backend.synchronize()
         self.seconds[stage] += time.perf_counter() - start
         return results
 
 
 def peak_memory() -> int | None:
     """The most memory this process has held, in bytes; None where the system does not tell."""
-    try:
-        # Not getrusage on Linux: its figure survives exec, so a child would report the peak of the process that started it.
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
+    # Not getrusage on Linux: its figure survives exec, so a child would report the peak of the process that started it.
+    with suppress(OSError):
+        if found := re.search(r"^VmHWM:\s*(\d+)", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE):
+            return int(found[1]) * 1024
+    with suppress(ImportError):
         import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return None
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -111,10 +90,8 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def measure(plan: Plan) -> dict[str, Any]:
-    """Load the backend in this process and measure it; seconds and bytes, ready for JSON.
-
-    Load time counts from an interpreter that has imported nothing of the backend yet, so it includes the imports.
-    """
+    """Load the backend in this process and measure it; seconds and bytes, ready for JSON. Load time counts from an interpreter that has
+    imported nothing of the backend yet, so it includes the imports."""
     start = time.perf_counter()
     from sdic_runtime.backends.registry import load_backend
     from sdic_runtime.bundle.bundle import Bundle
@@ -128,18 +105,10 @@ def measure(plan: Plan) -> dict[str, Any]:
     pictures = {batch: noise.uniform(-1, 1, bundle.manifest.shape(IMAGE, batch)).astype(np.float32) for batch in plan.batches}
     first_call = timed(lambda: pipeline.invert(pictures[plan.batches[0]]).pixels)
     batches = [measure_batch(pipeline, plan, batch, pictures[batch]) for batch in plan.batches]
-    return {
-        "backend": plan.backend,
-        "description": backend.description,
-        "bundle": bundle.manifest.name,
-        "runs": plan.runs,
-        "warm_up": plan.warm_up,
-        "cpu_cores": available_cpus(),
-        "load_seconds": load_seconds,
-        "first_call_seconds": first_call,
-        "batches": batches,
-        "peak_memory_bytes": peak_memory(),
-    }
+    what = {"backend": plan.backend, "description": backend.description, "bundle": bundle.manifest.name}
+    how = {"runs": plan.runs, "warm_up": plan.warm_up, "cpu_cores": available_cpus()}
+    start_up = {"load_seconds": load_seconds, "first_call_seconds": first_call}
+    return {**what, **how, **start_up, "batches": batches, "peak_memory_bytes": peak_memory()}
 
 
 def measure_batch(pipeline: Pipeline, plan: Plan, batch: int, pictures: np.ndarray) -> dict[str, Any]:
@@ -150,9 +119,9 @@ def measure_batch(pipeline: Pipeline, plan: Plan, batch: int, pictures: np.ndarr
     calls: dict[str, Callable[[], object]] = {"inversion": lambda: pipeline.invert(pictures).pixels}
     if any("direction" in move.kinds for move in pipeline.moves.values()):
         calls["edit"] = lambda: pipeline.edit(inversion, direction, strength=1.0).pixels
-    timings = {what: asdict(Timing.of(repeated(call, plan), batch)) for what, call in calls.items()}
+    timings = {what: timing(repeated(call, plan), batch) for what, call in calls.items()}
     passes = stage_seconds(pipeline.backend, pictures, plan)
-    return {"batch": batch, **timings, "stages": {stage: asdict(Timing.of([each[stage] for each in passes], batch)) for stage in passes[0]}}
+    return {"batch": batch, **timings, "stages": {stage: timing([each[stage] for each in passes], batch) for stage in passes[0]}}
 
 
 def repeated(call: Callable[[], object], plan: Plan) -> list[float]:
@@ -164,20 +133,18 @@ def repeated(call: Callable[[], object], plan: Plan) -> list[float]:
 
 def stage_seconds(backend: Backend, pictures: np.ndarray, plan: Plan) -> list[dict[str, float]]:
     """For each measured inversion the seconds by stage; a stage that runs twice in an inversion counts with both."""
-    staged = TimedBackend(backend)
-    passes, image = [], staged.upload(pictures)
+    passes, image = [], backend.upload(pictures)
     for _ in range(plan.warm_up + plan.runs):
-        staged.seconds.clear()
-        staged.run_program(INVERT, {IMAGE: image})
-        passes.append(dict(staged.seconds))
+        timed_stages = Timed(backend)
+        run_program(backend.method.programs[INVERT], timed_stages, {IMAGE: image})
+        passes.append(dict(timed_stages.seconds))
     return passes[plan.warm_up :]
 
 
 def child() -> int:
     """Read a plan from standard input, measure, and write the result or the error sentence to standard output."""
-    plan = json.loads(sys.stdin.read())
     try:
-        answer = measure(Plan(**{**plan, "batches": tuple(plan["batches"])}))
+        answer = measure(msgspec.json.decode(sys.stdin.read(), type=Plan))
     except SdicError as error:
         answer = {"error": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")
@@ -187,15 +154,9 @@ def child() -> int:
 def measure_apart(plan: Plan) -> dict[str, Any]:
     """`measure` in a new process. Raises BackendError with that process's sentence when it fails."""
     here = str(Path(__file__).resolve().parents[2])
-    search = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-    process = subprocess.run(
-        [sys.executable, "-m", "sdic_runtime.tools.bench"],
-        input=json.dumps(asdict(plan)),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": search},
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
+    command, given = [sys.executable, "-m", "sdic_runtime.tools.bench"], msgspec.json.encode(plan).decode()
+    process = subprocess.run(command, input=given, capture_output=True, text=True, check=False, env=environment)
     lines = process.stdout.strip().splitlines()
     try:
         answer = json.loads(lines[-1])
@@ -211,7 +172,7 @@ def pooled(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The measurements of one plan in several rounds as one: all calls together, the middle load and first call, the most memory."""
 
     def together(timings: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
-        return asdict(Timing.of([seconds for timing in timings for seconds in timing["seconds"]], batch))
+        return timing([seconds for each in timings for seconds in each["seconds"]], batch)
 
     batches = []
     for parts in zip(*(each["batches"] for each in rounds), strict=True):
@@ -219,13 +180,8 @@ def pooled(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         calls = {what: together([part[what] for part in parts], size) for what in ("inversion", "edit") if what in parts[0]}
         batches.append({"batch": size, **calls, "stages": {stage: together([each[stage] for each in stages], size) for stage in stages[0]}})
     middle = {name: float(np.median([each[name] for each in rounds])) for name in ("load_seconds", "first_call_seconds")}
-    return {
-        **rounds[0],
-        **middle,
-        "rounds": len(rounds),
-        "batches": batches,
-        "peak_memory_bytes": max(each["peak_memory_bytes"] or 0 for each in rounds) or None,
-    }
+    most = max(each["peak_memory_bytes"] or 0 for each in rounds) or None
+    return {**rounds[0], **middle, "rounds": len(rounds), "batches": batches, "peak_memory_bytes": most}
 
 
 if __name__ == "__main__":

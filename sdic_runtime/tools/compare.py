@@ -12,7 +12,7 @@ import numpy as np
 
 from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.errors import ArgumentError, BackendError
-from sdic_runtime.program import IMAGE, INVERT, PICTURE, Method
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, run
 from sdic_runtime.tools.wrapper import Wrapper
 
 if TYPE_CHECKING:
@@ -48,55 +48,45 @@ def difference(where: str, tensor: str, value: np.ndarray, reference: np.ndarray
         )
     got, want = value.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
     if not np.isfinite(got).all():
-        return Difference(where, tensor, float("inf"), float("inf"), float("-inf"), float("nan"))
-    largest = float(np.abs(got - want).max())
+        return Difference(where, tensor, math.inf, math.inf, -math.inf, math.nan)
+    largest, deviation = float(np.abs(got - want).max()), float(want.std())
+    ratio = largest / deviation if deviation else math.inf if largest else 0.0
     lengths = float(np.linalg.norm(got) * np.linalg.norm(want))
     cosine = min(1.0, float(got @ want) / lengths) if lengths else float(largest == 0)
-    return Difference(where, tensor, largest, over(largest, float(want.std())), psnr(got, want, tensor == PICTURE), cosine)
+    return Difference(where, tensor, largest, ratio, _psnr(got, want, tensor == PICTURE), cosine)
 
 
-def psnr(value: np.ndarray, reference: np.ndarray, is_picture: bool) -> float:
+def _psnr(value: np.ndarray, reference: np.ndarray, is_picture: bool) -> float:
     """Peak signal-to-noise ratio in decibels; infinite for equal arrays."""
     if is_picture:
-        value, reference, peak = np.clip(value, -1, 1), np.clip(reference, -1, 1), PICTURE_RANGE
-    else:
-        peak = float(reference.max() - reference.min())
+        value, reference = np.clip(value, -1, 1), np.clip(reference, -1, 1)
+    peak = PICTURE_RANGE if is_picture else float(reference.max() - reference.min())
     error = float(np.mean((value - reference) ** 2))
     if error == 0:
-        return float("inf")
-    return 10 * float(np.log10(peak * peak / error)) if peak else float("-inf")
+        return math.inf
+    return 10 * float(np.log10(peak * peak / error)) if peak else -math.inf
 
 
-def over(largest: float, deviation: float) -> float:
-    """The largest difference over the deviation; 0 for equal arrays, infinite for an unequal constant."""
-    if largest == 0:
-        return 0.0
-    return largest / deviation if deviation else float("inf")
+class Compared:
+    """The stages of `reference`, of which those called `stages` also run on `examined`, with the same inputs."""
 
-
-@dataclass(frozen=True)
-class Call:
-    """One run of one stage, with copies of its tensors on the host."""
-
-    stage: str
-    inputs: Mapping[str, np.ndarray]
-    outputs: Mapping[str, np.ndarray]
-
-
-class Recording(Wrapper):
-    """A backend that keeps a copy of everything that passes through each stage."""
-
-    def __init__(self, inner: Backend) -> None:
-        super().__init__(inner)
-        self.calls: list[Call] = []
+    def __init__(self, examined: Backend, reference: Backend, stages: Sequence[str]) -> None:
+        self.examined, self.reference, self.stages = examined, reference, stages
+        self.worst: dict[tuple[str, str], Difference] = {}  # of the runs of a stage, by stage and tensor
 
     def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-        results = self.inner.run(stage, inputs, outputs)
-        self.calls.append(Call(stage, self._copies(inputs), self._copies(results)))
+        results = self.reference.run(stage, inputs, outputs)
+        if stage in self.stages:
+            for name, value in _run_on(self.examined, self.reference, stage, inputs, outputs).items():
+                found = difference(stage, name, value, self.reference.download(results[name]))
+                self.worst[stage, name] = max(found, self.worst.get((stage, name), found), key=lambda item: item.ratio)
         return results
 
-    def _copies(self, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        return {name: self.inner.download(tensor) for name, tensor in tensors.items()}
+
+def _run_on(other: Backend, home: Backend, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    """Run a stage on `other` with tensors of `home`; its outputs on the host."""
+    moved = {name: other.upload(home.download(tensor)) for name, tensor in inputs.items()}
+    return {name: other.download(tensor) for name, tensor in other.run(stage, moved, outputs).items()}
 
 
 class Swapped(Wrapper):
@@ -113,9 +103,7 @@ class Swapped(Wrapper):
     def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         if stage != self.stage:
             return self.inner.run(stage, inputs, outputs)
-        moved = {name: self.other.upload(self.inner.download(tensor)) for name, tensor in inputs.items()}
-        results = self.other.run(stage, moved, outputs)
-        return {name: self.inner.upload(self.other.download(tensor)) for name, tensor in results.items()}
+        return {name: self.upload(array) for name, array in _run_on(self.other, self.inner, stage, inputs, outputs).items()}
 
 
 @dataclass(frozen=True)
@@ -128,26 +116,16 @@ class Comparison:
     differences: tuple[Difference, ...]
 
     @property
-    def worst(self) -> Difference:
-        return max(self.differences, key=lambda item: item.ratio)
-
-    @property
-    def excessive(self) -> tuple[Difference, ...]:
+    def excessive(self) -> list[Difference]:
         """The differences above the tolerance; the stages come first, in the order in which they run."""
-        return tuple(item for item in self.differences if not item.ratio <= self.tolerance)
+        return [item for item in self.differences if not item.ratio <= self.tolerance]
 
     @property
     def passed(self) -> bool:
         return not self.excessive
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "backend": self.backend,
-            "against": self.against,
-            "tolerance": self.tolerance,
-            "passed": self.passed,
-            "differences": [item.as_dict() for item in self.differences],
-        }
+        return {**vars(self), "passed": self.passed, "differences": [item.as_dict() for item in self.differences]}
 
 
 def compare_backends(
@@ -178,53 +156,29 @@ def compare_backends(
     bundle = Bundle.open(bundle_path)
     manifest = bundle.manifest
     if tolerance is None:
-        tolerance = bundle_tolerance(bundle, (precision, against_precision))
+        precisions = [each or manifest.default_precision for each in (precision, against_precision)]
+        missing = next((name for name in precisions if name not in manifest.tolerances), None)
+        if missing is not None:
+            raise ArgumentError(f'the bundle gives no tolerance for precision "{missing}"; name one with --tolerance')
+        tolerance = max(manifest.tolerances[name] for name in precisions)  # the wider one
     elif not tolerance >= 0:
         raise ArgumentError(f"the tolerance is {tolerance}; give a number of at least 0")
-    check_stage(manifest, swap)
+    if swap is not None and swap not in manifest.stages:
+        raise ArgumentError(f'there is no stage "{swap}"; the stages are {", ".join(manifest.stages)}')
     edit = order.edit(bundle) if order is not None else _first_direction(bundle)
     image = prepare(picture, manifest.sizes, manifest.visible_rows, manifest.input.resampling)
     wishes = {"checkpoint": str(checkpoint) if checkpoint is not None else None}
     examined = load_backend(backend, bundle, wishes, precision=precision)
     reference = load_backend(against, bundle, wishes, precision=against_precision)
     whole = examined if swap is None else Swapped(reference, examined, swap)
-    stages = tuple(manifest.stages) if swap is None else (swap,)
-    got, want = (inversion_and_edit(bundle, each, image, edit) for each in (whole, reference))
-    differences = (*stage_differences(examined, reference, image, stages), *(difference(*key, got[key], want[key]) for key in want))
+    got, want = (_inversion_and_edit(bundle, each, image, edit) for each in (whole, reference))
+    stages = Compared(examined, reference, tuple(manifest.stages) if swap is None else (swap,))
+    run(manifest.programs[INVERT], stages, {IMAGE: reference.upload(image)})
+    differences = (*stages.worst.values(), *(difference(*key, got[key], want[key]) for key in want))
     return Comparison(whole.description, reference.description, tolerance, differences)
 
 
-def check_stage(method: Method, stage: str | None) -> None:
-    """Raise ArgumentError for a stage that the method does not have."""
-    if stage is not None and stage not in method.stages:
-        raise ArgumentError(f'there is no stage "{stage}"; the stages are {", ".join(method.stages)}')
-
-
-def bundle_tolerance(bundle: Bundle, precisions: Sequence[str | None]) -> float:
-    """The widest tolerance that the bundle gives for these precisions."""
-    names = [precision or bundle.manifest.default_precision for precision in precisions]
-    missing = next((name for name in names if name not in bundle.manifest.tolerances), None)
-    if missing is not None:
-        raise ArgumentError(f'the bundle gives no tolerance for precision "{missing}"; name one with --tolerance')
-    return max(bundle.manifest.tolerances[name] for name in names)
-
-
-def stage_differences(examined: Backend, reference: Backend, image: np.ndarray, stages: Sequence[str]) -> list[Difference]:
-    """Each stage of an inversion on the inputs that the reference had; the worst of its runs where it runs several times."""
-    recording = Recording(reference)
-    recording.run_program(INVERT, {IMAGE: recording.upload(image)})
-    worst: dict[tuple[str, str], Difference] = {}
-    for call in recording.calls:
-        if call.stage not in stages:
-            continue
-        results = examined.run(call.stage, {name: examined.upload(array) for name, array in call.inputs.items()}, list(call.outputs))
-        for name, expected in call.outputs.items():
-            found = difference(call.stage, name, examined.download(results[name]), expected)
-            worst[call.stage, name] = max(found, worst.get((call.stage, name), found), key=lambda item: item.ratio)
-    return list(worst.values())
-
-
-def inversion_and_edit(bundle: Bundle, backend: Backend, image: np.ndarray, edit: EditLike | None) -> dict[tuple[str, str], np.ndarray]:
+def _inversion_and_edit(bundle: Bundle, backend: Backend, image: np.ndarray, edit: EditLike | None) -> dict[tuple[str, str], np.ndarray]:
     """Every tensor that the inversion makes, and the picture of `edit` in its default form, as host arrays by (what, tensor)."""
     from sdic_runtime.pipeline import Pipeline
 

@@ -13,8 +13,8 @@ app = command_line(
     "sdic-train sdic --model runs/encoder/model.safetensors --data data/portraits --out runs/sdic",
 )
 for module in (dataset, reader, generator, encoder, sdic, tune, evaluate):
-    app.command(module.NAME)(module.run)
-app.add_typer(directions.app, name=directions.NAME)
+    app.command(module.__name__.rpartition(".")[2])(module.run)
+app.add_typer(directions.app, name="directions")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,26 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option, echo
 
 from sdic_runtime.cli.options import Debug
 
-NAME = "dataset"
-
 
 def run(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the data set.", show_default=False)],
-    size: Annotated[int, typer.Option("--size", help="Pixels of the cached pictures.")] = 128,
-    count: Annotated[int, typer.Option("--count", min=1, help="Portraits to draw.")] = 24_000,
-    photo: Annotated[bool, typer.Option("--photo", help="Draw photos: portraits with details that a generator never sees.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed; seeds from 900000 are reserved for evaluation.")] = 0,
-    source: Annotated[
-        Path | None, typer.Option("--from", metavar="DIR", help="Cache the pictures of this folder instead of drawing.")
-    ] = None,
-    held_out: Annotated[
-        float, typer.Option("--held-out", help="Share of a folder's pictures kept for evaluation, chosen by their content's hash.")
-    ] = 0.05,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that draw.")] = 2,
+    out: Annotated[Path, Option("--out", "-o", metavar="DIR", help="Folder of the data set.", show_default=False)],
+    size: Annotated[int, Option(help="Pixels of the cached pictures.")] = 128,
+    count: Annotated[int, Option(min=1, help="Portraits to draw.")] = 24_000,
+    photo: Annotated[bool, Option("--photo", help="Draw photos: portraits with details that a generator never sees.")] = False,
+    seed: Annotated[int, Option(min=0, help="Random seed; seeds from 900000 are reserved for evaluation.")] = 0,
+    source: Annotated[Path | None, Option("--from", metavar="DIR", help="Cache the pictures of this folder instead of drawing.")] = None,
+    held_out: Annotated[float, Option(help="Share of a folder's pictures kept for evaluation, chosen by their content's hash.")] = 0.05,
+    processes: Annotated[int, Option(min=1, help="Processes that draw.")] = 2,
     debug: Debug = False,
 ) -> None:
     """Draw labelled portraits, or prepare a folder of pictures.
@@ -41,8 +35,8 @@ def run(
     if source is not None:
         counts = list(progress(cache_folder(source, out, size, held_out), "pictures"))
         kept, left = counts[-1]
-        typer.echo(f"{kept} pictures for training and {left} held out in {out}")
+        echo(f"{kept} pictures for training and {left} held out in {out}")
         return
     for _ in progress(draw_portraits(out, count, size, photo, seed, processes), "portraits", total=-(-count // CHUNK), unit="chunk"):
         pass
-    typer.echo(f"{count} {'photos' if photo else 'portraits'} of {size} pixels with seed {seed} in {out}")
+    echo(f"{count} {'photos' if photo else 'portraits'} of {size} pixels with seed {seed} in {out}")

@@ -5,30 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option, Typer, echo
 
 from sdic_runtime.cli.options import Debug
+from sdic_runtime.errors import ArgumentError
 
-NAME = "directions"
+app = Typer(no_args_is_help=True, rich_markup_mode=None, help="Make edit directions: interfacegan, ganspace, sefa.")
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make edit directions: interfacegan, ganspace, sefa.")
-
-ModelOption = Annotated[Path, typer.Option("--model", metavar="FILE", help="Checkpoint with the generator.", show_default=False)]
-FolderOption = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the direction files.", show_default=False)]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampled codes.")]
+ModelOption = Annotated[Path, Option("--model", metavar="FILE", help="Checkpoint with the generator.", show_default=False)]
+FolderOption = Annotated[Path, Option("--out", "-o", metavar="DIR", help="Folder for the direction files.", show_default=False)]
+SeedOption = Annotated[int, Option("--seed", min=0, help="Seed of the sampled codes.")]
 
 
 @app.command("interfacegan")
 def interfacegan(
     model: ModelOption,
-    reader: Annotated[Path, typer.Option("--reader", metavar="FILE", help="Portrait reader that labels the samples.", show_default=False)],
+    reader: Annotated[Path, Option(metavar="FILE", help="Portrait reader that labels the samples.", show_default=False)],
     out: FolderOption,
-    attributes: Annotated[str, typer.Option("--attributes", help="Portrait attributes, with commas between.")] = "smile,age,glasses",
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Codes to sample.")] = 4000,
-    margin: Annotated[
-        float, typer.Option("--margin", help="Share of an attribute's range around its threshold that counts as unsure.")
-    ] = 0.1,
-    disentangle: Annotated[bool, typer.Option("--disentangle/--plain", help="Take the other attributes' directions out of each.")] = True,
+    attributes: Annotated[str, Option(help="Portrait attributes, with commas between.")] = "smile,age,glasses",
+    samples: Annotated[int, Option(min=1, help="Codes to sample.")] = 4000,
+    margin: Annotated[float, Option(help="Share of an attribute's range around its threshold that counts as unsure.")] = 0.1,
+    disentangle: Annotated[bool, Option("--disentangle/--plain", help="Take the other attributes' directions out of each.")] = True,
     seed: SeedOption = 0,
     debug: Debug = False,
 ) -> None:
@@ -41,7 +38,6 @@ def interfacegan(
     import numpy as np
 
     from sdic_runtime.directions import save_direction
-    from sdic_runtime.errors import ArgumentError
     from sdic_runtime.progress import progress
     from sdic_train.checkpoints.load import load_generator
     from sdic_train.losses.networks import open_reader
@@ -51,36 +47,30 @@ def interfacegan(
     names = [name.strip() for name in attributes.split(",")]
     if unknown := [name for name in names if name not in ATTRIBUTES]:
         raise ArgumentError(f'"{unknown[0]}" is no attribute of a portrait; use some of {", ".join(ATTRIBUTES)}')
-    found = list(
-        progress(
-            labelled_codes(load_generator(model), open_reader(reader), samples, seed), "samples", total=-(-samples // 16), unit="batch"
-        )
-    )
+    batches = labelled_codes(load_generator(model), open_reader(reader), samples, seed)
+    found = list(progress(batches, "samples", total=-(-samples // 16), unit="batch"))
     codes, values = (np.concatenate(part) for part in zip(*found, strict=True))
     places = {entry.name: (index, entry) for index, entry in enumerate(PARAMETERS)}
 
     def made(name: str, against: np.ndarray | None) -> Boundary:
         index, entry = places[name]
-        threshold = entry.threshold if entry.threshold is not None else (entry.low + entry.high) / 2
-        return boundary(codes, values[:, index], threshold, name, margin * (entry.high - entry.low), against)
+        return boundary(codes, values[:, index], entry.threshold or 0.0, name, margin * (entry.high - entry.low), against)
 
     plain = {name: made(name, None) for name in names}
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        others = (
-            np.stack([plain[other].direction.vector[0] for other in names if other != name]) if disentangle and len(names) > 1 else None
-        )
-        result = made(name, others)
+        others = [plain[other].direction.vector[0] for other in names if other != name]
+        result = made(name, np.stack(others)) if disentangle and others else plain[name]
         save_direction(out / f"{name}.safetensors", result.direction)
-        typer.echo(f"{name}: accuracy {result.accuracy:.3f}, the sides are {result.separation:.2f} apart")
+        echo(f"{name}: accuracy {result.accuracy:.3f}, the sides are {result.separation:.2f} apart")
 
 
 @app.command("ganspace")
 def ganspace(
     model: ModelOption,
     out: FolderOption,
-    components: Annotated[int, typer.Option("--components", min=1, help="Components to keep.")] = 80,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Codes to sample.")] = 100_000,
+    components: Annotated[int, Option(min=1, help="Components to keep.")] = 80,
+    samples: Annotated[int, Option(min=1, help="Codes to sample.")] = 100_000,
     seed: SeedOption = 0,
     debug: Debug = False,
 ) -> None:
@@ -93,16 +83,16 @@ def ganspace(
     out.mkdir(parents=True, exist_ok=True)
     save_direction(out / "ganspace.safetensors", basis)
     share = (basis.std[:10] ** 2).sum() / (basis.std**2).sum()
-    typer.echo(f"{out / 'ganspace.safetensors'}: {components} components, the first ten hold {share:.0%} of their variance")
+    echo(f"{out / 'ganspace.safetensors'}: {components} components, the first ten hold {share:.0%} of their variance")
 
 
 @app.command("sefa")
 def sefa(
     model: ModelOption,
     out: FolderOption,
-    first: Annotated[int, typer.Option("--first", help="First style row.")] = 0,
-    end: Annotated[int, typer.Option("--end", help="Row behind the last one.")] = 4,
-    count: Annotated[int, typer.Option("--count", min=1, help="Directions to keep.")] = 5,
+    first: Annotated[int, Option(help="First style row.")] = 0,
+    end: Annotated[int, Option(help="Row behind the last one.")] = 4,
+    count: Annotated[int, Option(min=1, help="Directions to keep.")] = 5,
     debug: Debug = False,
 ) -> None:
     """Directions that the modulations amplify most (SeFa)."""
@@ -114,4 +104,4 @@ def sefa(
     out.mkdir(parents=True, exist_ok=True)
     for direction in found:
         save_direction(out / f"{direction.name}.safetensors", direction)
-        typer.echo(out / f"{direction.name}.safetensors")
+        echo(out / f"{direction.name}.safetensors")

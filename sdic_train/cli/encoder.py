@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from sdic_train.cli import options as shared
-
-NAME = "encoder"
 
 
 @shared.training(steps=200_000, batch=8)
 def run(
     told: shared.Training,
-    generator: Annotated[Path, typer.Option("--generator", metavar="FILE", help="Checkpoint with the generator.", show_default=False)],
-    recipe: Annotated[str, typer.Option("--recipe", help="e4e, code (regression of known codes) or picture: the demo's two.")] = "e4e",
-    start: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Checkpoint with an encoder to start from.")] = None,
+    generator: Annotated[Path, Option(metavar="FILE", help="Checkpoint with the generator.", show_default=False)],
+    recipe: Annotated[str, Option(help="e4e, code (regression of known codes) or picture: the demo's two.")] = "e4e",
+    start: Annotated[Path | None, Option("--from", metavar="FILE", help="Checkpoint with an encoder to start from.")] = None,
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
     photos: shared.PhotosOption = shared.Photos.both,

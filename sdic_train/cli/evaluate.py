@@ -5,36 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option, echo
 
 from sdic_runtime.cli.options import Debug
+from sdic_runtime.errors import ArgumentError
 from sdic_train.cli import options as shared
 
-NAME = "evaluate"
 HELD_OUT = 900_000
 
 
 def run(
-    model: Annotated[Path, typer.Argument(metavar="CHECKPOINT|BUNDLE", help="SDIC checkpoint file, or bundle folder.", show_default=False)],
+    model: Annotated[Path, Argument(metavar="CHECKPOINT|BUNDLE", help="SDIC checkpoint file, or bundle folder.", show_default=False)],
     data: shared.DataOption,
-    count: Annotated[int, typer.Option("--count", min=1, help="Held-out pictures.")] = 256,
-    data_seed: Annotated[
-        int, typer.Option("--data-seed", min=0, help="Random seed of the photos; from 900000 on, a folder's held-out pictures.")
-    ] = HELD_OUT,
+    count: Annotated[int, Option(min=1, help="Held-out pictures.")] = 256,
+    data_seed: Annotated[int, Option(min=0, help="Random seed of the photos; from 900000 on, a folder's held-out pictures.")] = HELD_OUT,
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
     directions: Annotated[
-        Path | None, typer.Option("--directions", metavar="DIR", help="Directions whose edits are measured; by default the bundle's own.")
+        Path | None, Option(metavar="DIR", help="Directions whose edits are measured; by default the bundle's own.")
     ] = None,
     reader: Annotated[
-        Path | None, typer.Option("--reader", metavar="FILE", help="Portrait reader that measures edits; train it apart from the losses'.")
+        Path | None, Option(metavar="FILE", help="Portrait reader that measures edits; train it apart from the losses'.")
     ] = None,
-    strength: Annotated[float, typer.Option("--strength", help="Of the edits, times the distance between an attribute's two sides.")] = 1.0,
-    edit_first: Annotated[bool, typer.Option("--edit-first", help="Edit, then compensate: the paper's ablation; for checkpoints.")] = False,
-    backend: Annotated[str, typer.Option("--backend", help="Backend for a bundle.")] = "auto",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures computed at once.")] = 8,
+    strength: Annotated[float, Option(help="Of the edits, times the distance between an attribute's two sides.")] = 1.0,
+    edit_first: Annotated[bool, Option("--edit-first", help="Edit, then compensate: the paper's ablation; for checkpoints.")] = False,
+    backend: Annotated[str, Option(help="Backend for a bundle.")] = "auto",
+    batch: Annotated[int, Option(min=1, help="Pictures computed at once.")] = 8,
     threads: shared.ThreadsOption = 0,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for evaluation.json and evaluation.md.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", metavar="DIR", help="Folder for evaluation.json and evaluation.md.")] = None,
     debug: Debug = False,
 ) -> None:
     """Measure inversions and edits on held-out pictures.
@@ -49,7 +47,6 @@ def run(
 
     import numpy as np
 
-    from sdic_runtime.errors import ArgumentError
     from sdic_runtime.files import replacing
     from sdic_train.evaluation import evaluate as evaluation
     from sdic_train.losses.networks import identity_network, open_reader, perceptual_network
@@ -73,7 +70,7 @@ def run(
         strengths = {name: strength * value for name, value in evaluation.default_strengths(edits).items()}
         result["edits"] = evaluation.edit_table(inverter, images, edits, strengths, judge, batch)
         text += "\n\n" + evaluation.markdown(result["edits"], "edit")
-    typer.echo(text)
+    echo(text)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in (("evaluation.json", json.dumps(result, indent=1)), ("evaluation.md", text + "\n")):
@@ -83,7 +80,6 @@ def run(
 
 def _inverter(model: Path, backend: str, threads: int, edit_first: bool) -> tuple[Any, int]:
     """The model behind a file or a folder, and its working size."""
-    from sdic_runtime.errors import ArgumentError
     from sdic_train.evaluation.evaluate import ModelInverter, PipelineInverter
 
     if model.is_dir() and edit_first:
@@ -102,7 +98,6 @@ def _inverter(model: Path, backend: str, threads: int, edit_first: bool) -> tupl
 def _directions(folder: Path | None, inverter: Any) -> dict[str, Any]:
     """The constant directions in a folder, or the bundle's own."""
     from sdic_runtime.directions import load_direction
-    from sdic_runtime.errors import ArgumentError
     from sdic_train.evaluation.evaluate import PipelineInverter, only_directions
     from sdic_train.portraits.portraits import ATTRIBUTES
 

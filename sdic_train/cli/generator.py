@@ -5,23 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from sdic_train.cli import options as shared
-
-NAME = "generator"
 
 
 @shared.training(steps=10_000, batch=16)
 def run(
     told: shared.Training,
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="stylegan2, or fit-16, fit-32, fit-64, fit-128, sharpen-128: the demo's.")
-    ] = "stylegan2",
-    grow: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="Run at a smaller size to start from.")] = None,
-    reader: Annotated[
-        Path | None, typer.Option("--reader", metavar="FILE", help="Portrait reader, for the losses perceptual and attributes.")
-    ] = None,
+    recipe: Annotated[str, Option(help="stylegan2, or fit-16, fit-32, fit-64, fit-128, sharpen-128: the demo's.")] = "stylegan2",
+    grow: Annotated[Path | None, Option("--from", metavar="DIR", help="Run at a smaller size to start from.")] = None,
+    reader: Annotated[Path | None, Option(metavar="FILE", help="Portrait reader, for the losses perceptual and attributes.")] = None,
     sizes: shared.SizesOption = "demo",
 ) -> None:
     """Train a StyleGAN2 generator, or grow one.

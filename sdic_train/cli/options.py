@@ -11,7 +11,7 @@ from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
-import typer
+from typer import Option, echo
 
 from sdic_runtime.cli.options import Debug
 from sdic_runtime.errors import ArgumentError, FileError
@@ -35,26 +35,14 @@ class Photos(str, Enum):
 
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
-DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder that `sdic-train dataset` filled.", show_default=False)]
-SizesOption = Annotated[str, typer.Option("--sizes", help="Sizes of the networks: faces, cars, demo, tiny, or a JSON file.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: as PyTorch chooses.")]
-PerceptualOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--perceptual",
-        metavar="FILE[,FILE]",
-        help="Weights of the perceptual distance: AlexNet and LPIPS weights with a comma between, or a portrait reader (.safetensors).",
-    ),
-]
-IdentityOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--identity",
-        metavar="FILE",
-        help="Weights of the identity network: IR-SE-50 (ArcFace), MoCo-v2 ResNet-50, or a portrait reader (.safetensors).",
-    ),
-]
-PhotosOption = Annotated[Photos, typer.Option("--photos", help="Portraits without details, with them (photos, data seed + 1), or both.")]
+DataOption = Annotated[Path, Option("--data", metavar="DIR", help="Folder that `sdic-train dataset` filled.", show_default=False)]
+SizesOption = Annotated[str, Option("--sizes", help="Sizes of the networks: faces, cars, demo, tiny, or a JSON file.")]
+ThreadsOption = Annotated[int, Option("--threads", min=0, help="CPU threads; 0: as PyTorch chooses.")]
+_PERCEPTUAL = "Weights of the perceptual distance: AlexNet and LPIPS weights with a comma between, or a portrait reader (.safetensors)."
+_IDENTITY = "Weights of the identity network: IR-SE-50 (ArcFace), MoCo-v2 ResNet-50, or a portrait reader (.safetensors)."
+PerceptualOption = Annotated[Path | None, Option("--perceptual", metavar="FILE[,FILE]", help=_PERCEPTUAL)]
+IdentityOption = Annotated[Path | None, Option("--identity", metavar="FILE", help=_IDENTITY)]
+PhotosOption = Annotated[Photos, Option("--photos", help="Portraits without details, with them (photos, data seed + 1), or both.")]
 
 
 def changed(recipe: Recipe, changes: Sequence[str] | None) -> Recipe:
@@ -111,31 +99,27 @@ class Training:
     """What every training command is told."""
 
     data: DataOption
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run: state, log, sheets, model.", show_default=False)
-    ]
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the whole run.")]
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures per step, over all processes and accumulated parts.")]
+    out: Annotated[Path, Option("--out", "-o", metavar="DIR", help="Folder of the run: state, log, sheets, model.", show_default=False)]
+    steps: Annotated[int, Option(min=1, help="Steps of the whole run.")]
+    batch: Annotated[int, Option(min=1, help="Pictures per step, over all processes and accumulated parts.")]
     changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option of the recipe; may be given several times.")
+        list[str] | None, Option("--set", metavar="NAME=VALUE", help="Change one option of the recipe; may be given several times.")
     ] = None
-    data_size: Annotated[int, typer.Option("--data-size", min=0, help="Size of the cached pictures; by default the model's.")] = 0
-    data_seed: Annotated[int, typer.Option("--data-seed", min=0, help="Random seed of the data set.")] = 0
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:<number>.")] = "auto"
-    precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16: the arithmetic of the networks.")] = "fp32"
-    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Parts into which each process cuts its share of a batch.")] = 1
+    data_size: Annotated[int, Option(min=0, help="Size of the cached pictures; by default the model's.")] = 0
+    data_seed: Annotated[int, Option(min=0, help="Random seed of the data set.")] = 0
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto"
+    precision: Annotated[str, Option(help="fp32 or bf16: the arithmetic of the networks.")] = "fp32"
+    accumulate: Annotated[int, Option(min=1, help="Parts into which each process cuts its share of a batch.")] = 1
     threads: ThreadsOption = 0
-    save_minutes: Annotated[float, typer.Option("--save-minutes", min=0, help="Minutes between two saved states.")] = 5.0
-    minutes: Annotated[
-        float, typer.Option("--minutes", min=0, help="Stop after this long; the run stays resumable.", show_default=False)
-    ] = math.inf
-    restart: Annotated[bool, typer.Option("--restart", help="Start again instead of resuming what is in --out.")] = False
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False
+    save_minutes: Annotated[float, Option(min=0, help="Minutes between two saved states.")] = 5.0
+    minutes: Annotated[float, Option(min=0, help="Stop after this long; the run stays resumable.", show_default=False)] = math.inf
+    restart: Annotated[bool, Option("--restart", help="Start again instead of resuming what is in --out.")] = False
+    tensorboard: Annotated[bool, Option("--tensorboard", help="Also write TensorBoard logs.")] = False
     debug: Debug = False
 
     @property
     def resumes(self) -> bool:
-        """Whether there is a run to go on with."""
+        """Whether there is a run to continue."""
         from sdic_train.trainers.run import STATE
 
         return not self.restart and (self.out / STATE).exists()
@@ -161,8 +145,8 @@ class Training:
         options = RunOptions(
             self.out, self.steps, self.save_minutes * 60, resume=not self.restart, tensorboard=self.tensorboard, minutes=self.minutes
         )
-        train(trainer, options, lambda text: typer.echo(text, err=True))
-        typer.echo(self.out)
+        train(trainer, options, lambda text: echo(text, err=True))
+        echo(self.out)
 
 
 def training(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -171,15 +155,10 @@ def training(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., N
     def extended(command: Callable[..., None]) -> Callable[..., None]:
         hints, entries = get_type_hints(Training, include_extras=True), fields(Training)
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
-        added = [
-            Parameter(
-                entry.name,
-                Parameter.KEYWORD_ONLY,
-                default=defaults.get(entry.name, Parameter.empty if entry.default is MISSING else entry.default),
-                annotation=hints[entry.name],
-            )
-            for entry in entries
-        ]
+        added = []
+        for entry in entries:
+            default = defaults.get(entry.name, Parameter.empty if entry.default is MISSING else entry.default)
+            added.append(Parameter(entry.name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[entry.name]))
 
         def run(**values: Any) -> None:
             command(Training(**{entry.name: values.pop(entry.name) for entry in entries}), **values)

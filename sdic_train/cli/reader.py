@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option, echo
 
 from sdic_train.cli import options as shared
-
-NAME = "reader"
 
 
 @shared.training(steps=1400, batch=48, data_size=128)
 def run(
     told: shared.Training,
     photos: shared.PhotosOption = shared.Photos.both,
-    held_out: Annotated[int, typer.Option("--held-out", help="Data seed of the photos on which the reader is judged; -1 for none.")] = -1,
+    held_out: Annotated[int, Option(help="Data seed of the photos on which the reader is judged; -1 for none.")] = -1,
 ) -> None:
     """Train the network that judges drawn portraits.
 
@@ -35,4 +33,4 @@ def run(
     if held_out >= 0:
         shares = explained(trainer.reader.cpu().eval(), shared.pictures(told.data, told.data_size, shared.Photos.photo, held_out))
         for entry, share in zip(PARAMETERS, shares, strict=True):
-            typer.echo(f"{entry.name:20} {share:.3f}")
+            echo(f"{entry.name:20} {share:.3f}")

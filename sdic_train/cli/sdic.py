@@ -5,21 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from sdic_train.cli import options as shared
-
-NAME = "sdic"
 
 
 @shared.training(steps=100_000, batch=2)
 def run(
     told: shared.Training,
-    model: Annotated[
-        Path, typer.Option("--model", metavar="FILE", help="Checkpoint with generator and encoder (e4e or SDIC).", show_default=False)
-    ],
+    model: Annotated[Path, Option(metavar="FILE", help="Checkpoint with generator and encoder (e4e or SDIC).", show_default=False)],
     recipe: Annotated[
-        str, typer.Option("--recipe", help="paper, released (the released code's departures), demo, or demo-longer (goes on from --model).")
+        str, Option(help="paper, released (the released code's departures), demo, or demo-longer (continues from --model).")
     ] = "paper",
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,

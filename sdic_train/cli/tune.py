@@ -10,8 +10,6 @@ import typer
 from sdic_runtime.cli.options import Debug
 from sdic_train.cli import options as shared
 
-NAME = "tune"
-
 
 def run(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Aligned pictures of one person.", show_default=False)],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from sdic_train.portraits.portraits import PARAMETERS, Parameter, sample
 
 CHUNK = 500  # pictures that one process draws at a time
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-SIDED_KINDS = {"sides", "switch", "rare"}  # of parameters whose values leave out the middle
+SIDED_KINDS = {"sides", "switch", "rare"}  # of parameters whose values omit the middle
 HELD_OUT_SEED = 900_000  # data sets of this seed and above are never trained on
 
 
@@ -45,10 +46,10 @@ def coordinates(seed: int, index: int) -> NDArray[np.float32]:
 
 
 def _coordinate(parameter: Parameter, chance: float) -> float:
-    if parameter.kind in SIDED_KINDS:
-        mean, deviation = _moments(parameter)
-        return (parameter.value(chance) - mean) / deviation
-    return NormalDist().inv_cdf(min(max(chance, 1e-4), 1 - 1e-4))
+    if parameter.kind not in SIDED_KINDS:
+        return NormalDist().inv_cdf(min(max(chance, 1e-4), 1 - 1e-4))
+    mean, deviation = _moments(parameter)
+    return (parameter.value(chance) - mean) / deviation
 
 
 @cache
@@ -58,11 +59,11 @@ def _moments(parameter: Parameter) -> tuple[float, float]:
     return float(values.mean()), float(values.std())
 
 
-def _draw(seed: int, first: int, last: int, size: int, photo: bool) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-    drawn = [sample(seed, index, size, photo=photo) for index in range(first, last)]
-    pictures = np.stack([picture for picture, _ in drawn])
-    values = np.stack([portrait.array() for _, portrait in drawn])
-    return pictures, values, np.stack([coordinates(seed, index) for index in range(first, last)])
+def _draw(seed: int, indices: Sequence[int], size: int, photo: bool) -> dict[str, Any]:
+    """The fields of the `PictureSet` of these indices."""
+    pictures, persons = zip(*(sample(seed, index, size, photo=photo) for index in indices), strict=True)
+    values = np.stack([person.array() for person in persons])
+    return {"pictures": np.stack(pictures), "values": values, "coordinates": np.stack([coordinates(seed, index) for index in indices])}
 
 
 def draw_portraits(folder: Path, count: int, size: int, photo: bool, seed: int = 0, processes: int = 2) -> Iterator[int]:
@@ -71,13 +72,12 @@ def draw_portraits(folder: Path, count: int, size: int, photo: bool, seed: int =
     starts = [start for start in range(0, count, CHUNK) if not _chunk(folder, start, size, photo, seed).exists()]
     drawn = count - sum(min(CHUNK, count - start) for start in starts)
     with ProcessPoolExecutor(processes) as pool:
-        jobs = {start: pool.submit(_draw, seed, start, min(start + CHUNK, count), size, photo) for start in starts}
+        jobs = {start: pool.submit(_draw, seed, range(start, min(start + CHUNK, count)), size, photo) for start in starts}
         for start, job in jobs.items():
-            pictures, values, normal = job.result()
-            path = _chunk(folder, start, size, photo, seed)
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, pictures=pictures, values=values, coordinates=normal)
-            drawn += len(pictures)
+            arrays = job.result()
+            with replacing(_chunk(folder, start, size, photo, seed)) as temporary, temporary.open("wb") as file:
+                np.savez(file, **arrays)
+            drawn += len(arrays["pictures"])
             yield drawn
 
 
@@ -87,12 +87,11 @@ def open_portraits(folder: Path, size: int, photo: bool, seed: int = 0, limit: i
     if not paths:
         kind = "photos" if photo else "portraits"
         raise FileError(f"{folder} holds no {kind} of {size} pixels with seed {seed}; draw them with `sdic-train dataset`")
-    parts: dict[str, list[NDArray]] = {"pictures": [], "values": [], "coordinates": []}
+    parts = []
     for path in paths:
         with np.load(path) as file:
-            for name, values in parts.items():
-                values.append(file[name])
-    return PictureSet(**{name: np.concatenate(values)[:limit] for name, values in parts.items()})
+            parts.append([file[entry.name] for entry in fields(PictureSet)])
+    return PictureSet(*(np.concatenate(part)[:limit] for part in zip(*parts, strict=True)))
 
 
 def open_pictures(folder: Path, size: int, photo: bool, seed: int = 0) -> PictureSet:
@@ -105,7 +104,7 @@ def open_pictures(folder: Path, size: int, photo: bool, seed: int = 0) -> Pictur
 
 def joined(*sets: PictureSet) -> PictureSet:
     """Several labelled sets as one."""
-    return PictureSet(*(np.concatenate([getattr(part, name) for part in sets]) for name in ("pictures", "values", "coordinates")))
+    return PictureSet(*(np.concatenate([getattr(part, entry.name) for part in sets]) for entry in fields(PictureSet)))
 
 
 def cache_folder(source: Path, folder: Path, size: int, held_out: float = 0.05) -> Iterator[tuple[int, int]]:

@@ -25,6 +25,8 @@ from sdic_train.portraits.portraits import PARAMETERS
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 Change = tuple[Direction, float]  # a direction and its strength
+# Kind of a parameter -> the distance between the means of its two sides, as a share of its range.
+BETWEEN_SIDES = {"uniform": 0.5, "bell": 0.375, "sides": 0.7, "switch": 1.0, "rare": 0.9}
 
 
 class Inverter(Protocol):
@@ -62,9 +64,8 @@ class ModelInverter:
     def edits(self, image: Tensor, changes: Sequence[Change]) -> tuple[Tensor, list[Tensor]]:
         found = self.model.invert(image)
         codes = found.latent.cpu().numpy()
-        deltas = [
-            torch.from_numpy(strength * direction.offset(codes)).to(image.device).expand_as(found.latent) for direction, strength in changes
-        ]
+        offsets = (torch.from_numpy(strength * direction.offset(codes)) for direction, strength in changes)
+        deltas = [offset.to(image.device).expand_as(found.latent) for offset in offsets]
         if self.edit_first:
             return self._small(found.picture), [self._small(self._compensated(image, found.latent + delta)) for delta in deltas]
         return self._small(found.picture), [self._small(self.model.edit(found, delta)) for delta in deltas]
@@ -130,15 +131,14 @@ def table(
     rows: dict[str, dict[str, float]] = {}
     for name, method in (("e4e", inverter.e4e), ("SDIC", inverter.sdic)):
         method(images[:1])
-        parts: dict[str, list[Tensor]] = {}
-        seconds = 0.0
+        parts, seconds = list[dict[str, Tensor]](), 0.0
         for image in images.split(batch):
             start = _now(image)
             picture = method(image)
             seconds += _now(image) - start
-            for metric, values in _metrics(picture, image, identity, perceptual).items():
-                parts.setdefault(metric, []).append(values.cpu())
-        rows[name] = {metric: float(torch.cat(values).mean()) for metric, values in parts.items()} | {"seconds": seconds / len(images)}
+            parts.append(_metrics(picture, image, identity, perceptual))
+        means = {metric: float(torch.cat([part[metric].cpu() for part in parts]).mean()) for metric in parts[0]}
+        rows[name] = {**means, "seconds": seconds / len(images)}
     return rows
 
 
@@ -156,11 +156,10 @@ def edit_table(
     `others`    the mean absolute change of the other attributes, on the same scale
     `identity`  cosine similarity with the unedited inversion
     """
-    places = {entry.name: index for index, entry in enumerate(PARAMETERS)}
-    attributes = [entry for entry in PARAMETERS if entry.threshold is not None]
-    spans = torch.tensor([_between_sides(entry.kind) * (entry.high - entry.low) for entry in attributes])
-    columns = [places[entry.name] for entry in attributes]
-    names = [name for name in directions if name in {entry.name for entry in attributes}]
+    attributes = {entry.name: (place, entry) for place, entry in enumerate(PARAMETERS) if entry.threshold is not None}
+    columns = [place for place, _ in attributes.values()]
+    spans = torch.tensor([BETWEEN_SIDES[entry.kind] * (entry.high - entry.low) for _, entry in attributes.values()])
+    names = [name for name in directions if name in attributes]
     changes = [(directions[name], sign * strengths[name]) for name in names for sign in (1, -1)]
     parts: dict[str, dict[str, list[Tensor]]] = {name: {"moved": [], "others": [], "identity": []} for name in names}
     for image in images.split(batch):
@@ -168,8 +167,8 @@ def edit_table(
             before, results = inverter.edits(image, changes)
             values, person = reader(before), reader.identity(before)
             for index, name in enumerate(names):
-                own = columns.index(places[name])
-                rising = values[:, places[name]] <= (attributes[own].threshold or 0.0)
+                place, entry = attributes[name]
+                own, rising = columns.index(place), values[:, place] <= (entry.threshold or 0.0)
                 after = torch.where(rising[:, None, None, None], results[2 * index], results[2 * index + 1])
                 change = (reader(after) - values)[:, columns] / spans
                 parts[name]["moved"].append(torch.where(rising, change[:, own], -change[:, own]))
@@ -188,18 +187,10 @@ def markdown(rows: Mapping[str, Mapping[str, float]], first: str) -> str:
 
 
 def _metrics(picture: Tensor, image: Tensor, identity: Distance | None, perceptual: Distance | None) -> dict[str, Tensor]:
-    found = {"SSIM": ssim(picture, image), "PSNR": psnr(picture, image), "L2": l2(picture, image)}
     with torch.no_grad():
-        if identity is not None:
-            found = {"ID": 1 - identity(picture, image)} | found
-        if perceptual is not None:
-            found["LPIPS"] = perceptual(picture, image)
-    return found
-
-
-def _between_sides(kind: str) -> float:
-    """The distance between the means of a parameter's two sides, as a share of its range."""
-    return {"uniform": 0.5, "bell": 0.375, "sides": 0.7, "switch": 1.0, "rare": 0.9}[kind]
+        found = {} if identity is None else {"ID": 1 - identity(picture, image)}
+        found |= {"SSIM": ssim(picture, image), "PSNR": psnr(picture, image), "L2": l2(picture, image)}
+        return found if perceptual is None else {**found, "LPIPS": perceptual(picture, image)}
 
 
 def _now(image: Tensor) -> float:

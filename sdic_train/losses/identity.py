@@ -15,57 +15,49 @@ from sdic_train.networks.recognition import FACE_SIZE, FaceNetwork, ResNet50
 CROP = (35 / 256, 223 / 256, 32 / 256, 220 / 256)  # rows and columns of an aligned face that the loss of e4e and SDIC looks at
 OBJECT_SIZE = 224
 Network = TypeVar("Network", bound=nn.Module)
-MOCO_PREFIX = "module.encoder_q."
+MOCO_PREFIX = "encoder_q."
 
 
-class FaceIdentity(nn.Module):
-    """For aligned faces, with an ArcFace or CurricularFace network."""
+class Identity(nn.Module):
+    """1 - cosine similarity of the vectors of a network."""
 
-    def __init__(self, network: FaceNetwork) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def vectors(self, picture: Tensor) -> Tensor:
-        """[N, 3, H, W] in [-1, 1] -> unit vectors [N, 512]."""
-        height, width = picture.shape[-2:]
-        top, bottom, left, right = (round(share * size) for share, size in zip(CROP, (height, height, width, width), strict=True))
-        face = picture[:, :, top:bottom, left:right]
-        return self.network(F.adaptive_avg_pool2d(face, (FACE_SIZE, FACE_SIZE)))
+        """[N, 3, H, W] in [-1, 1] -> unit vectors [N, C]."""
+        raise NotImplementedError
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """a, b [N, 3, H, W] in [-1, 1] -> [N], 0 for the same."""
         return 1 - (self.vectors(a) * self.vectors(b)).sum(1)
 
 
-class ObjectIdentity(nn.Module):
+class FaceIdentity(Identity):
+    """For aligned faces, with an ArcFace or CurricularFace network: vectors [N, 512]."""
+
+    def vectors(self, picture: Tensor) -> Tensor:
+        height, width = picture.shape[-2:]
+        top, bottom, left, right = (round(share * size) for share, size in zip(CROP, (height, height, width, width), strict=True))
+        return self.network(F.adaptive_avg_pool2d(picture[:, :, top:bottom, left:right], (FACE_SIZE, FACE_SIZE)))
+
+
+class ObjectIdentity(Identity):
     """For any other domain, with a ResNet-50 trained by MoCo."""
 
-    def __init__(self, network: ResNet50) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """a, b [N, 3, H, W] in [-1, 1] -> [N], 0 for the same."""
-        pair = [
-            self.network(F.interpolate(picture, size=(OBJECT_SIZE, OBJECT_SIZE), mode="bilinear", align_corners=False))
-            for picture in (a, b)
-        ]
-        return 1 - (pair[0] * pair[1]).sum(1)
+    def vectors(self, picture: Tensor) -> Tensor:
+        return self.network(F.interpolate(picture, size=(OBJECT_SIZE, OBJECT_SIZE), mode="bilinear", align_corners=False))
 
 
 def load_identity(path: Path) -> nn.Module:
     """The identity distance of an IR-SE-50 (ArcFace), IR-101 (CurricularFace) or MoCo-v2 ResNet-50 file. Raises CheckpointError."""
     container = load_container(path)
-    state: dict[str, Tensor] = {
-        name.removeprefix("module.") if not name.startswith(MOCO_PREFIX) else name: value
-        for name, value in container.get("state_dict", container).items()
-        if hasattr(value, "shape")
-    }
-    if any(name.startswith(MOCO_PREFIX) for name in state):
-        state = {
-            name.removeprefix(MOCO_PREFIX): value for name, value in state.items() if name.startswith(MOCO_PREFIX) and ".fc." not in name
-        }
-        return ObjectIdentity(_filled(ResNet50(), state, path))
+    entries = container.get("state_dict", container).items()
+    state = {name.removeprefix("module."): value for name, value in entries if hasattr(value, "shape")}
+    moco = {name.removeprefix(MOCO_PREFIX): value for name, value in state.items() if name.startswith(MOCO_PREFIX) and ".fc." not in name}
+    if moco:
+        return ObjectIdentity(_filled(ResNet50(), moco, path))
     if "input_layer.0.weight" not in state:
         raise CheckpointError(f'"{path}" is no recognition network known here; give IR-SE-50, IR-101 or MoCo-v2 ResNet-50 weights')
     depth = 101 if "body.48.res_layer.1.weight" in state else 50

@@ -32,12 +32,9 @@ class LPIPS(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.ModuleDict(
-            {
-                str(index): nn.Conv2d(inputs, outputs, kernel, stride, padding)
-                for index, inputs, outputs, kernel, stride, padding, _ in CONVOLUTIONS
-            }
-        )
+        self.features = nn.ModuleDict()
+        for index, inputs, outputs, kernel, stride, padding, _ in CONVOLUTIONS:
+            self.features[str(index)] = nn.Conv2d(inputs, outputs, kernel, stride, padding)
         self.weights = nn.ParameterList(torch.ones(outputs) for _, _, outputs, *_ in CONVOLUTIONS)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1))
@@ -66,10 +63,9 @@ def load_lpips(paths: Path) -> LPIPS:
     alexnet, linear = (load_container(Path(name.strip())) for name in names)
     network = LPIPS()
     state = dict(network.state_dict())
-    for index, *_ in CONVOLUTIONS:
-        for part in ("weight", "bias"):
-            state[f"features.{index}.{part}"] = _entry(alexnet, f"features.{index}.{part}", names[0])
-    for level in range(len(CONVOLUTIONS)):
+    for level, (index, *_) in enumerate(CONVOLUTIONS):
+        for name in (f"features.{index}.weight", f"features.{index}.bias"):
+            state[name] = _entry(alexnet, name, names[0])
         state[f"weights.{level}"] = _entry(linear, f"lin{level}.model.1.weight", names[1]).flatten()
     try:
         network.load_state_dict(state)

@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
 from sdic_runtime.errors import CheckpointError
+from sdic_train.checkpoints.files import read_safetensors
+from sdic_train.losses.identity import load_identity
+from sdic_train.losses.lpips import load_lpips
+from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
 from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
 
 
 def perceptual_network(path: Path | None) -> nn.Module | None:
     """LPIPS from "alexnet.pth,lpips.pth", the portraits' own distance from a reader's .safetensors, or None."""
-    if path is None:
-        return None
-    if path.suffix == ".safetensors":
-        from sdic_train.losses.portrait import PortraitPerceptual
-
-        return PortraitPerceptual(open_reader(path))
-    from sdic_train.losses.lpips import load_lpips
-
-    return load_lpips(path)
+    return _opened(path, PortraitPerceptual, load_lpips)
 
 
 def identity_network(path: Path | None) -> nn.Module | None:
     """The identity loss of an IR-SE-50, IR-101 or MoCo checkpoint, the portraits' own from a reader's .safetensors, or None."""
+    return _opened(path, PortraitIdentity, load_identity)
+
+
+def _opened(path: Path | None, of_reader: Callable[[PortraitReader], nn.Module], load: Callable[[Path], nn.Module]) -> nn.Module | None:
     if path is None:
         return None
-    if path.suffix == ".safetensors":
-        from sdic_train.losses.portrait import PortraitIdentity
-
-        return PortraitIdentity(open_reader(path))
-    from sdic_train.losses.identity import load_identity
-
-    return load_identity(path)
+    return of_reader(open_reader(path)) if path.suffix == ".safetensors" else load(path)
 
 
 def open_reader(path: Path) -> PortraitReader:
     """The portrait reader that `sdic-train reader` saved."""
-    from sdic_train.checkpoints.files import read_safetensors
-
     state, metadata = read_safetensors(path)
     if metadata.get("format") != READER_FORMAT:
         raise CheckpointError(f"{path} is not a portrait reader; make one with `sdic-train reader`")

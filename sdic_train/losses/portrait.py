@@ -38,7 +38,6 @@ class PortraitIdentity(nn.Module):
 
 def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Mean over levels of the mean over positions of the squared distance of unit feature vectors; [N]."""
-    levels = [
-        (F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1)).square().sum(1).mean((1, 2)) for x, y in zip(a, b, strict=True)
-    ]
+    pairs = zip(a, b, strict=True)
+    levels = [(F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1)).square().sum(1).mean((1, 2)) for x, y in pairs]
     return torch.stack(levels).mean(0)

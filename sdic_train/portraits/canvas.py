@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
-Colour = tuple[float, float, float]
+Colour = tuple[float, ...]
 """Red, green and blue, each 0..1."""
 
 EXTENT = 0.92
 """Half the side of the visible square."""
 
-Distance = Callable[[Array, Array], Array]
+Distance = Callable[[Array, Array], Any]
 
 
 @dataclass(frozen=True)
@@ -44,31 +44,27 @@ class Shape:
     def grown(self, amount: float) -> Shape:
         """The shape with its outline moved outwards by `amount`."""
         left, top, right, bottom = self.bounds
-        bounds = (left - amount, top - amount, right + amount, bottom + amount)
-        return Shape(bounds, lambda x, y: self.distance(x, y) - amount)
+        return Shape((left - amount, top - amount, right + amount, bottom + amount), lambda x, y: self.distance(x, y) - amount)
 
     def outline(self, thickness: float) -> Shape:
         """The shape's outline, drawn `thickness` wide."""
-        half = thickness / 2
-        return Shape(self.grown(half).bounds, lambda x, y: np.abs(self.distance(x, y)) - half)
+        return Shape(self.grown(thickness / 2).bounds, lambda x, y: np.abs(self.distance(x, y)) - thickness / 2)
 
     def moved(self, right: float, down: float) -> Shape:
         """The shape shifted by (`right`, `down`)."""
         x0, y0, x1, y1 = self.bounds
-        bounds = (x0 + right, y0 + down, x1 + right, y1 + down)
-        return Shape(bounds, lambda x, y: self.distance(x - right, y - down))
+        return Shape((x0 + right, y0 + down, x1 + right, y1 + down), lambda x, y: self.distance(x - right, y - down))
 
 
 def ellipse(x0: float, y0: float, radius_x: float, radius_y: float) -> Shape:
     """An ellipse around (x0, y0); its distance is exact to first order at the outline."""
 
-    def distance(x: Array, y: Array) -> Array:
+    def distance(x: Array, y: Array) -> Any:
         u, v = (x - x0) / radius_x, (y - y0) / radius_y
         # The two small constants keep the quotient finite, and negative, at the very centre.
         reach = np.sqrt(u * u + v * v + 1e-8)
         u, v = u / radius_x, v / radius_y
-        result: Array = reach * (reach - 1) / np.sqrt(u * u + v * v + 1e-12)
-        return result
+        return reach * (reach - 1) / np.sqrt(u * u + v * v + 1e-12)
 
     return Shape((x0 - radius_x, y0 - radius_y, x0 + radius_x, y0 + radius_y), distance)
 
@@ -82,13 +78,12 @@ def rounded_box(x0: float, y0: float, half_width: float, half_height: float, rou
     """A box around (x0, y0) whose corners have the radius `rounding`."""
     rounding = min(rounding, half_width, half_height)
 
-    def distance(x: Array, y: Array) -> Array:
+    def distance(x: Array, y: Array) -> Any:
         u = np.abs(x - x0) - (half_width - rounding)
         v = np.abs(y - y0) - (half_height - rounding)
         outside_u, outside_v = np.maximum(u, 0), np.maximum(v, 0)
         corner = np.sqrt(outside_u * outside_u + outside_v * outside_v)
-        result: Array = corner + np.minimum(np.maximum(u, v), 0) - rounding
-        return result
+        return corner + np.minimum(np.maximum(u, v), 0) - rounding
 
     return Shape((x0 - half_width, y0 - half_height, x0 + half_width, y0 + half_height), distance)
 
@@ -99,15 +94,13 @@ def capsule(start: tuple[float, float], end: tuple[float, float], radius: float)
     along_x, along_y = x1 - x0, y1 - y0
     length_squared = max(along_x * along_x + along_y * along_y, 1e-12)
 
-    def distance(x: Array, y: Array) -> Array:
+    def distance(x: Array, y: Array) -> Any:
         u, v = x - x0, y - y0
         position = np.clip((u * along_x + v * along_y) / length_squared, 0, 1)
         u, v = u - position * along_x, v - position * along_y
-        result: Array = np.sqrt(u * u + v * v) - radius
-        return result
+        return np.sqrt(u * u + v * v) - radius
 
-    bounds = (min(x0, x1) - radius, min(y0, y1) - radius, max(x0, x1) + radius, max(y0, y1) + radius)
-    return Shape(bounds, distance)
+    return Shape((min(x0, x1) - radius, min(y0, y1) - radius, max(x0, x1) + radius, max(y0, y1) + radius), distance)
 
 
 def brush(x0: float, y0: float, half_width: float, thickness: float, bend: float = 0, tilt: float = 0, upright: bool = False) -> Shape:
@@ -117,13 +110,12 @@ def brush(x0: float, y0: float, half_width: float, thickness: float, bend: float
     `upright` exchanges the two axes.
     """
 
-    def distance(x: Array, y: Array) -> Array:
+    def distance(x: Array, y: Array) -> Any:
         u, v = ((y - y0) / half_width, x - x0) if upright else ((x - x0) / half_width, y - y0)
         slope = (2 * bend * u + tilt) / half_width
         taper = thickness * (1 - u * u)
         side = (np.abs(v - (bend * u + tilt) * u) - taper) / np.sqrt(1 + slope * slope)
-        result: Array = np.maximum(side, (np.abs(u) - 1) * half_width)
-        return result
+        return np.maximum(side, (np.abs(u) - 1) * half_width)
 
     reach = thickness + abs(bend) + abs(tilt)
     width, height = (reach, half_width) if upright else (half_width, reach)
@@ -133,11 +125,10 @@ def brush(x0: float, y0: float, half_width: float, thickness: float, bend: float
 def merged(first: Shape, second: Shape, blend: float) -> Shape:
     """Both shapes as one, their joint smoothed over the distance `blend`."""
 
-    def distance(x: Array, y: Array) -> Array:
+    def distance(x: Array, y: Array) -> Any:
         a, b = first.distance(x, y), second.distance(x, y)
         overlap = np.maximum(blend - np.abs(a - b), 0)
-        result: Array = np.minimum(a, b) - overlap * overlap * (0.25 / blend)
-        return result
+        return np.minimum(a, b) - overlap * overlap * (0.25 / blend)
 
     mine, its = first.bounds, second.bounds
     bounds = (min(mine[0], its[0]), min(mine[1], its[1]), max(mine[2], its[2]), max(mine[3], its[3]))
@@ -160,8 +151,7 @@ class Canvas:
     def gradient(self, top: Colour, bottom: Colour) -> None:
         """Covers the whole picture, from `top` to `bottom`."""
         share = (self.y / np.float32(EXTENT) + np.float32(1)) / np.float32(2)
-        first = np.asarray(top, np.float32)[:, None, None]
-        last = np.asarray(bottom, np.float32)[:, None, None]
+        first, last = (np.asarray(colour, np.float32)[:, None, None] for colour in (top, bottom))
         self.planes[:] = first + share * (last - first)
 
     def paint(self, shape: Shape, colour: Colour, opacity: float = 1, softness: float = 0, within: Shape | None = None) -> None:
@@ -199,8 +189,7 @@ class Canvas:
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
     """`first` at `share` 0, `second` at 1."""
-    red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
-    return red, green, blue
+    return tuple(a + (b - a) * share for a, b in zip(first, second, strict=True))
 
 
 def ramp(colours: Sequence[Colour], position: float) -> Colour:
@@ -212,5 +201,4 @@ def ramp(colours: Sequence[Colour], position: float) -> Colour:
 
 def rgb(code: str) -> Colour:
     """The colour of a hexadecimal code such as "f1c296"."""
-    red, green, blue = (int(code[start : start + 2], 16) / 255 for start in (0, 2, 4))
-    return red, green, blue
+    return tuple(int(code[start : start + 2], 16) / 255 for start in (0, 2, 4))

@@ -26,13 +26,11 @@ class Scene:
     """One portrait on one canvas: colours and positions that several parts share, and a method for each part."""
 
     def __init__(self, canvas: Canvas, value: Mapping[str, float], details: Details) -> None:
-        self.canvas, self.value, self.details = canvas, value, details
+        self.canvas, self.paint, self.value, self.details = canvas, canvas.paint, value, details
         self.x, self.y = 0.02 * value["shift_right"], 0.02 * value["shift_down"] - 0.02
         # The eyes stay in place, as in aligned photographs: the head turns around them, the nose comes forward.
         turn = value["yaw"]
-        self.head_x = self.x - 0.05 * turn
-        self.face_x = self.x + 0.055 * turn
-        self.nose_x = self.x + 0.105 * turn
+        self.head_x, self.face_x, self.nose_x = self.x - 0.05 * turn, self.x + 0.055 * turn, self.x + 0.105 * turn
         self.eye_y = self.y - 0.03
         # Wrinkles and grey appear in the second half of life.
         ripe = min(max((value["age"] - 0.42) / 0.35, 0), 1)
@@ -43,43 +41,32 @@ class Scene:
         self.hair_shade = mix(self.hair, BLACK, 0.28)
         self.width = 1 + 0.08 * value["face_width"]
         self.cranium = ellipse(self.head_x, self.y - 0.12, 0.44 * self.width, 0.5)
-        jaw_width = _between(0.31, 0.39, value["jaw"]) * self.width
-        jaw = ellipse(self.head_x + 0.035 * turn, self.y + 0.2, jaw_width, 0.4)
+        jaw = ellipse(self.head_x + 0.035 * turn, self.y + 0.2, _between(0.31, 0.39, value["jaw"]) * self.width, 0.4)
         self.face = merged(self.cranium, jaw, 0.2)
 
     def draw(self) -> None:
         """Paints everything, back to front."""
-        self.background()
-        self.back_hair()
-        self.body()
-        self.ears()
-        self.head()
+        for part in (self.background, self.back_hair, self.body, self.ears, self.head):
+            part()
         self.details.on_face(self.canvas, self.face_x, self.y, self.shade)
-        self.wrinkles()
-        self.nose()
-        self.mouth()
-        self.eyes()
-        self.brows()
-        self.temples()
-        self.front_hair()
-        self.details.on_ears(self.canvas, [self.ear(side) for side in SIDES])
+        for part in (self.wrinkles, self.nose, self.mouth, self.eyes, self.brows, self.temples, self.front_hair):
+            part()
+        self.details.on_ears(self.canvas, tuple(self.ear(side) for side in SIDES))
         self.details.on_head(self.canvas, self.head_x, self.y)
         self.lenses()
 
     def background(self) -> None:
         """A plain or graded wall."""
         top = ramp(BACKGROUND, self.value["background_colour"])
-        bottom = mix(top, mix(top, rgb("3a3050"), 0.5), self.value["background_gradient"])
-        self.canvas.gradient(top, bottom)
+        self.canvas.gradient(top, mix(top, mix(top, rgb("3a3050"), 0.5), self.value["background_gradient"]))
         self.details.on_wall(self.canvas)
 
     def back_hair(self) -> None:
         """The hair behind neck and shoulders."""
         length = self.value["hair_length"] * (1 - 0.75 * self.value["baldness"])
         top, bottom = self.y - 0.3, self.y + _between(0.0, 0.95, length)
-        half_width = (0.45 + 0.1 * length) * self.width
-        block = rounded_box(self.head_x, (top + bottom) / 2, half_width, (bottom - top) / 2, 0.22)
-        self.canvas.paint(merged(self.cap(), block, 0.15), self.hair_shade)
+        block = rounded_box(self.head_x, (top + bottom) / 2, (0.45 + 0.1 * length) * self.width, (bottom - top) / 2, 0.22)
+        self.paint(merged(self.cap(), block, 0.15), self.hair_shade)
 
     def cap(self) -> Shape:
         """The outline of the hair around the skull."""
@@ -92,19 +79,17 @@ class Scene:
 
     def body(self) -> None:
         """Shirt, neck, and the shadow of the chin on it."""
-        shirt = ramp(SHIRT, self.value["shirt_colour"])
-        light = self.value["light"]
-        torso = ellipse(self.x, self.y + 1.36, 0.92, 0.64)
-        neckline = ellipse(self.x, self.y + 0.72, 0.23, 0.13)
-        self.canvas.paint(torso, shirt)
+        shirt, light = ramp(SHIRT, self.value["shirt_colour"]), self.value["light"]
+        torso, neckline = ellipse(self.x, self.y + 1.36, 0.92, 0.64), ellipse(self.x, self.y + 0.72, 0.23, 0.13)
+        self.paint(torso, shirt)
         lit = ellipse(self.x + 0.5 * light, self.y + 1.3, 0.75, 0.62)
-        self.canvas.paint(torso - lit, mix(shirt, BLACK, 0.45), 0.8, 0.35, within=torso)
+        self.paint(torso - lit, mix(shirt, BLACK, 0.45), 0.8, 0.35, within=torso)
         self.details.on_shirt(self.canvas, self.x, self.y)
-        self.canvas.paint(neckline.grown(0.045), mix(shirt, WHITE, 0.3), within=torso)
-        self.canvas.paint(neckline, self.skin)
+        self.paint(neckline.grown(0.045), mix(shirt, WHITE, 0.3), within=torso)
+        self.paint(neckline, self.skin)
         neck = rounded_box(self.x, self.y + 0.5, 0.17, 0.3, 0.08)
-        self.canvas.paint(neck, self.skin)
-        self.canvas.paint(self.face.moved(-0.03 * light, 0.09), self.shade, 0.9, 0.04, within=neck)
+        self.paint(neck, self.skin)
+        self.paint(self.face.moved(-0.03 * light, 0.09), self.shade, 0.9, 0.04, within=neck)
         self.details.on_neck(self.canvas, self.x, self.y)
 
     def ear(self, side: int) -> tuple[float, float]:
@@ -115,36 +100,31 @@ class Scene:
         """Both ears."""
         for side in SIDES:
             x, y = self.ear(side)
-            self.canvas.paint(ellipse(x, y, 0.075, 0.115), mix(self.skin, self.shade, 0.25))
-            self.canvas.paint(ellipse(x + 0.012 * side, y, 0.038, 0.07), self.shade, 0.7)
+            self.paint(ellipse(x, y, 0.075, 0.115), mix(self.skin, self.shade, 0.25))
+            self.paint(ellipse(x + 0.012 * side, y, 0.038, 0.07), self.shade, 0.7)
 
     def head(self) -> None:
         """The face with its shadow on the side away from the light, and red cheeks."""
         light = self.value["light"]
-        self.canvas.paint(self.face, self.skin)
+        self.paint(self.face, self.skin)
         away = self.face - ellipse(self.head_x + 0.26 * light, self.y - 0.05, 0.46 * self.width, 0.62)
-        self.canvas.paint(away, self.shade, 0.9, 0.16, within=self.face)
+        self.paint(away, self.shade, 0.9, 0.16, within=self.face)
         for side in SIDES:
-            cheek = ellipse(self.face_x + 0.24 * side, self.y + 0.17, 0.1, 0.075)
-            self.canvas.paint(cheek, RED, 0.22 - 0.1 * self.old, 0.1, within=self.face)
+            self.paint(ellipse(self.face_x + 0.24 * side, self.y + 0.17, 0.1, 0.075), RED, 0.22 - 0.1 * self.old, 0.1, within=self.face)
 
     def wrinkles(self) -> None:
         """Lines of age on forehead, under the eyes and beside the mouth."""
         ink = mix(self.skin, rgb("4a1c14"), 0.55)
         for row, half_width in ((-0.4, 0.17), (-0.325, 0.21)):
-            line = brush(self.face_x, self.y + row, half_width, 0.016, bend=0.02)
-            self.canvas.paint(line, ink, 0.8 * self.old)
+            self.paint(brush(self.face_x, self.y + row, half_width, 0.016, bend=0.02), ink, 0.8 * self.old)
         for side in SIDES:
-            x = self.face_x + side * self.spread(side)
-            bag = brush(x, self.eye_y + 0.135, 0.095, 0.018, bend=-0.03)
-            self.canvas.paint(bag, ink, 0.75 * self.old)
-            x = self.face_x + 0.205 * side
-            fold = brush(x, self.y + 0.255, 0.11, 0.018, bend=-0.03 * side, tilt=0.05 * side, upright=True)
-            self.canvas.paint(fold, ink, 0.85 * self.old)
+            self.paint(brush(self.eye_x(side), self.eye_y + 0.135, 0.095, 0.018, bend=-0.03), ink, 0.75 * self.old)
+            x, y = self.face_x + 0.205 * side, self.y + 0.255
+            self.paint(brush(x, y, 0.11, 0.018, bend=-0.03 * side, tilt=0.05 * side, upright=True), ink, 0.85 * self.old)
 
-    def spread(self, side: int) -> float:
-        """Distance of an eye from the middle of the face; the far eye is closer to it."""
-        return 0.195 - 0.02 * side * self.value["yaw"]
+    def eye_x(self, side: int, outwards: float = 0) -> float:
+        """The middle of an eye, or a place `outwards` of it; the far eye is closer to the middle of the face."""
+        return self.face_x + side * (0.195 - 0.02 * side * self.value["yaw"] + outwards)
 
     def eyes(self) -> None:
         """White, iris, pupil, highlight and upper lid of both eyes."""
@@ -152,94 +132,82 @@ class Scene:
         half_width, opening = 0.112 * scale, _between(0.06, 0.098, self.value["eye_opening"]) * scale
         colour = ramp(EYE, self.value["eye_colour"])
         for side in SIDES:
-            x, y = self.face_x + side * self.spread(side), self.eye_y
+            x, y = self.eye_x(side), self.eye_y
             white = brush(x, y, half_width, opening)
             gaze = x + 0.012 * self.value["yaw"]
-            self.canvas.paint(white, rgb("fbf8f4"))
-            self.canvas.paint(circle(gaze, y, 0.066 * scale), colour, within=white)
-            self.canvas.paint(circle(gaze, y, 0.034 * scale), rgb("171216"), within=white)
-            spark = circle(gaze + 0.028 * scale * self.value["light"], y - 0.028 * scale, 0.019)
-            self.canvas.paint(spark, WHITE, 0.95)
-            lid = brush(x, y - opening, half_width * 1.08, 0.022, bend=opening)
-            self.canvas.paint(lid, rgb("33201f"))
+            self.paint(white, rgb("fbf8f4"))
+            self.paint(circle(gaze, y, 0.066 * scale), colour, within=white)
+            self.paint(circle(gaze, y, 0.034 * scale), rgb("171216"), within=white)
+            self.paint(circle(gaze + 0.028 * scale * self.value["light"], y - 0.028 * scale, 0.019), WHITE, 0.95)
+            self.paint(brush(x, y - opening, half_width * 1.08, 0.022, bend=opening), rgb("33201f"))
 
     def brows(self) -> None:
         """Both eyebrows."""
         colour = mix(self.hair, rgb("2e1c14"), 0.45 - 0.2 * self.old)
         height = self.eye_y - 0.175 - 0.04 * self.value["brow_height"]
         for side in SIDES:
-            x = self.face_x + side * (self.spread(side) + 0.005)
             tilt = 0.05 * self.value["brow_tilt"] * side
-            self.canvas.paint(brush(x, height, 0.135, 0.031, bend=0.03, tilt=tilt), colour)
+            self.paint(brush(self.eye_x(side, 0.005), height, 0.135, 0.031, bend=0.03, tilt=tilt), colour)
 
     def nose(self) -> None:
         """The bridge's shadow, the tip and its lower edge."""
         scale = 1 + 0.18 * self.value["nose_size"]
-        away = -1 if self.value["light"] > 0 else 1
-        tip = self.y + 0.145 + 0.02 * scale
-        strength = abs(self.value["light"])
+        light, tip = self.value["light"], self.y + 0.145 + 0.02 * scale
+        away = -1 if light > 0 else 1
         bridge = brush((self.face_x + self.nose_x) / 2 + 0.045 * away, tip - 0.11, 0.12, 0.03, upright=True)
-        self.canvas.paint(bridge, self.shade, 0.6 * strength, 0.04)
-        self.canvas.paint(ellipse(self.nose_x, tip, 0.075 * scale, 0.05 * scale), self.shade, 0.85, 0.03)
-        self.canvas.paint(ellipse(self.nose_x, tip - 0.018, 0.068 * scale, 0.048 * scale), self.skin, 1, 0.02)
+        self.paint(bridge, self.shade, 0.6 * abs(light), 0.04)
+        self.paint(ellipse(self.nose_x, tip, 0.075 * scale, 0.05 * scale), self.shade, 0.85, 0.03)
+        self.paint(ellipse(self.nose_x, tip - 0.018, 0.068 * scale, 0.048 * scale), self.skin, 1, 0.02)
         edge = brush(self.nose_x, tip + 0.036 * scale, 0.065 * scale, 0.014, bend=-0.018)
-        self.canvas.paint(edge, mix(self.shade, rgb("3a1210"), 0.35), 0.85)
+        self.paint(edge, mix(self.shade, rgb("3a1210"), 0.35), 0.85)
 
     def mouth(self) -> None:
         """Lips, and between them the teeth and the dark of an open mouth."""
         smile, opening = self.value["smile"], self.value["mouth_open"]
         x = (self.face_x + self.nose_x) / 2
         bend = -0.1 * smile if smile > 0 else -0.05 * smile
-        half_width = 0.165 + 0.04 * smile
-        gap = 0.012 + 0.075 * opening
+        half_width, gap = 0.165 + 0.04 * smile, 0.012 + 0.075 * opening
         # The corners carry the bend; moving the middle against it keeps the mouth in its place.
         y = self.y + 0.335 - 0.45 * bend
         lips = mix(mix(self.skin, rgb("b8343c"), 0.6), BLACK, 0.08)
         inside = brush(x, y, half_width, gap, bend)
-        self.canvas.paint(brush(x, y + 0.006, half_width + 0.022, gap + 0.036, bend), lips)
-        self.canvas.paint(inside, rgb("4a1218"))
+        self.paint(brush(x, y + 0.006, half_width + 0.022, gap + 0.036, bend), lips)
+        self.paint(inside, rgb("4a1218"))
         teeth = brush(x, y - 0.8 * gap, half_width * 0.9, gap, bend)
-        self.canvas.paint(teeth, rgb("fffaf2"), min(max(3 * opening - 0.6, 0), 1), within=inside)
+        self.paint(teeth, rgb("fffaf2"), min(max(3 * opening - 0.6, 0), 1), within=inside)
 
     def front_hair(self) -> None:
         """The hair over forehead and temples, with a parting and a sheen."""
-        value = self.value
-        bald, parting = value["baldness"], value["parting"]
+        value, bald, parting = self.value, self.value["baldness"], self.value["parting"]
         brow = self.y + _between(_between(-0.47, -0.27, value["fringe"]), -0.95, bald)
         opening = ellipse(self.head_x + 0.03 * value["yaw"], brow + 0.62, 0.385 * self.width, 0.62)
         slanted = Shape(opening.bounds, lambda x, y: opening.distance(x, y + 0.22 * parting * (x - self.head_x)))
-        lower = rounded_box(self.head_x, self.y - 0.7, 0.8, 0.7 + 0.02, 0.05)
-        hair = self.cap() & lower
+        hair = self.cap() & rounded_box(self.head_x, self.y - 0.7, 0.8, 0.7 + 0.02, 0.05)
         length = value["hair_length"] * (1 - bald)
         for side in SIDES:
             start = (self.head_x + side * 0.44 * self.width, self.y - 0.12)
             end = (self.head_x + side * (0.43 + 0.06 * length) * self.width, self.y - 0.1 + 0.9 * length)
             hair = merged(hair, capsule(start, end, 0.03 + 0.055 * min(4 * length, 1)), 0.06)
         hair = hair - slanted
-        self.canvas.paint(hair, self.hair)
+        self.paint(hair, self.hair)
         sheen = brush(self.head_x + 0.1 * value["light"], self.y - 0.54, 0.32, 0.045, 0.09, -0.05 * value["light"])
-        self.canvas.paint(sheen, mix(self.hair, WHITE, 0.4), 0.6 * (1 - bald), 0.05, within=hair)
+        self.paint(sheen, mix(self.hair, WHITE, 0.4), 0.6 * (1 - bald), 0.05, within=hair)
         crown = brush(self.head_x - 0.2 * parting, self.y - 0.6, 0.17, 0.014, 0, 0.05 * parting, upright=True)
-        self.canvas.paint(crown, self.hair_shade, 0.9 * (1 - bald), 0.01, within=hair)
+        self.paint(crown, self.hair_shade, 0.9 * (1 - bald), 0.01, within=hair)
 
     def temples(self) -> None:
         """The glasses' arms, which the hair may cover."""
         colour, strength = ramp(FRAME, self.value["frame_colour"]), self.value["glasses"]
         for side in SIDES:
-            start = (self.face_x + side * (self.spread(side) + 0.15), self.eye_y - 0.03)
-            self.canvas.paint(capsule(start, (self.ear(side)[0], self.eye_y - 0.05), 0.018), colour, strength)
+            hinge, ear = (self.eye_x(side, 0.15), self.eye_y - 0.03), (self.ear(side)[0], self.eye_y - 0.05)
+            self.paint(capsule(hinge, ear, 0.018), colour, strength)
 
     def lenses(self) -> None:
         """The glasses' frame, bridge, and the sky in the lenses."""
-        strength = self.value["glasses"]
-        colour = ramp(FRAME, self.value["frame_colour"])
-        thickness = _between(0.02, 0.042, strength)
+        colour, strength = ramp(FRAME, self.value["frame_colour"]), self.value["glasses"]
         rounding = _between(0.15, 0.05, self.value["frame_shape"])
         for side in SIDES:
-            x = self.face_x + side * (self.spread(side) + 0.002)
-            lens = rounded_box(x, self.eye_y + 0.015, 0.16, 0.15, rounding)
-            self.canvas.paint(lens, rgb("dff0ff"), 0.16 * strength)
-            self.canvas.paint(lens.outline(thickness), colour, strength)
-        half_gap = 0.035
-        bridge = brush(self.face_x, self.eye_y - 0.035, half_gap + 0.02, 0.034, bend=0.01)
-        self.canvas.paint(bridge, colour, strength)
+            lens = rounded_box(self.eye_x(side, 0.002), self.eye_y + 0.015, 0.16, 0.15, rounding)
+            self.paint(lens, rgb("dff0ff"), 0.16 * strength)
+            self.paint(lens.outline(_between(0.02, 0.042, strength)), colour, strength)
+        self.paint(brush(self.face_x, self.eye_y - 0.035, 0.035 + 0.02, 0.034, bend=0.01), colour, strength)

@@ -7,6 +7,7 @@ of each other, so that each has a linear direction of its own in a generator's l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,23 +42,16 @@ class Parameter:
 
     def value(self, chance: float) -> float:
         """The value for a uniform `chance` in 0..1; it grows with `chance`."""
-        return self.low + (self.high - self.low) * _share(self.kind, chance)
+        return self.low + (self.high - self.low) * SHARES[self.kind](chance)
 
 
-def _share(kind: str, chance: float) -> float:
-    if kind == "uniform":
-        return chance
-    if kind == "bell":
-        centred = 2 * chance - 1
-        return 0.5 + 0.25 * centred * (1 + centred * centred)
-    if kind == "sides":
-        return 0.6 * chance if chance < 0.5 else 1 - 0.6 * (1 - chance)
-    if kind == "switch":
-        return float(chance >= 0.5)
-    if kind == "rare":
-        return 0.0 if chance < 5 / 6 else 0.8 + 1.2 * (chance - 5 / 6)
-    raise ArgumentError(f'unknown kind of distribution "{kind}": use uniform, bell, sides, switch or rare')
-
+SHARES: dict[str, Callable[[float], float]] = {
+    "uniform": lambda chance: chance,
+    "bell": lambda chance: 0.5 + 0.25 * (2 * chance - 1) * (1 + (2 * chance - 1) * (2 * chance - 1)),
+    "sides": lambda chance: 0.6 * chance if chance < 0.5 else 1 - 0.6 * (1 - chance),
+    "switch": lambda chance: float(chance >= 0.5),
+    "rare": lambda chance: 0.0 if chance < 5 / 6 else 0.8 + 1.2 * (chance - 5 / 6),
+}
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter("smile", -1, 1, "sides", "corners of the mouth down or up", threshold=0),
@@ -132,15 +126,12 @@ class Portrait:
 
     def replace(self, **changes: float) -> Portrait:
         """The same person with some parameters changed, for example `replace(smile=1.0)`."""
-        values = list(self.values)
-        for name, value in changes.items():
-            values[_position(name)] = float(value)
-        return Portrait(tuple(values))
+        places = {_position(name): value for name, value in changes.items()}
+        return Portrait(tuple(places.get(place, value) for place, value in enumerate(self.values)))
 
     def mirrored(self) -> Portrait:
         """The person seen in a mirror: renders to the flipped picture."""
-        pairs = zip(PARAMETERS, self.values, strict=True)
-        return Portrait(tuple(-value if entry.sided else value for entry, value in pairs))
+        return Portrait(tuple(-value if entry.sided else value for entry, value in zip(PARAMETERS, self.values, strict=True)))
 
     def array(self) -> NDArray[np.float32]:
         """The values as float32 (len(PARAMETERS),)."""
@@ -165,7 +156,7 @@ def render(portrait: Portrait, size: int = 128, details: Details | None = None) 
     if not SMALLEST <= size <= LARGEST:
         raise ArgumentError(f"picture size {size} is out of range: use {SMALLEST} to {LARGEST} pixels")
     canvas = Canvas(size)
-    Scene(canvas, labels(portrait), Details.none() if details is None else details).draw()
+    Scene(canvas, labels(portrait), details or Details()).draw()
     return canvas.picture()
 
 

@@ -7,18 +7,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sdic_runtime.errors import ArgumentError
 from sdic_train.config import ModelConfig
 from sdic_train.data.datasets import PictureSet
-from sdic_train.trainers.compute import Compute
+from sdic_train.trainers.compute import Compute, Losses
+from sdic_train.trainers.pictures import scaled
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Model = TypeVar("Model", bound=nn.Module)
+Judge = nn.Module | None  # the network of a loss, where there is one
 
 
 class Trainer(ABC):
@@ -39,9 +42,16 @@ class Trainer(ABC):
         self.recipe, self.pictures, self.compute, self.steps = recipe, pictures, compute, steps
         self.step = 0
 
-    @abstractmethod
     def advance(self) -> dict[str, float]:
-        """One step; `step` grows by one."""
+        """One step; returns its losses, and `step` grows by one."""
+        losses = Losses(self.compute)
+        self.train_step(losses)
+        self.step += 1
+        return losses.means()
+
+    @abstractmethod
+    def train_step(self, losses: Losses) -> None:
+        """Computes one step and adds its losses to `losses`."""
 
     @abstractmethod
     def save(self, path: Path) -> None:
@@ -81,22 +91,32 @@ class Trainer(ABC):
         """The sum of the terms with the weights that the recipe has under their names."""
         return sum((getattr(self.recipe, name) * value for name, value in terms.items()), torch.zeros((), device=self.compute.device))
 
+    def shown(self, size: int) -> Tensor:
+        """Eight pictures from all over the set, for the sheet: [8, 3, size, size] in [-1, 1]."""
+        return scaled(self.pictures, np.linspace(0, len(self.pictures) - 1, 8).astype(int), size).to(self.compute.device)
+
+    def begin(self, optimizer: torch.optim.Optimizer, *rates: float) -> None:
+        """Gives the groups of parameters their rates of this step, and forgets the gradients of the last."""
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = self.scheduled(rate)
+        optimizer.zero_grad(set_to_none=True)
+
     def update(self, optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
         """One step of `optimizer` with the gradients that all processes found for `module`."""
         self.compute.average_gradients(module.parameters())
         optimizer.step()
 
-    def judges(self, perceptual: nn.Module | None, identity: nn.Module | None) -> dict[str, nn.Module]:
+    def judges(self, perceptual: Judge, identity: Judge) -> dict[str, nn.Module]:
         """The networks of the losses that have a weight, frozen and in place. Raises ArgumentError for a loss without its network."""
         found = {}
         for name, network in {"perceptual": perceptual, "identity": identity}.items():
-            weight = getattr(self.recipe, name)
-            if weight and network is None:
+            if not (weight := getattr(self.recipe, name)):
+                continue
+            if network is None:
                 raise ArgumentError(
                     f"the loss {name} has the weight {weight} and no network; name its weights with --{name}, or use --set {name}=0"
                 )
-            if weight and network is not None:
-                found[name] = network.to(self.compute.device).eval().requires_grad_(False)
+            found[name] = network.to(self.compute.device).eval().requires_grad_(False)
         return found
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,9 +17,9 @@ from sdic_train.data.datasets import PictureSet
 from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.layers import EqualLinear
 from sdic_train.networks.stylegan2 import Generator, downsample
-from sdic_train.trainers.base import Trainer, wide, widen
+from sdic_train.trainers.base import Judge, Trainer, wide, widen
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.pictures import batch_pictures, scaled, sheet_of
+from sdic_train.trainers.pictures import batch_pictures, sheet_of
 
 REAL_SAMPLES = 4  # mapped codes per picture that the latent discriminator sees as real
 
@@ -52,9 +51,8 @@ class LatentDiscriminator(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            *(EqualLinear(width, width, rate=0.01, activation=True) for _ in range(3)), EqualLinear(width, 1, rate=0.01)
-        )
+        hidden = [EqualLinear(width, width, rate=0.01, activation=True) for _ in range(3)]
+        self.layers = nn.Sequential(*hidden, EqualLinear(width, 1, rate=0.01))
 
     def forward(self, latent: Tensor) -> Tensor:
         return self.layers(latent)
@@ -68,19 +66,13 @@ class EncoderTrainer(Trainer):
     losses = ("encoder", "l2", "perceptual", "identity", "code", "delta", "latent_adversarial", "latent_discriminator")
 
     def __init__(
-        self,
-        generator: Generator,
-        recipe: EncoderRecipe,
-        pictures: PictureSet,
-        compute: Compute,
-        steps: int,
-        perceptual: nn.Module | None,
-        identity: nn.Module | None,
+        self, generator: Generator, recipe: EncoderRecipe, pictures: PictureSet, compute: Compute, steps: int, *judges: Judge
     ) -> None:
+        """`judges`: the networks of the losses perceptual and identity."""
         super().__init__(generator.config, recipe, pictures, compute, steps)
         if recipe.code and pictures.coordinates is None:
             raise ArgumentError("the loss code needs labelled pictures (the portraits); use --set code=0 for a folder")
-        self.distances = self.judges(perceptual, identity)
+        self.distances = self.judges(*judges)
         torch.manual_seed(recipe.seed)
         self.encoder = widen(Encoder(self.config)).to(compute.device)
         self.latent_discriminator = LatentDiscriminator(self.config.style_width).to(compute.device)
@@ -90,17 +82,16 @@ class EncoderTrainer(Trainer):
         self.latent_optimizer = torch.optim.Adam(self.latent_discriminator.parameters(), lr=recipe.latent_rate, betas=(0.0, 0.99))
 
     def start_from(self, encoder: Encoder) -> None:
-        """Goes on from another run's encoder."""
+        """Continues from another run's encoder."""
         self.encoder.load_state_dict(encoder.state_dict())
 
-    def advance(self) -> dict[str, float]:
-        recipe, compute = self.recipe, self.compute
-        self.optimizer.param_groups[0]["lr"], random = self.scheduled(recipe.rate), self.random()
+    def train_step(self, losses: Losses) -> None:
+        recipe, compute, random = self.recipe, self.compute, self.random()
+        self.begin(self.optimizer, recipe.rate)
         images, coordinates = batch_pictures(self.pictures, compute.batch, self.config.working, random, recipe.mirror and not recipe.code)
         mapped = torch.randn(len(images) * REAL_SAMPLES, self.config.style_width, generator=random).to(compute.device)
         self.encoder.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        losses, codes = Losses(compute), []
+        codes = []
         for image, person in compute.parts(images, coordinates):
             with compute.autocast():
                 offsets = self.encoder(wide(image), self._deltas()).float()
@@ -113,8 +104,6 @@ class EncoderTrainer(Trainer):
         self.update(self.optimizer, self.encoder)
         if recipe.latent_adversarial:
             self._advance_latent_discriminator(torch.cat(codes), mapped, losses)
-        self.step += 1
-        return losses.means()
 
     def _deltas(self) -> int | None:
         """The number of rows that may leave row 0 now."""
@@ -165,11 +154,9 @@ class EncoderTrainer(Trainer):
     def sheet(self) -> Any:
         """Pictures above their reconstructions."""
         self.encoder.eval()
-        image = scaled(self.pictures, np.linspace(0, len(self.pictures) - 1, 8).astype(int), self.config.working).to(self.compute.device)
-        picture = downsample(self.generator(self.encoder(image) + self.latent_avg), self.config.working)
-        return sheet_of(image, picture)
+        image = self.shown(self.config.working)
+        return sheet_of(image, downsample(self.generator(self.encoder(image) + self.latent_avg), self.config.working))
 
     def save(self, path: Path) -> None:
-        save_checkpoint(
-            path, self.config, self.latent_avg, {"trained": f"encoder, {self.step} steps"}, encoder=self.encoder, generator=self.generator
-        )
+        trained = {"trained": f"encoder, {self.step} steps"}
+        save_checkpoint(path, self.config, self.latent_avg, trained, encoder=self.encoder, generator=self.generator)

@@ -18,13 +18,13 @@ from sdic_train.config import ModelConfig
 from sdic_train.data.datasets import PictureSet
 from sdic_train.losses.portrait import feature_distance
 from sdic_train.networks.discriminator import Discriminator
-from sdic_train.networks.layers import EqualLinear
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.base import Trainer, wide, widen
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.pictures import batch_pictures, scaled, sheet_of
+from sdic_train.trainers.pictures import batch_pictures, new_noises, scaled, sheet_of
 
+SUPERVISED = ("fit", "edges", "features", "perceptual", "attributes")  # losses that compare with the render of the same person
 SHEET = 16  # pictures on a sample sheet
 
 
@@ -32,8 +32,7 @@ SHEET = 16  # pictures on a sample sheet
 class GeneratorRecipe:
     """Weights and rates; the defaults are StyleGAN2's. A loss with weight 0 is not computed.
 
-    The losses of `SUPERVISED` compare the generated picture with the render of the same person. They need a labelled set:
-    its coordinates are then the first of z, and the mapping starts from these alone.
+    The losses of `SUPERVISED` need a labelled set: its coordinates are then the first of z, and the mapping starts from these alone.
     """
 
     size: int = 64  # the picture size trained now, 8 to R: the generator grows over several runs
@@ -78,7 +77,6 @@ class GeneratorTrainer(Trainer):
     ) -> None:
         super().__init__(config, recipe, pictures, compute, steps)
         used = [name for name in SUPERVISED if getattr(recipe, name)]
-        self.supervised = bool(used)
         if used and pictures.coordinates is None:
             raise ArgumentError(f"the loss {used[0]} needs labelled pictures (the portraits); use --set {used[0]}=0 for a folder")
         if (recipe.perceptual or recipe.attributes) and reader is None:
@@ -86,17 +84,18 @@ class GeneratorTrainer(Trainer):
                 "the losses perceptual and attributes need a portrait reader; name one with --reader, or set their weights to 0"
             )
         self.reader = None if reader is None else reader.to(compute.device).eval().requires_grad_(False)
-        if self.supervised and recipe.mixing:
+        if used and recipe.mixing:
             raise ArgumentError(f"style mixing ({recipe.mixing}) contradicts the losses that compare with a render; set mixing to 0")
         if not 8 <= recipe.size <= config.resolution or recipe.size & (recipe.size - 1):
             raise ArgumentError(
                 f"the training size {recipe.size} does not fit a generator of {config.resolution}; use a power of two from 8 to it"
             )
+        self.coordinates = torch.from_numpy(pictures.coordinates) if used and pictures.coordinates is not None else None  # starts of z
         torch.manual_seed(recipe.seed)
         self.generator = Generator(config)
         self.discriminator = Discriminator(recipe.size, discriminator_channels or config.channels)
-        if self.supervised and pictures.coordinates is not None:
-            condition_mapping(self.generator, pictures.coordinates.shape[1])
+        if self.coordinates is not None:
+            condition_mapping(self.generator, self.coordinates.shape[1])
         widen(self.generator).to(compute.device)
         widen(self.discriminator).to(compute.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
@@ -104,9 +103,8 @@ class GeneratorTrainer(Trainer):
         mapping = list(self.generator.style.parameters())
         others = [weight for name, weight in self.generator.named_parameters() if not name.startswith("style.")]
         self.rates = (recipe.rate, recipe.rate * recipe.mapping_factor)
-        self.generator_optimizer = torch.optim.Adam(
-            [{"params": others}, {"params": mapping}], lr=recipe.rate, betas=(recipe.momentum, 0.99)
-        )
+        groups, betas = [{"params": others}, {"params": mapping}], (recipe.momentum, 0.99)
+        self.generator_optimizer = torch.optim.Adam(groups, lr=recipe.rate, betas=betas)
         self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=recipe.discriminator_rate, betas=(0.0, 0.99))
 
     def grow_from(self, state: dict[str, Any]) -> None:
@@ -116,16 +114,14 @@ class GeneratorTrainer(Trainer):
         own = self.discriminator.state_dict()
         self.discriminator.load_state_dict({**own, **aligned(state["discriminator"], own)})
 
-    def advance(self) -> dict[str, float]:
-        recipe, compute = self.recipe, self.compute
-        self._set_rates()
-        real, coordinates = batch_pictures(
-            self.pictures, compute.batch, recipe.size, self._random(0), recipe.mirror and not self.supervised
-        )
-        z, second, crossing, noises = self._chances(coordinates if self.supervised else None)
-        losses, fakes = Losses(compute), []
+    def train_step(self, losses: Losses) -> None:
+        recipe, compute, supervised = self.recipe, self.compute, self.coordinates is not None
+        self.begin(self.generator_optimizer, *self.rates)
+        self.begin(self.discriminator_optimizer, recipe.discriminator_rate)
+        real, coordinates = batch_pictures(self.pictures, compute.batch, recipe.size, self._random(0), recipe.mirror and not supervised)
+        z, second, crossing, noises = self._chances(coordinates if supervised else None)
+        fakes = []
         self.discriminator.requires_grad_(False)
-        self.generator_optimizer.zero_grad(set_to_none=True)
         for wanted, first, other, cross in compute.parts(real, z, second, crossing):
             wanted = wide(wanted)
             with compute.autocast():
@@ -141,8 +137,6 @@ class GeneratorTrainer(Trainer):
         self._follow()
         if recipe.adversarial:
             self._advance_discriminator(real, fakes, losses)
-        self.step += 1
-        return losses.means()
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "size": self.recipe.size, "path_mean": self.path_mean}
@@ -156,12 +150,10 @@ class GeneratorTrainer(Trainer):
         """Generated pictures; above each the render of the same person where the set is labelled."""
         z = torch.randn(SHEET, self.config.style_width, generator=torch.Generator().manual_seed(1))
         index, rows = np.arange(SHEET) % len(self.pictures), []
-        if self.supervised and self.pictures.coordinates is not None:
-            coordinates = torch.from_numpy(self.pictures.coordinates[index])[:, : z.shape[1]]
-            z[:, : coordinates.shape[1]] = coordinates
+        if self.coordinates is not None:
+            z[:, : self.coordinates.shape[1]] = self.coordinates[index, : z.shape[1]]
             rows.append(scaled(self.pictures, index, self.recipe.size))
-        latent = self.average.mapping(z.to(self.compute.device))[:, None].repeat(1, self.config.rows, 1)
-        rows.append(self.average.picture_at(latent, self.recipe.size))
+        rows.append(self.average.picture_at(self._rows(self.average.mapping(z.to(self.compute.device))), self.recipe.size))
         return sheet_of(*(row[part : part + SHEET // 2] for part in (0, SHEET // 2) for row in rows))
 
     def save(self, path: Path) -> None:
@@ -170,10 +162,9 @@ class GeneratorTrainer(Trainer):
         trained = {"trained": f"generator, {self.step} steps at {self.recipe.size}"}
         save_checkpoint(path, self.config, mean_rows(self.average), trained, generator=self.average)
 
-    def _set_rates(self) -> None:
-        for group, rate in zip(self.generator_optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = self.scheduled(rate)
-        self.discriminator_optimizer.param_groups[0]["lr"] = self.scheduled(self.recipe.discriminator_rate)
+    def _rows(self, w: Tensor) -> Tensor:
+        """Mapped codes [N, C] as latent codes [N, L, C]."""
+        return w[:, None].repeat(1, self.config.rows, 1)
 
     def _random(self, stream: int) -> torch.Generator:
         return torch.Generator().manual_seed(((self.recipe.seed << 32) + self.step) * 8 + stream)
@@ -184,7 +175,7 @@ class GeneratorTrainer(Trainer):
         z = torch.randn(batch, width, generator=random)
         if coordinates is not None:
             z[:, : coordinates.shape[1]] = coordinates[:, :width]
-        noises = [torch.randn(noise.shape, generator=random).to(self.compute.device) for noise in self.generator.noises.maps()]
+        noises = new_noises(self.generator, random)
         if not self.recipe.mixing:
             return z, None, None, noises
         rows = torch.randint(1, self.config.rows, (batch,), generator=random)
@@ -192,7 +183,7 @@ class GeneratorTrainer(Trainer):
         return z, torch.randn(batch, width, generator=random), torch.where(mixed, rows, self.config.rows), noises
 
     def _latent(self, z: Tensor, second: Tensor | None, crossing: Tensor | None) -> Tensor:
-        latent = self.generator.mapping(z)[:, None].repeat(1, self.config.rows, 1)
+        latent = self._rows(self.generator.mapping(z))
         if second is None or crossing is None:
             return latent
         behind = torch.arange(self.config.rows, device=z.device)[None, :, None] >= crossing[:, None, None]
@@ -205,7 +196,11 @@ class GeneratorTrainer(Trainer):
         if recipe.edges:
             terms["edges"] = edge_difference(fake, wanted)
         if self.reader is not None and (recipe.perceptual or recipe.attributes):
-            terms |= _read_terms(self.reader, fake, wanted)
+            with torch.no_grad():
+                aims = self.reader.features(wanted)
+            found = self.reader.features(fake)
+            terms["perceptual"] = feature_distance(found, aims).mean()
+            terms["attributes"] = F.mse_loss(self.reader.read(found[-1]).float(), self.reader.read(aims[-1]).float())
         if not (recipe.adversarial or recipe.features):
             return terms
         found = self.discriminator.features(fake)
@@ -219,9 +214,8 @@ class GeneratorTrainer(Trainer):
 
     def _path_length(self, z: Tensor, noises: list[Tensor]) -> Tensor:
         """StyleGAN2's regularisation: a step in w should change the picture by the same amount everywhere. On half of the batch."""
-        part = next(iter(self.compute.parts(z)))[0]
-        part = part[: max(1, len(part) // 2)]
-        latent = self.generator.mapping(part)[:, None].repeat(1, self.config.rows, 1)
+        (part,) = next(self.compute.parts(z))
+        latent = self._rows(self.generator.mapping(part[: max(1, len(part) // 2)]))
         picture = self.generator.picture_at(latent, self.recipe.size, noises)
         probe = torch.randn(picture.shape, generator=self._random(2)).to(picture.device) / self.recipe.size
         slope = torch.autograd.grad((picture * probe).sum(), latent, create_graph=True)[0]
@@ -234,7 +228,6 @@ class GeneratorTrainer(Trainer):
     def _advance_discriminator(self, real: Tensor, fakes: Sequence[Tensor], losses: Losses) -> None:
         recipe, compute = self.recipe, self.compute
         self.discriminator.requires_grad_(True)
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
         for (wanted,), fake in zip(compute.parts(real), fakes, strict=True):
             wanted = wide(wanted)
             with compute.autocast():
@@ -264,23 +257,9 @@ class GeneratorTrainer(Trainer):
             mean.lerp_(weight, 1 - keep)
 
 
-SUPERVISED = ("fit", "edges", "features", "perceptual", "attributes")
-
-
-def _read_terms(reader: PortraitReader, fake: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-    """What the portrait reader makes of the generated pictures and of the renders."""
-    with torch.no_grad():
-        aims = reader.features(wanted)
-        values = reader.read(aims[-1]).float()
-    found = reader.features(fake)
-    return {"perceptual": feature_distance(found, aims).mean(), "attributes": F.mse_loss(reader.read(found[-1]).float(), values)}
-
-
 def condition_mapping(generator: Generator, coordinates: int) -> None:
     """Lets the mapping start from the first `coordinates` of z only, with the variance that all of z would give."""
-    first = generator.style[1]
-    assert isinstance(first, EqualLinear)
-    weight = first.weight
+    weight = generator.style[1].get_parameter("weight")
     with torch.no_grad():
         weight[:, coordinates:] = 0
         weight[:, :coordinates] *= max(1.0, weight.shape[1] / coordinates) ** 0.5
@@ -298,14 +277,10 @@ def feature_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Ten
     return torch.stack([((a - b).abs().mean(1) / (b.abs().mean(1) + 1e-8)).mean() for a, b in pairs]).mean()
 
 
-def len_of_blocks(state: dict[str, Tensor]) -> int:
-    """The number of entries of `convs` in a discriminator's state."""
-    return 1 + max(int(name.split(".")[1]) for name in state if name.startswith("convs."))
-
-
 def aligned(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of `state` under the names that the same picture sizes have in `own`; those of another shape are omitted."""
-    shift = len_of_blocks(own) - len_of_blocks(state)
+    blocks, more = ({int(name.split(".")[1]) for name in names if name.startswith("convs.")} for names in (state, own))
+    shift = max(more) - max(blocks)
     found = {}
     for name, value in state.items():
         if name.startswith("convs.") and not name.startswith("convs.0."):

@@ -27,16 +27,20 @@ class Boundary:
     separation: float  # distance between the two sides' mean codes along the unit normal
 
 
+def _mapped(generator: Generator, samples: int, seed: int, batch: int) -> Iterator[Tensor]:
+    """Batches of mapped codes w [n, C] that follow from `seed` alone."""
+    random, width = torch.Generator().manual_seed(seed), generator.config.style_width
+    for start in range(0, samples, batch):
+        z = torch.randn(min(batch, samples - start), width, generator=random)
+        yield generator.mapping(z.to(generator.input.input.device))
+
+
 def labelled_codes(
     generator: Generator, read: Callable[[Tensor], Tensor], samples: int, seed: int = 0, batch: int = 16
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Batches of mapped codes w [n, C] and what `read` says of their pictures, [n, labels]. The codes follow from `seed` alone."""
-    random = torch.Generator().manual_seed(seed)
-    device = generator.input.input.device
     with torch.no_grad():
-        for start in range(0, samples, batch):
-            z = torch.randn(min(batch, samples - start), generator.config.style_width, generator=random).to(device)
-            latent = generator.mapping(z)
+        for latent in _mapped(generator, samples, seed, batch):
             picture = generator(latent[:, None].repeat(1, generator.config.rows, 1)).clamp(-1, 1)
             yield latent.cpu().numpy(), read(picture).float().cpu().numpy()
 
@@ -70,15 +74,14 @@ def boundary(
     mean, deviation = codes[used].mean(0), codes[used].std()
     machine = LinearSVC(C=0.01, class_weight="balanced", dual=False, random_state=seed).fit((codes[used] - mean) / deviation, above[used])
     accuracy = float((machine.predict((codes[held] - mean) / deviation) == above[held]).mean())
+    method = f"InterFaceGAN: linear SVM on {len(used)} codes, accuracy {accuracy:.3f} on {len(held)} others"
     normal = _unit(machine.coef_[0])
     if against is not None and len(against):
         basis, _ = np.linalg.qr(against.T.astype(np.float64))
         normal = _unit(normal - basis @ (basis.T @ normal))
+        method += f", {len(against)} other directions projected out"
     along = codes @ normal
     separation = float(along[above].mean() - along[~above].mean())
-    method = f"InterFaceGAN: linear SVM on {len(used)} codes, accuracy {accuracy:.3f} on {len(held)} others"
-    if against is not None and len(against):
-        method += f", {len(against)} other directions projected out"
     reach = round(1.5 * separation, 2)
     return Boundary(Direction(normal.astype(np.float32), name, method, (-reach, reach)), accuracy, separation)
 
@@ -90,29 +93,14 @@ def ganspace(generator: Generator, components: int = 80, samples: int = 100_000,
         raise ArgumentError(
             f"{components} components cannot be made from {samples} codes of width {width}; use at most {width} and more codes"
         )
-    random = torch.Generator().manual_seed(seed)
-    device = generator.input.input.device
     with torch.no_grad():
-        codes = (
-            torch.cat(
-                [
-                    generator.mapping(torch.randn(min(4096, samples - start), width, generator=random).to(device)).cpu()
-                    for start in range(0, samples, 4096)
-                ]
-            )
-            .double()
-            .numpy()
-        )
+        codes = torch.cat([latent.cpu() for latent in _mapped(generator, samples, seed, 4096)]).double().numpy()
     mean = codes.mean(0)
     _, values, vectors = np.linalg.svd(np.cov(codes - mean, rowvar=False), hermitian=True)
     vectors = vectors[:components] * np.sign(vectors[:components].sum(1, keepdims=True))
-    return Pca(
-        mean.astype(np.float32),
-        vectors.astype(np.float32),
-        np.sqrt(np.maximum(values[:components], 1e-12)).astype(np.float32),
-        "ganspace",
-        f"GANSpace: PCA of {samples} codes of W, seed {seed}",
-    )
+    deviations = np.sqrt(np.maximum(values[:components], 1e-12))
+    mean, vectors, deviations = (array.astype(np.float32) for array in (mean, vectors, deviations))
+    return Pca(mean, vectors, deviations, "ganspace", f"GANSpace: PCA of {samples} codes of W, seed {seed}")
 
 
 def sefa(generator: Generator, first: int, end: int, count: int) -> list[Direction]:
@@ -122,25 +110,19 @@ def sefa(generator: Generator, first: int, end: int, count: int) -> list[Directi
         raise ArgumentError(
             f"SeFa for the rows {first} to {end} with {count} directions does not fit {config.rows} rows of width {config.style_width}"
         )
-    layers = [generator.conv1, *generator.convs]
-    rows = [row for row in range(first, end) if row < len(layers)]
-    if not rows:
+    layers = [generator.conv1, *generator.convs][first:end]
+    if not layers:
         raise ArgumentError(
             f"the rows {first} to {end} modulate no convolution (row {config.rows - 1} is the last RGB layer's); start lower"
         )
-    weights = torch.cat([layers[row].conv.modulation.weight.detach() for row in rows])
+    weights = torch.cat([layer.conv.modulation.weight.detach() for layer in layers])
     weights = (weights / weights.norm(dim=1, keepdim=True)).double().cpu().numpy()
     _, vectors = np.linalg.eigh(weights.T @ weights)
-    return [
-        Direction(
-            vectors[:, -1 - index].astype(np.float32),
-            f"sefa_{first}_{end}_{index}",
-            f"SeFa: rows {first} to {end - 1}, eigenvector {index}",
-            (-3.0, 3.0),
-            (first, end),
-        )
-        for index in range(count)
-    ]
+    found = []
+    for index, vector in enumerate(vectors.T[::-1][:count]):
+        name, method = f"sefa_{first}_{end}_{index}", f"SeFa: rows {first} to {end - 1}, eigenvector {index}"
+        found.append(Direction(vector.astype(np.float32), name, method, (-3.0, 3.0), (first, end)))
+    return found
 
 
 def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdic_train.data.datasets import PictureSet
+from sdic_train.networks.stylegan2 import Generator
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,6 +25,11 @@ def batch_pictures(
     if mirror:
         images = torch.where(torch.rand(batch, 1, 1, 1, generator=random) < 0.5, images.flip(3), images)
     return images, None if pictures.coordinates is None else torch.from_numpy(pictures.coordinates[index])
+
+
+def new_noises(generator: Generator, random: torch.Generator) -> list[Tensor]:
+    """Random noise maps for every layer of `generator`, on its device."""
+    return [torch.randn(noise.shape, generator=random).to(noise.device) for noise in generator.noises.maps()]
 
 
 def scaled(pictures: PictureSet, index: np.ndarray, size: int) -> Tensor:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from sdic_runtime.errors import ArgumentError
 from sdic_train.data.datasets import PictureSet
@@ -43,20 +42,17 @@ class ReaderTrainer(Trainer):
             raise ArgumentError("a reader is trained on labelled portraits; draw them with `sdic-train dataset`")
         super().__init__(None, recipe, pictures, compute, steps)
         torch.manual_seed(recipe.seed)
-        self.reader = PortraitReader()
-        widen(self.reader).to(compute.device)
+        self.reader = widen(PortraitReader()).to(compute.device)
         self.values = torch.from_numpy(pictures.values)
         self.optimizer = torch.optim.AdamW(self.reader.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
 
-    def advance(self) -> dict[str, float]:
-        recipe, compute = self.recipe, self.compute
-        self.optimizer.param_groups[0]["lr"], random = self.scheduled(recipe.rate), self.random()
+    def train_step(self, losses: Losses) -> None:
+        recipe, compute, random = self.recipe, self.compute, self.random()
+        self.begin(self.optimizer, recipe.rate)
         index = torch.randint(len(self.pictures), (compute.batch,), generator=random)
         images = scaled(self.pictures, index.numpy(), READING_SIZE)
         images += 2 * recipe.grain * torch.rand(len(images), 1, 1, 1, generator=random) * torch.randn(images.shape, generator=random)
         self.reader.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = Losses(compute)
         for image, values in compute.parts(images, self.values[index]):
             with compute.autocast():
                 found = self.reader.normalised(wide(image)).float()
@@ -64,23 +60,18 @@ class ReaderTrainer(Trainer):
             compute.backward(loss)
             losses.add(parameters=loss)
         self.update(self.optimizer, self.reader)
-        self.step += 1
-        return losses.means()
 
     def save(self, path: Path) -> None:
         from sdic_train.checkpoints.files import write_safetensors
 
-        write_safetensors(
-            path, {name: value.cpu().contiguous() for name, value in self.reader.state_dict().items()}, {"format": READER_FORMAT}
-        )
+        weights = {name: value.cpu().contiguous() for name, value in self.reader.state_dict().items()}
+        write_safetensors(path, weights, {"format": READER_FORMAT})
 
 
 @torch.no_grad()
 def explained(reader: PortraitReader, pictures: PictureSet, batch: int = 64) -> np.ndarray:
     """The share of each parameter's variance that the reader explains; [parameters]."""
-    found: list[Tensor] = [
-        reader.normalised(scaled(pictures, np.arange(start, min(start + batch, len(pictures))), READING_SIZE))
-        for start in range(0, len(pictures), batch)
-    ]
+    parts = np.split(np.arange(len(pictures)), range(batch, len(pictures), batch))
+    found = [reader.normalised(scaled(pictures, part, READING_SIZE)) for part in parts]
     wanted = reader.targets(torch.from_numpy(pictures.values))
     return (1 - (torch.cat(found) - wanted).square().mean(0) / wanted.var(0)).numpy()

@@ -8,45 +8,22 @@ from sdic_train.trainers.encoder import EncoderRecipe
 from sdic_train.trainers.generator import GeneratorRecipe
 from sdic_train.trainers.sdic import SdicRecipe
 
-_FIT = GeneratorRecipe(
-    size=16,
-    rate=1e-2,
-    mapping_factor=100.0,
-    momentum=0.5,
-    warm_up=100,
-    adversarial=0.0,
-    fit=10.0,
-    edges=10.0,
-    r1=0.0,
-    path=0.0,
-    mixing=0.0,
-    average_pictures=3000.0,
-)
+_NO_ADVERSARY = GeneratorRecipe(adversarial=0.0, r1=0.0, path=0.0, mixing=0.0, average_pictures=3000.0)
+_FIT = replace(_NO_ADVERSARY, size=16, rate=1e-2, mapping_factor=100.0, momentum=0.5, warm_up=100, fit=10.0, edges=10.0)
+
+_FIT_128 = replace(_FIT, size=128, rate=4e-3, mapping_factor=50.0, decay=0.5, perceptual=2.0, attributes=4.0)
 
 GENERATOR: dict[str, GeneratorRecipe] = {
     "stylegan2": GeneratorRecipe(),
     "fit-16": _FIT,
     "fit-32": replace(_FIT, size=32),
     "fit-64": replace(_FIT, size=64, rate=8e-3, decay=0.3),
-    "fit-128": replace(_FIT, size=128, rate=4e-3, mapping_factor=50.0, decay=0.5, perceptual=2.0, attributes=4.0),
-    "sharpen-128": replace(
-        _FIT, size=128, rate=1e-3, mapping_factor=0.0, decay=0.5, adversarial=0.3, features=2.0, perceptual=2.0, attributes=4.0, r1=0.05
-    ),
+    "fit-128": _FIT_128,
+    "sharpen-128": replace(_FIT_128, rate=1e-3, mapping_factor=0.0, adversarial=0.3, features=2.0, r1=0.05),
 }
 
-_CODE = EncoderRecipe(
-    rate=2e-3,
-    warm_up=100,
-    decay=0.5,
-    l2=0.0,
-    perceptual=0.0,
-    identity=0.0,
-    code=1.0,
-    delta=0.0,
-    latent_adversarial=0.0,
-    first_delta=-1,
-    mirror=False,
-)
+_NO_LOSS = EncoderRecipe(l2=0.0, perceptual=0.0, identity=0.0, delta=0.0, latent_adversarial=0.0)
+_CODE = replace(_NO_LOSS, rate=2e-3, warm_up=100, decay=0.5, code=1.0, first_delta=-1, mirror=False)
 
 ENCODER: dict[str, EncoderRecipe] = {
     "e4e": EncoderRecipe(),

@@ -43,7 +43,7 @@ class RunOptions:
 
 
 def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] = LOGGER.info) -> dict[str, float]:
-    """Trains until `options.steps` or `options.minutes`; returns the last step's losses. A killed run goes on from its last saved state."""
+    """Trains until `options.steps` or `options.minutes` and returns the last losses. A killed run continues from its last saved state."""
     folder = options.folder
     open_board = _boards() if options.tensorboard and trainer.compute.main else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,8 +54,7 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
     log = Log(folder / LOG, trainer.losses, trainer.step) if trainer.compute.main else None
     board = open_board(folder, trainer.step) if open_board else None
     start = saved = drawn = time.monotonic()
-    first, losses = trainer.step, dict[str, float]()
-    bar = _bar(trainer, options)
+    first, losses, bar = trainer.step, dict[str, float](), _bar(trainer, options)
     try:
         while trainer.step < options.steps and time.monotonic() - start < options.minutes * 60:
             losses = trainer.advance()
@@ -73,17 +72,15 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
                 report(f"step {trainer.step}/{options.steps}, {_values(losses)}, {_duration((options.steps - trainer.step) / rate)} left")
             now = time.monotonic()
             if now - saved > options.save_every or (options.save_steps and trainer.step % options.save_steps == 0):
-                _save(trainer, folder, log)
+                _save(trainer, folder)
                 saved = time.monotonic()
             if now - drawn > options.sheet_every:
                 _draw(trainer, folder)
                 drawn = time.monotonic()
     finally:
-        if bar:
-            bar.close()
-        if board:
-            board.close()
-    _save(trainer, folder, log)
+        for display in filter(None, (bar, board)):
+            display.close()
+    _save(trainer, folder)
     _draw(trainer, folder)
     if trainer.compute.main:
         trainer.save(folder / RESULT)
@@ -95,21 +92,17 @@ class Log:
     """A CSV file with one row per step. Rows behind the step that a run resumes from are dropped: they will be computed again."""
 
     def __init__(self, path: Path, names: tuple[str, ...], step: int) -> None:
-        self.path, self.names = path, names
+        self.names = names
         rows = []
         if path.exists() and step:
             with path.open(newline="") as stream:
                 rows = [row for row in csv.reader(stream) if row and row[0].isdigit() and int(row[0]) <= step]
         with replacing(path) as temporary, temporary.open("w", newline="") as stream:
             csv.writer(stream).writerows([["step", *names], *rows])
-        self.stream = path.open("a", newline="")
-        self.writer = csv.writer(self.stream)
+        self.writer = csv.writer(path.open("a", newline="", buffering=1))  # a row is in the file before the state that follows it
 
     def add(self, step: int, losses: dict[str, float]) -> None:
         self.writer.writerow([step, *(f"{losses[name]:.9g}" if name in losses else "" for name in self.names)])
-
-    def flush(self) -> None:
-        self.stream.flush()
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
@@ -126,17 +119,14 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise FileError(
-            f"the saved state {path} cannot be read ({type(error).__name__}); delete it to start again, or restore it"
-        ) from error
+        kind = type(error).__name__
+        raise FileError(f"the saved state {path} cannot be read ({kind}); delete it to start again, or restore it") from error
 
 
-def _save(trainer: Trainer, folder: Path, log: Log | None) -> None:
+def _save(trainer: Trainer, folder: Path) -> None:
     import torch
 
     if trainer.compute.main:
-        if log:
-            log.flush()
         with replacing(folder / STATE) as temporary:
             torch.save(trainer.state(), temporary)
     trainer.compute.wait()
@@ -155,24 +145,24 @@ def _same_recipe(trainer: Trainer, folder: Path, resume: bool) -> None:
         before = json.loads(path.read_text())
         other = [name for name in sorted({*before, *recipe}) if before.get(name) != recipe.get(name)]
         if other:
+            name = other[0]
             raise ArgumentError(
-                f"{folder} holds a run with another {other[0]} ({before.get(other[0])}, now {recipe.get(other[0])}); "
+                f"{folder} holds a run with another {name} ({before.get(name)}, now {recipe.get(name)}); "
                 "give the same options, another --out, or --restart"
             )
     if trainer.compute.main:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(recipe, indent=1))
-    if not resume and trainer.compute.main:
-        (folder / STATE).unlink(missing_ok=True)
+        if not resume:
+            (folder / STATE).unlink(missing_ok=True)
 
 
 def _check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
-    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
-    if wrong:
-        raise ArgumentError(
-            f'the loss "{wrong[0]}" became {losses[wrong[0]]} at step {step}; the last good state is in {folder}: '
-            "resume it with a smaller --rate"
-        )
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise ArgumentError(
+                f'the loss "{name}" became {value} at step {step}; the last good state is in {folder}: resume it with a smaller --rate'
+            )
 
 
 def _bar(trainer: Trainer, options: RunOptions) -> Any:

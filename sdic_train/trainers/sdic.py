@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,9 +17,9 @@ from sdic_train.data.datasets import PictureSet
 from sdic_train.networks.sdic.dipn import ContextFusion
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import downsample
-from sdic_train.trainers.base import Trainer, wide, widen
+from sdic_train.trainers.base import Judge, Trainer, wide, widen
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.pictures import batch_pictures, scaled, sheet_of
+from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of
 
 SETTLING = 48  # batches over which the batch norms' statistics are averaged
 NORMS = {"l1": F.l1_loss, "l2": F.mse_loss}
@@ -48,7 +47,7 @@ class SdicRecipe:
     context: bool = True  # the spatial-contextual branches of Eq. 1 and 2; false is the paper's ablation
     settle_norm: int = 0  # from this step on DIPN's and DICN's batch norm keeps its statistics, averaged over many batches; 0: never
     silent_start: bool = False  # let DICN start from zero, so that the first inversions are the encoder's
-    keep: bool = False  # go on from the DIPN and DICN in --model, whose batch norm keeps its statistics; false starts with new ones
+    keep: bool = False  # continue from the DIPN and DICN in --model, whose batch norm keeps its statistics; false starts with new ones
     fusion: str = "attention"  # of DICN; "affine" is the paper's ablation
     seed: int = 0
 
@@ -59,22 +58,14 @@ class SdicTrainer(Trainer):
     kind = "sdic"
     losses = ("total", "l2", "perceptual", "identity", "edit_feature", "edit_code")
 
-    def __init__(
-        self,
-        model: SDIC,
-        recipe: SdicRecipe,
-        pictures: PictureSet,
-        compute: Compute,
-        steps: int,
-        perceptual: nn.Module | None,
-        identity: nn.Module | None,
-    ) -> None:
+    def __init__(self, model: SDIC, recipe: SdicRecipe, pictures: PictureSet, compute: Compute, steps: int, *judges: Judge) -> None:
+        """`judges`: the networks of the losses perceptual and identity."""
         super().__init__(model.config, recipe, pictures, compute, steps)
         self.kept = ("trained", "optimizer", *(["encoder"] if recipe.encoder_norm else []))
         for name, value, known in (("edit_norm", recipe.edit_norm, NORMS), ("optimizer", recipe.optimizer, OPTIMIZERS)):
             if value not in known:
                 raise ArgumentError(f'the {name} "{value}" is unknown; use {" or ".join(known)}')
-        self.distances = self.judges(perceptual, identity)
+        self.distances = self.judges(*judges)
         self.model = widen(model).to(compute.device)
         self.encoder = model.encoder
         self.trained = nn.ModuleList([model.dipn, model.dicn])
@@ -84,26 +75,20 @@ class SdicTrainer(Trainer):
             _silence_context(model)
         self.optimizer = _optimizer(recipe, self.trained)
 
-    def advance(self) -> dict[str, float]:
-        recipe, compute = self.recipe, self.compute
-        self.optimizer.param_groups[0]["lr"], random = self.scheduled(recipe.rate), self.random()
+    def train_step(self, losses: Losses) -> None:
+        recipe, compute, random = self.recipe, self.compute, self.random()
+        self.begin(self.optimizer, recipe.rate)
         images, _ = batch_pictures(self.pictures, compute.batch, self.config.working, random, recipe.mirror)
-        noises = None
-        if recipe.random_noise:
-            noises = [torch.randn(noise.shape, generator=random).to(compute.device) for noise in self.model.generator.noises.maps()]
+        noises = new_noises(self.model.generator, random) if recipe.random_noise else None
         self._set_modes()
         if recipe.settle_norm and self.step == recipe.settle_norm:
             self._settle_norm()
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = Losses(compute)
         for (image,) in compute.parts(images):
             terms = self._terms(wide(image), noises)
             total = weighted(recipe, terms)
             compute.backward(total)
             losses.add(total=total, **terms)
         self.update(self.optimizer, self.trained)
-        self.step += 1
-        return losses.means()
 
     def _set_modes(self) -> None:
         """Only DIPN and DICN train. The frozen encoder's batch norm keeps its statistics, unless the recipe asks otherwise."""
@@ -154,22 +139,14 @@ class SdicTrainer(Trainer):
     def sheet(self) -> Any:
         """Pictures, their e4e reconstructions, discrepancy maps, and inversions."""
         self.model.eval()
-        image = scaled(self.pictures, np.linspace(0, len(self.pictures) - 1, 8).astype(int), self.config.working).to(self.compute.device)
+        image = self.shown(self.config.working)
         found = self.model.invert(image)
         return sheet_of(image, found.reconstruction, found.discrepancy, downsample(found.picture, self.config.working))
 
     def save(self, path: Path) -> None:
-        model = self.model
-        save_checkpoint(
-            path,
-            self.config,
-            model.latent_avg,
-            {"trained": f"sdic, {self.step} steps"},
-            encoder=model.encoder,
-            generator=model.generator,
-            dipn=model.dipn,
-            dicn=model.dicn,
-        )
+        model, trained = self.model, {"trained": f"sdic, {self.step} steps"}
+        networks: dict[str, Any] = {name: getattr(model, name) for name in ("encoder", "generator", "dipn", "dicn")}
+        save_checkpoint(path, self.config, model.latent_avg, trained, **networks)
 
 
 def _silence_context(model: SDIC) -> None:

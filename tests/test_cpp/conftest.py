@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
+import itertools
 import os
 import shutil
 import subprocess
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_bundle as tiny_bundle_module
 from filelock import FileLock
 
 from sdic_runtime import Pipeline
@@ -45,11 +46,19 @@ class OpenParams(ctypes.Structure):
 class Info(ctypes.Structure):
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
-        *((name, ctypes.c_char_p) for name in ("name", "domain", "licence", "description")),
-        *(
-            (name, ctypes.c_int32)
-            for name in ("resolution", "working", "rows", "style_width", "feature_channels", "picture_width", "picture_height")
-        ),
+        *((name, ctypes.c_char_p) for name in ("name", "method", "domain", "licence", "identity", "description")),
+        *((name, ctypes.c_int32) for name in ("resolution", "working", "picture_width", "picture_height")),
+    ]
+
+
+class DirectionInfo(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("kind", ctypes.c_int),
+        ("component_count", ctypes.c_int32),
+        ("has_range", ctypes.c_int32),
+        ("minimum", ctypes.c_float),
+        ("maximum", ctypes.c_float),
     ]
 
 
@@ -87,13 +96,13 @@ class EditParams(ctypes.Structure):
         ("part_count", ctypes.c_size_t),
         ("strengths", ctypes.POINTER(ctypes.c_float)),
         ("strength_count", ctypes.c_size_t),
-        ("eq6", ctypes.c_int),
+        ("move", ctypes.c_char_p),
         ("batch", ctypes.c_size_t),
     ]
 
 
 class View(ctypes.Structure):
-    _fields_ = [("data", ctypes.POINTER(ctypes.c_float)), ("shape", ctypes.c_int64 * 4), ("rank", ctypes.c_int32)]
+    _fields_ = [("data", ctypes.POINTER(ctypes.c_float)), ("shape", ctypes.c_int64 * 8), ("rank", ctypes.c_int32)]
 
 
 class NativeError(Exception):
@@ -109,11 +118,10 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         self.raw = ctypes.CDLL(str(path))
-        for name in ("sdic_version", "sdic_last_error", "sdic_inversion_name", "sdic_direction_name"):
+        for name in ("sdic_version", "sdic_last_error", "sdic_result_name", "sdic_pipeline_name"):
             getattr(self.raw, name).restype = ctypes.c_char_p
-        for name in ("sdic_inversion_count", "sdic_edited_count", "sdic_direction_count"):
-            getattr(self.raw, name).restype = ctypes.c_size_t
-        for name in ("sdic_close", "sdic_inversion_free", "sdic_edited_free"):
+        self.raw.sdic_result_count.restype = ctypes.c_size_t
+        for name in ("sdic_close", "sdic_result_free"):
             getattr(self.raw, name).restype = None
 
     def last_error(self) -> str:
@@ -137,37 +145,37 @@ class Library:
         self.call("sdic_open", os.fsencode(bundle), ctypes.byref(params), ctypes.byref(handle))
         return NativePipeline(self, handle, params)
 
-    def load(self, path: Path | str) -> NativePictures:
+    def load(self, path: Path | str) -> NativeResult:
         handle = ctypes.c_void_p()
         self.call("sdic_inversion_load", os.fsencode(path), ctypes.byref(handle))
-        return NativePictures(self, handle, "inversion")
+        return NativeResult(self, handle)
 
 
-class NativePictures:
+class NativeResult:
     """An inversion or edited pictures; freed with the object."""
 
-    def __init__(self, library: Library, handle: ctypes.c_void_p, kind: str) -> None:
-        self.library, self.handle, self.kind = library, handle, kind
+    def __init__(self, library: Library, handle: ctypes.c_void_p) -> None:
+        self.library, self.handle = library, handle
 
     def __del__(self) -> None:
-        getattr(self.library.raw, f"sdic_{self.kind}_free")(self.handle)
+        self.library.raw.sdic_result_free(self.handle)
 
     def __len__(self) -> int:
-        return int(getattr(self.library.raw, f"sdic_{self.kind}_count")(self.handle))
+        return int(self.library.raw.sdic_result_count(self.handle))
 
     def tensor(self, name: str) -> np.ndarray:
         view = View()
-        self.library.call(f"sdic_{self.kind}_tensor", self.handle, name.encode(), ctypes.byref(view))
+        self.library.call("sdic_result_tensor", self.handle, name.encode(), ctypes.byref(view))
         return np.ctypeslib.as_array(view.data, tuple(view.shape[: view.rank])).copy()
 
     def pictures(self) -> np.ndarray:
         """uint8 [N, H, W, 3]."""
         width, height = ctypes.c_int32(), ctypes.c_int32()
-        self.library.call(f"sdic_{self.kind}_size", self.handle, ctypes.byref(width), ctypes.byref(height))
+        self.library.call("sdic_result_size", self.handle, ctypes.byref(width), ctypes.byref(height))
         out = np.empty((len(self), height.value, width.value, 3), np.uint8)
         for index, picture in enumerate(out):
             self.library.call(
-                f"sdic_{self.kind}_picture",
+                "sdic_result_picture",
                 self.handle,
                 ctypes.c_size_t(index),
                 picture.ctypes.data_as(ctypes.c_void_p),
@@ -176,7 +184,7 @@ class NativePictures:
         return out
 
     def name(self, index: int) -> str | None:
-        text = self.library.raw.sdic_inversion_name(self.handle, ctypes.c_size_t(index))
+        text = self.library.raw.sdic_result_name(self.handle, ctypes.c_size_t(index))
         return None if text is None else text.decode()
 
     def save(self, path: Path | str) -> None:
@@ -199,35 +207,43 @@ class NativePipeline:
         self.library.call("sdic_pipeline_info", self.handle, ctypes.byref(info))
         return info
 
-    def directions(self) -> list[str]:
-        names = [
-            self.library.raw.sdic_direction_name(self.handle, ctypes.c_size_t(index))
-            for index in range(self.library.raw.sdic_direction_count(self.handle))
-        ]
-        return [name.decode() for name in names]
+    def names(self, which: int) -> list[str]:
+        """Of one list of `sdic_names`: directions, moves, programs, tensors, sizes."""
+        names = (self.library.raw.sdic_pipeline_name(self.handle, which, ctypes.c_size_t(index)) for index in itertools.count())
+        return [name.decode() for name in itertools.takewhile(lambda name: name is not None, names)]
 
-    def invert(self, *pictures: np.ndarray, batch: int = 0, names: Sequence[str] = ()) -> NativePictures:
+    def size(self, letter: str) -> int:
+        value = ctypes.c_int32()
+        self.library.call("sdic_pipeline_size", self.handle, letter.encode(), ctypes.byref(value))
+        return value.value
+
+    def direction(self, name: str) -> DirectionInfo:
+        info = DirectionInfo()
+        self.library.raw.sdic_direction_info_default(ctypes.byref(info))
+        self.library.call("sdic_pipeline_direction", self.handle, name.encode(), ctypes.byref(info))
+        return info
+
+    @staticmethod
+    def image(picture: np.ndarray, name: bytes | None) -> Image:
+        height, width, channels = (*picture.shape, 1)[:3]
+        return Image(picture.ctypes.data, width, height, channels, picture.strides[0], name)
+
+    def invert(self, *pictures: np.ndarray, batch: int = 0, names: Sequence[str] = ()) -> NativeResult:
         """uint8 [H, W], [H, W, 3] or [H, W, 4]; rows may lie apart, pixels may not."""
-        images = (Image * max(1, len(pictures)))()
-        for index, picture in enumerate(pictures):
-            channels = picture.shape[2] if picture.ndim == 3 else 1
-            images[index] = Image(
-                picture.ctypes.data,
-                picture.shape[1],
-                picture.shape[0],
-                channels,
-                picture.strides[0],
-                names[index].encode() if names else None,
-            )
+        described = [self.image(picture, names[index].encode() if names else None) for index, picture in enumerate(pictures)]
+        images = (Image * max(1, len(pictures)))(*described)
         return self._inversion("sdic_invert", images, len(pictures), batch)
 
-    def invert_tensor(self, images: np.ndarray, batch: int = 0) -> NativePictures:
+    def invert_tensor(self, images: np.ndarray, batch: int = 0) -> NativeResult:
         return self._inversion("sdic_invert_tensor", images.ctypes.data_as(ctypes.c_void_p), len(images), batch)
 
-    def _inversion(self, function: str, images: Any, count: int, batch: int) -> NativePictures:
+    def _inversion(self, function: str, images: Any, count: int, batch: int) -> NativeResult:
         handle = ctypes.c_void_p()
         self.library.call(function, self.handle, images, ctypes.c_size_t(count), ctypes.c_size_t(batch), ctypes.byref(handle))
-        return NativePictures(self.library, handle, "inversion")
+        return self.result(handle)
+
+    def result(self, handle: ctypes.c_void_p) -> NativeResult:
+        return NativeResult(self.library, handle)
 
     def part(self, edit: str | np.ndarray | None = None, **fields: Any) -> EditPart:
         part = EditPart()
@@ -241,8 +257,8 @@ class NativePipeline:
         return part
 
     def edit(
-        self, inversion: NativePictures, parts: Any, strengths: Sequence[float] | None = None, eq6: int = 0, batch: int = 0
-    ) -> NativePictures:
+        self, inversion: NativeResult, parts: Any, strengths: Sequence[float] | None = None, move: str | None = None, batch: int = 0
+    ) -> NativeResult:
         """`parts`: a name, an array [rows, C], an EditPart, or a list of EditParts."""
         if not isinstance(parts, list):
             parts = [parts if isinstance(parts, EditPart) else self.part(parts)]
@@ -251,15 +267,15 @@ class NativePipeline:
         params.parts, params.part_count = (EditPart * max(1, len(parts)))(*parts), len(parts)
         if strengths is not None:
             params.strengths, params.strength_count = (ctypes.c_float * max(1, len(strengths)))(*strengths), len(strengths)
-        params.eq6, params.batch = eq6, batch
+        params.move, params.batch = move.encode() if move is not None else None, batch
         handle = ctypes.c_void_p()
         self.library.call("sdic_edit", self.handle, inversion.handle, ctypes.byref(params), ctypes.byref(handle))
-        return NativePictures(self.library, handle, "edited")
+        return self.result(handle)
 
-    def baseline(self, inversion: NativePictures, batch: int = 0) -> NativePictures:
+    def baseline(self, inversion: NativeResult, batch: int = 0) -> NativeResult:
         handle = ctypes.c_void_p()
         self.library.call("sdic_baseline", self.handle, inversion.handle, ctypes.c_size_t(batch), ctypes.byref(handle))
-        return NativePictures(self.library, handle, "edited")
+        return self.result(handle)
 
 
 def run(*command: str | Path, timeout: int = 1800, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -344,11 +360,7 @@ def library(release_build: Path) -> Library:
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """How the tests of the Python runtime make their tiny bundle: `write_bundle`, `SIZES`, ..."""
-    spec = importlib.util.spec_from_file_location("tiny_bundle_maker", ROOT / "tests/test_runtime/conftest.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return tiny_bundle_module
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,7 @@ def test_the_example_says_what_is_wrong(example: Path, execute: Execute, tiny_bu
     cases: list[tuple[list[Any], str]] = [
         ([], "error: too few arguments; usage: invert_and_edit BUNDLE photo.png FOLDER DIRECTION..."),
         ([tmp_path, good, out, "smile"], f"error: {tmp_path} is not a bundle, it has no bundle.json"),
-        ([tiny_bundle, good, out, "smiel"], 'error: there is no direction "smiel"; the bundle "tiny" has: age, basis, smile; did you '),
+        ([tiny_bundle, good, out, "age", "smiel"], 'error: there is no direction "smiel"; the bundle "tiny" has: age, basis, smile'),
         ([tiny_bundle, good, good / "below", "smile"], "error: "),
         ([tiny_bundle, tmp_path / "vast.png", out, "smile"], f"error: {tmp_path}/vast.png has more than 100 megapixels; make the"),
         *(
@@ -89,7 +89,7 @@ def test_the_example_says_what_is_wrong(example: Path, execute: Execute, tiny_bu
     ]
     for arguments, sentence in cases:
         done = execute(example, *arguments)
-        assert done.returncode == 2 and done.stdout.count("\n") <= 1
+        assert done.returncode == 2 and done.stdout == "" and not out.exists()
         assert done.stderr.startswith(sentence) and done.stderr.count("\n") == 1, done.stderr
 
 
@@ -97,7 +97,7 @@ def test_four_threads_with_a_handle_each_give_the_same_pictures(release_build: P
     for arguments in (("3", "4"), ("3", "4", "shared")):
         done = execute(release_build / "tests/soak", tiny_bundle, *arguments)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == "13 rounds of 20 pictures, all the same\n"
+        assert done.stdout == "13 rounds of 22 pictures, all the same\n"
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_bands_give_the_same_pictures_in_four_threads(release_build: Path, execu
     for sharing in ("own", "shared"):
         done = execute(release_build / "tests/soak", banded, "3", "4", sharing, "3")
         assert done.returncode == 0, done.stderr
-        assert done.stdout == "13 rounds of 20 pictures, all the same\n"
+        assert done.stdout == "13 rounds of 22 pictures, all the same\n"
 
 
 def test_ctest_runs_what_was_built(build: Callable[..., Path], execute: Execute, tiny_bundle: Path) -> None:

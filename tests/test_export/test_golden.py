@@ -82,8 +82,7 @@ def test_examples_are_of_the_first_step_that_runs_a_stage(chain: Chain) -> None:
 
 def only(*programs: str) -> Method:
     """SDIC with these programs alone, where the second one runs the preview, and the first one does not."""
-    invert = METHOD.programs["invert"]
-    steps = tuple(step for step in invert.steps if step.stage in ("e4e", "generator_head"))
+    steps = METHOD.programs["invert"].steps[:2]  # e4e and the head
     shown = Step("generator_preview", {"feature": "feature", "rgb": "rgb", "latent": "latent"}, {"reconstruction": "reconstruction"})
     known = {
         "invert": Program(("image",), steps, {"latent": "latent", "picture": "image"}),

@@ -29,7 +29,7 @@ def test_each_picture_stands_in_its_own_cell() -> None:
 
 
 def test_captions_are_drawn_below_their_own_columns() -> None:
-    canvas = np.asarray(sheets.strip([plain(RED), plain(RED)], ["wide caption", ""], height=100))
+    canvas = np.asarray(sheets.sheet([[plain(RED), plain(RED)]], ["wide caption", ""], height=100))
     below = canvas[100 + sheets.GAP + 1 :].min(axis=(0, 2))
     first, second = below[sheets.GAP : sheets.GAP + 100], below[sheets.GAP * 2 + 100 :]
     assert first.min() < 120
@@ -37,29 +37,29 @@ def test_captions_are_drawn_below_their_own_columns() -> None:
 
 
 def test_a_smaller_picture_is_scaled_to_the_height_of_the_others() -> None:
-    canvas = sheets.strip([plain(RED, (10, 10)), plain(GREEN, (40, 40))], ["small", "large"])
+    canvas = sheets.sheet([[plain(RED, (10, 10)), plain(GREEN, (40, 40))]], ["small", "large"])
     assert cell_centre(canvas, 0, 0) == RED
     assert canvas.getpixel((sheets.GAP, sheets.GAP)) == RED
 
 
 def test_a_picture_of_another_aspect_ratio_keeps_it_and_is_centred() -> None:
-    canvas = sheets.strip([plain(RED, (20, 40)), plain(GREEN)], ["narrow", "square"])
+    canvas = sheets.sheet([[plain(RED, (20, 40)), plain(GREEN)]], ["narrow", "square"])
     top = sheets.GAP + 20
     assert [canvas.getpixel((sheets.GAP + x, top)) for x in (2, 12, 27, 37)] == [sheets.BACKGROUND, RED, RED, sheets.BACKGROUND]
 
 
 def test_other_modes_are_drawn_in_colour() -> None:
-    assert cell_centre(sheets.strip([Image.new("L", (40, 40), 7)], [""]), 0, 0) == (7, 7, 7)
+    assert cell_centre(sheets.sheet([[Image.new("L", (40, 40), 7)]], [""]), 0, 0) == (7, 7, 7)
 
 
 def test_a_long_caption_is_shortened_to_its_column() -> None:
-    canvas = np.asarray(sheets.strip([plain(RED), plain(RED)], ["an endless caption that nobody can read", ""]))
+    canvas = np.asarray(sheets.sheet([[plain(RED), plain(RED)]], ["an endless caption that nobody can read", ""]))
     assert canvas[40 + sheets.GAP :, 2 * sheets.GAP + 40 :].min() == 255
 
 
 def test_wrong_number_of_captions_is_refused() -> None:
     with pytest.raises(ArgumentError, match="a sheet has 1 captions and a row of 2 pictures; give one caption per column"):
-        sheets.strip([plain(RED), plain(RED)], ["a"])
+        sheets.sheet([[plain(RED), plain(RED)]], ["a"])
     with pytest.raises(ArgumentError, match="a sheet needs at least one picture"):
         sheets.sheet([], [])
 

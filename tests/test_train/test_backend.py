@@ -99,7 +99,7 @@ def test_options_that_cannot_be_met(bundle: Bundle) -> None:
 
 
 def test_an_unknown_method_is_one_sentence(folder: Path) -> None:
-    with pytest.raises(BundleError, match=r'^the method "magic" is not known to sdic_train; known are: sdic, '):
+    with pytest.raises(BundleError, match=r'^the method "magic" is not known to sdic_train; known are: .*sdic'):
         torch_backend.load(bundle_of(folder, method="magic"))
 
 

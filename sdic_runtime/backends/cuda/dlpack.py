@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from sdic_runtime.errors import BackendError
 
-CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
+CPU, CUDA, CUDA_MANAGED = 1, 2, 13
 CODES = {"i": 0, "u": 1, "f": 2}  # numpy's kind -> DLPack's type code
 KINDS = {code: kind for kind, code in CODES.items()}
 NAME, USED = b"dltensor", b"used_dltensor"
@@ -25,18 +26,13 @@ class _Type(ctypes.Structure):
 
 class _Tensor(ctypes.Structure):
     _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("device", _Device),
-        ("ndim", ctypes.c_int),
-        ("dtype", _Type),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    ]
+        ("data", ctypes.c_void_p), ("device", _Device), ("ndim", ctypes.c_int), ("dtype", _Type),
+        ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)), ("byte_offset", ctypes.c_uint64),
+    ]  # fmt: skip
 
 
 class _Managed(ctypes.Structure):
-    pass
+    """Its deleter takes a pointer to it."""
 
 
 _Deleter = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Managed))
@@ -100,12 +96,8 @@ class Borrowed:
             raise BackendError(f"the tensor of shape {list(self.shape)} is not contiguous; call .contiguous() on it first")
 
     def _dense(self, strides: list[int]) -> bool:
-        expected = 1
-        for size, stride in zip(reversed(self.shape), reversed(strides), strict=True):
-            if size != 1 and stride != expected:
-                return False
-            expected *= size
-        return True
+        expected = (prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        return all(size == 1 or stride == want for size, stride, want in zip(self.shape, strides, expected, strict=True))
 
     def __del__(self) -> None:
         managed = getattr(self, "_managed", None)

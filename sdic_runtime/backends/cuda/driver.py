@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -21,6 +21,7 @@ from sdic_runtime.errors import ArgumentError, BackendError, MissingExtraError, 
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+MAKE_ROOM = "use a smaller batch or close other programs that use the GPU"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Pycuda:
 
 def _failed(function: str, why: str, memory: bool) -> SdicError:
     if memory:
-        return OutOfMemoryError(f"not enough GPU memory for {function}; use a smaller batch or close other programs that use the GPU")
+        return OutOfMemoryError(f"not enough GPU memory for {function}; {MAKE_ROOM}")
     return BackendError(f"the GPU driver failed in {function} with {why}; restart the program, and see nvidia-smi if it happens again")
 
 
@@ -120,7 +121,7 @@ class CudaGraphs:
 
     def end(self, stream: int) -> Any:
         """The captured work, ready to be launched; None when the capture broke."""
-        try:
+        with suppress(SdicError):
             graph = self._call("cuStreamEndCapture", stream)
             if graph is None or int(graph) == 0:
                 return None
@@ -128,8 +129,7 @@ class CudaGraphs:
                 return self._call("cuGraphInstantiate", graph, 0)
             finally:
                 self._call("cuGraphDestroy", graph)
-        except SdicError:
-            return None
+        return None
 
     def launch(self, graph: Any, stream: int) -> None:
         self._call("cuGraphLaunch", graph, stream)
@@ -139,10 +139,8 @@ class CudaGraphs:
 
 
 class Gpu:
-    """One GPU. Addresses and streams are plain integers; all that touches memory or streams belongs inside `active()`.
-
-    `graphs` is None where nothing can be captured. Raises BackendError where the driver fails.
-    """
+    """One GPU. Addresses and streams are plain integers; all that touches memory or streams belongs inside `active()`. `graphs` is None
+    where nothing can be captured. Raises BackendError where the driver fails."""
 
     def __init__(self, driver: Bindings | Pycuda, index: int) -> None:
         self._call = driver
@@ -157,9 +155,7 @@ class Gpu:
         return f"{self._call.package} {version(self._call.package)}"
 
     def attributes(self) -> GpuAttributes:
-        def read(label: str) -> int:
-            return self._call.attribute(label, self._device)
-
+        read = partial(self._call.attribute, device=self._device)
         return GpuAttributes(
             f"{read('COMPUTE_CAPABILITY_MAJOR')}.{read('COMPUTE_CAPABILITY_MINOR')}",
             read("MULTIPROCESSOR_COUNT"),
@@ -213,19 +209,15 @@ class Gpu:
 
 def out_of_memory(size: int, free: int, total: int) -> OutOfMemoryError:
     """The error for an allocation of `size` bytes that failed."""
-    return OutOfMemoryError(
-        f"not enough GPU memory: {size / 2**20:.0f} MB are needed and {free / 2**20:.0f} of {total / 2**20:.0f} MB are free; "
-        "use a smaller batch or close other programs that use the GPU"
-    )
+    needed, left, whole = (f"{count / 2**20:.0f}" for count in (size, free, total))
+    return OutOfMemoryError(f"not enough GPU memory: {needed} MB are needed and {left} of {whole} MB are free; {MAKE_ROOM}")
 
 
 def _first(*kinds: type[Pycuda] | type[Bindings]) -> Pycuda | Bindings | None:
     """The first of `kinds` whose package is installed."""
     for kind in kinds:
-        try:
+        with suppress(ImportError):
             return kind()
-        except ImportError:
-            continue
     return None
 
 
@@ -254,9 +246,8 @@ def open_gpu(index: int = 0) -> Gpu:
         raise MissingExtraError("cuda-bindings", "tensorrt", "a GPU")
     count = gpu_count()
     if count == 0:
-        raise BackendError(
-            'there is no NVIDIA GPU here, or its driver does not work (see nvidia-smi); use backend="onnxruntime" for the CPU'
-        )
+        why = "there is no NVIDIA GPU here, or its driver does not work (see nvidia-smi)"
+        raise BackendError(f'{why}; use backend="onnxruntime" for the CPU')
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
         raise ArgumentError(f"the GPU is {index}, and there {'is' if count == 1 else 'are'} {count}; use 0 to {count - 1}")
     return Gpu(driver, index)

@@ -6,6 +6,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -17,24 +18,17 @@ from sdic_runtime.backends.cuda.driver import Gpu
 ALIGNMENT = 256  # bytes; sizes are rounded up to it
 
 
+@dataclass(eq=False)
 class DeviceTensor:
-    """A dense array in device memory. Its memory returns to the pool when nobody holds it any more.
+    """A dense array in device memory. Its memory returns to the pool when nobody holds it any more. `__dlpack__` hands it to torch or cupy
+    without a copy; they hold it then."""
 
-    `__dlpack__` hands it to torch or cupy without a copy; they hold it then.
-    """
-
-    def __init__(
-        self,
-        address: int,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        device: tuple[int, int],
-        keeps: Any = None,
-        settle: Callable[[], None] | None = None,
-    ) -> None:
-        self.address, self.shape, self.dtype, self.device = address, shape, dtype, device
-        self.keeps = keeps  # whoever owns the memory, where that is not the pool
-        self._settle = settle
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    device: tuple[int, int]
+    keeps: Any = None  # whoever owns the memory, where that is not the pool
+    settle: Callable[[], None] | None = None
 
     @property
     def bytes(self) -> int:
@@ -44,23 +38,21 @@ class DeviceTensor:
         """The elements `first` to `end` of axis 0 where they lie; they keep this tensor."""
         shape = (max(0, end - first), *self.shape[1:])
         step = prod(self.shape[1:]) * self.dtype.itemsize
-        return DeviceTensor(self.address + first * step, shape, self.dtype, self.device, self, self._settle)
+        return DeviceTensor(self.address + first * step, shape, self.dtype, self.device, self, self.settle)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
 
     def __dlpack__(self, **options: Any) -> Any:
         """A capsule. The work that fills the tensor is waited for, so its reader need not wait for any stream."""
-        if self._settle is not None:
-            self._settle()
+        if self.settle is not None:
+            self.settle()
         return to_capsule(self, self.address, self.shape, self.dtype, self.device)
 
 
 class BufferPool:
-    """Device memory by size. A buffer that is given back is handed out again before anything new is allocated.
-
-    Not safe for several threads by itself: the backend holds its lock.
-    """
+    """Device memory by size. A buffer that is given back is handed out again before anything new is allocated. Not safe for several threads
+    by itself: the backend holds its lock."""
 
     def __init__(self, gpu: Gpu, device: tuple[int, int], settle: Callable[[], None] | None = None) -> None:
         """`settle` waits for all work on the GPU; it is called before another library reads a tensor."""
@@ -74,7 +66,10 @@ class BufferPool:
         kind = np.dtype(dtype)
         size = max(1, -(-prod(shape) * kind.itemsize // ALIGNMENT)) * ALIGNMENT
         free = self._free[size]
-        address = free.pop() if free else self._allocate(size)
+        if not free:
+            self._all.append(self.gpu.allocate(size))
+            free.append(self._all[-1])
+        address = free.pop()
         tensor = DeviceTensor(address, shape, kind, self.device, settle=self.settle)
         weakref.finalize(tensor, free.append, address).atexit = False
         if self._recording is not None:
@@ -84,10 +79,9 @@ class BufferPool:
     @contextmanager
     def holding(self) -> Iterator[list[DeviceTensor]]:
         """Keep every tensor that is made in the block: a captured graph goes on writing to their addresses."""
-        held: list[DeviceTensor] = []
-        self._recording = held
+        self._recording = []
         try:
-            yield held
+            yield self._recording
         finally:
             self._recording = None
 
@@ -97,8 +91,3 @@ class BufferPool:
             self.gpu.free(address)
         self._all.clear()
         self._free.clear()
-
-    def _allocate(self, size: int) -> int:
-        address = self.gpu.allocate(size)
-        self._all.append(address)
-        return address

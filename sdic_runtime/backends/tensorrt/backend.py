@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -87,14 +88,7 @@ class TensorRt(Backend):
     """The engines of one bundle on one GPU. Safe for several threads, which take turns: there is one stream and one set of contexts."""
 
     def __init__(
-        self,
-        bundle: Bundle,
-        place: Place,
-        library: Any,
-        gpu: Gpu,
-        engines: tuple[Path, Sidecar],
-        device: tuple[int, int],
-        graphs: bool = True,
+        self, bundle: Bundle, place: Place, library: Any, gpu: Gpu, engines: tuple[Path, Sidecar], device: tuple[int, int], graphs: bool
     ) -> None:
         """`device`: as DLPack counts them."""
         super().__init__(bundle.manifest)
@@ -171,10 +165,8 @@ class TensorRt(Backend):
             return self.download(made)
 
     def run_program(self, program: str, tensors: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
-        """Run a program as one CUDA graph, captured at its first run with these shapes.
-
-        Where that is not possible the stages are enqueued one by one, and `graph_obstacle` says why.
-        """
+        """Run a program as one CUDA graph, captured at its first run with these shapes. Where that is not possible the stages are enqueued
+        one by one, and `graph_obstacle` says why."""
         taken = {name: tensors[name] for name in self.method.programs[program].takes}
         key = program, *(tensor.shape for tensor in taken.values())
         with self._lock, self.gpu.active():
@@ -215,12 +207,11 @@ class TensorRt(Backend):
 
     def _enqueue(self, engine: LoadedEngine, batch: int, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor]) -> None:
         context = self._context(engine, batch)
-        read = {name: self._aligned(inputs[name]) for name in engine.inputs}
+        # TensorRT reads no tensor that begins anywhere, as a part of one may, or one of another library.
+        read = {name: self._copy(inputs[name]) if inputs[name].address % ALIGNMENT else inputs[name] for name in engine.inputs}
         if not engine.enqueue(context, {name: tensor.address for name, tensor in {**read, **outputs}.items()}, self.stream):
-            raise BackendError(
-                f'{self.place.target.label} failed in "{engine.graph}": {self._log.said() or "it does not say why"}; '
-                f"use a smaller batch, or build the engines again with: {self._rebuild()}"
-            )
+            why = f'{self.place.target.label} failed in "{engine.graph}": {self._log.said() or "it does not say why"}'
+            raise BackendError(f"{why}; use a smaller batch, or build the engines again with: {self._rebuild()}")
 
     def _context(self, engine: LoadedEngine, batch: int) -> Any:
         return engine.context(batch, (self._workspace.address, self._workspace.bytes))
@@ -228,17 +219,11 @@ class TensorRt(Backend):
     def _rebuild(self) -> str:
         return build_command(self.bundle.path, self.place.target, self.sidecar.settings)
 
-    def _aligned(self, tensor: DeviceTensor) -> DeviceTensor:
-        """What TensorRT can read: a part of a tensor, and one of another library, may lie anywhere."""
-        return self._copy(tensor) if tensor.address % ALIGNMENT else tensor
-
     def _borrowed(self, source: Any) -> DeviceTensor:
-        borrowed = Borrowed(source, self.stream)
-        if borrowed.device[0] not in (self.pool.device[0], CUDA_MANAGED) or borrowed.device[1] != self.pool.device[1]:
-            raise ArgumentError(
-                f"the tensor is on DLPack device {borrowed.device} and the engines are on {self.pool.device}; bring it to that "
-                "GPU, or give a numpy array"
-            )
+        borrowed, (kind, index) = Borrowed(source, self.stream), self.pool.device
+        if borrowed.device not in ((kind, index), (CUDA_MANAGED, index)):
+            where = f"the tensor is on DLPack device {borrowed.device} and the engines are on {self.pool.device}"
+            raise ArgumentError(f"{where}; bring it to that GPU, or give a numpy array")
         if borrowed.dtype != np.float32:
             raise ArgumentError(f"the tensor is {borrowed.dtype}; give float32")
         return DeviceTensor(borrowed.address, borrowed.shape, borrowed.dtype, borrowed.device, borrowed)
@@ -288,8 +273,5 @@ class TensorRt(Backend):
         for engine in self.engines.values():
             compiled = engine.compiled()
             if compiled and not engine.cache_file.is_file():
-                try:
-                    with replacing(engine.cache_file) as temporary:
-                        temporary.write_bytes(compiled)
-                except SdicError:
-                    return
+                with suppress(SdicError), replacing(engine.cache_file) as temporary:
+                    temporary.write_bytes(compiled)

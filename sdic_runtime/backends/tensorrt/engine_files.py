@@ -102,7 +102,7 @@ def read_sidecar(folder: Path) -> Sidecar:
     path = folder / SIDECAR
     try:
         text = path.read_bytes()
-        schema = msgspec.json.decode(text, type=_Schema).schema
+        schema = msgspec.json.decode(text, type=dict[str, Any]).get("schema")
         if schema != SCHEMA:
             raise BackendError(f"{path} has schema {schema}, and this version reads schema {SCHEMA}; build the engines again")
         return msgspec.json.decode(text, type=Sidecar)
@@ -112,17 +112,9 @@ def read_sidecar(folder: Path) -> Sidecar:
         raise BackendError(f"{path} is not a valid sidecar of engines ({error}); build the engines again") from error
 
 
-class _Schema(msgspec.Struct):
-    """What a sidecar of any schema has."""
-
-    schema: int
-
-
 def stale(sidecar: Sidecar, folder: Path, bundle: Bundle, graph: str, deep: bool = False) -> str | None:
-    """Why the engine of `graph` must be built (again), in a few words; None when it is there and fits the graph.
-
-    `deep` also compares the hash of the engine file.
-    """
+    """Why the engine of `graph` must be built (again), in a few words; None when it is there and fits the graph. `deep` also compares the
+    hash of the engine file."""
     entry = sidecar.stages.get(graph)
     if entry is None:
         return "there is none yet"
@@ -139,51 +131,41 @@ def stale(sidecar: Sidecar, folder: Path, bundle: Bundle, graph: str, deep: bool
 
 
 def find_engines(bundle: Bundle, place: Place, precision: str | None = None, batch: int = 1) -> tuple[Path, Sidecar]:
-    """The folder of engines of `bundle` that run at `place`, in `precision` (half precisions first when None), for `batch` pictures.
-
-    Raises BackendError that says of the nearest candidate why not, and gives the command that fixes it.
-    """
-    obstacles: list[tuple[int, str, Path, EngineSettings]] = []
-    usable: list[tuple[Path, Sidecar]] = []
-    for path in sorted((bundle.path / FOLDER).glob(f"{place.target}-[0-9]*/{SIDECAR}")):
-        folder = path.parent
-        try:
-            sidecar = read_sidecar(folder)
-        except BackendError as error:
-            obstacles.append((0, str(error), folder, DEFAULTS))
-            continue
-        rank, why = _obstacle(sidecar, folder, bundle, place, precision, batch)
-        if why is None:
-            usable.append((folder, sidecar))
-        else:
-            obstacles.append((rank, why, folder, sidecar.settings))
+    """The folder of engines of `bundle` that run at `place`, in `precision` (half precisions first when None), for `batch` pictures. Raises
+    BackendError that says of the nearest candidate why not, and gives the command that fixes it."""
+    folders = [path.parent for path in sorted((bundle.path / FOLDER).glob(f"{place.target}-[0-9]*/{SIDECAR}"))]
+    found = [(*_examined(folder, bundle, place, precision, batch), folder) for folder in folders]
+    usable = [(folder, sidecar) for _, why, sidecar, folder in found if sidecar is not None and not why]
     if usable:
         return min(usable, key=lambda item: (item[1].settings.precision == "fp32", item[1].settings.profile.largest, item[0].name))
     label, wish = place.target.label, {"precision": precision} if precision else {}
-    if not obstacles:
+    if not found:
         command = build_command(bundle.path, place.target, msgspec.structs.replace(DEFAULTS, **wish))
         raise BackendError(f"{bundle.path} has no {label} engines; build them with: {command}")
-    _, why, folder, settings = max(obstacles, key=lambda item: item[0])
+    _, why, sidecar, folder = max(found, key=lambda item: item[0])
+    settings = sidecar.settings if sidecar is not None else DEFAULTS
     asked = settings.profile
     profile = Profile(min(asked.smallest, batch), asked.best, max(asked.largest, batch))
     command = build_command(bundle.path, place.target, msgspec.structs.replace(settings, profile=profile, **wish))
     raise BackendError(f"the engines in {folder} cannot be used: {why}; build them again with: {command}")
 
 
-def _obstacle(sidecar: Sidecar, folder: Path, bundle: Bundle, place: Place, precision: str | None, batch: int) -> tuple[int, str | None]:
-    """How far a candidate got, and what stopped it."""
+def _examined(folder: Path, bundle: Bundle, place: Place, precision: str | None, batch: int) -> tuple[int, str, Sidecar | None]:
+    """How far a candidate got, what stopped it ("" where nothing did), and its sidecar."""
+    try:
+        sidecar = read_sidecar(folder)
+    except BackendError as error:
+        return 0, str(error), None
     settings, profile = sidecar.settings, sidecar.settings.profile
-    why = mismatch(sidecar.place, settings, place)
-    if why:
-        return 1, why
+    if why := mismatch(sidecar.place, settings, place):
+        return 1, why, sidecar
     if precision and settings.precision != precision:
-        return 2, f"they are in {settings.precision}, and {precision} is asked for"
+        return 2, f"they are in {settings.precision}, and {precision} is asked for", sidecar
     if settings.precision not in bundle.manifest.precisions:
-        return 2, f"they are in {settings.precision}, which the bundle no longer has"
+        return 2, f"they are in {settings.precision}, which the bundle no longer has", sidecar
     for graph in graph_names(bundle, settings.precision):
-        why = stale(sidecar, folder, bundle, graph)
-        if why:
-            return 3, f'of "{graph}", {why}'
-    if not profile.smallest <= batch <= profile.largest:
-        return 4, f"they take batches of {profile.smallest} to {profile.largest} pictures, and {batch} are asked for"
-    return 5, None
+        if why := stale(sidecar, folder, bundle, graph):
+            return 3, f'of "{graph}", {why}', sidecar
+    fits = profile.smallest <= batch <= profile.largest
+    why = "" if fits else f"they take batches of {profile.smallest} to {profile.largest} pictures, and {batch} are asked for"
+    return 4, why, sidecar

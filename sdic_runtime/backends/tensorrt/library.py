@@ -23,10 +23,8 @@ def load_library(target: Target) -> Any:
         raise BackendError(f"{target.label} cannot be loaded ({error}); install its libraries again") from error
     if tuple(int(part) for part in module.__version__.split(".")[:2]) < OLDEST[target]:
         oldest = ".".join(map(str, OLDEST[target]))
-        raise BackendError(
-            f"{target.label} {module.__version__} is installed and {oldest} is the oldest that works; update it with: "
-            f'pip install --upgrade "sdic-toolkit[{target}]"'
-        )
+        why = f"{target.label} {module.__version__} is installed and {oldest} is the oldest that works"
+        raise BackendError(f'{why}; update it with: pip install --upgrade "sdic-toolkit[{target}]"')
     return module
 
 

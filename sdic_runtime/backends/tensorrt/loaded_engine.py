@@ -31,18 +31,14 @@ class LoadedEngine:
         return int(self.engine.device_memory_size_v2)
 
     def context(self, batch: int, workspace: tuple[int, int]) -> Any:
-        """The context for `batch` pictures, its shapes set once; `workspace` is an address and a size.
-
-        Raises ArgumentError for a batch that the engine does not take, or BackendError.
-        """
+        """The context for `batch` pictures, its shapes set once; `workspace` is an address and a size. Raises ArgumentError for a batch
+        that the engine does not take, or BackendError."""
         if batch in self._contexts:
             return self._contexts[batch]
         smallest, _, largest = (int(shape[0]) for shape in self.engine.get_tensor_profile_shape(self.inputs[0], 0))
         if not smallest <= batch <= largest:
-            raise ArgumentError(
-                f"the batch has {batch} pictures and the engines take {smallest} to {largest}; use a batch in that range, or "
-                f"build them with --batch 1,1,{batch}"
-            )
+            why = f"the batch has {batch} pictures and the engines take {smallest} to {largest}"
+            raise ArgumentError(f"{why}; use a batch in that range, or build them with --batch 1,1,{batch}")
         context = self._create()
         if context is None:
             raise BackendError(f'{self.target.label} cannot make an execution context for "{self.graph}"; close other programs on the GPU')
@@ -91,7 +87,6 @@ def load_engine(trt: Any, runtime: Any, log: Any, target: Target, path: Path, on
     if onnx is not None:
         refitter = trt.Refitter(engine, log)
         if not trt.OnnxParserRefitter(refitter, log).refit_from_file(str(onnx)) or not refitter.refit_cuda_engine():
-            raise BackendError(
-                f"{target.label} cannot put the weights of {onnx} back into {path}: {log.said()}; build it again with: {rebuild}"
-            )
+            why = f"{target.label} cannot put the weights of {onnx} back into {path}: {log.said()}"
+            raise BackendError(f"{why}; build it again with: {rebuild}")
     return engine

@@ -74,14 +74,12 @@ def _capability_mismatch(built: Sequence[str], here: str) -> str | None:
 
 
 def _gpu_mismatch(built: GpuAttributes, hardware: Hardware, here: GpuAttributes) -> str | None:
+    theirs, ours = built.compute_capability, here.compute_capability
     if hardware == Hardware.ampere_plus:
-        if _numbers(here.compute_capability) >= _numbers(AMPERE):
-            return None
-        return f"they run on compute capability {AMPERE} and later, and this GPU has {here.compute_capability}"
+        fits = _numbers(ours) >= _numbers(AMPERE)
+        return None if fits else f"they run on compute capability {AMPERE} and later, and this GPU has {ours}"
     if hardware == Hardware.same_capability:
-        if built.compute_capability == here.compute_capability:
-            return None
-        return f"they were built for compute capability {built.compute_capability}, and this GPU has {here.compute_capability}"
+        return None if theirs == ours else f"they were built for compute capability {theirs}, and this GPU has {ours}"
     for item in fields(GpuAttributes):
         ours, theirs = getattr(here, item.name), getattr(built, item.name)
         if item.compare and ours != theirs:

@@ -93,12 +93,9 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def options(self) -> list[str]:
         """The command-line options that differ from the defaults, so that a command can be repeated."""
         options = [part for capability in self.compute_capabilities for part in ("--compute-capability", capability)]
-        if self.precision != DEFAULTS.precision:
-            options += ["--precision", self.precision]
-        if self.profile != DEFAULTS.profile:
-            options += ["--batch", str(self.profile)]
-        if self.hardware != DEFAULTS.hardware:
-            options += ["--hardware", str(self.hardware)]
+        for option, name in (("--precision", "precision"), ("--batch", "profile"), ("--hardware", "hardware")):
+            if getattr(self, name) != getattr(DEFAULTS, name):
+                options += [option, str(getattr(self, name))]
         if self.weights != DEFAULTS.weights:
             options.append("--strip-weights")
         if self.workspace_bytes is not None:

@@ -1,13 +1,8 @@
 #include "bands.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <future>
-#include <mutex>
 
-#include "errors.hpp"
-#include "python_text.hpp"
+#include "parallel.hpp"
 
 namespace sdic_internal {
 
@@ -18,41 +13,42 @@ constexpr const char *kBuildAgain = "; build it again with: sdic-export build";
 
 }  // namespace
 
-Bands::Bands(const Stage &stage, const Sizes &sizes, std::vector<std::unique_ptr<Session>> sessions, int workers, const std::string &bundle)
+Bands::Bands(const Stage &stage, const Method &method, std::vector<std::unique_ptr<Session>> sessions, int workers, const std::string &bundle)
     : stage_(stage.name), bundle_(bundle), sessions_(std::move(sessions)), workers_(static_cast<std::size_t>(workers)) {
-    check_inputs(stage, sizes);
-    rows_ = rows(stage, sizes);
+    check_inputs(stage, method);
+    rows_ = rows(stage, method);
 }
 
-void Bands::check_inputs(const Stage &stage, const Sizes &sizes) const {
+void Bands::check_inputs(const Stage &stage, const Method &method) const {
     for (const auto &session : sessions_) {
         for (const auto &name : stage.inputs) {
-            const Json want = sizes.shape(name, 1), &have = session->input(name).shape;
+            const Json want = method.shape(name, 1), &have = session->input(name).shape;
             if (have == want) continue;
-            throw Error(SDIC_ERROR_BUNDLE, say("a band of the stage \"", stage_, "\" takes ", name, " as ", python_repr(have), " where the stage has ",
-                                               python_repr(want), " for one picture", kBuildAgain));
+            throw Error(SDIC_ERROR_BUNDLE, "a band of the stage \"", stage_, "\" takes ", name, " as ", shown(have), " where the stage has ",
+                        shown(want), " for one picture", kBuildAgain);
         }
     }
 }
 
-Bands::Rows Bands::rows(const Stage &stage, const Sizes &sizes) const {
+Bands::Rows Bands::rows(const Stage &stage, const Method &method) const {
     Rows found;
     for (const auto &name : stage.outputs) {
-        const Json whole = sizes.shape(name, 1);
-        bool fitting = true;
+        const Json whole = method.shape(name, 1);
+        bool fitting = whole.size() > kRowAxis;
         std::vector<std::string> shapes;
         std::vector<std::size_t> &starts = found[name] = {0};
         for (const auto &session : sessions_) {
             Json shape = session->output(name).shape;
-            shapes.push_back(python_repr(shape));
-            const std::size_t height = shape.size() == whole.size() && shape[kRowAxis].is_number() ? shape[kRowAxis].get<std::size_t>() : 0;
+            shapes.push_back(shown(shape));
+            fitting = fitting && shape.size() == whole.size() && shape[kRowAxis].is_number();
+            const std::size_t height = fitting ? shape[kRowAxis].get<std::size_t>() : 0;
             starts.push_back(starts.back() + height);
-            if (height > 0) shape[kRowAxis] = whole[kRowAxis];
-            fitting = fitting && height > 0 && shape == whole;
+            if (fitting) shape[kRowAxis] = whole[kRowAxis];
+            fitting = height > 0 && shape == whole;
         }
         if (fitting && starts.back() == whole[kRowAxis].get<std::size_t>()) continue;
-        throw Error(SDIC_ERROR_BUNDLE, say("the bands of the stage \"", stage_, "\" give ", name, " as ", listed(shapes),
-                                           ", which do not add up to the rows of ", python_repr(whole), kBuildAgain));
+        throw Error(SDIC_ERROR_BUNDLE, "the bands of the stage \"", stage_, "\" give ", name, " as ", listed(shapes),
+                    ", which do not add up to the rows of ", shown(whole), kBuildAgain);
     }
     return found;
 }
@@ -61,30 +57,11 @@ void Bands::run(const std::vector<View> &inputs, const std::vector<View> &output
     const auto pictures = outputs.front().shape.front();
     for (const auto &input : inputs) {
         if (input.shape.front() == pictures) continue;
-        throw Error(SDIC_ERROR_RUN, say("the stage \"", stage_, "\" failed: the inputs are for ", std::min(input.shape.front(), pictures), " and ",
-                                        std::max(input.shape.front(), pictures), " pictures; see: sdic-export verify ", bundle_));
+        throw Error(SDIC_ERROR_RUN, "the stage \"", stage_, "\" failed: the inputs are for ", std::min(input.shape.front(), pictures), " and ",
+                    std::max(input.shape.front(), pictures), " pictures; see: sdic-export verify ", bundle_);
     }
-    const std::size_t count = static_cast<std::size_t>(pictures) * sessions_.size();
-    std::atomic<std::size_t> next{0};
-    std::mutex lock;
-    std::exception_ptr failure;
-    const auto work = [&]() noexcept {
-        for (std::size_t task = next++; task < count; task = next++) {
-            try {
-                run_one(task % sessions_.size(), task / sessions_.size(), inputs, outputs);
-            } catch (...) {
-                const std::lock_guard<std::mutex> hold(lock);
-                if (!failure) failure = std::current_exception();
-                next = count;
-            }
-        }
-    };
-    {
-        std::vector<std::future<void>> helpers;  // wait for their threads when they go
-        for (std::size_t i = 1; i < std::min(workers_, count); ++i) helpers.push_back(std::async(std::launch::async, work));
-        work();
-    }
-    if (failure) std::rethrow_exception(failure);
+    const std::size_t bands = sessions_.size();
+    in_parallel(static_cast<std::size_t>(pictures) * bands, workers_, [&](std::size_t task) { run_one(task % bands, task / bands, inputs, outputs); });
 }
 
 void Bands::run_one(std::size_t band, std::size_t picture, const std::vector<View> &inputs, const std::vector<View> &outputs) const {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "method.hpp"
 #include "onnx_session.hpp"
-#include "stages.hpp"
 
 namespace sdic_internal {
 
@@ -15,7 +15,7 @@ class Bands {
 public:
     // `sessions` are the bands from top to bottom, checked to be for one picture each and to add up to the rows of `stage`; `workers` of
     // them run at a time. `bundle` is the folder that errors name.
-    Bands(const Stage &stage, const Sizes &sizes, std::vector<std::unique_ptr<Session>> sessions, int workers, const std::string &bundle);
+    Bands(const Stage &stage, const Method &method, std::vector<std::unique_ptr<Session>> sessions, int workers, const std::string &bundle);
 
     // The stage for as many pictures as the tensors hold. Every band of every picture is a task: this thread takes tasks until none is left,
     // and others help it. Safe to call from several threads.
@@ -25,8 +25,8 @@ private:
     // Output -> the first row of each band, and behind them the end of the last.
     using Rows = std::map<std::string, std::vector<std::size_t>>;
 
-    void check_inputs(const Stage &stage, const Sizes &sizes) const;
-    Rows rows(const Stage &stage, const Sizes &sizes) const;
+    void check_inputs(const Stage &stage, const Method &method) const;
+    Rows rows(const Stage &stage, const Method &method) const;
     void run_one(std::size_t band, std::size_t picture, const std::vector<View> &inputs, const std::vector<View> &outputs) const;
 
     std::string stage_, bundle_;

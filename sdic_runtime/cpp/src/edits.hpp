@@ -1,6 +1,7 @@
 // Edits of latent codes: the same arithmetic, in the same order, as sdic_runtime/edits.py.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -10,31 +11,30 @@
 #include <vector>
 
 #include "bundle.hpp"
-#include "tensor.hpp"
 #include "sdic/sdic.h"
 
 namespace sdic_internal {
 
-using RowRange = std::pair<std::int64_t, std::int64_t>;  // style rows first .. end - 1
-
-// One edit, checked against the model's sizes: `offset` is what strength 1 adds to one latent code [L, C].
-class Edit {
-public:
-    virtual ~Edit() = default;
-    virtual void add_offset(float weight, const float *code, float *total) const = 0;
+// The size of one latent code.
+struct CodeSize {
+    std::int64_t rows, width;  // L, C
 };
+
+// One edit, checked against the size of the model's codes [L, C]: adds to `total` `weight` times what strength 1 adds to `code`.
+using Edit = std::function<void(float weight, const float *code, float *total)>;
 
 // What a direction file of a bundle holds: a direction [1 or L, C], or a PCA basis.
 struct DirectionFile {
     std::string name;
     Tensor vector{Shape{0, 0}};        // [rows, C]; empty for a basis
-    std::optional<RowRange> rows;      // the direction is for these style rows only
+    std::optional<Rows> rows;          // the direction is for these style rows only
+    std::optional<std::pair<double, double>> strength_range;  // what a slider should offer
     std::vector<float> mean, std;      // [C], [k]
     Tensor components{Shape{0, 0}};    // [k, C]; empty for a direction
     bool is_basis() const { return !std.empty(); }
 };
 
-// The directions of a bundle, read (and proven against their hashes) on first use.
+// The directions of a bundle, read (and checked against their hashes) on first use.
 class Directions {
 public:
     explicit Directions(Bundle &bundle) : bundle_(bundle) {}
@@ -49,13 +49,16 @@ private:
 // Several edits combined: sum of weight * offset, all read off the unedited code.
 class CombinedEdit {
 public:
-    CombinedEdit(const sdic_edit_part *parts, std::size_t count, Directions &directions, const Sizes &sizes);
+    CombinedEdit(const sdic_edit_part *parts, std::size_t count, Directions &directions, const CodeSize &size);
 
+    // The kinds of the parts, as `Move` has them.
+    const Names &kinds() const { return kinds_; }
     // code + strength * offset(code) for every code of [N, L, C] and every strength, all strengths of the first code first.
     TensorPtr apply(const Tensor &codes, const std::vector<float> &strengths) const;
 
 private:
-    std::vector<std::pair<float, std::unique_ptr<Edit>>> parts_;
+    std::vector<std::pair<float, Edit>> parts_;
+    Names kinds_;
 };
 
 // `value` where it is finite; else Error, naming it by `what`.

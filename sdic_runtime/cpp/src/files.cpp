@@ -26,52 +26,32 @@ constexpr std::size_t kPiece = std::size_t{1} << 20;
 struct CloseFile {
     void operator()(std::FILE *file) const noexcept { std::fclose(file); }
 };
-using File = std::unique_ptr<std::FILE, CloseFile>;
 
-// A folder can be opened for reading on POSIX systems and fails only at the first read.
-File open_file(const std::string &path, int &number) {
-    errno = 0;
-    if (is_folder(path)) {
-        number = EISDIR;
-        return nullptr;
-    }
-    File file(std::fopen(path.c_str(), "rb"));
-    number = file ? 0 : errno;
-    return file;
-}
-
-// Hands the file to `use` in pieces.
+// Hands the file to `use` in pieces. A folder can be opened for reading on POSIX systems and fails only at the first read.
 template <typename Use>
 void read_pieces(const std::string &path, int &number, Use use) {
-    File file = open_file(path, number);
+    errno = 0;
+    const std::unique_ptr<std::FILE, CloseFile> file(is_folder(path) ? nullptr : std::fopen(path.c_str(), "rb"));
+    number = file ? 0 : errno ? errno : EISDIR;
     if (!file) return;
     std::vector<char> piece(kPiece);
     while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), file.get())) use(piece.data(), count);
     if (std::ferror(file.get())) number = errno ? errno : EIO;
 }
 
-class Sha256 {
-public:
-    Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
-        if (!context_ || EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) != 1) throw std::bad_alloc();
-    }
-    void add(const char *data, std::size_t count) { EVP_DigestUpdate(context_.get(), data, count); }
-    std::string hexadecimal() {
-        unsigned char digest[EVP_MAX_MD_SIZE];
-        unsigned int length = 0;
-        EVP_DigestFinal_ex(context_.get(), digest, &length);
-        static const char letters[] = "0123456789abcdef";
-        std::string text;
-        for (unsigned int i = 0; i < length; ++i) {
-            text += letters[digest[i] >> 4];
-            text += letters[digest[i] & 15];
-        }
-        return text;
-    }
-
-private:
-    std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
-};
+// The SHA-256 in hexadecimal of what `feed` hands, piece by piece, to the function that it is given.
+template <typename Feed>
+std::string sha256(Feed feed) {
+    const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+    if (!context || EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) != 1) throw std::bad_alloc();
+    feed([&](const char *data, std::size_t count) { EVP_DigestUpdate(context.get(), data, count); });
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int length = 0;
+    EVP_DigestFinal_ex(context.get(), digest, &length);
+    std::string text;
+    for (unsigned int i = 0; i < length; ++i) (text += "0123456789abcdef"[digest[i] >> 4]) += "0123456789abcdef"[digest[i] & 15];
+    return text;
+}
 
 std::string temporary_beside(const std::string &path) {
     static std::atomic<std::uint32_t> counter{0};
@@ -84,7 +64,7 @@ std::string temporary_beside(const std::string &path) {
 }
 
 [[noreturn]] void fail_to_write(const std::string &path, int number) {
-    throw Error(SDIC_ERROR_FILE, say("cannot write ", path, ": ", reason(number), "; choose another place or make room"));
+    throw Error(SDIC_ERROR_FILE, "cannot write ", path, ": ", reason(number), "; choose another place or make room");
 }
 
 }  // namespace
@@ -96,15 +76,11 @@ std::string reason(int number) {
 }
 
 std::string clean_path(const std::string &path) {
-    std::string clean;
-    std::istringstream parts(path);
-    for (std::string part; std::getline(parts, part, '/');) {
-        if (part.empty() || part == ".") continue;
-        if (!clean.empty()) clean += '/';
-        clean += part;
+    std::filesystem::path clean;
+    for (const auto &part : std::filesystem::path(path)) {
+        if (!part.empty() && part != ".") clean /= part;
     }
-    if (!path.empty() && path.front() == '/') return "/" + clean;
-    return clean.empty() ? "." : clean;
+    return clean.empty() ? "." : clean.string();
 }
 
 bool is_folder(const std::string &path) {
@@ -124,20 +100,16 @@ std::string read_file(const std::string &path, int &number) {
 }
 
 std::string sha256_of_file(const std::string &path, int &number) {
-    Sha256 digest;
-    read_pieces(path, number, [&](const char *data, std::size_t count) { digest.add(data, count); });
-    return number ? std::string() : digest.hexadecimal();
+    return sha256([&](const auto &add) { read_pieces(path, number, add); });
 }
 
 std::string sha256_of_text(const std::string &text) {
-    Sha256 digest;
-    digest.add(text.data(), text.size());
-    return digest.hexadecimal();
+    return sha256([&](const auto &add) { add(text.data(), text.size()); });
 }
 
 void write_into_place(const std::string &given, const std::function<void(std::ostream &)> &write) {
     const std::string path = clean_path(given);
-    if (is_folder(path)) throw Error(SDIC_ERROR_FILE, say("cannot write ", path, ": it is a folder; name a file"));
+    if (is_folder(path)) throw Error(SDIC_ERROR_FILE, "cannot write ", path, ": it is a folder; name a file");
     const std::string temporary = temporary_beside(path);
     struct Remove {
         const std::string &name;

@@ -12,7 +12,7 @@ namespace sdic_internal {
 // The operating system's words for an errno, in lower case: "permission denied".
 std::string reason(int number);
 
-// `path` as Python's pathlib writes it: no "./", no doubled and no trailing slashes.
+// `path` without "./", doubled and trailing slashes.
 std::string clean_path(const std::string &path);
 
 bool is_folder(const std::string &path);
@@ -21,7 +21,7 @@ bool exists(const std::string &path);
 // The bytes of a file. On failure `number` is the errno, and the answer is empty.
 std::string read_file(const std::string &path, int &number);
 
-// The SHA-256 of a file in hexadecimal, read in pieces; on failure `number` is the errno.
+// The SHA-256 of a file in hexadecimal, read in pieces; on failure `number` is the errno and the answer means nothing.
 std::string sha256_of_file(const std::string &path, int &number);
 std::string sha256_of_text(const std::string &text);
 

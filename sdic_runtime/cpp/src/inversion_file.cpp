@@ -1,10 +1,7 @@
-// The safetensors file of an inversion: the same file, and the same refusals, as sdic_runtime/inversion.py.
+// The safetensors file of an inversion: the same as sdic_runtime/inversion.py. It says itself what it holds.
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <set>
 
-#include "errors.hpp"
 #include "files.hpp"
 #include "pipeline.hpp"
 #include "safetensors.hpp"
@@ -14,119 +11,85 @@ namespace sdic_internal {
 namespace {
 
 const std::string kFormat = "sdic-inversion";
-const std::string kVersion = "1";
+const std::string kVersion = "2", kFirstVersion = "1";  // the latter is only read
 
-// Name in the file -> tensor of the stage table, in the order in which Python checks them.
-const std::vector<std::pair<std::string, std::string>> &names_in_file() {
-    static const std::vector<std::pair<std::string, std::string>> table = {
-        {"latent", "latent"}, {"latent_enhanced", "latent_enhanced"}, {"feature", "feature"}, {"residual", "residual"},
-        {"reconstruction", "reconstruction"}, {"discrepancy", "discrepancy"}, {"pixels", "picture"}};
-    return table;
+// The tensor stored as `name`, checked.
+TensorPtr read_tensor(const SafeTensors &file, const std::string &name, const Shape &expected) {
+    const auto found = file.tensors.find(name);
+    require(found != file.tensors.end(), "it holds no \"", name, "\"");
+    const auto &[dtype, tensor] = found->second;
+    const bool fits = dtype == "F32" && tensor->shape == expected;
+    require(fits, "it holds ", dtype, " ", text_of(tensor->shape), " as \"", name, "\", expected F32 ", text_of(expected));
+    const bool finite = std::all_of(tensor->data.begin(), tensor->data.end(), [](float value) { return std::isfinite(value); });
+    require(finite, "it holds NaN or infinite values in \"", name, "\"");
+    return tensor;
 }
 
-Error damaged(const std::string &path, const std::string &what) {
-    return Error(SDIC_ERROR_FILE, say(path, " has damaged metadata (", what, "); invert the picture again"));
-}
-
-// The field of the metadata, parsed.
-Json field(const std::map<std::string, std::string> &metadata, const std::string &key, const std::string &path) {
-    const auto found = metadata.find(key);
-    if (found == metadata.end()) throw damaged(path, "'" + key + "'");
-    try {
-        return Json::parse(found->second);
-    } catch (const Json::exception &) {
-        throw damaged(path, say("\"", key, "\" is ", python_repr(found->second, 60)));
-    }
-}
-
-Sizes read_sizes(const Json &data, const std::string &path) {
-    Sizes sizes;
-    for (const auto &item : size_fields()) {
-        const bool valid = data.is_object() && data.contains(item.name) && data[item.name].is_number_integer();
-        if (!valid || data[item.name].get<std::int64_t>() < 1 || data[item.name].get<std::int64_t>() > 1 << 20) {
-            throw damaged(path, say("\"sizes\" is ", python_repr(data, 60)));
+Result read_result(const SafeTensors &file) {
+    const auto text = [&](const std::string &key) {
+        require(file.metadata.count(key) != 0, "its metadata lacks \"", key, "\"");
+        return file.metadata.at(key);
+    };
+    const auto json = [&](const std::string &key) { return parse_json(text(key), key); };
+    require(text("format") == kFormat, "its format is ", shown(text("format")));
+    const bool first_version = text("version") == kFirstVersion;
+    require(first_version || text("version") == kVersion, "its format has version ", text("version"), ", and this program reads version ", kVersion);
+    const Json &first = first_schema();
+    Result result;
+    Model &model = result.model;
+    model.identity = text("model");
+    model.name = text("bundle");
+    model.sizes = Value(json("sizes"), "sizes").table(&Value::integer);
+    if (first_version) {
+        for (auto &item : model.sizes) {
+            require(first["sizes"].contains(item.first), "sizes has \"", item.first, "\"");
+            item.first = first["sizes"].at(item.first).get<std::string>();
         }
-        sizes.*item.field = data[item.name].get<std::int64_t>();
+        for (const auto &name : first["keeps"].get<Names>()) model.kept.emplace_back(name, first["tensors"].at(name));
+    } else {
+        model.kept = Value(json("tensors"), "tensors").table(&Value::list_json);
     }
-    return sizes;
-}
-
-Rows read_rows(const Json &data, const Sizes &sizes, const std::string &path) {
-    const bool pair = data.is_array() && data.size() == 2 && data[0].is_number_integer() && data[1].is_number_integer();
-    if (pair) {
-        const Rows rows{data[0].get<std::int64_t>(), data[1].get<std::int64_t>()};
-        if (rows.first >= 0 && rows.first < rows.second && rows.second <= sizes.resolution) return rows;
-    }
-    throw damaged(path, say("\"visible_rows\" is ", python_repr(data, 60)));
-}
-
-void check_arrays(const SafeTensors &file, const Sizes &sizes, std::size_t count, const std::string &path) {
-    for (const auto &[name, tensor] : names_in_file()) {
-        const Shape expected = sizes.shape(tensor, static_cast<std::int64_t>(count));
-        const auto found = file.tensors.find(name);
-        if (found == file.tensors.end() || found->second.dtype != "F32" || found->second.tensor->shape != expected) {
-            std::string what = "nothing";
-            if (found != file.tensors.end()) {
-                const std::string dtype = found->second.dtype == "F32" ? "float32" : found->second.dtype == "F16" ? "float16" : "float64";
-                what = dtype + " " + python_list(found->second.tensor->shape);
-            }
-            throw Error(SDIC_ERROR_FILE, say(path, " holds ", what, " as \"", name, "\", expected float32 ", python_list(expected), "; invert the picture again"));
+    check_sizes(model.sizes);
+    for (const auto &[name, axes] : model.kept) check_axes(name, axes, model.sizes);
+    require(model.kept.find(kPicture), "tensors lacks \"", kPicture, "\"");
+    const auto [top, end] = model.visible_rows = Value(json("visible_rows"), "visible_rows").pair(&Value::integer);
+    require(0 <= top && top < end && end <= *model.sizes.find("R"), "visible_rows is [", top, ", ", end, "]");
+    result.names = Value(json("names"), "names").names();
+    require(!result.names.empty(), "names is empty");
+    for (const auto &[name, axes] : model.kept) {
+        std::string stored = name;
+        for (const auto &[old, tensor] : first["kept_names"].items()) {
+            if (first_version && tensor == name) stored = old;
         }
-        const auto &values = found->second.tensor->data;
-        if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) {
-            throw Error(SDIC_ERROR_FILE, say(path, " holds NaN or infinite values in \"", name, "\"; invert the picture again"));
-        }
+        result.tensors[name] = read_tensor(file, stored, shape_of(axes, model.sizes, static_cast<std::int64_t>(result.names.size())));
     }
-}
-
-SafeTensors read(const std::string &path) {
-    int number = 0;
-    try {
-        SafeTensors file = read_safetensors(path, number);
-        if (number == ENOENT) throw Error(SDIC_ERROR_FILE, say("there is no inversion at ", path, "; make one with: sdic-run invert IMG --save"));
-        if (number != 0) throw Error(SDIC_ERROR_FILE, say("cannot read the inversion ", path, ": ", reason(number)));
-        return file;
-    } catch (const NotSafeTensors &error) {
-        throw Error(SDIC_ERROR_FILE, say(path, " is not a saved inversion, or damaged (", error.what(), "); invert the picture again"));
-    }
+    return result;
 }
 
 }  // namespace
 
-void Inversion::save(const std::string &path) const {
+void Result::save(const std::string &path) const {
+    Json sizes = Json::object(), axes = Json::object();
+    for (const auto &[letter, size] : model.sizes) sizes[letter] = size;
+    Tensors held;
+    for (const auto &[name, own] : model.kept) {
+        axes[name] = own;
+        if (tensors.count(name) == 0) throw Error(SDIC_ERROR_ARGUMENT, "these are edited pictures, without \"", name, "\"; save the inversion");
+        held[name] = tensors.at(name);
+    }
     const Json rows = {model.visible_rows.first, model.visible_rows.second};
-    write_safetensors(path, tensors,
-                      {{"format", kFormat}, {"version", kVersion}, {"model", model.identity}, {"bundle", model.name},
-                       {"sizes", sizes_json(model.sizes, false)}, {"visible_rows", rows.dump()}, {"names", Json(names).dump()}});
+    write_safetensors(path, held,
+                      {{"format", kFormat}, {"version", kVersion}, {"model", model.identity}, {"bundle", model.name}, {"sizes", python_json(sizes)},
+                       {"tensors", python_json(axes)}, {"visible_rows", python_json(rows)}, {"names", python_json(names)}});
 }
 
-Inversion Inversion::load(const std::string &path) {
-    SafeTensors file = read(path);
-    const auto text = [&](const std::string &key) {
-        const auto found = file.metadata.find(key);
-        return found == file.metadata.end() ? std::string("None") : found->second;
-    };
-    if (text("format") != kFormat) {
-        throw Error(SDIC_ERROR_FILE, say(path, " is not a saved inversion; make one with: sdic-run invert IMG --save"));
+Result Result::load(const std::string &path) {
+    if (!exists(path)) throw Error(SDIC_ERROR_FILE, "there is no inversion at ", path, "; make one with: sdic-run invert IMG --save");
+    try {
+        return read_result(read_safetensors(path));
+    } catch (const Invalid &error) {
+        throw Error(SDIC_ERROR_FILE, path, " is not a saved inversion, or damaged (", error.what(), "); invert the picture again");
     }
-    if (text("version") != kVersion) {
-        throw Error(SDIC_ERROR_FILE, say(path, " is an inversion of format version ", text("version"), ", and this program reads version ", kVersion,
-                                         "; invert the picture again"));
-    }
-    const Json rows = field(file.metadata, "visible_rows", path), names = field(file.metadata, "names", path);
-    for (const char *key : {"model", "bundle"}) {
-        if (file.metadata.count(key) == 0) throw damaged(path, say("'", key, "'"));
-    }
-    Inversion inversion;
-    inversion.model.identity = text("model");
-    inversion.model.name = text("bundle");
-    inversion.model.sizes = read_sizes(field(file.metadata, "sizes", path), path);
-    inversion.model.visible_rows = read_rows(rows, inversion.model.sizes, path);
-    if (!names.is_array() || names.empty()) throw damaged(path, say("\"names\" is ", python_repr(names, 60)));
-    for (const auto &name : names) inversion.names.push_back(name.is_string() ? name.get<std::string>() : name.dump());
-    check_arrays(file, inversion.model.sizes, inversion.names.size(), path);
-    for (auto &[name, entry] : file.tensors) inversion.tensors[name] = entry.tensor;
-    return inversion;
 }
 
 }  // namespace sdic_internal

@@ -1,52 +1,58 @@
-// `bundle.json`, checked: the same rules and the same sentences as sdic_runtime/bundle.py.
+// `bundle.json`, checked: the same rules as sdic_runtime/bundle/manifest.py.
 #pragma once
 
 #include <map>
 #include <string>
 #include <utility>
-#include <vector>
 
-#include "python_text.hpp"
-#include "stages.hpp"
+#include "method.hpp"
 
 namespace sdic_internal {
 
-constexpr int kSchema = 1;
 inline const std::string kManifestName = "bundle.json";
-inline const std::string kCpuPrecision = "fp32";  // the precision of the graphs that are arranged for processors
+inline const std::string kStandard = "fp32";  // the precision that every other is checked against
+inline const std::string kOnnxRuntimeCpu = "onnxruntime-cpu";  // the variant optimized for ONNX Runtime on CPUs, in float32
 inline const std::string kBuildHint = "build it with: sdic-export build CHECKPOINT --out DIR";
+
+using Rows = std::pair<std::int64_t, std::int64_t>;  // first, end
 
 struct FileEntry {
     std::string sha256;
     std::int64_t bytes = 0;
 };
 
-struct Manifest {
-    std::string name, method, domain, default_precision, licence;
-    Sizes sizes;
-    std::pair<std::int64_t, std::int64_t> visible_rows;  // first, end: the rows of `picture` that a user sees
-    std::map<std::string, std::map<std::string, std::string>> stages;  // stage -> precision -> file
-    // "stage:output" -> precision -> file: the graph cut down to what that one output needs
-    std::map<std::string, std::map<std::string, std::string>> partials;
-    // Stage or "stage:output" -> files: the same in kCpuPrecision arranged for processors. They may refer to the external weights of the
-    // stage's own graph, and the one of an output alone also to those of the stage's graph for processors. Several files are bands of rows
-    // (axis 2 of every output) from top to bottom, each for one picture.
-    std::map<std::string, std::vector<std::string>> cpu;
+// The graph that answers a request: "stage", or "stage:output" for that output alone; what it computes, and its files. Several files are
+// bands of rows (axis 2 of every output) from top to bottom, each for one picture.
+struct Graph {
+    std::string key;
+    Names outputs, files;
+};
+
+struct Manifest : Method {
+    std::string name, domain, default_precision, licence, resampling;
+    Rows visible_rows;                   // the rows of `picture` that a person sees
+    Table<Table<Names>> graphs;          // "stage" or "stage:output" -> variant -> files
+    std::map<std::string, Names> weights;  // graph file -> the files of external weights that it reads
     std::map<std::string, FileEntry> files;
     std::map<std::string, std::string> directions;
 
+    // The precisions in which every stage has a graph, sorted.
+    Names precisions() const;
     // Which model this is: a SHA-256 over the sizes and the stage files of one precision, as Python computes it.
     std::string identity() const;
-    // The precisions in which every stage is there, sorted.
-    std::vector<std::string> precisions() const;
-    // The files of one stage in one precision: its graph first, then the external weights that it may refer to. With `arranged` the graphs
-    // for processors, where there are such; then `stage` may also be a "stage:output" of `cpu`.
-    std::vector<std::string> graph_files(const std::string &stage, const std::string &precision, bool arranged = false) const;
-    // The files of all stages in one precision, external weights included, sorted; `arranged` as in `graph_files`.
-    std::vector<std::string> stage_files(const std::string &precision, bool arranged = false) const;
+    // The graph with the least work for `outputs` of `stage`, in the first of `variants` that it has. The only place that answers it; one of
+    // `precisions` must be among the variants.
+    Graph graph_for(const std::string &stage, const Names &outputs, const Names &variants) const;
+    // Graph files with the external weights that they read, each once.
+    Names files_of(const Names &graphs) const;
 };
 
-// The manifest in parsed JSON; `origin` names it in errors.
-Manifest manifest_from_json(const Json &data, const std::string &origin);
+// The manifest in JSON; `origin` names it in errors.
+Manifest parse_manifest(const std::string &text, const std::string &origin);
+
+// What schema 1 left unsaid, in the words of schema 2: it knew one method.
+const Json &first_schema();
+// A manifest of schema 1 as one of schema 2. Throws Invalid where it is not of that form.
+Json from_first_schema(const Json &data);
 
 }  // namespace sdic_internal

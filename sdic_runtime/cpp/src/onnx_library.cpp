@@ -10,7 +10,7 @@
 #include <mutex>
 #include <sstream>
 
-#include "python_text.hpp"
+#include "text.hpp"
 
 namespace sdic_internal {
 
@@ -56,29 +56,30 @@ std::string one_line(const std::string &text) {
 std::unique_ptr<OnnxLibrary> load(const std::string &path) {
     std::string failure;
     void *handle = open_library(path, failure);
-    if (handle == nullptr) throw Error(SDIC_ERROR_PROVIDER, say("ONNX Runtime could not be loaded (", failure, "); ", kRemedy));
+    if (handle == nullptr) throw Error(SDIC_ERROR_PROVIDER, "ONNX Runtime could not be loaded (", failure, "); ", kRemedy);
     using GetBase = const OrtApiBase *(*)();
     const auto get_base = reinterpret_cast<GetBase>(dlsym(handle, "OrtGetApiBase"));
-    if (get_base == nullptr) throw Error(SDIC_ERROR_PROVIDER, say("the library ", path, " is not ONNX Runtime, it has no OrtGetApiBase; ", kRemedy));
+    if (get_base == nullptr) throw Error(SDIC_ERROR_PROVIDER, "the library ", path, " is not ONNX Runtime, it has no OrtGetApiBase; ", kRemedy);
     auto library = std::make_unique<OnnxLibrary>();
     library->version = get_base()->GetVersionString();
     library->api = get_base()->GetApi(kApiVersion);
     if (library->api == nullptr) {
-        throw Error(SDIC_ERROR_PROVIDER, say("ONNX Runtime ", library->version, " is too old, at least 1.", kApiVersion, " is needed; ", kRemedy));
+        throw Error(SDIC_ERROR_PROVIDER, "ONNX Runtime ", library->version, " is too old, at least 1.", kApiVersion, " is needed; ", kRemedy);
     }
-    check(*library, library->api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "sdic", &library->environment), "ONNX Runtime could not start",
-          "install it again", "cpu");
-    // One arena for all sessions: those of the six stages, of which one runs at a time, would add up otherwise.
+    const OrtApi &api = *library->api;
+    const auto need = [&](OrtStatus *status) { check(*library, status, "ONNX Runtime could not start", "install it again", "cpu"); };
+    need(api.CreateEnv(ORT_LOGGING_LEVEL_ERROR, "sdic", &library->environment));
+    // One arena for all sessions: those of the stages, of which one runs at a time, would add up otherwise.
     OrtMemoryInfo *memory = nullptr;
-    check(*library, library->api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime could not start", "install it again", "cpu");
-    OrtStatus *registered = library->api->CreateAndRegisterAllocator(library->environment, memory, nullptr);
-    library->api->ReleaseMemoryInfo(memory);
-    check(*library, registered, "ONNX Runtime could not start", "install it again", "cpu");
+    need(api.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory));
+    OrtStatus *registered = api.CreateAndRegisterAllocator(library->environment, memory, nullptr);
+    api.ReleaseMemoryInfo(memory);
+    need(registered);
     char **names = nullptr;
     int count = 0;
-    check(*library, library->api->GetAvailableProviders(&names, &count), "ONNX Runtime could not list its providers", "install it again", "cpu");
+    need(api.GetAvailableProviders(&names, &count));
     library->providers.assign(names, names + count);
-    if (OrtStatus *ignored = library->api->ReleaseAvailableProviders(names, count)) library->api->ReleaseStatus(ignored);
+    if (OrtStatus *ignored = api.ReleaseAvailableProviders(names, count)) api.ReleaseStatus(ignored);
     return library;
 }
 
@@ -108,8 +109,8 @@ void check(const OnnxLibrary &library, OrtStatus *status, const std::string &wha
     if (status == nullptr) return;
     const std::string text = one_line(library.api->GetErrorMessage(status));
     library.api->ReleaseStatus(status);
-    if (about_memory(text)) throw Error(SDIC_ERROR_MEMORY, say(what, ": not enough memory on ", provider, "; use a smaller batch"));
-    throw Error(code, say(what, ": ", text, "; ", remedy));
+    if (about_memory(text)) throw Error(SDIC_ERROR_MEMORY, what, ": not enough memory on ", provider, "; use a smaller batch");
+    throw Error(code, what, ": ", text, "; ", remedy);
 }
 
 }  // namespace sdic_internal

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <thread>
 
-#include "errors.hpp"
 #include "onnx_library.hpp"
-#include "python_text.hpp"
 
 namespace sdic_internal {
 
@@ -23,41 +21,49 @@ const std::map<std::string, std::string> &providers() {
 
 void Progress::before(const std::string &stage) {
     if (options_.progress != nullptr && options_.progress(stage.c_str(), done_, total_, options_.user_data) != 0) {
-        throw Error(SDIC_ERROR_CANCELLED, say("stopped before stage run ", done_ + 1, " of ", total_, " (", stage, ") because the progress callback asked for it"));
+        throw Error(SDIC_ERROR_CANCELLED, "stopped before stage run ", done_ + 1, " of ", total_, " (", stage, "), as the progress callback asked");
     }
     ++done_;
 }
 
-OnnxRuntime::OnnxRuntime(Bundle &bundle, const RunOptions &options)
-    : options_(options), sizes_(bundle.manifest().sizes), bundle_path_(bundle.path()), precision_(bundle.precision(options.precision)) {
+OnnxRuntime::OnnxRuntime(Bundle &bundle, const RunOptions &options) : options_(options), manifest_(bundle.manifest()), bundle_path_(bundle.path()) {
+    const std::string precision = bundle.precision(options.precision);
     const auto provider = providers().find(options.provider);
-    if (provider == providers().end()) {
-        throw Error(SDIC_ERROR_ARGUMENT, say("the provider is \"", options.provider, "\"; use cpu, cuda, tensorrt or tensorrt-rtx"));
-    }
+    require_argument(provider != providers().end(), "the provider is \"", options.provider, "\"; use cpu, cuda, tensorrt or tensorrt-rtx");
     const OnnxLibrary &library = onnx_library(options.library);
-    if (std::find(library.providers.begin(), library.providers.end(), provider->second) == library.providers.end()) {
-        throw Error(SDIC_ERROR_PROVIDER, say("the provider \"", options.provider, "\" is not in this ONNX Runtime ", library.version, ", which has: ",
-                                             listed(library.providers), "; name a library that was built with ", provider->second));
+    if (!contains(library.providers, provider->second)) {
+        throw Error(SDIC_ERROR_PROVIDER, "the provider \"", options.provider, "\" is not in this ONNX Runtime ", library.version, ", which has: ",
+                    listed(library.providers), "; name a library that was built with ", provider->second);
     }
-    const bool arranged = options.provider == "cpu" && precision_ == kCpuPrecision && !bundle.manifest().cpu.empty();
-    std::vector<std::string> cpu_stages;
-    for (const auto &item : bundle.manifest().cpu) cpu_stages.push_back(item.first);
-    description_ = say("ONNX Runtime ", library.version, ", ", provider->second, ", ", precision_,
-                       arranged ? ", CPU graphs of " + listed(cpu_stages) : std::string());
-    bundle.check(bundle.manifest().stage_files(precision_, arranged));
-    Progress progress(options, stages().size());
-    for (const Stage &stage : stages()) {
-        progress.before(stage.name);
-        std::vector<std::string> paths = arranged ? bundle.cpu_files(stage.name) : std::vector<std::string>();
-        if (paths.empty()) paths = {bundle.stage_file(stage.name, precision_)};
-        add(stage.name, stage, paths);
-        for (const auto &output : stage.outputs) {
-            const std::string key = stage.name + ":" + output;
-            std::vector<std::string> alone = arranged ? bundle.cpu_files(key) : std::vector<std::string>();
-            if (alone.empty()) alone = {bundle.partial_file(stage.name, output, precision_)};
-            if (!alone.front().empty()) add(key, {stage.name, stage.inputs, {output}}, alone);
+    variants_ = {precision};
+    Names optimized, files;
+    if (options.provider == "cpu" && precision == kStandard) {
+        variants_.insert(variants_.begin(), kOnnxRuntimeCpu);
+        for (const auto &[key, variants] : manifest_.graphs) {
+            if (variants.find(kOnnxRuntimeCpu)) optimized.push_back(key);
         }
-        options.write_log(SDIC_LOG_INFO, say("loaded the stage \"", stage.name, "\" from ", listed(paths)));
+        std::sort(optimized.begin(), optimized.end());
+    }
+    description_ = say("ONNX Runtime ", library.version, ", ", provider->second, ", ", precision,
+                       optimized.empty() ? std::string() : ", CPU-optimized graphs of " + listed(optimized));
+    // Whatever a program may ask a stage for: all of its outputs, or one alone.
+    std::vector<std::pair<const Stage *, std::map<std::string, Graph>>> graphs;
+    for (const Stage &stage : manifest_.stages) {
+        std::map<std::string, Graph> own;
+        const auto find = [&](const Names &outputs) {
+            const Graph graph = manifest_.graph_for(stage.name, outputs, variants_);
+            own[graph.key] = graph;
+            for (const auto &file : manifest_.files_of(graph.files)) files.push_back(file);
+        };
+        find(stage.outputs);
+        for (const auto &output : stage.outputs) find({output});
+        graphs.emplace_back(&stage, std::move(own));
+    }
+    bundle.check(files);
+    Progress progress(options, graphs.size());
+    for (const auto &[stage, own] : graphs) {
+        progress.before(stage->name);
+        for (const auto &item : own) add(bundle, {stage->name, stage->inputs, item.second.outputs}, item.second);
     }
 }
 
@@ -67,19 +73,23 @@ std::unique_ptr<Session> OnnxRuntime::load(const Stage &stage, const std::string
     return std::make_unique<Session>(options_, stage, path, threads, bundle_path_);
 }
 
-void OnnxRuntime::add(const std::string &key, const Stage &stage, const std::vector<std::string> &paths) {
+void OnnxRuntime::add(Bundle &bundle, const Stage &stage, const Graph &graph) {
+    Names paths;
+    for (const auto &file : graph.files) paths.push_back(bundle.file(file));
+    options_.write_log(SDIC_LOG_INFO, say("loading \"", graph.key, "\" from ", listed(paths)));
     if (paths.size() == 1) {
-        sessions_[key] = load(stage, paths.front(), options_.threads);
+        auto &session = sessions_[graph.key] = load(stage, paths.front(), options_.threads);
+        session->check_shapes(manifest_, paths.front());
         return;
     }
     const int threads = options_.threads > 0 ? options_.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
     const int count = static_cast<int>(paths.size());
     std::vector<std::unique_ptr<Session>> sessions;
     for (const auto &path : paths) sessions.push_back(load(stage, path, std::max(1, threads / count)));
-    bands_.emplace(key, Bands(stage, sizes_, std::move(sessions), std::min(threads, count), bundle_path_));
+    bands_.emplace(graph.key, Bands(stage, manifest_, std::move(sessions), std::min(threads, count), bundle_path_));
 }
 
-Tensors OnnxRuntime::run(const std::string &stage, const Tensors &inputs, const std::vector<std::string> &outputs) const {
+Tensors OnnxRuntime::run(const std::string &stage, const Tensors &inputs, const Names &outputs) const {
     std::vector<View> sources, targets;
     std::int64_t batch = 0;
     for (const auto &[name, tensor] : inputs) {
@@ -88,12 +98,11 @@ Tensors OnnxRuntime::run(const std::string &stage, const Tensors &inputs, const 
     }
     Tensors results;
     for (const auto &name : outputs) {
-        auto tensor = std::make_shared<Tensor>(sizes_.shape(name, batch));
+        auto tensor = std::make_shared<Tensor>(manifest_.shape(name, batch));
         targets.push_back({name.c_str(), tensor->data.data(), tensor->shape});
         results[name] = std::move(tensor);
     }
-    const std::string alone = outputs.size() == 1 ? stage + ":" + outputs.front() : stage;
-    const std::string &key = sessions_.count(alone) + bands_.count(alone) != 0 ? alone : stage;
+    const std::string key = manifest_.graph_for(stage, outputs, variants_).key;
     if (const auto bands = bands_.find(key); bands != bands_.end()) {
         bands->second.run(sources, targets);
     } else {

@@ -42,25 +42,26 @@ private:
 
 class OnnxRuntime {
 public:
-    // Loads all stages. `options` must outlive this object.
+    // Loads all stages. `bundle` and `options` must outlive this object.
     OnnxRuntime(Bundle &bundle, const RunOptions &options);
     ~OnnxRuntime();
 
-    // "ONNX Runtime 1.31.1, CPUExecutionProvider, fp32", and which stages run on graphs arranged for processors
+    // "ONNX Runtime 1.31.1, CPUExecutionProvider, fp32", and which graphs are CPU-optimized ones
     const std::string &description() const { return description_; }
 
-    // Runs one stage of the stage table on inputs by name for the `outputs` asked for. Safe to call from several threads.
-    Tensors run(const std::string &stage, const Tensors &inputs, const std::vector<std::string> &outputs) const;
+    // Runs one stage on inputs by name for the `outputs` asked for. Safe to call from several threads.
+    Tensors run(const std::string &stage, const Tensors &inputs, const Names &outputs) const;
 
 private:
     std::unique_ptr<Session> load(const Stage &stage, const std::string &path, int threads) const;
-    // Load the graphs `paths`, which have the outputs of `stage`, to be found under `key`.
-    void add(const std::string &key, const Stage &stage, const std::vector<std::string> &paths);
+    // Load the graph, which has the outputs of `stage`.
+    void add(Bundle &bundle, const Stage &stage, const Graph &graph);
 
     const RunOptions &options_;
-    Sizes sizes_;
-    std::string bundle_path_, precision_, description_;
-    // By stage, and by "stage:output" where the bundle has a graph for that output alone: ONNX Runtime computes every output of a graph.
+    const Manifest &manifest_;
+    std::string bundle_path_, description_;
+    Names variants_;  // those that run, best first
+    // By the keys of graphs: ONNX Runtime computes every output of a graph, so one output alone may have its own.
     std::map<std::string, std::unique_ptr<Session>> sessions_;
     std::map<std::string, Bands> bands_;  // by the same, in place of a session
 };

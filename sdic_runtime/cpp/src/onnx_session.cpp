@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "errors.hpp"
 #include "onnx_runtime.hpp"
 
 namespace sdic_internal {
@@ -95,8 +94,8 @@ void check_borders(const std::map<std::string, Border> &found, const std::vector
     if (right) return;
     std::vector<std::string> items;
     for (const auto &[name, border] : found) items.push_back(name + (border.is_float ? " tensor(float)" : " of another type"));
-    throw Error(SDIC_ERROR_BUNDLE, say(path, " has the ", role, " ", listed(items, ""), " where the stage \"", stage.name, "\" has ",
-                                       listed(expected), " in float32; build it again with: sdic-export build"));
+    throw Error(SDIC_ERROR_BUNDLE, path, " has the ", role, " ", listed(items, ""), " where the stage \"", stage.name, "\" has ",
+                listed(expected), " in float32; build it again with: sdic-export build");
 }
 
 }  // namespace
@@ -126,6 +125,19 @@ Session::Session(const RunOptions &options, const Stage &stage, const std::strin
 }
 
 Session::~Session() = default;
+
+void Session::check_shapes(const Method &method, const std::string &path) const {
+    for (const auto *borders : {&inputs_, &outputs_}) {
+        for (const auto &[name, border] : *borders) {
+            const Json expected = method.shape(name, 1);
+            bool fits = border.shape.size() == expected.size();
+            for (std::size_t axis = 1; fits && axis < expected.size(); ++axis) fits = !border.shape[axis].is_number() || border.shape[axis] == expected[axis];
+            if (fits) continue;
+            throw Error(SDIC_ERROR_BUNDLE, path, " has ", name, " as ", shown(border.shape), " where the bundle's sizes say ", shown(expected),
+                        " for one picture; build it again with: sdic-export build");
+        }
+    }
+}
 
 std::map<std::string, Border> Session::borders(bool of_inputs, const std::string &what) const {
     const OrtApi &api = *library_.api;

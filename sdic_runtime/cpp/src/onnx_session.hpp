@@ -6,10 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "method.hpp"
 #include "onnx_library.hpp"
-#include "python_text.hpp"
-#include "stages.hpp"
-#include "tensor.hpp"
 
 namespace sdic_internal {
 
@@ -40,6 +38,9 @@ public:
     ~Session();
     Session(const Session &) = delete;
     Session &operator=(const Session &) = delete;
+
+    // What the graph says of its shapes agrees with the sizes of `method`, N being any.
+    void check_shapes(const Method &method, const std::string &path) const;
 
     // Safe to call from several threads.
     void run(const std::vector<View> &inputs, const std::vector<View> &outputs) const;

@@ -2,10 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 
-#include "errors.hpp"
-#include "python_text.hpp"
 
 namespace sdic_internal {
 
@@ -14,27 +11,19 @@ namespace {
 constexpr std::int64_t kPixelLimit = 100'000'000;  // width * height
 constexpr float kRangeSlack = 1e-3f;               // how far beyond [-1, 1] a float picture may be, for rounding
 
-std::string megapixels(double pixels) {
-    char text[40];
-    std::snprintf(text, sizeof text, "%.0f", pixels / 1e6);
-    return text;
-}
-
 void check(const sdic_image &image) {
     const bool channels = image.channels == 1 || image.channels == 3 || image.channels == 4;
     if (!channels || image.width < 1 || image.height < 1) {
-        throw Error(SDIC_ERROR_PICTURE, say("the uint8 picture has shape ", python_list({image.height, image.width, image.channels}), "; expected [H, W, 3]"));
+        throw Error(SDIC_ERROR_PICTURE, "the uint8 picture has shape ", text_of({image.height, image.width, image.channels}), "; expected [H, W, 3]");
     }
     const std::int64_t pixels = std::int64_t{image.width} * image.height;
     if (pixels > kPixelLimit) {
-        throw Error(SDIC_ERROR_PICTURE, say("the picture has ", megapixels(static_cast<double>(pixels)), " megapixels, and the limit is ",
-                                            megapixels(static_cast<double>(kPixelLimit)), "; make the picture smaller"));
+        throw Error(SDIC_ERROR_PICTURE, "the picture has ", pixels, " pixels, and the limit is ", kPixelLimit, "; make the picture smaller");
     }
-    if (image.pixels == nullptr) throw Error(SDIC_ERROR_ARGUMENT, "the picture's pixels are NULL; give its bytes");
+    require_argument(image.pixels != nullptr, "the picture's pixels are NULL; give its bytes");
     const auto row = static_cast<std::size_t>(image.width) * static_cast<std::size_t>(image.channels);
-    if (image.stride != 0 && image.stride < row) {
-        throw Error(SDIC_ERROR_ARGUMENT, say("the picture's stride is ", image.stride, " bytes, and one row has ", row, "; give 0 or at least that"));
-    }
+    const bool apart = image.stride == 0 || image.stride >= row;
+    require_argument(apart, "the picture's stride is ", image.stride, " bytes, and one row has ", row, "; give 0 or at least that");
 }
 
 // One byte of a colour over white: round(colour * alpha / 255 + 255 - alpha).
@@ -85,19 +74,19 @@ RgbPicture to_rgb(const sdic_image &image) {
     return picture;
 }
 
-TensorPtr prepared(const sdic_image *images, std::size_t count, const Sizes &sizes, const Rows &visible) {
-    const std::int64_t side = sizes.working;
-    const Rows rows{visible.first * side / sizes.resolution, visible.second * side / sizes.resolution};
-    auto tensor = std::make_shared<Tensor>(sizes.shape("image", static_cast<std::int64_t>(count)));
+TensorPtr prepared(const sdic_image *images, std::size_t count, const Manifest &manifest) {
+    const std::int64_t side = manifest.size("S"), whole = manifest.size("R");
+    const Rows rows{manifest.visible_rows.first * side / whole, manifest.visible_rows.second * side / whole};
+    auto tensor = std::make_shared<Tensor>(manifest.shape(kImage, static_cast<std::int64_t>(count)));
     std::fill(tensor->data.begin(), tensor->data.end(), -1.0f);
     for (std::size_t i = 0; i < count; ++i) {
-        spread(resized(to_rgb(images[i]), side, rows.second - rows.first), rows.first, side, tensor->data.data() + i * tensor->stride());
+        spread(resized(to_rgb(images[i]), side, rows.second - rows.first, manifest.resampling), rows.first, side, tensor->data.data() + i * tensor->stride());
     }
     return tensor;
 }
 
-TensorPtr prepared(const float *images, std::size_t count, const Sizes &sizes) {
-    const Shape shape = sizes.shape("image", static_cast<std::int64_t>(count));
+TensorPtr prepared(const float *images, std::size_t count, const Manifest &manifest) {
+    const Shape shape = manifest.shape(kImage, static_cast<std::int64_t>(count));
     auto tensor = std::make_shared<Tensor>(shape, std::vector<float>(images, images + element_count(shape)));
     float low = tensor->data.front(), high = low;
     bool numbers = true;
@@ -107,8 +96,8 @@ TensorPtr prepared(const float *images, std::size_t count, const Sizes &sizes) {
         high = std::max(high, value);
     }
     if (!numbers || low < -1 - kRangeSlack || high > 1 + kRangeSlack) {
-        const auto shown = [&](float value) { return numbers ? python_general(value) : std::string("nan"); };
-        throw Error(SDIC_ERROR_PICTURE, say("the float32 picture has values from ", shown(low), " to ", shown(high), "; expected [-1, 1] without NaN"));
+        const std::string found = numbers ? say("from ", low, " to ", high) : "that are NaN";
+        throw Error(SDIC_ERROR_PICTURE, "the float32 picture has values ", found, "; expected [-1, 1] without NaN");
     }
     return tensor;
 }

@@ -6,12 +6,8 @@
 #include <vector>
 
 #include "manifest.hpp"
-#include "tensor.hpp"
-#include "sdic/sdic.h"
 
 namespace sdic_internal {
-
-using Rows = std::pair<std::int64_t, std::int64_t>;  // first, end
 
 // An 8-bit RGB picture without gaps between its rows.
 struct RgbPicture {
@@ -22,14 +18,14 @@ struct RgbPicture {
 // `image` as RGB: gray is spread, transparency composited on white. Throws Error for what cannot be used.
 RgbPicture to_rgb(const sdic_image &image);
 
-// Bilinear with antialiasing, pixel by pixel what Pillow's Image.resize(..., BILINEAR) gives.
-RgbPicture resized(const RgbPicture &picture, std::int64_t width, std::int64_t height);
+// With antialiasing, pixel by pixel what Pillow's Image.resize gives with the filter `resampling`: bilinear, bicubic or lanczos.
+RgbPicture resized(const RgbPicture &picture, std::int64_t width, std::int64_t height, const std::string &resampling);
 
 // The network's input for `count` pictures, [count, 3, S, S] in [-1, 1], letterboxed with black where rows are hidden.
-TensorPtr prepared(const sdic_image *images, std::size_t count, const Sizes &sizes, const Rows &visible);
+TensorPtr prepared(const sdic_image *images, std::size_t count, const Manifest &manifest);
 
 // The same for floats that are prepared already; their range is checked.
-TensorPtr prepared(const float *images, std::size_t count, const Sizes &sizes);
+TensorPtr prepared(const float *images, std::size_t count, const Manifest &manifest);
 
 // The rows `rows` of picture `index` of [N, 3, H, W] as 8-bit RGB: clamped to [-1, 1], (x + 1) * 127.5 rounded.
 void to_bytes(const Tensor &pixels, std::size_t index, const Rows &rows, std::uint8_t *out);

@@ -2,129 +2,143 @@
 
 #include <algorithm>
 
-#include "errors.hpp"
 
 namespace sdic_internal {
 
 namespace {
 
-constexpr std::size_t kBatchPixels = 2 * 1024 * 1024;  // generated pixels that run at once when no batch is given
+constexpr std::size_t kBatchPixels = 1024 * 1024;  // generated pixels that run at once when no batch is given
 constexpr std::size_t kLargestDefaultBatch = 16;
 
-// Stage runs of one part of a batch.
-constexpr std::size_t kInvertRuns = 7, kEditRuns = 3, kBaselineRuns = 2;
+Model model_of(const Manifest &manifest) {
+    Table<Axes> kept;
+    for (const auto &name : manifest.keeps) kept.emplace_back(name, *manifest.tensors.find(name));
+    return {manifest.identity(), manifest.name, manifest.sizes, kept, manifest.visible_rows};
+}
 
-std::size_t parts_of(std::size_t count, std::size_t batch) { return (count + batch - 1) / batch; }
+// Runs the steps, from the tensors that the program takes to those that it gives. A value that no later step reads is let go at once.
+Tensors interpret(const Program &program, const OnnxRuntime &runtime, Tensors values, Progress &progress) {
+    std::map<std::string, std::size_t> last;  // value -> the step after which nobody reads it
+    for (std::size_t i = 0; i < program.steps.size(); ++i) {
+        for (const auto *bound : {&program.steps[i].inputs, &program.steps[i].outputs}) {
+            for (const auto &item : *bound) last[item.second] = i;
+        }
+    }
+    for (const auto &item : program.gives) last[item.second] = program.steps.size();
+    for (std::size_t i = 0; i < program.steps.size(); ++i) {
+        const Step &step = program.steps[i];
+        progress.before(step.stage);
+        Tensors inputs;
+        for (const auto &[name, value] : step.inputs) inputs[name] = values.at(value);
+        const Tensors results = runtime.run(step.stage, inputs, keys_of(step.outputs));
+        for (const auto &[name, value] : step.outputs) values[value] = results.at(name);
+        for (auto item = values.begin(); item != values.end();) item = last[item->first] > i ? std::next(item) : values.erase(item);
+    }
+    Tensors given;
+    for (const auto &[name, value] : program.gives) given[name] = values.at(value);
+    return given;
+}
 
 }  // namespace
 
 Pipeline::Pipeline(const std::string &bundle, const RunOptions &options, bool verify)
-    : options_(options), bundle_(bundle, verify),
-      model_{bundle_.manifest().identity(), bundle_.manifest().name, bundle_.manifest().sizes, bundle_.manifest().visible_rows},
-      directions_(bundle_), runtime_(bundle_, options_) {}
+    : options_(options), bundle_(bundle, verify), model_(model_of(manifest())), directions_(bundle_), runtime_(bundle_, options_) {}
 
-Tensors Pipeline::run(const std::string &stage, const Tensors &inputs, const std::vector<std::string> &outputs, Progress &progress) const {
-    progress.before(stage);
-    return runtime_.run(stage, inputs, outputs);
-}
-
-Tensors Pipeline::invert_part(const TensorPtr &image, Progress &progress) const {
-    Tensors all = run("e4e", {{"image", image}}, {"latent"}, progress);
-    const TensorPtr latent = all.at("latent");
-    const Tensors head = run("generator_head", {{"latent", latent}}, {"feature", "rgb"}, progress);
-    const TensorPtr feature = head.at("feature");
-    all["feature"] = feature;
-    all.merge(run("generator_preview", {{"feature", feature}, {"rgb", head.at("rgb")}, {"latent", latent}}, {"reconstruction"}, progress));
-    all.merge(run("dipn", {{"image", image}, {"reconstruction", all.at("reconstruction")}}, {"discrepancy"}, progress));
-    all.merge(run("dicn", {{"discrepancy", all.at("discrepancy")}, {"feature", feature}, {"latent", latent}}, {"latent_enhanced", "residual"}, progress));
-    all["pixels"] = render(feature, all.at("residual"), all.at("latent_enhanced"), progress);
-    return all;
-}
-
-// The picture of `latent` in which layer 7 gives feature + residual (Eq. 5 and 6). The RGB skip up to layer 7 still comes from `latent`.
-TensorPtr Pipeline::render(const TensorPtr &feature, const TensorPtr &residual, const TensorPtr &latent, Progress &progress) const {
-    const TensorPtr rgb = run("generator_head", {{"latent", latent}}, {"rgb"}, progress).at("rgb");
-    const Tensors inputs = {{"feature", feature}, {"residual", residual}, {"rgb", rgb}, {"latent", latent}};
-    return run("generator_tail", inputs, {"picture"}, progress).at("picture");
-}
-
-Inversion Pipeline::invert(const TensorPtr &image, std::vector<std::string> names, std::size_t wanted) const {
-    const std::size_t count = image->batch(), batch = batch_size(wanted);
-    Progress progress(options_, kInvertRuns * parts_of(count, batch));
+Tensors Pipeline::run(const std::string &name, std::size_t count, std::size_t wanted, const Take &take) const {
+    const Program &program = *manifest().programs.find(name);
+    const auto side = static_cast<std::size_t>(manifest().size("R"));
+    const std::size_t usual = std::clamp<std::size_t>(kBatchPixels / (side * side), 1, kLargestDefaultBatch);
+    const std::size_t batch = std::min(wanted != 0 ? wanted : usual, count);
+    Progress progress(options_, program.steps.size() * ((count + batch - 1) / batch));
     std::map<std::string, std::vector<TensorPtr>> parts;
-    for (std::size_t start = 0; start < count; start += batch) {
-        for (auto &[name, tensor] : invert_part(slice(image, start, std::min(start + batch, count)), progress)) parts[name].push_back(tensor);
+    for (std::size_t first = 0; first < count; first += batch) {
+        const std::size_t end = std::min(first + batch, count);
+        Tensors values;
+        for (const auto &tensor : program.takes) {
+            const Shape shape = manifest().shape(tensor, static_cast<std::int64_t>(end - first));
+            values[tensor] = contains(program.zeros, tensor) ? std::make_shared<Tensor>(shape) : take(tensor, first, end);
+        }
+        for (auto &[tensor, part] : interpret(program, runtime_, std::move(values), progress)) parts[tensor].push_back(part);
     }
-    Inversion inversion;
-    inversion.model = model_;
-    inversion.names = std::move(names);
-    for (auto &[name, pieces] : parts) {
-        inversion.tensors[name] = joined(pieces);
+    Tensors whole;
+    for (auto &[tensor, pieces] : parts) {
+        whole[tensor] = joined(pieces);
         pieces.clear();
     }
-    return inversion;
+    return whole;
 }
 
-Pictures Pipeline::edit(const Inversion &inversion, const sdic_edit_params &params) {
-    if (params.eq6 != SDIC_EQ6_PAPER && params.eq6 != SDIC_EQ6_RELEASED) {
-        throw Error(SDIC_ERROR_ARGUMENT, say("eq6 is \"", static_cast<int>(params.eq6), "\"; use \"paper\" or \"released\""));
-    }
-    check_model(inversion);
+Result Pipeline::invert(const TensorPtr &image, Names names, std::size_t batch) const {
+    const auto take = [&](const std::string &, std::size_t first, std::size_t end) { return slice(image, first, end); };
+    Tensors tensors = run(kInvert, image->batch(), batch, take);
+    tensors.emplace(kImage, image);
+    for (auto item = tensors.begin(); item != tensors.end();) item = model_.kept.find(item->first) ? std::next(item) : tensors.erase(item);
+    return {model_, std::move(tensors), std::move(names)};
+}
+
+Result Pipeline::edit(const Result &inversion, const sdic_edit_params &params) {
     std::vector<float> strengths = {1.0f};
     if (params.strengths != nullptr) strengths.assign(params.strengths, params.strengths + params.strength_count);
     for (const float strength : strengths) finite(strength, "the strength");
-    if (strengths.empty()) throw Error(SDIC_ERROR_ARGUMENT, "the list of strengths is empty; give at least one");
-    const CombinedEdit change(params.parts, params.part_count, directions_, model_.sizes);
-    const TensorPtr codes = change.apply(*inversion.tensors.at("latent"), strengths);
-    const TensorPtr enhanced = change.apply(*inversion.tensors.at("latent_enhanced"), strengths);
+    require_argument(!strengths.empty(), "the list of strengths is empty; give at least one");
+    const CombinedEdit change(params.parts, params.part_count, directions_, {manifest().size("L"), manifest().size("C")});
+    const Move &form = move(params.move, change.kinds());
+    check_model(inversion, form.program);
+    Tensors codes;
+    for (const auto &code : form.codes) codes[code] = change.apply(*inversion.tensor(code), strengths);
+    const std::size_t times = strengths.size();
+    Tensors tensors = run(form.program, inversion.count() * times, params.batch, [&](const std::string &name, std::size_t first, std::size_t end) {
+        const auto code = codes.find(name);
+        return code != codes.end() ? slice(code->second, first, end) : slice(inversion.tensor(name), first, end, times);
+    });
+    tensors.merge(codes);
+    Names names;
+    for (const auto &name : inversion.names) names.insert(names.end(), times, name);
+    return {model_, std::move(tensors), std::move(names)};
+}
 
-    const std::size_t count = codes->batch(), batch = batch_size(params.batch);
-    const TensorPtr residual = inversion.tensors.at("residual");
-    Progress progress(options_, kEditRuns * parts_of(count, batch));
-    std::vector<TensorPtr> pixels;
-    for (std::size_t start = 0; start < count; start += batch) {
-        const std::size_t end = std::min(start + batch, count);
-        std::vector<TensorPtr> sources;
-        if (strengths.size() == 1) {
-            sources = {slice(residual, start, end)};
-        } else {
-            for (std::size_t i = start; i < end; ++i) sources.push_back(slice(residual, i / strengths.size(), i / strengths.size() + 1));
-        }
-        const TensorPtr latent = slice(enhanced, start, end);
-        const TensorPtr source = params.eq6 == SDIC_EQ6_PAPER ? slice(codes, start, end) : latent;
-        const TensorPtr feature = run("generator_head", {{"latent", source}}, {"feature"}, progress).at("feature");
-        pixels.push_back(render(feature, joined(sources), latent, progress));
+Result Pipeline::baseline(const Result &inversion, std::size_t batch) const {
+    const bool there = manifest().programs.find(kBaseline) != nullptr;
+    require_argument(there, "the bundle \"", model_.name, "\" has no baseline, because its method adds nothing to the initial codes");
+    check_model(inversion, kBaseline);
+    const auto take = [&](const std::string &name, std::size_t first, std::size_t end) { return slice(inversion.tensor(name), first, end); };
+    return {model_, run(kBaseline, inversion.count(), batch, take), inversion.names};
+}
+
+const Move &Pipeline::move(const char *name, const Names &kinds) const {
+    const auto &moves = manifest().moves;
+    Names fitting;
+    for (const auto &[known, form] : moves) {
+        const auto meant = [&own = form.kinds](const std::string &kind) { return contains(own, kind); };
+        if (std::all_of(kinds.begin(), kinds.end(), meant)) fitting.push_back(known);
     }
-    return {model_, {{"latent", enhanced}, {"pixels", joined(pixels)}}};
+    const std::string all = say("the bundle \"", model_.name, "\" has: ", listed(keys_of(moves)));
+    require_argument(name == nullptr || moves.find(name), "move is \"", name != nullptr ? name : "", "\"; ", all);
+    require_argument(!fitting.empty(), "there is no move for the kinds of this edit (", listed(kinds), "); ", all);
+    const std::string chosen = name != nullptr ? name : fitting.front();
+    require_argument(contains(fitting, chosen), "move is \"", chosen, "\", which is for other edits; for this one use: ", listed(fitting));
+    return *moves.find(chosen);
 }
 
-Pictures Pipeline::baseline(const Inversion &inversion, std::size_t wanted) const {
-    check_model(inversion);
-    const TensorPtr latent = inversion.tensors.at("latent");
-    const std::size_t count = latent->batch(), batch = batch_size(wanted);
-    Progress progress(options_, kBaselineRuns * parts_of(count, batch));
-    std::vector<TensorPtr> pixels;
-    for (std::size_t start = 0; start < count; start += batch) {
-        const TensorPtr part = slice(latent, start, std::min(start + batch, count));
-        Tensors inputs = run("generator_head", {{"latent", part}}, {"feature", "rgb"}, progress);
-        inputs["residual"] = std::make_shared<Tensor>(model_.sizes.shape("residual", part->shape[0]));
-        inputs["latent"] = part;
-        pixels.push_back(run("generator_tail", inputs, {"picture"}, progress).at("picture"));
+void Pipeline::check_model(const Result &inversion, const std::string &program) const {
+    const Model &other = inversion.model;
+    require_argument(other.identity == model_.identity, "the inversion was made by the model \"", other.name, "\" (", other.identity.substr(0, 12),
+                     "), and this is \"", model_.name, "\" (", model_.identity.substr(0, 12), "); invert the picture again with this bundle");
+    const Program &takes = *manifest().programs.find(program);
+    for (const auto &name : takes.takes) {
+        const auto held = inversion.tensors.find(name);
+        const Shape shape = manifest().shape(name, static_cast<std::int64_t>(inversion.count()));
+        const bool fits = contains(takes.zeros, name) || (held != inversion.tensors.end() && held->second->shape == shape);
+        require_argument(fits, "the inversion has no \"", name, "\" as this bundle needs it; invert the picture again with this bundle");
     }
-    return {model_, {{"latent", latent}, {"pixels", joined(pixels)}}};
 }
 
-void Pipeline::check_model(const Inversion &inversion) const {
-    if (inversion.model.identity == model_.identity) return;
-    throw Error(SDIC_ERROR_ARGUMENT, say("the inversion was made by the model \"", inversion.model.name, "\" (", inversion.model.identity.substr(0, 12),
-                                         "), and this is \"", model_.name, "\" (", model_.identity.substr(0, 12),
-                                         "); invert the picture again with this bundle"));
-}
-
-std::size_t Pipeline::batch_size(std::size_t batch) const {
-    if (batch != 0) return batch;
-    const auto side = static_cast<std::size_t>(model_.sizes.resolution);
-    return std::max<std::size_t>(1, std::min(kLargestDefaultBatch, kBatchPixels / (side * side)));
+const TensorPtr &Result::tensor(const std::string &name) const {
+    auto found = tensors.find(name);
+    const Json &renamed = first_schema()["kept_names"];
+    if (found == tensors.end() && renamed.contains(name)) found = tensors.find(renamed.at(name).get<std::string>());
+    require_argument(found != tensors.end(), "there is no tensor \"", name, "\"; there are: ", listed(keys_of(tensors)));
+    return found->second;
 }
 
 }  // namespace sdic_internal

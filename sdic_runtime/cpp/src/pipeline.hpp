@@ -1,6 +1,7 @@
-// The objects behind the handles, and the chain of stages: the same as sdic_runtime/chain.py and pipeline.py.
+// The objects behind the handles, and the interpreter of programs: the same as sdic_runtime/program.py and pipeline.py.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,47 +13,51 @@
 
 namespace sdic_internal {
 
-// Which model made an inversion: enough to refuse another one, and to cut the visible rows out of a picture.
+// Which model made a result: enough to refuse another one, to keep an inversion in a file, and to cut the visible rows out of a picture.
 struct Model {
     std::string identity, name;
     Sizes sizes;
+    Table<Axes> kept;  // the tensors that an inversion stores
     Rows visible_rows;
 };
 
-// N pictures of one model with their tensors, by the names that Python gives them. `pixels` is [N, 3, R, R], unclamped.
-struct Pictures {
+// N pictures of one model: their tensors by name, "picture" [N, 3, R, R] among them, unclamped; and where each came from ("" where that is
+// not known). An inversion has all that the model keeps; edited pictures have what their program gives, and the moved codes.
+struct Result {
     Model model;
     Tensors tensors;
+    Names names;
 
-    std::size_t count() const { return tensors.at("pixels")->batch(); }
-};
-
-// Everything of an inversion, and where each picture came from ("" where that is not known).
-struct Inversion : Pictures {
-    std::vector<std::string> names;
-
+    std::size_t count() const { return tensors.at(kPicture)->batch(); }
+    // The tensor called `name`, also in the words of schema 1. Throws Error.
+    const TensorPtr &tensor(const std::string &name) const;
+    // The safetensors file of an inversion: the same as sdic_runtime/inversion.py reads and writes.
     void save(const std::string &path) const;
-    static Inversion load(const std::string &path);
+    static Result load(const std::string &path);
 };
 
 class Pipeline {
 public:
     Pipeline(const std::string &bundle, const RunOptions &options, bool verify);
 
-    Inversion invert(const TensorPtr &image, std::vector<std::string> names, std::size_t batch) const;
-    Pictures edit(const Inversion &inversion, const sdic_edit_params &params);
-    Pictures baseline(const Inversion &inversion, std::size_t batch) const;
+    Result invert(const TensorPtr &image, Names names, std::size_t batch) const;
+    Result edit(const Result &inversion, const sdic_edit_params &params);
+    Result baseline(const Result &inversion, std::size_t batch) const;
 
-    const Bundle &bundle() const { return bundle_; }
+    const Manifest &manifest() const { return bundle_.manifest(); }
     const Model &model() const { return model_; }
     const std::string &description() const { return runtime_.description(); }
+    Directions &directions() { return directions_; }
 
 private:
-    Tensors invert_part(const TensorPtr &image, Progress &progress) const;
-    TensorPtr render(const TensorPtr &feature, const TensorPtr &residual, const TensorPtr &latent, Progress &progress) const;
-    Tensors run(const std::string &stage, const Tensors &inputs, const std::vector<std::string> &outputs, Progress &progress) const;
-    void check_model(const Inversion &inversion) const;
-    std::size_t batch_size(std::size_t batch) const;
+    // A tensor that a program takes, for the pictures `first` to `end`.
+    using Take = std::function<TensorPtr(const std::string &name, std::size_t first, std::size_t end)>;
+
+    // What the program called `name` gives for `count` pictures, `batch` at a time (0: the default).
+    Tensors run(const std::string &name, std::size_t count, std::size_t batch, const Take &take) const;
+    const Move &move(const char *name, const Names &kinds) const;
+    // The inversion is of this model, and has what the program takes.
+    void check_model(const Result &inversion, const std::string &program) const;
 
     RunOptions options_;
     Bundle bundle_;

@@ -1,4 +1,4 @@
-// Bilinear resizing with antialiasing in 8-bit fixed point. A picture that Python resizes with Pillow comes out the same here, so every
+// Resizing with antialiasing in 8-bit fixed point. A picture that Python resizes with Pillow comes out the same here, so every
 // rounding is part of the contract: weights in double precision, rounded to kPrecision bits, one pass along the rows, rounded to
 // bytes, then one along the columns.
 #include <algorithm>
@@ -19,31 +19,47 @@ struct Window {
     std::vector<std::int32_t> weights;
 };
 
-double triangle(double distance) {
-    const double magnitude = std::abs(distance);
-    return magnitude < 1 ? 1 - magnitude : 0;
+double bilinear(double x) { return std::abs(x) < 1 ? 1 - std::abs(x) : 0; }
+
+double bicubic(double x) {
+    constexpr double a = -0.5;
+    x = std::abs(x);
+    if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+    return x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
 }
 
-std::vector<Window> windows(std::int64_t input, std::int64_t output) {
+double sinc(double x) {
+    const double angle = x * 3.14159265358979323846;
+    return x == 0 ? 1 : std::sin(angle) / angle;
+}
+
+double lanczos(double x) { return -3 <= x && x < 3 ? sinc(x) * sinc(x / 3) : 0; }
+
+struct Filter {
+    double (*weight)(double);
+    double support;  // where the weight has become 0
+};
+
+std::vector<Window> windows(std::int64_t input, std::int64_t output, const Filter &filter) {
     const double scale = static_cast<double>(input) / static_cast<double>(output);
     const double stretch = std::max(scale, 1.0);  // antialiasing: the filter is as wide as an output pixel
-    const double shrink = 1.0 / stretch;
+    const double shrink = 1.0 / stretch, reach = filter.support * stretch;
     std::vector<Window> all(static_cast<std::size_t>(output));
     for (std::int64_t position = 0; position < output; ++position) {
         const double centre = (static_cast<double>(position) + 0.5) * scale;
-        const auto first = std::max<std::int64_t>(0, static_cast<std::int64_t>(centre - stretch + 0.5));
-        const auto end = std::min<std::int64_t>(input, static_cast<std::int64_t>(centre + stretch + 0.5));
+        const auto first = std::max<std::int64_t>(0, static_cast<std::int64_t>(centre - reach + 0.5));
+        const auto end = std::min<std::int64_t>(input, static_cast<std::int64_t>(centre + reach + 0.5));
         std::vector<double> exact;
         double sum = 0;
         for (std::int64_t i = first; i < end; ++i) {
-            exact.push_back(triangle((static_cast<double>(i) - centre + 0.5) * shrink));
+            exact.push_back(filter.weight((static_cast<double>(i) - centre + 0.5) * shrink));
             sum += exact.back();
         }
         Window &window = all[static_cast<std::size_t>(position)];
         window.first = first;
         for (const double weight : exact) {
             const double scaled = (sum != 0 ? weight * (1.0 / sum) : weight) * (1 << kPrecision);
-            window.weights.push_back(static_cast<std::int32_t>(scaled + 0.5));
+            window.weights.push_back(static_cast<std::int32_t>(scaled < 0 ? scaled - 0.5 : scaled + 0.5));
         }
     }
     return all;
@@ -51,8 +67,8 @@ std::vector<Window> windows(std::int64_t input, std::int64_t output) {
 
 std::uint8_t to_byte(std::int32_t sum) { return static_cast<std::uint8_t>(std::clamp(sum >> kPrecision, 0, 255)); }
 
-RgbPicture along_rows(const RgbPicture &picture, std::int64_t width) {
-    const auto all = windows(picture.width, width);
+RgbPicture along_rows(const RgbPicture &picture, std::int64_t width, const Filter &filter) {
+    const auto all = windows(picture.width, width, filter);
     RgbPicture out{width, picture.height, std::vector<std::uint8_t>(static_cast<std::size_t>(width * picture.height * kChannels))};
     std::uint8_t *target = out.pixels.data();
     for (std::int64_t y = 0; y < picture.height; ++y) {
@@ -69,8 +85,8 @@ RgbPicture along_rows(const RgbPicture &picture, std::int64_t width) {
     return out;
 }
 
-RgbPicture along_columns(const RgbPicture &picture, std::int64_t height) {
-    const auto all = windows(picture.height, height);
+RgbPicture along_columns(const RgbPicture &picture, std::int64_t height, const Filter &filter) {
+    const auto all = windows(picture.height, height, filter);
     const auto pitch = static_cast<std::size_t>(picture.width * kChannels);
     RgbPicture out{picture.width, height, std::vector<std::uint8_t>(pitch * static_cast<std::size_t>(height))};
     std::vector<std::int32_t> sums(pitch);
@@ -88,10 +104,10 @@ RgbPicture along_columns(const RgbPicture &picture, std::int64_t height) {
 
 }  // namespace
 
-RgbPicture resized(const RgbPicture &picture, std::int64_t width, std::int64_t height) {
-    if (width == picture.width) return height == picture.height ? picture : along_columns(picture, height);
-    RgbPicture narrowed = along_rows(picture, width);
-    return height == picture.height ? narrowed : along_columns(narrowed, height);
+RgbPicture resized(const RgbPicture &picture, std::int64_t width, std::int64_t height, const std::string &resampling) {
+    const Filter filter = resampling == "bilinear" ? Filter{bilinear, 1} : resampling == "bicubic" ? Filter{bicubic, 2} : Filter{lanczos, 3};
+    RgbPicture narrowed = width == picture.width ? picture : along_rows(picture, width, filter);
+    return height == picture.height ? narrowed : along_columns(narrowed, height, filter);
 }
 
 }  // namespace sdic_internal

@@ -5,9 +5,8 @@
 #include <cstring>
 #include <limits>
 
-#include "errors.hpp"
 #include "files.hpp"
-#include "python_text.hpp"
+#include "text.hpp"
 
 namespace sdic_internal {
 
@@ -72,21 +71,20 @@ Place read_place(const std::string &name, const Json &entry, const Shape &shape,
     const auto begin = offsets.at(0).get<std::size_t>(), end = offsets.at(1).get<std::size_t>();
     std::size_t expected = width;
     for (const auto axis : shape) {
-        if (axis < 0) throw NotSafeTensors("the tensor \"" + name + "\" has a negative size");
+        if (axis < 0) throw Invalid("the tensor \"", name, "\" has a negative size");
         if (axis != 0 && expected > size / static_cast<std::size_t>(axis)) expected = size + 1;
         else expected *= static_cast<std::size_t>(axis);
     }
-    if (begin > end || end > size || end - begin != expected) throw NotSafeTensors("the tensor \"" + name + "\" does not lie where the header says");
+    if (begin > end || end > size || end - begin != expected) throw Invalid("the tensor \"", name, "\" does not lie where the header says");
     return {begin, end};
 }
 
-SafeTensors parse(const std::string &file) {
-    if (!little_endian()) throw NotSafeTensors("this machine stores numbers in another order than the file");
-    if (file.size() < kLengthBytes) throw NotSafeTensors("it has only " + std::to_string(file.size()) + " bytes");
+SafeTensors parse_safetensors(const std::string &file) {
+    if (!little_endian()) throw Invalid("this machine stores numbers in another order than the file");
+    if (file.size() < kLengthBytes) throw Invalid("it has only ", file.size(), " bytes");
     const std::uint64_t length = read_length(file.data());
-    if (length > file.size() - kLengthBytes) throw NotSafeTensors("its header does not fit into it");
-    const auto begin = file.begin() + kLengthBytes;
-    const Json header = Json::parse(begin, begin + static_cast<std::ptrdiff_t>(length));
+    if (length > file.size() - kLengthBytes) throw Invalid("its header does not fit into it");
+    const Json header = parse_json(file.substr(kLengthBytes, static_cast<std::size_t>(length)));
     const char *bytes = file.data() + kLengthBytes + length;
     const std::size_t size = file.size() - kLengthBytes - static_cast<std::size_t>(length);
     SafeTensors found;
@@ -98,7 +96,7 @@ SafeTensors parse(const std::string &file) {
         }
         const auto dtype = entry.at("dtype").get<std::string>();
         const std::size_t width = bytes_per_value(dtype);
-        if (width == 0) throw NotSafeTensors("the tensor \"" + name + "\" has type " + dtype + ", expected F32, F16 or F64");
+        if (width == 0) throw Invalid("the tensor \"", name, "\" has type ", dtype, ", expected F32, F16 or F64");
         const auto shape = entry.at("shape").get<Shape>();
         const Place place = read_place(name, entry, shape, width, size);
         places.emplace_back(place.begin, place.end);
@@ -110,22 +108,23 @@ SafeTensors parse(const std::string &file) {
     std::sort(places.begin(), places.end());
     std::size_t covered = 0;
     for (const auto &[first, end] : places) {
-        if (first != covered) throw NotSafeTensors("its tensors overlap or leave a hole");
+        if (first != covered) throw Invalid("its tensors overlap or leave a hole");
         covered = end;
     }
-    if (covered != size) throw NotSafeTensors("it has " + std::to_string(size) + " bytes of tensors where its header announces " + std::to_string(covered));
+    if (covered != size) throw Invalid("it has ", size, " bytes of tensors where its header announces ", covered);
     return found;
 }
 
 }  // namespace
 
-SafeTensors read_safetensors(const std::string &path, int &number) {
+SafeTensors read_safetensors(const std::string &path) {
+    int number = 0;
     const std::string file = read_file(path, number);
-    if (number != 0) return {};
+    if (number != 0) throw Error(SDIC_ERROR_FILE, "cannot read ", path, ": ", reason(number));
     try {
-        return parse(file);
+        return parse_safetensors(file);
     } catch (const Json::exception &) {
-        throw NotSafeTensors("its header is not what safetensors files have");
+        throw Invalid("its header is not what safetensors files have");
     }
 }
 

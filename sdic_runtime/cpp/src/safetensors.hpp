@@ -2,7 +2,6 @@
 #pragma once
 
 #include <map>
-#include <stdexcept>
 #include <string>
 
 #include "tensor.hpp"
@@ -18,13 +17,8 @@ struct SafeTensors {
     std::map<std::string, std::string> metadata;
 };
 
-// Why a file is not a safetensors file, in a few words. Callers make the sentence.
-class NotSafeTensors : public std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-// Reads a whole file. Where the operating system refuses, `number` is its errno. Throws NotSafeTensors.
-SafeTensors read_safetensors(const std::string &path, int &number);
+// Reads a whole file. Throws Error where the operating system refuses, and Invalid where it is not a safetensors file.
+SafeTensors read_safetensors(const std::string &path);
 
 // Writes float32 tensors, whole or not at all.
 void write_safetensors(const std::string &path, const Tensors &tensors, const std::map<std::string, std::string> &metadata);

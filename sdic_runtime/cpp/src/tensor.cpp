@@ -15,12 +15,21 @@ TensorPtr joined(const std::vector<TensorPtr> &parts) {
     return whole;
 }
 
-TensorPtr slice(const TensorPtr &tensor, std::size_t first, std::size_t end) {
-    if (first == 0 && end == tensor->batch()) return tensor;
+TensorPtr slice(const TensorPtr &tensor, std::size_t first, std::size_t end, std::size_t times) {
+    if (times == 1 && first == 0 && end == tensor->batch()) return tensor;
     Shape shape = tensor->shape;
     shape[0] = static_cast<std::int64_t>(end - first);
-    const auto begin = tensor->data.begin() + static_cast<std::ptrdiff_t>(first * tensor->stride());
-    return std::make_shared<Tensor>(shape, std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>((end - first) * tensor->stride())));
+    auto part = std::make_shared<Tensor>(shape);
+    for (std::size_t i = first; i < end; ++i) {
+        std::copy_n(tensor->data.data() + i / times * tensor->stride(), tensor->stride(), part->data.data() + (i - first) * tensor->stride());
+    }
+    return part;
+}
+
+std::string text_of(const Shape &shape) {
+    std::string text;
+    for (const auto size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
+    return "[" + text + "]";
 }
 
 }  // namespace sdic_internal

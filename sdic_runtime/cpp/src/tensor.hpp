@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "stages.hpp"
-
 namespace sdic_internal {
+
+using Shape = std::vector<std::int64_t>;
 
 inline std::size_t element_count(const Shape &shape) {
     std::size_t count = 1;
@@ -33,7 +33,9 @@ using Tensors = std::map<std::string, TensorPtr>;
 
 // The tensors one after the other along the batch axis.
 TensorPtr joined(const std::vector<TensorPtr> &parts);
-// Rows `first` to `end` of the batch axis; the tensor itself where that is all of them.
-TensorPtr slice(const TensorPtr &tensor, std::size_t first, std::size_t end);
+// Rows `first` to `end` of the batch axis where each row stands `times` in a row; the tensor itself where that is all of it.
+TensorPtr slice(const TensorPtr &tensor, std::size_t first, std::size_t end, std::size_t times = 1);
+// "[1, 3, 128, 128]"
+std::string text_of(const Shape &shape);
 
 }  // namespace sdic_internal

@@ -1,9 +1,9 @@
-// Inverts, edits, saves, loads and fails on purpose, again and again, in several threads with a handle each, and holds every picture
-// against the first one. What it is run under finds leaks, invalid access and races.
+// Inverts, edits, saves, loads and fails on purpose, again and again, in several threads with a handle each, and compares every
+// picture with that of the first round. What it is run under finds leaks, invalid access and races.
 //
 //     soak BUNDLE ROUNDS THREADS [own|shared [CORES]]
 //
-// With "shared" the threads use one handle. Each handle is opened for as many cores, 1 when left out.
+// With "shared" the threads use one handle. Each handle is opened for as many cores, 1 when omitted.
 #include <sdic/sdic.hpp>
 
 #include <atomic>
@@ -54,14 +54,16 @@ void expect_error(sdic_status status, const std::function<void()> &work) {
 }
 
 // Ways to fail that leave half-made objects behind if anything does.
-void fail_on_purpose(sdic::Pipeline &pipeline, const sdic::Inversion &inversion, const std::string &folder) {
+void fail_on_purpose(sdic::Pipeline &pipeline, const sdic::Result &inversion, const std::string &folder) {
     expect_error(SDIC_ERROR_BUNDLE, [&] { sdic::Pipeline missing(folder + "/nowhere"); });
     expect_error(SDIC_ERROR_ARGUMENT, [&] { pipeline.edit(inversion, {"no such direction"}); });
     expect_error(SDIC_ERROR_ARGUMENT, [&] { pipeline.edit(inversion, {{std::vector<float>(3, 1.0f), 1}}); });
     expect_error(SDIC_ERROR_ARGUMENT, [&] { pipeline.edit(inversion, {}, {}); });
+    expect_error(SDIC_ERROR_ARGUMENT, [&] { pipeline.edit(inversion, {pipeline.names(SDIC_NAMES_DIRECTIONS).front()}, {1}, "no such move"); });
+    expect_error(SDIC_ERROR_ARGUMENT, [&] { pipeline.direction("no such direction"); });
     expect_error(SDIC_ERROR_PICTURE, [&] { pipeline.invert(sdic::Image{nullptr, 0, 0}); });
     expect_error(SDIC_ERROR_FILE, [&] { inversion.save(folder + "/nowhere/file"); });
-    expect_error(SDIC_ERROR_FILE, [&] { sdic::Inversion::load(folder); });
+    expect_error(SDIC_ERROR_FILE, [&] { sdic::Result::load(folder); });
 }
 
 // One round: pictures by what made them.
@@ -70,23 +72,20 @@ std::map<std::string, Bytes> run(sdic::Pipeline &pipeline, const std::string &fo
     std::vector<sdic::Image> images;
     for (const Photo &photo : inputs) images.push_back({photo.pixels.data(), photo.width, photo.height, photo.channels, 0, "photo"});
     std::map<std::string, Bytes> made;
-    const sdic::Inversion inversion = pipeline.invert(images, 3);
+    const sdic::Result inversion = pipeline.invert(images, 3);
     for (std::size_t i = 0; i < inversion.size(); ++i) made["inversion " + std::to_string(i)] = inversion.picture(i);
     inversion.save(file);
-    const sdic::Inversion loaded = sdic::Inversion::load(file);
+    const sdic::Result loaded = sdic::Result::load(file);
     expect(loaded.picture(1) == inversion.picture(1) && loaded.name(1) == "photo", "the loaded inversion is another one");
-    const auto width = static_cast<std::size_t>(pipeline.info().style_width);
+    const auto width = static_cast<std::size_t>(pipeline.size("C"));
     const std::vector<sdic::Part> parts = {{std::vector<float>(width, 0.1f), 1, 0.5f}, {std::vector<float>(width, -0.05f), 1}};
-    const sdic::Pictures edited = pipeline.edit(loaded, parts, {-1, 0, 2.5f}, SDIC_EQ6_PAPER, 5);
+    const sdic::Result edited = pipeline.edit(loaded, parts, {-1, 0, 2.5f}, "", 5);
     for (std::size_t i = 0; i < edited.size(); ++i) made["edit " + std::to_string(i)] = edited.picture(i);
-    made["released"] = pipeline.edit(loaded, parts, {1}, SDIC_EQ6_RELEASED).picture(0);
+    for (const auto &move : pipeline.names(SDIC_NAMES_MOVES)) made[move] = pipeline.edit(loaded, parts, {1}, move).picture(0);
     made["baseline"] = pipeline.baseline(loaded).picture(2);
-    for (const auto &name : pipeline.directions()) {
-        try {
-            made[name] = pipeline.edit(loaded, {name.c_str()}).picture(0);
-        } catch (const sdic::Error &error) {  // a PCA basis is no direction
-            expect(error.status() == SDIC_ERROR_ARGUMENT, error.what());
-        }
+    for (const auto &name : pipeline.names(SDIC_NAMES_DIRECTIONS)) {
+        const bool basis = pipeline.direction(name).kind == SDIC_EDIT_GANSPACE_SET;
+        made[name] = pipeline.edit(loaded, {basis ? sdic::Part::ganspace(name, 0, 0, 1, 1) : sdic::Part(name)}).picture(0);
     }
     fail_on_purpose(pipeline, inversion, folder);
     return made;

@@ -142,6 +142,14 @@ def test_the_same_file_twice(built: Any, tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_weights_that_onnx_refuses_are_a_sentence(built: Any, tmp_path: Path) -> None:
+    for name in ("generator_head.onnx", "generator_head.onnx.data"):
+        shutil.copy(built.folder / "onnx/fp32" / name, tmp_path)
+    (tmp_path / "second").hardlink_to(tmp_path / "generator_head.onnx.data")
+    with pytest.raises(BundleError, match=r"^cannot read the weights of .*generator_head\.onnx: .*hard links.*; copy the bundle and use"):
+        write_half(tmp_path / "generator_head.onnx", tmp_path / "half.onnx", "generator_head")
+
+
 def test_a_batch_norm_becomes_a_product_and_a_sum() -> None:
     rng = np.random.default_rng(0)
     weights = {f"norm.{name}": rng.uniform(0.5, 2, 8).astype(np.float32) for name in ("weight", "bias", "mean", "variance")}

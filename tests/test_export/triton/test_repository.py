@@ -23,7 +23,7 @@ from sdic_export.triton.config import Serving
 from sdic_export.triton.repository import TritonOptions, write_repository
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import graph_keys
-from sdic_runtime.errors import ArgumentError, BackendError, FileError
+from sdic_runtime.errors import ArgumentError, BackendError
 from sdic_runtime.pictures import to_bytes
 from sdic_runtime.pipeline import Pipeline
 
@@ -104,7 +104,7 @@ def test_stages_batch_and_run_where_asked(configs: dict[str, Any]) -> None:
 def test_warm_up_holds_the_golden_picture(repository: Path, configs: dict[str, Any], built: Any, pipeline: Pipeline) -> None:
     from sdic_export.golden import read_golden
 
-    golden = read_golden(built.folder / "golden/golden.safetensors").tensors
+    golden = read_golden(built.folder / "golden/golden.safetensors", built.report.manifest).tensors
     assert [sample.batch_size for sample in configs["tiny_e4e"].model_warmup] == [1, 4]
     for name, config in configs.items():
         for sample in config.model_warmup:
@@ -193,7 +193,7 @@ def test_places_that_are_refused(built: Any, tmp_path: Path) -> None:
 def test_engines_must_be_named_and_there(built: Any, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="--backend tensorrt needs the engines to be served; name their folder in the bundle"):
         write_repository(TritonOptions(built.folder, tmp_path / "models", "tensorrt"))
-    with pytest.raises(FileError, match=r"cannot read .*engine\.json"):
+    with pytest.raises(BackendError, match=r"cannot read .*engine\.json"):
         write_repository(TritonOptions(built.folder, tmp_path / "models", "tensorrt", engines=tmp_path))
     assert list(tmp_path.iterdir()) == []
 
@@ -226,7 +226,8 @@ def test_engines_become_plans(built: Any, tmp_path: Path) -> None:
 
 
 def test_the_command_prints_the_models(built: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["triton", str(built.folder), str(tmp_path / "models"), "--files", "hard", "--no-warm-up"]) == 0
+    folder = shutil.copytree(built.folder, tmp_path / "bundle")
+    assert cli.main(["triton", str(folder), str(tmp_path / "models"), "--files", "hard", "--no-warm-up"]) == 0
     assert sorted(capsys.readouterr().out.split()) == sorted(path.name for path in (tmp_path / "models").iterdir())
     assert cli.main(["triton", str(tmp_path / "nothing"), str(tmp_path / "other")]) == 2
     assert capsys.readouterr().err.startswith(f"error: there is no bundle at {tmp_path / 'nothing'}")

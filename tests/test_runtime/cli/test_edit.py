@@ -190,7 +190,7 @@ def test_a_sweep_is_the_edits_at_its_strengths(run: Any, photos: Path, tiny_bund
     ("options", "sentence"),
     [
         ((), "give at least one --edit; the bundle's directions are: age, basis, smile"),
-        (("--edit", "smile", "--steps", "1"), "--steps is 1; give a whole number from 2 to 200"),
+        (("--edit", "smile", "--steps", "1"), "Invalid value for '--steps'"),
         (("--edit", "smile", "--from", "nan"), "--from is nan; give a finite number"),
         (("--edit", "smile", "--out", "x.gif"), "--out x.gif is neither a folder nor a file"),
         (("--edit", "smile", "--out", "x.png"), "--out names one file, x.png, and a sweep writes a strip and an animation"),

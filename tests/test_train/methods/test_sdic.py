@@ -61,5 +61,5 @@ def test_the_tables_are_those_of_the_demo() -> None:
 
 
 def test_an_unknown_method_is_one_sentence() -> None:
-    with pytest.raises(BundleError, match=r'^the method "magic" is not known to sdic_train; known are: sdic, e4e, psp, '):
+    with pytest.raises(BundleError, match=r'^the method "magic" is not known to sdic_train; known are: .*sdic'):
         method_named("magic")

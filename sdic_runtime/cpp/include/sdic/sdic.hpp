@@ -1,8 +1,8 @@
 // libsdic for C++17: handles that free themselves, and exceptions. See sdic.h for the rules on threads and memory.
 //
 //     sdic::Pipeline pipeline("engines/ffhq1024");
-//     sdic::Inversion inversion = pipeline.invert({bytes, 800, 600});
-//     sdic::Pictures edited = pipeline.edit(inversion, {"smile"}, {-2, 0, 2});
+//     sdic::Result inversion = pipeline.invert({bytes, 800, 600});
+//     sdic::Result edited = pipeline.edit(inversion, {"smile"}, {-2, 0, 2});
 //     std::vector<std::uint8_t> rgb = edited.picture(0);     // edited.width() * edited.height() * 3 bytes
 #ifndef SDIC_SDIC_HPP
 #define SDIC_SDIC_HPP
@@ -103,78 +103,48 @@ private:
     sdic_edit_part raw_ = defaults();
 };
 
-// N inverted pictures. May be moved, not copied.
-class Inversion {
+// N pictures and their tensors: an inversion, or edited pictures. May be moved, not copied.
+class Result {
 public:
-    static Inversion load(const std::string &path) {
-        sdic_inversion *handle = nullptr;
+    // The inversion in a file.
+    static Result load(const std::string &path) {
+        sdic_result *handle = nullptr;
         detail::check(sdic_inversion_load(path.c_str(), &handle));
-        return Inversion(handle);
+        return Result(handle);
     }
-    explicit Inversion(sdic_inversion *handle) : handle_(handle) {}
+    explicit Result(sdic_result *handle) : handle_(handle) {}
 
+    // Only an inversion can be saved.
     void save(const std::string &path) const { detail::check(sdic_inversion_save(get(), path.c_str())); }
-    std::size_t size() const { return sdic_inversion_count(get()); }
+    std::size_t size() const { return sdic_result_count(get()); }
     std::int32_t width() const { return dimension().first; }
     std::int32_t height() const { return dimension().second; }
     std::string name(std::size_t index) const {
-        const char *text = sdic_inversion_name(get(), index);
+        const char *text = sdic_result_name(get(), index);
         return text != nullptr ? text : "";
     }
     // 8-bit RGB, rows from top to bottom.
     std::vector<std::uint8_t> picture(std::size_t index) const {
         const auto [columns, rows] = dimension();
         std::vector<std::uint8_t> pixels(static_cast<std::size_t>(columns) * static_cast<std::size_t>(rows) * 3);
-        detail::check(sdic_inversion_picture(get(), index, pixels.data(), pixels.size()));
+        detail::check(sdic_result_picture(get(), index, pixels.data(), pixels.size()));
         return pixels;
     }
     Tensor tensor(const std::string &name) const {
         sdic_view view{};
-        detail::check(sdic_inversion_tensor(get(), name.c_str(), &view));
+        detail::check(sdic_result_tensor(get(), name.c_str(), &view));
         return {view.data, {view.shape, view.shape + view.rank}};
     }
-    const sdic_inversion *get() const noexcept { return handle_.get(); }
+    const sdic_result *get() const noexcept { return handle_.get(); }
 
 private:
     std::pair<std::int32_t, std::int32_t> dimension() const {
         std::int32_t width = 0, height = 0;
-        detail::check(sdic_inversion_size(get(), &width, &height));
+        detail::check(sdic_result_size(get(), &width, &height));
         return {width, height};
     }
 
-    std::unique_ptr<sdic_inversion, detail::Release<sdic_inversion, sdic_inversion_free>> handle_;
-};
-
-// N pictures of edited codes. May be moved, not copied.
-class Pictures {
-public:
-    explicit Pictures(sdic_edited *handle) : handle_(handle) {}
-
-    std::size_t size() const { return sdic_edited_count(get()); }
-    std::int32_t width() const { return dimension().first; }
-    std::int32_t height() const { return dimension().second; }
-    // 8-bit RGB, rows from top to bottom.
-    std::vector<std::uint8_t> picture(std::size_t index) const {
-        const auto [columns, rows] = dimension();
-        std::vector<std::uint8_t> pixels(static_cast<std::size_t>(columns) * static_cast<std::size_t>(rows) * 3);
-        detail::check(sdic_edited_picture(get(), index, pixels.data(), pixels.size()));
-        return pixels;
-    }
-    Tensor tensor(const std::string &name) const {
-        sdic_view view{};
-        detail::check(sdic_edited_tensor(get(), name.c_str(), &view));
-        return {view.data, {view.shape, view.shape + view.rank}};
-    }
-    const sdic_edited *get() const noexcept { return handle_.get(); }
-
-private:
-    std::pair<std::int32_t, std::int32_t> dimension() const {
-        std::int32_t width = 0, height = 0;
-        detail::check(sdic_edited_size(get(), &width, &height));
-        return {width, height};
-    }
-
-    std::unique_ptr<sdic_edited, detail::Release<sdic_edited, sdic_edited_free>> handle_;
+    std::unique_ptr<sdic_result, detail::Release<sdic_result, sdic_result_free>> handle_;
 };
 
 // How a bundle is opened: see sdic_open_params. What `progress` throws reaches the caller of the function that was running.
@@ -210,27 +180,28 @@ public:
         handle_.reset(handle);
     }
 
-    Inversion invert(const Image &image) { return invert(std::vector<Image>{image}); }
+    Result invert(const Image &image) { return invert(std::vector<Image>{image}); }
 
-    // Several pictures, `batch` at a time; 0: as many as two 1024x1024 pictures weigh.
-    Inversion invert(const std::vector<Image> &images, std::size_t batch = 0) {
+    // Several pictures, `batch` at a time; 0: as sdic_invert says.
+    Result invert(const std::vector<Image> &images, std::size_t batch = 0) {
         std::vector<sdic_image> raw;
         for (const Image &image : images) raw.push_back({image.pixels, image.width, image.height, image.channels, image.stride, image.name.c_str()});
-        sdic_inversion *handle = nullptr;
+        sdic_result *handle = nullptr;
         finish(sdic_invert(get(), raw.data(), raw.size(), batch, &handle));
-        return Inversion(handle);
+        return Result(handle);
     }
 
     // Pictures that are prepared already: [count, 3, S, S] in [-1, 1].
-    Inversion invert(const float *images, std::size_t count, std::size_t batch = 0) {
-        sdic_inversion *handle = nullptr;
+    Result invert(const float *images, std::size_t count, std::size_t batch = 0) {
+        sdic_result *handle = nullptr;
         finish(sdic_invert_tensor(get(), images, count, batch, &handle));
-        return Inversion(handle);
+        return Result(handle);
     }
 
-    // N pictures and M strengths give N * M pictures, all strengths of the first picture first.
-    Pictures edit(const Inversion &inversion, const std::vector<Part> &parts, const std::vector<float> &strengths = {1.0f},
-                  sdic_eq6 eq6 = SDIC_EQ6_PAPER, std::size_t batch = 0) {
+    // N pictures and M strengths give N * M pictures, all strengths of the first picture first. `move`: the form of editing, see
+    // sdic_edit_params; "" for the bundle's first.
+    Result edit(const Result &inversion, const std::vector<Part> &parts, const std::vector<float> &strengths = {1.0f},
+                  const std::string &move = "", std::size_t batch = 0) {
         std::vector<sdic_edit_part> raw;
         for (const Part &part : parts) raw.push_back(part.raw());
         static const float none = 0;  // a list without strengths must not pass for "not given"
@@ -240,18 +211,18 @@ public:
         params.part_count = raw.size();
         params.strengths = strengths.empty() ? &none : strengths.data();
         params.strength_count = strengths.size();
-        params.eq6 = eq6;
+        params.move = move.empty() ? nullptr : move.c_str();
         params.batch = batch;
-        sdic_edited *handle = nullptr;
+        sdic_result *handle = nullptr;
         finish(sdic_edit(get(), inversion.get(), &params, &handle));
-        return Pictures(handle);
+        return Result(handle);
     }
 
-    // What e4e alone gives, without compensation.
-    Pictures baseline(const Inversion &inversion, std::size_t batch = 0) {
-        sdic_edited *handle = nullptr;
+    // The program "baseline", where the bundle has one: see sdic_baseline.
+    Result baseline(const Result &inversion, std::size_t batch = 0) {
+        sdic_result *handle = nullptr;
         finish(sdic_baseline(get(), inversion.get(), batch, &handle));
-        return Pictures(handle);
+        return Result(handle);
     }
 
     sdic_info info() const {
@@ -261,10 +232,24 @@ public:
         return info;
     }
 
-    std::vector<std::string> directions() const {
-        std::vector<std::string> names;
-        for (std::size_t i = 0; i < sdic_direction_count(handle_.get()); ++i) names.emplace_back(sdic_direction_name(handle_.get(), i));
-        return names;
+    // What a letter stands for in shapes.
+    std::int32_t size(const std::string &letter) const {
+        std::int32_t value = 0;
+        detail::check(sdic_pipeline_size(handle_.get(), letter.c_str(), &value));
+        return value;
+    }
+
+    std::vector<std::string> names(sdic_names list) const {
+        std::vector<std::string> all;
+        while (const char *name = sdic_pipeline_name(handle_.get(), list, all.size())) all.emplace_back(name);
+        return all;
+    }
+
+    sdic_direction_info direction(const std::string &name) {
+        sdic_direction_info info;
+        sdic_direction_info_default(&info);
+        detail::check(sdic_pipeline_direction(get(), name.c_str(), &info));
+        return info;
     }
 
     sdic_pipeline *get() noexcept { return handle_.get(); }
