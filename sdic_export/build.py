@@ -61,6 +61,7 @@ class BuildOptions:
     method: str | None = None  # what the checkpoint is of, see `sdic_export.methods`; told by what is in it when None
     others: Sequence[Path] = ()  # further files that belong to the model
     iterations: int | None = None  # of a method that iterates; its own number when None
+    research: bool = False  # whether the terms of a method whose weights are for research alone are agreed to
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     progress.begin(f"loading {options.checkpoint}")
     export = export_code(options.method or method_of_file(options.checkpoint).name)
     code = export.code.iterating(options.iterations)
+    if code.terms and not options.research:
+        raise ArgumentError(f"{code.terms} Build it with --research-only if that is your use")
     model: Any = code.load(options.checkpoint, options.domain, options.others)
     config, method = model.config, method_of(code, model.config)
     policy = None if options.policy is None else load_policy(options.policy).check(method.stages)
@@ -125,7 +128,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         optimized = export.cpu if options.cpu_graphs and options.weights == "float32" else {}
         for name in method.stages:
             progress.begin(f"exporting {name}")
-            made, report = _stage(folder, method, name, modules.pop(name), optimized.get(name), single, options)
+            alone = name in export.alone
+            made, report = _stage(folder, method, name, modules.pop(name), optimized.get(name), single, options, alone)
             graphs |= shared(made) if name in export.openvino else made
             reports.append(report)
             progress.done(report)
@@ -148,7 +152,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 golden=GOLDEN_FILE,
                 tolerances={STANDARD: TOLERANCES[STANDARD], **({half.precision: half.tolerance} if half else {})},
                 tools=tool_versions(),
-                licence=options.licence,
+                licence=f"{code.terms} {options.licence}" if code.terms else options.licence,
                 checkpoint=_checkpoint_record(options),
             ),
         )
@@ -156,15 +160,16 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
 
 
 def _stage(
-    folder: Path, method: Method, name: str, module: nn.Module, arrange: Arrange | None, single: Chain, options: BuildOptions
+    folder: Path, method: Method, name: str, module: nn.Module, arrange: Arrange | None, single: Chain, options: BuildOptions, one: bool
 ) -> tuple[Graphs, StageReport]:
-    """Export one stage in all its variants, those of one output alone included, and check them; `Manifest.graphs` of them."""
+    """Export one stage in all its variants, those of one output alone included, and check them; `Manifest.graphs` of them. `one`: for one
+    picture at a time."""
     import torch
 
     stage, example, start = method.stages[name], single.examples[name], time.perf_counter()
     whole, alone = f"onnx/{STANDARD}/{name}.onnx", asked_alone(method, name)
     (folder / whole).parent.mkdir(parents=True, exist_ok=True)
-    export_stage(module, stage, method, folder / whole, options.opset, options.weights == "float16", share_weights=bool(alone))
+    export_stage(module, stage, method, folder / whole, options.opset, options.weights == "float16", share_weights=bool(alone), alone=one)
     with torch.no_grad():
         bands = list(arrange(module, *(torch.zeros(method.shape(tensor, 1)) for tensor in stage.inputs)) or []) if arrange else []
     del module

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sdic_export.golden import Example
-from sdic_runtime.backends.bands import Bands
+from sdic_runtime.backends.bands import Bands, for_one
 from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.errors import BackendError, BundleError, SdicError
 from sdic_runtime.program import BATCH, Method, Stage
@@ -41,8 +41,8 @@ def check_stage(
     try:
         sessions = [onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in graphs]
         for session in sessions:
-            _check_borders(session, name, stage, method, banded=len(sessions) > 1)
-        runner = sessions[0] if len(sessions) == 1 else Bands(name, stage, method, sessions, workers=1)
+            _check_borders(session, name, stage, method, banded=len(sessions) > 1 or for_one(session))
+        runner = Bands(name, stage, method, sessions, workers=1) if len(sessions) > 1 or for_one(sessions[0]) else sessions[0]
         found: list[Difference] = []
         for part in (slice(-1, None), slice(None)):
             results = runner.run(list(outputs), {name: np.ascontiguousarray(array[part]) for name, array in example.inputs.items()})

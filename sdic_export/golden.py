@@ -1,7 +1,8 @@
 """Golden tensors: a few pictures, and every value that PyTorch makes of them. Every backend is checked against them.
 
-Latent codes and the input pictures are whole. Of a large map only every k-th row and column is kept, from k // 2 on; k is the tensor's
-entry under "strides" in the file's metadata "golden", a JSON object that also has the edit's "strength".
+Latent codes and the input pictures are whole. Of a large map, or weights, only every k-th row and column (of weights: output and input)
+is kept, from k // 2 on; k is the tensor's entry under "strides" in the file's metadata "golden", a JSON object that also has the
+edit's "strength".
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sdic_runtime.backends.base import Backend
 from sdic_runtime.bundle.manifest import first_schema
 from sdic_runtime.errors import BundleError
 from sdic_runtime.files import save_tensors
-from sdic_runtime.program import IMAGE, INVERT, PICTURE, Method, Step, run
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, Method, Step, run
 from sdic_runtime.tools.wrapper import Wrapper
 
 FILE = "golden/golden.safetensors"
@@ -39,7 +40,7 @@ class Golden:
     strength: float = STRENGTH
 
     def thinned(self, name: str, array: np.ndarray) -> np.ndarray:
-        """The part of `array` [N, C, H, W] (or any whole tensor) that is kept of the tensor `name`."""
+        """The part of `array` that is kept of the tensor `name`; see `thin`."""
         return thin(array, self.strides.get(name, 1))
 
 
@@ -108,6 +109,7 @@ def run_chain(backend: Backend, image: np.ndarray, direction: np.ndarray, streng
     values = run(msgspec.structs.replace(invert, gives={value: value for value in made}), backend, {IMAGE: given}) | {IMAGE: given}
     kept = {IMAGE: given} | {tensor: values[value] for tensor, value in invert.gives.items()}
     results = {name: backend.download(values[name]) for name in made}
+    kept |= run_with(backend, PREPARE, kept, len(image)) if method.prepared else {}
     for name, move in method.moves.items():
         moved = {code: backend.upload(backend.download(kept[code]) + np.float32(strength) * direction) for code in move.codes}
         results[edited(name)] = backend.download(run_with(backend, move.program, {**kept, **moved}, len(image))[PICTURE])
@@ -156,12 +158,12 @@ def run_all(backend: Backend, image: np.ndarray, direction: np.ndarray) -> Chain
 def make_golden(values: Mapping[str, np.ndarray], image: np.ndarray, direction: np.ndarray) -> Golden:
     """The golden tensors of the whole values that `run_chain` gave."""
     every = {IMAGE: image, "direction": direction, **values}
-    strides = {name: stride_of(array) for name, array in every.items() if array.ndim == 4 and name not in WHOLE}
+    strides = {name: stride_of(array) for name, array in every.items() if (array.ndim == 4 or array[0].size > KEPT) and name not in WHOLE}
     return Golden({name: np.ascontiguousarray(thin(array, strides.get(name, 1))) for name, array in every.items()}, strides)
 
 
 def stride_of(array: np.ndarray) -> int:
-    """The smallest power of two that leaves at most KEPT elements of a picture's map [N, C, H, W]."""
+    """The smallest power of two that leaves at most KEPT elements of a picture's tensor."""
     stride = 1
     while array[0].size > KEPT * stride * stride:
         stride *= 2
@@ -169,8 +171,9 @@ def stride_of(array: np.ndarray) -> int:
 
 
 def thin(array: np.ndarray, stride: int) -> np.ndarray:
-    """Every `stride`-th row and column of [N, C, H, W], from stride // 2 on."""
-    return array if stride == 1 else array[:, :, stride // 2 :: stride, stride // 2 :: stride]
+    """Every `stride`-th row and column of [N, C, H, W], or of weights [N, H, W] and [N, H, W, 3, 3], from stride // 2 on."""
+    cut = slice(stride // 2, None, stride)
+    return array if stride == 1 else array[:, :, cut, cut] if array.ndim == 4 else array[:, cut, cut]
 
 
 def write_golden(path: Path, golden: Golden) -> None:

@@ -8,10 +8,14 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from sdic_export.cpu import encoded
+from sdic_export.cpu import encoded, sfe
 from sdic_export.cpu.sdic import CPU, OPENVINO
+from sdic_export.graphs.clcae import clcae_modules
 from sdic_export.graphs.encoded import encoded_modules, hfgi_modules, restyle_modules
+from sdic_export.graphs.fs import fs_modules
+from sdic_export.graphs.hyperstyle import hyperstyle_modules
 from sdic_export.graphs.sdic import stage_modules
+from sdic_export.graphs.sfe import inverter_modules, sfe_modules
 from sdic_runtime.errors import BundleError
 from sdic_train.methods import METHODS
 from sdic_train.methods.base import MethodCode
@@ -25,12 +29,14 @@ Arrange: TypeAlias = Callable[..., "Sequence[nn.Module] | None"]
 @dataclass(frozen=True)
 class ExportCode:
     """`modules`: what `code.load` gives -> stage -> module that exports well, its inputs and outputs in the order of the stage table.
-    `cpu`: stage -> how it is optimized for CPUs. `openvino`: the stages of these whose CPU-optimized graphs are also faster in OpenVINO."""
+    `cpu`: stage -> how it is optimized for CPUs. `openvino`: the stages of these whose CPU-optimized graphs are also faster in OpenVINO.
+    `alone`: stages whose graphs are for one picture at a time."""
 
     code: MethodCode
     modules: Callable[[Any], Mapping[str, nn.Module]]
     cpu: Mapping[str, Arrange] = field(default_factory=dict)
     openvino: tuple[str, ...] = ()
+    alone: frozenset[str] = frozenset()
 
 
 EXPORTS: dict[str, ExportCode] = {
@@ -38,6 +44,11 @@ EXPORTS: dict[str, ExportCode] = {
     **{name: ExportCode(METHODS[name], encoded_modules, encoded.ENCODED) for name in ("e4e", "psp")},
     **{name: ExportCode(METHODS[name], restyle_modules, encoded.RESTYLE) for name in ("restyle-e4e", "restyle-psp")},
     "hfgi": ExportCode(METHODS["hfgi"], hfgi_modules, encoded.HFGI),
+    "hyperstyle": ExportCode(METHODS["hyperstyle"], hyperstyle_modules, encoded.HYPERSTYLE, alone=frozenset({"generator"})),
+    "clcae": ExportCode(METHODS["clcae"], clcae_modules, encoded.CUT),
+    "fs": ExportCode(METHODS["fs"], fs_modules, encoded.CUT),
+    "sfe-inverter": ExportCode(METHODS["sfe-inverter"], inverter_modules, sfe.INVERTER),
+    "sfe": ExportCode(METHODS["sfe"], sfe_modules, sfe.SFE),
 }
 
 

@@ -41,6 +41,7 @@ def trace(function: Chain, takes: Sequence[str], zeros: Sequence[str] = ()) -> P
 
 def method_of(code: MethodCode, config: Any) -> Method:
     """The method as data, for a model of `config`. Raises BundleError where its tables and chains do not fit together."""
+    code = code.for_model(config)
     tables = code.tables(config)
     programs = {name: trace(function, code.takes(name), code.zeros.get(name, ())) for name, function in code.chains.items()}
     method = Method(

@@ -132,10 +132,11 @@ def _from_checkpoint(bundle: Bundle, checkpoint: Path, golden: Golden) -> Golden
 
     require_packages("sdic-export verify --checkpoint")
     from sdic_export.methods import export_code
+    from sdic_train.backend import recorded_others
 
     manifest = bundle.manifest
     export = export_code(manifest.method)
-    model: Any = export.code.load(checkpoint, manifest.domain)
+    model: Any = export.code.load(checkpoint, manifest.domain, recorded_others(bundle))
     sizes = export.code.tables(model.config).sizes
     if sizes != manifest.sizes:
         raise CheckpointError(f"{checkpoint} is of another model: its sizes are {sizes}, the bundle's are {manifest.sizes}")

@@ -173,7 +173,7 @@ class Inversion(Pictures):
             raise ArgumentError("inversions of different models cannot be joined; invert the pictures with one bundle")
         if len(parts) == 1:
             return first
-        tensors = {name: Held(np.concatenate([part.tensors[name].host() for part in parts])) for name in first.tensors}
+        tensors = {name: Held(np.concatenate([part.tensors[name].host() for part in parts])) for name in first.model.tensors}
         return cls(first.model, tensors, [name for part in parts for name in part.names])
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -182,7 +182,7 @@ class Inversion(Pictures):
         described = {"sizes": model.sizes, "tensors": model.tensors, "visible_rows": model.visible_rows, "names": self.names}
         metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "model": model.identity, "bundle": model.name}
         metadata |= {name: json.dumps(value) for name, value in described.items()}
-        save_tensors(path, {name: held.host() for name, held in self.tensors.items()}, metadata)
+        save_tensors(path, {name: self.tensors[name].host() for name in model.tensors}, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Inversion:

@@ -19,7 +19,7 @@ from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
-from sdic_runtime.program import IMAGE, INVERT, PICTURE, Move
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, Move
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
 LARGEST_DEFAULT_BATCH = 16
@@ -134,13 +134,16 @@ class Pipeline:
         batch: int | None = None,
         *,
         move: str | None = None,
+        extras: Mapping[str, np.ndarray] | None = None,
     ) -> Edited:
         """Edit an inversion of N pictures: latent codes become code + strength * edit.
 
         `edit`: a Direction (or its name in this bundle), an array [C], [1, C], [L, C] or [1, L, C], a GanSpaceEdit, a CombinedEdit, or
         a list of (edit, strength). `strength`: a number, or M of them for N * M pictures, all strengths of the first picture first.
         `move`: one of `Pipeline.moves`; the first that is meant for this kind of edit when None. `eq6` is SDIC's name for the same: "paper"
-        (strength 0 is the inversion) or "released". Raises SdicError.
+        (strength 0 is the inversion) or "released". `extras`: further inputs of the move by name, zeros where they are omitted; each a
+        float32 array for one picture or for all N, such as StyleFeatureEditor's "mask" [N, 1, S, S]: 1 where nothing may change. Raises
+        SdicError.
         """
         values: Any = [strength] if np.ndim(strength) == 0 else strength
         strengths = [check_number(value, "the strength") for value in values]
@@ -150,12 +153,15 @@ class Pipeline:
         change.check(self.sizes)
         form = self._move(move, eq6, kinds_of(change))
         self._check_model(inversion, form.program)
+        further = self._extras(extras or {}, form.program, len(inversion))
+        self._prepare(inversion, form.program, self._batch(batch))
         codes = {}
         for name in form.codes:
             moved = np.stack([edited(getattr(inversion, name), change, value) for value in strengths], axis=1)
             codes[name] = moved.reshape(-1, *moved.shape[2:])
         sources = np.repeat(np.arange(len(inversion)), len(strengths))
-        return self._render(form.program, inversion, codes, sources, self._batch(batch))
+        given = codes | {name: array[sources] for name, array in further.items()}
+        return self._render(form.program, inversion, given, sources, self._batch(batch))
 
     def baseline(self, inversion: Inversion, batch: int | None = None) -> Edited:
         """The pictures of the initial codes alone, without what the method adds to them. Raises SdicError."""
@@ -183,15 +189,51 @@ class Pipeline:
             raise ArgumentError(f'{label} is "{name}", which is for edits of the kind {meant}; for this edit use: {", ".join(fitting)}')
         return self.moves[name or fitting[0]]
 
-    def _render(self, program: str, inversion: Inversion, codes: Mapping[str, np.ndarray], sources: np.ndarray, batch: int) -> Edited:
-        """Pictures of `codes` by a program that also reads the inversion's tensors; code i goes with picture sources[i]."""
+    def _extras(self, extras: Mapping[str, np.ndarray], program: str, count: int) -> dict[str, np.ndarray]:
+        """The caller's own inputs of an edit of `count` pictures, float32 [count, ...]. Raises ArgumentError."""
+        arrays, known = {}, self.bundle.manifest.programs[program].zeros
+        for name, value in extras.items():
+            if name not in known:
+                raise ArgumentError(f'this edit takes no extra "{name}"; it takes: {", ".join(known) or "none"}')
+            array, shape = np.asarray(value, np.float32), self.bundle.manifest.shape(name, count)
+            if array.shape not in (shape, (1, *shape[1:])) or not np.isfinite(array).all():
+                raise ArgumentError(f'the extra "{name}" has shape {list(array.shape)}; expected finite numbers of shape {list(shape)}')
+            arrays[name] = np.broadcast_to(array, shape)
+        return arrays
+
+    def _prepare(self, inversion: Inversion, program: str, batch: int) -> None:
+        """Where `program` takes what the program "prepare" gives: have the inversion hold that, made once."""
+        method = self.bundle.manifest
+        if any(name not in inversion.tensors for name in method.programs[program].takes if name in method.prepared):
+            made = self._run(PREPARE, inversion, {}, np.arange(len(inversion)), batch)
+            inversion.tensors = {**inversion.tensors, **made}
+
+    def _render(self, program: str, inversion: Inversion, given: Mapping[str, np.ndarray], sources: np.ndarray, batch: int) -> Edited:
+        """Pictures by a program that also reads the inversion's tensors, of what is `given`: codes and extras, whose entry i goes with
+        picture sources[i]."""
+        made = self._run(program, inversion, given, sources, batch, (PICTURE,))
+        known = {code for move in self.moves.values() for code in move.codes}
+        codes = [given[name] for name in self.bundle.manifest.programs[program].takes if name in given and name in known]
+        return Edited(self.model, (codes or list(given.values()))[-1], made[PICTURE])
+
+    def _run(
+        self,
+        program: str,
+        inversion: Inversion,
+        given: Mapping[str, np.ndarray],
+        sources: np.ndarray,
+        batch: int,
+        wanted: Sequence[str] | None = None,
+    ) -> dict[str, Held]:
+        """What the program gives, or of that what is `wanted`, for the pictures `sources` of an inversion, `batch` at a time."""
         manifest, backend = self.bundle.manifest, self.backend
         takes, zeros = manifest.programs[program].takes, manifest.programs[program].zeros
+        names = tuple(manifest.programs[program].gives) if wanted is None else wanted
 
         def taken(name: str, part: slice) -> Tensor:
-            """The tensor `name` on the backend, for the codes of `part`."""
-            if name in codes:
-                return backend.upload(codes[name][part])
+            """The tensor `name` on the backend, for the pictures of `part`."""
+            if name in given:
+                return backend.upload(given[name][part])
             if name in zeros:
                 return backend.upload(np.zeros(manifest.shape(name, len(sources[part])), np.float32))
             held = inversion.tensors[name]
@@ -199,12 +241,12 @@ class Pipeline:
                 return held.on(backend)
             return backend.upload(held.host()[sources[part]])
 
-        parts = [slice(start, start + batch) for start in range(0, len(sources), batch)]
-        made = [backend.run_program(program, {name: taken(name, part) for name in takes})[PICTURE] for part in parts]
-        single = len(made) == 1
-        pixels = Held(device=made[0], backend=backend) if single else Held(np.concatenate([backend.download(part) for part in made]))
-        shown = [codes[name] for name in takes if name in codes] or list(codes.values())
-        return Edited(self.model, shown[-1], pixels)
+        made: list[dict[str, Held]] = []
+        for start in range(0, len(sources), batch):
+            results = backend.run_program(program, {name: taken(name, slice(start, start + batch)) for name in takes})
+            held = {name: Held(device=results[name], backend=backend) for name in names}
+            made.append(held if len(sources) <= batch else {name: Held(tensor.host()) for name, tensor in held.items()})
+        return made[0] if len(made) == 1 else {name: Held(np.concatenate([part[name].host() for part in made])) for name in names}
 
     def _invert(self, image: np.ndarray, names: Sequence[str], batch: int) -> Inversion:
         parts = []
@@ -242,7 +284,7 @@ class Pipeline:
             why = f"the inversion was made by the model {maker}, and this is {here}"
             raise ArgumentError(f"{why}; invert the picture again with this bundle")
         takes = self.bundle.manifest.programs[program]
-        for name in (name for name in takes.takes if name not in takes.zeros):
+        for name in (name for name in takes.takes if name not in (*takes.zeros, *self.bundle.manifest.prepared)):
             if name not in inversion.model.tensors or inversion.model.shape(name, 1) != self.model.shape(name, 1):
                 raise ArgumentError(f'the inversion keeps no "{name}" as this bundle needs it; invert the picture again with this bundle')
 

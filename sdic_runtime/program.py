@@ -22,6 +22,7 @@ Axes: TypeAlias = tuple[int | str, ...]
 BATCH = "N"
 SIZE_LETTERS = ("R", "S", "L", "C")  # of every method: picture size, working size, style rows, style width
 IMAGE, PICTURE, INVERT = "image", "picture", "invert"
+PREPARE = "prepare"  # the program of what edits alone need, see `Method.prepared`
 FIXED_AXES: dict[str, Axes] = {IMAGE: (BATCH, 3, "S", "S"), PICTURE: (BATCH, 3, "R", "R")}
 CODE_AXES: Axes = (BATCH, "L", "C")
 LARGEST_SIZE = 1 << 16  # of one axis
@@ -46,7 +47,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Steps from the tensors it `takes` (which are values of the same name) to those it `gives` (tensor -> value). The host gives zeros for
-    the takes named in `zeros`."""
+    the takes named in `zeros`, where the caller gives nothing else, such as the mask of an edit."""
 
     takes: tuple[str, ...]
     steps: tuple[Step, ...]
@@ -77,6 +78,12 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     programs: dict[str, Program]
     keeps: tuple[str, ...]
     moves: dict[str, Move]
+
+    @property
+    def prepared(self) -> tuple[str, ...]:
+        """What the program "prepare" gives: programs of edits may take it as if an inversion kept it. The host runs it once per inversion,
+        before the first edit that takes any of it."""
+        return tuple(self.programs[PREPARE].gives) if PREPARE in self.programs else ()
 
     def shape(self, tensor: str, batch: int) -> tuple[int, ...]:
         """The shape of the tensor called `tensor` for `batch` pictures."""
@@ -167,7 +174,7 @@ def _check_program(method: Method, name: str, program: Program) -> None:
             axes[value] = method.tensors[tensor]
     for tensor, value in program.gives.items():
         _require(same(value, tensor), f'the program "{name}" gives "{tensor}" from "{value}", which it does not make or has other axes')
-    _require(PICTURE in program.gives, f'the program "{name}" gives no "{PICTURE}"')
+    _require(PICTURE in program.gives or name == PREPARE, f'the program "{name}" gives no "{PICTURE}"')
 
 
 def _check_editing(method: Method) -> None:
@@ -178,13 +185,16 @@ def _check_editing(method: Method) -> None:
     for tensor in method.keeps:
         _require(tensor in (*invert.takes, *invert.gives), f'keeps has "{tensor}", which the program "{INVERT}" neither takes nor gives')
     _require(PICTURE in method.keeps, f'keeps lacks "{PICTURE}"')
+    twice = [tensor for tensor in method.prepared if tensor in method.keeps]
+    _require(not twice, f'the program "{PREPARE}" gives {", ".join(twice)}, which an inversion keeps already')
     for name, program in method.programs.items():
-        lacking = [] if name == INVERT else [tensor for tensor in program.takes if tensor not in (*method.keeps, *program.zeros)]
+        there = (*method.keeps, *program.zeros, *(() if name == PREPARE else method.prepared))
+        lacking = [] if name == INVERT else [tensor for tensor in program.takes if tensor not in there]
         _require(not lacking, f'the program "{name}" takes {", ".join(lacking)}, which an inversion does not keep')
     for name, move in method.moves.items():
         _require(move.program in method.programs, f'the move "{name}" runs "{move.program}", which is no program')
         for code in move.codes:
-            taken = code in method.keeps and method.tensors[code] == CODE_AXES
+            taken = code in (*method.keeps, *method.prepared) and method.tensors.get(code) == CODE_AXES
             _require(taken, f'the move "{name}" moves "{code}", which is no latent code that an inversion keeps')
             program = method.programs[move.program]
             used = code in program.takes and code not in program.zeros

@@ -59,8 +59,8 @@ def load(
     code, manifest = method_named(bundle.manifest.method), bundle.manifest
     if threads is not None:
         torch.set_num_threads(threads)
-    others = [bundle.path / name for name in manifest.checkpoint.get("others", "").splitlines()]
-    model: Any = code.load(Path(checkpoint) if checkpoint is not None else recorded_checkpoint(bundle), manifest.domain, others)
+    path = Path(checkpoint) if checkpoint is not None else recorded_checkpoint(bundle)
+    model: Any = code.load(path, manifest.domain, recorded_others(bundle))
     sizes = code.tables(model.config).sizes
     if sizes != manifest.sizes:
         raise CheckpointError(
@@ -72,6 +72,11 @@ def load(
 def load_plain(bundle: Bundle, **options: Any) -> TorchBackend:
     """`load`, with the generator written plainly (`networks.reference`): the arithmetic that the released code starts from."""
     return load(bundle, **options, plain=True)
+
+
+def recorded_others(bundle: Bundle) -> list[Path]:
+    """The further files of the model that `bundle` records."""
+    return [bundle.path / name for name in bundle.manifest.checkpoint.get("others", "").splitlines()]
 
 
 def recorded_checkpoint(bundle: Bundle) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from official_checkpoint import DATA, Shapes, drawn, example_edits, face_shapes
 
 from sdic_runtime.backends.base import Backend
-from sdic_runtime.edits import GanSpaceEdit
+from sdic_runtime.edits import Direction, GanSpaceEdit
 from sdic_runtime.edits import edited as apply_edit
 from sdic_runtime.program import Method
 
@@ -76,6 +76,53 @@ def _drawn_hfgi(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
     return value * np.float32(0.35 if name == "grid_align.dconv_layer3.1.shortcut_layer.1.weight" else 1)
 
 
+def sfe_shapes() -> Shapes:
+    """The file of training: the editor is called encoder, and e4e e4e_encoder."""
+    listed = json.loads((DATA / "methods" / "sfe.keys.json").read_text(encoding="utf-8"))
+    return {name: tuple(shape) for name, shape in listed.items()} | {
+        re.sub(r"^encoder\.", "e4e_encoder.", name): shape for name, shape in encoded_shapes().items()
+    }
+
+
+def sfe_inverter_shapes() -> Shapes:
+    """The file of the first phase, and the generator."""
+    kept = {name: shape for name, shape in sfe_shapes().items() if name.startswith(("inverter.", "decoder."))}
+    return {re.sub(r"^inverter\.", "encoder.", name): shape for name, shape in kept.items()}
+
+
+def _drawn_sfe(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
+    """Features of about one size, and an editor in which the small difference of an edit weighs as much as the feature."""
+    value = drawn(name, shape, salt)
+    if re.search(r"\.bn3\.weight$|^(encoder|inverter\.fuser)\.body\.\d+\.body\.5\.weight$", name):
+        return value * np.float32(0.2)
+    if name.startswith("inverter.fs_backbone.styles.") and name.endswith("weight"):
+        return value * np.float32(0.25)
+    if name == "inverter.fs_backbone.content_layer.5.weight":
+        return value * np.float32(0.15)
+    if name.startswith("decoder.to_rgb") and name.endswith(".conv.weight"):
+        return value * np.float32(0.35)
+    if name == "encoder.conv.weight":
+        value[:, shape[1] // 2 :] *= np.float32(4)
+    return value
+
+
+def _drawn_sfe_inverter(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
+    return _drawn_sfe(re.sub(r"^encoder\.", "inverter.", name), shape, salt)
+
+
+def drawn_pti(name: str, shape: tuple[int, ...], salt: int = 0) -> np.ndarray:
+    """A generator of 256 x 256 whose names have the prefix "decoder."."""
+    value = drawn(name, shape, salt)
+    if name.startswith("decoder.style."):
+        return value * np.float32(100 if name.endswith("weight") else 20)
+    return value * np.float32(0.35 if name.startswith("decoder.to_rgb") and name.endswith(".conv.weight") else 1)
+
+
+def pti_code(salt: int = 0) -> np.ndarray:
+    """The code [1, 14, 512] that stands for any inversion's."""
+    return drawn("latent_avg", (512,), salt)[None, None] + np.float32(0.6) * drawn("pti.noises.code", (1, 14, 512), salt)
+
+
 @dataclass(frozen=True)
 class Official:
     """A method's released file (`shapes`, `draw`, `options`), where its expected arrays are, and how they come from a backend."""
@@ -88,21 +135,25 @@ class Official:
     limit: float  # largest difference, in standard deviations of the expected array
     prefix: str = ""  # of the arrays in the file
     names: tuple[str, ...] = ()  # those of the file's arrays that are the method's; all when empty
+    average: tuple[int, ...] = (18, 512)  # shape of the mean latent code
+    alone: bool = False  # whether arrays without the prefix are of another method
 
     def write(self, path: Path, salt: int = 0) -> Path:
         """The checkpoint as `torch.save` wrote it in the release; about 1.2 GB."""
         import torch
 
         state = {name: torch.from_numpy(np.asarray(self.draw(name, shape, salt))) for name, shape in self.shapes().items()}
-        average = torch.from_numpy(drawn("latent_avg", (18, 512), salt))
+        average = torch.from_numpy(drawn("latent_avg", self.average, salt))
         torch.save({"state_dict": state, "opts": dict(self.options), "latent_avg": average}, path)
         return path
 
     def expected(self) -> Arrays:
         """Every array is what `kept` leaves of the official one."""
         with np.load(DATA / f"{self.file}.expected.npz") as file:
-            arrays = {name.removeprefix(self.prefix): array for name, array in file.items()}
-        return {name: array for name, array in arrays.items() if not name.startswith(("psp.", "e4e.")) and name in (self.names or arrays)}
+            own = {name: array for name, array in file.items() if name.startswith(self.prefix) or not self.alone}
+        arrays = {name.removeprefix(self.prefix): array for name, array in own.items()}
+        others = ("psp.", "e4e.", "stage1.")
+        return {name: array for name, array in arrays.items() if not name.startswith(others) and name in (self.names or arrays)}
 
     def kept(self, name: str, array: np.ndarray) -> np.ndarray:
         """What the repository keeps of the array called `name`."""
@@ -202,6 +253,34 @@ def hfgi_arrays(backend: Backend, image: np.ndarray) -> Arrays:
     return got
 
 
+def sfe_arrays(backend: Backend, image: np.ndarray) -> Arrays:
+    run = _runner(backend)
+    direction, pca = example_edits(SEED, 18)
+    inversion = run("invert", image=image)
+    prepared = run("prepare", image=image)
+    got = {"w": inversion["latent"], "w_e4e": prepared["latent_e4e"]} | stats("w", inversion["latent"])
+    got |= stats("w_e4e", prepared["latent_e4e"]) | picture_parts("inversion", inversion["picture"])
+    for name, tensor in (("F_pred", "predicted"), ("F_w", "feature"), ("F_fused", "fused"), ("F_inversion", "changed")):
+        got |= _map(name, inversion[tensor])
+    changes = {"edit": (Direction(direction), STRENGTH), "edit_ganspace": (GanSpaceEdit(pca, *GANSPACE), 1.0)}
+    mask = np.zeros((len(image), 1, 256, 256), np.float32)
+    for name, (change, strength) in changes.items():
+        moved, moved_e4e = (apply_edit(code, change, strength) for code in (inversion["latent"], prepared["latent_e4e"]))
+        given = {"latent_e4e": moved_e4e, "feature_e4e": prepared["feature_e4e"], "fused": inversion["fused"]}
+        edited = run("edit", latent=moved, mask=mask, **given)
+        got |= {f"{name}.w": moved, f"{name}.w_e4e": moved_e4e, **_map(f"{name}.delta", edited["delta"])}
+        got |= _map(f"{name}.F", edited["changed"]) | picture_parts(name, edited["picture"])
+    return got
+
+
+def sfe_inverter_arrays(backend: Backend, image: np.ndarray) -> Arrays:
+    run = _runner(backend)
+    inversion = run("invert", image=image)
+    moved = inversion["latent"] + np.float32(STRENGTH) * example_edits(SEED, 18)[0]
+    edited = run("edit", fused=inversion["fused"], latent=moved)
+    return picture_parts("inversion", inversion["picture"]) | picture_parts("edit", edited["picture"])
+
+
 def _map(name: str, array: np.ndarray) -> Arrays:
     return {f"{name}.slice": array[:, ::37, ::5, ::5], **stats(name, array)}
 
@@ -288,6 +367,10 @@ METHODS = {
         },
         hfgi_arrays,
         3e-4,
+    ),
+    "sfe": Official("methods/sfe", sfe_shapes, _drawn_sfe, {}, sfe_arrays, 3e-4, average=(512,)),
+    "sfe-inverter": Official(
+        "methods/sfe", sfe_inverter_shapes, _drawn_sfe_inverter, {}, sfe_inverter_arrays, 3e-4, "stage1.", average=(512,), alone=True
     ),
 }
 

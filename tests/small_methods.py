@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 
-from sdic_train.checkpoints.recognise import KINDS, PREFIXES
-from sdic_train.config import TINY, DiscrepancyConfig, ModelConfig
+from sdic_train.checkpoints.recognise import KINDS, PREFIXES, SFE_PREFIXES
+from sdic_train.config import TINY, DiscrepancyConfig, EncoderConfig, ModelConfig
 from sdic_train.networks.encoded import Encoded
 from sdic_train.networks.hfgi.consultation import HFGISizes
 from sdic_train.networks.hfgi.model import HFGI
 from sdic_train.networks.restyle import ReStyle
+from sdic_train.networks.sfe.backbone import SFESizes
+from sdic_train.networks.sfe.model import SFE, SFEInverter
 from sdic_train.networks.stylegan2 import ToRGB
 
 # The working size of a released model is 256, and of a smaller generator its picture's.
@@ -24,6 +26,7 @@ SMALL = replace(TINY, encoder=ENCODER, working=128, discrepancy=DiscrepancyConfi
 LARGER = replace(SMALL, resolution=256, working=256, channels={**SMALL.channels, 256: 4})
 PSP = replace(SMALL, encoder=replace(ENCODER, form="psp"))
 RESTYLE = {form: replace(SMALL, encoder=replace(ENCODER, form=form, inputs=6, pyramid=False)) for form in ("psp", "e4e")}
+SFE_SIZES = SFESizes(widths=(4, 6, 8, 10), units=(2, 1, 2, 1), body=2)
 HFGI_SIZES = HFGISizes(aligner=(4, 6, 8, 10), ascent=(9, 7, 5), consultation=(4, 6, 8))
 
 
@@ -31,18 +34,21 @@ def _hfgi() -> HFGI:
     return HFGI(LARGER, HFGI_SIZES)
 
 
-BUILDERS: Mapping[str, Callable[[], Encoded]] = {  # method -> its small model
+Small: TypeAlias = Encoded | SFEInverter
+BUILDERS: Mapping[str, Callable[[], Small]] = {  # method -> its small model
     "e4e": lambda: Encoded(SMALL),
     "psp": lambda: Encoded(PSP),
     "restyle-psp": lambda: ReStyle(RESTYLE["psp"]),
     "restyle-e4e": lambda: ReStyle(RESTYLE["e4e"]),
     "hfgi": _hfgi,
+    "sfe": lambda: SFE(LARGER, SFE_SIZES),
+    "sfe-inverter": lambda: SFEInverter(replace(LARGER, encoder=EncoderConfig()), SFE_SIZES),  # without an e4e
 }
 Network = TypeVar("Network", bound=nn.Module)
 KIND = {kind.method: name for name, kind in KINDS.items()}
 
 
-def small_model(method: str, seed: int = 5) -> Encoded:
+def small_model(method: str, seed: int = 5) -> Small:
     """In evaluation mode, with batch norms that change something, and pictures that mostly stay within [-1, 1]."""
     torch.manual_seed(seed)
     model = randomized(BUILDERS[method]().eval().requires_grad_(False))
@@ -52,7 +58,7 @@ def small_model(method: str, seed: int = 5) -> Encoded:
     for name, weight in model.named_parameters():
         if name.endswith(".noise.weight"):
             weight.data.normal_(0, 0.1)
-        elif name.startswith("encoder.styles.") and name.endswith(".weight"):
+        elif name.startswith(("encoder.styles.", "inverter.fs_backbone.styles.")) and name.endswith(".weight"):
             weight.data *= 3  # so that the code depends on the picture
     model.latent_avg.normal_(0, 0.5)
     if isinstance(model, ReStyle):
@@ -71,9 +77,11 @@ def randomized(module: Network) -> Network:
     return module
 
 
-def small_container(method: str, model: Encoded, **changes: Any) -> dict[str, Any]:
+def small_container(method: str, model: Small, **changes: Any) -> dict[str, Any]:
     """What `torch.save` wrote in the release."""
-    released = {ours: prefix for prefix, ours in PREFIXES.items()}
+    marks = {"sfe": "inverter.fs_backbone.", "sfe-inverter": "encoder.fs_backbone."}
+    prefixes = SFE_PREFIXES[marks[method]] if method in marks else PREFIXES
+    released = {ours: prefix for prefix, ours in prefixes.items()}
     state = {}
     for name, tensor in model.state_dict().items():
         part, dot, rest = name.partition(".")
@@ -84,7 +92,24 @@ def small_container(method: str, model: Encoded, **changes: Any) -> dict[str, An
     return {"state_dict": state, "opts": options, "latent_avg": model.latent_avg, **changes}
 
 
-def write_small(path: Path, method: str, model: Encoded | None = None, **changes: Any) -> Path:
+def split_sfe(folder: Path, model: Small) -> tuple[Path, list[Path]]:
+    """StyleFeatureEditor's light file, and the generator's and e4e's that belong to it."""
+    whole = small_container("sfe", model)
+    state, average = whole["state_dict"], model.latent_avg[0].clone()
+
+    def part(prefix: str, to: str) -> dict[str, torch.Tensor]:
+        return {to + name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+    model.latent_avg[:] = average  # the generator's file has one row
+    light, others = folder / "light.pt", [folder / "generator.pt", folder / "e4e.pt"]
+    torch.save({"state_dict": part("encoder.", "encoder.") | part("inverter.", "inverter.")}, light)
+    torch.save({"g_ema": part("decoder.", ""), "latent_avg": average}, others[0])
+    encoder = part("e4e_encoder.", "encoder.") | part("decoder.", "decoder.")
+    torch.save({"state_dict": encoder, "opts": {"encoder_type": "Encoder4Editing"}, "latent_avg": model.latent_avg + 1}, others[1])
+    return light, others
+
+
+def write_small(path: Path, method: str, model: Small | None = None, **changes: Any) -> Path:
     torch.save(small_container(method, model or small_model(method), **changes), path)
     return path
 

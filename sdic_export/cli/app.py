@@ -114,6 +114,9 @@ def build_bundle(
     iterations: Annotated[
         int | None, typer.Option("--iterations", min=1, help="Iterations of a method that iterates; 5 when omitted.")
     ] = None,
+    research_only: Annotated[
+        bool, typer.Option("--research-only", help="Agree to the terms of weights that are for research alone, such as those of FS.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is at DIR.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -149,6 +152,7 @@ def build_bundle(
         method=method,
         others=others or [],
         iterations=iterations,
+        research=research_only,
     )
     if target is not BuildTarget.onnx:
         require_builder(target.value)

@@ -1,4 +1,4 @@
-"""The stages of e4e, pSp, ReStyle and HFGI optimized for CPUs."""
+"""The stages of e4e, pSp, ReStyle, HFGI, HyperStyle, CLCAE and FS optimized for CPUs."""
 
 from __future__ import annotations
 
@@ -61,3 +61,5 @@ HFGI: dict[str, Arrange] = {
     "consultation": cpu_plain,
     "generator_tail": partial(cpu_tail, band=FusedBandTail),
 }
+HYPERSTYLE: dict[str, Arrange] = {"encoder": cpu_plain, "backbone": cpu_plain}
+CUT: dict[str, Arrange] = {"encoder": cpu_plain, "generator_middle": cpu_head, "generator_tail": ENCODED["generator_tail"]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,11 @@ from sdic_export.cpu.volume import PHASES
 from sdic_export.cpu.winograd import faster_form
 from sdic_export.graphs.folded import FoldedStyledConv, FoldedToRGB, constant
 from sdic_export.graphs.sdic import FoldedBlock, PreviewGraph, SampledConv, TailGraph
+from sdic_export.graphs.sfe import SuffixGraph
 from sdic_train.networks.layers import LEAKY_SLOPE
 
+Entrance: TypeAlias = TailGraph | PreviewGraph  # begin behind layer 7
+Tail: TypeAlias = TailGraph | SuffixGraph  # the latter begins one layer later
 BANDS = 2  # of rows; each runs on a core or a share of the cores, and reads some rows of its neighbours
 BANDS_FROM = 512  # rows of the generator's picture; smaller ones are not worth the neighbours' rows
 STRIPED_FROM = 512  # rows of a block's picture; the tensors of larger blocks are kept in caches by computing it in strips
@@ -46,7 +50,7 @@ class Rows:
         return slice(self.first - other.first, self.last - other.first)
 
 
-def cpu_tail(tail: TailGraph, *example: Tensor, band: type[BandTail] | None = None) -> list[nn.Module] | None:
+def cpu_tail(tail: Tail, *example: Tensor, band: type[BandTail] | None = None) -> list[nn.Module] | None:
     """feature, residual, rgb, latent -> picture in bands; None where it is too small. See `sdic_export.methods.Arrange`. Methods that enter
     the tail with other tensors have their own `band`."""
     return [(band or BandTail)(tail, rows) for rows in bands(tail.size, BANDS)] if tail.size >= BANDS_FROM else None
@@ -203,29 +207,27 @@ def skip_rows(rows: Rows) -> Rows:
 
 
 class BandPath(nn.Module):
-    """From layer 7 up through `blocks`: the rows `rows` of the last feature, and the rows `colours` of its RGB picture."""
+    """From layer 7 up through `blocks`: the rows `rows` of the last feature, and the rows `colours` of its RGB picture. Without `conv` and
+    `to_rgb`, from behind them."""
 
-    def __init__(self, conv: FoldedStyledConv, to_rgb: FoldedToRGB, blocks: nn.ModuleList, rows: Rows, colours: Rows) -> None:
+    def __init__(self, conv: FoldedStyledConv | None, to_rgb: FoldedToRGB | None, blocks: nn.ModuleList, rows: Rows, colours: Rows) -> None:
         super().__init__()
         bands: list[BandBlock | StripedBlock] = []
         for block in reversed(list(blocks)):
             assert isinstance(block, FoldedBlock)
             bands.insert(0, (StripedBlock if rows.size >= STRIPED_FROM else BandBlock)(block, rows, colours))
             rows, colours = bands[0].needs, bands[0].colours
-        self.conv = BandConv(conv, rows)
-        self.skip = skip_rows(colours)
-        self.to_rgb = BandRGB(to_rgb, colours, rows, self.skip)
+        self.conv = None if conv is None else BandConv(conv, rows)
+        self.skip = colours if to_rgb is None else skip_rows(colours)
+        self.to_rgb = None if to_rgb is None else BandRGB(to_rgb, colours, rows, self.skip)
         self.blocks = nn.ModuleList(bands)
-
-    @property
-    def needs(self) -> slice:
-        """The rows of the layer-7 feature that are read."""
-        return slice(self.conv.needs.first, self.conv.needs.last)
+        entered = rows if self.conv is None else self.conv.needs
+        self.needs = slice(entered.first, entered.last)  # the rows of the feature that are read
 
     def forward(self, x: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """x: the rows `needs` of the layer-7 feature; rgb [N, 3, 32, 32], whole."""
-        x = self.conv(x, latent[:, 8])
-        rgb = self.to_rgb(x, latent[:, 9], rgb[:, :, self.skip.first : self.skip.last])
+        """x: the rows `needs` of the feature; rgb [N, 3, 32, 32], or behind `to_rgb` [N, 3, 64, 64], whole."""
+        x, rgb = x if self.conv is None else self.conv(x, latent[:, 8]), rgb[:, :, self.skip.first : self.skip.last]
+        rgb = rgb if self.to_rgb is None else self.to_rgb(x, latent[:, 9], rgb)
         for block in self.blocks:
             x, rgb = block(x, rgb, latent)
         return x, rgb
@@ -288,11 +290,12 @@ class PreviewStrip(nn.Module):
 class Band(nn.Module):
     """Rows of a picture from layer 7 on: all blocks but the last at once, the last in strips from top to bottom that caches hold."""
 
-    def __init__(self, lower: TailGraph | PreviewGraph, blocks: nn.ModuleList, strips: Sequence[TailStrip | PreviewStrip]) -> None:
+    def __init__(self, lower: Entrance | None, blocks: nn.ModuleList, strips: Sequence[TailStrip | PreviewStrip]) -> None:
         super().__init__()
         needs, colours = [strip.needs for strip in strips], [strip.colours for strip in strips]
         held = [_together(ranges) for ranges in (needs, colours)]
-        self.path = BandPath(lower.conv, lower.to_rgb, blocks, *held)
+        conv, to_rgb = (None, None) if lower is None else (lower.conv, lower.to_rgb)
+        self.path = BandPath(conv, to_rgb, blocks, *held)
         self.cuts = [[rows.within(whole) for rows in ranges] for ranges, whole in zip((needs, colours), held, strict=True)]
         self.strips = nn.ModuleList(strips)
 
@@ -306,10 +309,11 @@ class Band(nn.Module):
 class BandTail(Band):
     """feature, residual, rgb, latent -> the rows `rows` of the picture."""
 
-    def __init__(self, tail: TailGraph, rows: Rows) -> None:
+    def __init__(self, tail: Tail, rows: Rows) -> None:
         last = tail.blocks[-1]
         assert isinstance(last, FoldedBlock)
-        super().__init__(tail, tail.blocks[:-1], [TailStrip(last, strip) for strip in strips(rows, STRIP_ROWS)])
+        lower = tail if isinstance(tail, TailGraph) else None
+        super().__init__(lower, tail.blocks[:-1], [TailStrip(last, strip) for strip in strips(rows, STRIP_ROWS)])
 
     def forward(self, feature: Tensor, residual: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         needs = self.path.needs

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from sdic_export.cpu.generator import BandUp, Rows
 from sdic_export.cpu.winograd import WinogradConv2d
 from sdic_export.graphs.folded import FoldedStyledConv, constant
+from sdic_export.graphs.replaced import MiddleGraph
 from sdic_export.graphs.sdic import FoldedBlock, HeadGraph
+from sdic_export.graphs.sfe import PrefixGraph
 from sdic_train.networks.layers import LEAKY_SLOPE
 
 # By measurement (ONNX Runtime, x86-64, AVX-512, 512 channels, one thread), in ms for the direct form and the other one: convolutions
@@ -42,11 +44,12 @@ class WinogradStyledConv(nn.Module):
         return F.leaky_relu(x * demodulation[:, :, None, None] + self.noise + self.bias, LEAKY_SLOPE)
 
 
-def cpu_head(head: HeadGraph, *example: Tensor) -> list[nn.Module] | None:
-    """latent -> feature, rgb; None where no layer gains. See `sdic_export.methods.Arrange`."""
+def cpu_head(head: HeadGraph | MiddleGraph, *example: Tensor) -> list[nn.Module] | None:
+    """latent -> feature, rgb, at any cut; None where no layer gains. See `sdic_export.methods.Arrange`."""
     blocks = [block for block in head.blocks if isinstance(block, FoldedBlock)]
     places: list[tuple[nn.Module, str, FoldedStyledConv]] = [(head, "up", head.up)]
     places += [(block, name, layer) for block in blocks for name, layer in (("up", block.up), ("conv", block.conv))]
+    places += [(head, "second", head.second)] if isinstance(head, PrefixGraph) else []
     gaining = [(parent, name, form) for parent, name, layer in places if (form := _faster(layer)) is not None]
     for parent, name, form in gaining:
         setattr(parent, name, form)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,13 +36,21 @@ def require_packages(purpose: str) -> None:
 
 
 def export_stage(
-    module: nn.Module, stage: Stage, method: Method, path: Path, opset: int = OPSET, half_storage: bool = False, share_weights: bool = False
+    module: nn.Module,
+    stage: Stage,
+    method: Method,
+    path: Path,
+    opset: int = OPSET,
+    half_storage: bool = False,
+    share_weights: bool = False,
+    alone: bool = False,
 ) -> None:
-    """Write `module` as the ONNX file `path`: tensors named as in `stage`, a dynamic batch axis and nothing else dynamic.
+    """Write `module` as the ONNX file `path`: tensors named as in `stage`, a dynamic batch axis and nothing else dynamic; `alone`: for one
+    picture at a time, which whoever runs it repeats for every picture of a batch.
 
     See `save_graph` for how weights are stored. The bytes depend on the weights and the versions of the tools alone.
     """
-    save_graph(_exported(module, stage, method, opset), path, half_storage, share_weights)
+    save_graph(_exported(module, stage, method, opset, dynamic=not alone), path, half_storage, share_weights)
 
 
 def export_variant(
@@ -130,8 +139,12 @@ def _exported(module: nn.Module, stage: Stage, method: Method, opset: int, dynam
 
     arguments = tuple(torch.zeros(method.shape(name, EXAMPLE_BATCH if dynamic else 1)) for name in stage.inputs)
     axes = {0: torch.export.Dim(BATCH, min=1)} if dynamic else {}
+    shapes: tuple[Any, ...] = tuple(axes for _ in arguments)
+    parameters = inspect.signature(module.forward).parameters.values()
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):  # these are one argument for torch.export
+        shapes = (*shapes[: len(parameters) - 1], shapes[len(parameters) - 1 :])
     with quiet(), torch.no_grad():
-        program = torch.export.export(module.eval(), arguments, dynamic_shapes=tuple(axes for _ in arguments), strict=False)
+        program = torch.export.export(module.eval(), arguments, dynamic_shapes=shapes, strict=False)
         exported = torch.onnx.export(
             program,
             dynamo=True,

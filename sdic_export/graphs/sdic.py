@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from sdic_export.graphs.folded import GAIN, FoldedModulation, FoldedStyledConv, FoldedToRGB, constant
 from sdic_train.config import ModelConfig
+from sdic_train.networks.clcae.model import CLCAE
 from sdic_train.networks.e4e import StyleBlock
 from sdic_train.networks.encoded import Encoded
+from sdic_train.networks.fs.model import FS
 from sdic_train.networks.layers import LEAKY_SLOPE
 from sdic_train.networks.sdic.model import SDIC
+from sdic_train.networks.sfe.model import SFE, SFEInverter
 from sdic_train.networks.stylegan2 import Generator, StyledConv, ToRGB, downsample
 
-Model: TypeAlias = SDIC | Encoded  # encoder, generator, mean latent code
+Model: TypeAlias = SDIC | Encoded | SFE | CLCAE | FS  # encoder, generator, mean latent code
 HEAD_BLOCKS = 3  # blocks of 8, 16 and 32; layer 7 opens the block of 64
 
 
@@ -37,7 +40,7 @@ class EncoderGraph(nn.Module):
         self.encoder = copy.deepcopy(model.encoder, {id(tensor): tensor for tensor in tensors})
         for block in self.encoder.styles:
             assert isinstance(block, StyleBlock)
-            _omit_padding(block, self.encoder.config)
+            omit_padding(block, self.encoder.config)
         constant(self, "latent_avg", model.latent_avg[None])
 
     def forward(self, image: Tensor) -> Tensor:
@@ -50,8 +53,8 @@ class FoldedBlock(nn.Module):
     def __init__(self, generator: Generator, block: int) -> None:
         super().__init__()
         self.first = 2 * block + 1  # the style row and the noise map of the upsampling convolution
-        self.up = _styled(generator, self.first)
-        self.conv = _styled(generator, self.first + 1)
+        self.up = styled(generator, self.first)
+        self.conv = styled(generator, self.first + 1)
         self.to_rgb = FoldedToRGB(generator.rgb_layer(block))
 
     def forward(self, x: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,14 +67,14 @@ class HeadGraph(nn.Module):
 
     input: Tensor
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model | SFEInverter) -> None:
         super().__init__()
         generator = model.generator
         constant(self, "input", generator.input.input)
-        self.conv = _styled(generator, 0)
+        self.conv = styled(generator, 0)
         self.to_rgb = FoldedToRGB(generator.to_rgb1)
         self.blocks = nn.ModuleList(FoldedBlock(generator, block) for block in range(HEAD_BLOCKS))
-        self.up = _styled(generator, 7)
+        self.up = styled(generator, 7)
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         x = self.conv(self.input, latent[:, 0])
@@ -87,7 +90,7 @@ class TailGraph(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.size = model.config.resolution
-        self.conv = _styled(model.generator, 8)
+        self.conv = styled(model.generator, 8)
         self.to_rgb = FoldedToRGB(model.generator.rgb_layer(HEAD_BLOCKS))
         self.blocks = nn.ModuleList(FoldedBlock(model.generator, block) for block in range(HEAD_BLOCKS + 1, len(model.generator.to_rgbs)))
 
@@ -160,7 +163,7 @@ class PreviewGraph(nn.Module):
         generator = model.generator
         self.size = model.config.working
         self.ratio = model.config.resolution // self.size
-        self.conv = _styled(generator, 8)
+        self.conv = styled(generator, 8)
         self.to_rgb = FoldedToRGB(generator.rgb_layer(HEAD_BLOCKS))
         last = len(generator.to_rgbs) - 1
         sampled = self.ratio >= 4 and last > HEAD_BLOCKS
@@ -169,7 +172,7 @@ class PreviewGraph(nn.Module):
         self.sampled: SampledConv | None = None
         if sampled:
             self.row = 2 * last + 1
-            self.up = _styled(generator, self.row)
+            self.up = styled(generator, self.row)
             noise = generator.noises.maps()[self.row + 1]
             self.sampled = SampledConv(generator.styled(self.row + 1), noise, generator.rgb_layer(last), self.ratio)
 
@@ -207,7 +210,7 @@ def stage_modules(model: SDIC) -> dict[str, nn.Module]:
     return {name: module.eval() for name, module in modules.items()}
 
 
-def _omit_padding(block: StyleBlock, config: ModelConfig) -> None:
+def omit_padding(block: StyleBlock, config: ModelConfig) -> None:
     steps = len(block.convs) // 2
     first, last = config.encoder.crop or (0, config.working)
     height = (last - first) * 2**steps // config.working  # of the block's input, which is 2^steps wide
@@ -222,5 +225,6 @@ def _omit_padding(block: StyleBlock, config: ModelConfig) -> None:
     block.convs[2 * (steps - 1)] = trimmed
 
 
-def _styled(generator: Generator, layer: int) -> FoldedStyledConv:
+def styled(generator: Generator, layer: int) -> FoldedStyledConv:
+    """The styled convolution `layer` with its noise."""
     return FoldedStyledConv(generator.styled(layer), generator.noises.maps()[layer])

@@ -17,6 +17,7 @@ from sdic_export.golden import Chain, example_direction, makers, pictures, read_
 from sdic_export.graphs.exporter import export_alone, stored_bytes, weights_of
 from sdic_export.half.check import StageCheck, as_rounding_graph, judge_chain, judge_stage, measure_stage, session
 from sdic_export.half.precision import Policy, load_policy, write_half
+from sdic_runtime.backends.bands import for_one, run_each
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
 from sdic_runtime.bundle.bundle import Bundle
@@ -114,7 +115,9 @@ class RoundedStages(Backend):
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         if self._loaded[0] != stage:
             self._loaded = (stage, self._session(stage))
-        return dict(zip(outputs, self._loaded[1].run(list(outputs), dict(inputs)), strict=True))
+        graph = self._loaded[1]
+        results = run_each(graph, outputs, inputs) if for_one(graph) else graph.run(list(outputs), dict(inputs))
+        return dict(zip(outputs, results, strict=True))
 
     def _session(self, stage: str) -> Any:
         import onnx

@@ -31,7 +31,7 @@ from sdic_runtime.backends.tensorrt.engine_files import (
 )
 from sdic_runtime.backends.tensorrt.library import load_library
 from sdic_runtime.backends.tensorrt.places import Place, bound_place
-from sdic_runtime.backends.tensorrt.settings import DEFAULTS, EngineSettings, Target
+from sdic_runtime.backends.tensorrt.settings import DEFAULTS, EngineSettings, Profile, Target
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.errors import BackendError, BundleError, FileError
 from sdic_runtime.files import reason, replacing, sha256
@@ -91,6 +91,8 @@ def plan_engines(bundle_path: str | os.PathLike[str], target: str, settings: Eng
         add = f"add them with: sdic-export half {bundle.path} --policy {settings.precision}"
         hint = add if settings.precision in policy_names() else "choose one of them with --precision"
         raise BundleError(f"{bundle.path} has no graphs in {settings.precision}, only in {', '.join(precisions)}; {hint}")
+    if any(_for_one(bundle, stage, settings.precision) for stage in bundle.manifest.stages):
+        settings = msgspec.structs.replace(settings, profile=Profile(1, 1, 1))
     library = require_builder(target)
     place = Place(chosen, library.__version__, open_gpu().attributes() if chosen.needs_gpu else None)
     folder = engine_folder(bundle, place, settings)
@@ -145,6 +147,14 @@ def require_builder(target: str) -> Any:
             f"for RTX cards here with --target {Target.tensorrt_rtx}"
         )
     return library
+
+
+def _for_one(bundle: Bundle, stage: str, precision: str) -> bool:
+    """Whether the graph of a stage is for one picture at a time: its engines are then, and those of the other stages with it."""
+    import onnx
+
+    path = bundle.path / bundle.manifest.graphs[stage][precision][0]
+    return any(item.type.tensor_type.shape.dim[0].dim_value == 1 for item in onnx.load(path, load_external_data=False).graph.input)
 
 
 def _planned(bundle: Bundle, folder: Path, graph: str, settings: EngineSettings, force: bool) -> Planned:

@@ -13,15 +13,29 @@ import numpy as np
 from sdic_runtime.errors import BundleError
 from sdic_runtime.program import Method, Stage
 
+BATCH = 0
 ROWS = 2  # the axis of an output that the bands divide
 REBUILD = "build it again with: sdic-export build"
+
+
+def for_one(session: Any) -> bool:
+    """Whether a graph is for one picture at a time, because the weights of its layers are a picture's own."""
+    return any(info.shape and info.shape[BATCH] == 1 for info in session.get_inputs())
+
+
+def run_each(session: Any, outputs: Sequence[str], inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Run a graph that is `for_one` picture once for every picture of `inputs`."""
+    count = len(next(iter(inputs.values())))
+    runs = [session.run(list(outputs), {name: array[index : index + 1] for name, array in inputs.items()}) for index in range(count)]
+    return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
 
 
 class Bands:
     """The ONNX Runtime sessions of a stage's bands, top to bottom, behind the `run` of a single session.
 
     Every band of every picture is a task. The calling thread takes tasks until none is left, helped by up to `workers` - 1 threads that
-    all runs share: calls from several threads never wait for each other's tasks. The threads end with this object.
+    all runs share: calls from several threads never wait for each other's tasks. The threads end with this object. A
+    graph `for_one` picture is one band.
     Raises BundleError when the sessions are not for one picture each or their rows do not add up to those of `stage`.
     """
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sdic_runtime.backends.bands import REBUILD, Bands
+from sdic_runtime.backends.bands import REBUILD, Bands, for_one
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, Graph, files_in
@@ -147,6 +147,11 @@ class OnnxRuntime(Backend):
         if len(paths) == 1:
             session = self._create(name, stage, paths[0], self._threads)
             _check_shapes(self.method, session, paths[0])
+            if not for_one(session):
+                return session
+            if self._kind == "cpu":
+                return Bands(name, stage, self.method, [session], 1)
+            self.largest_batch = 1
             return session
         threads = self._threads or available_cpus()
         bands = [self._create(name, stage, path, max(1, threads // len(paths))) for path in paths]

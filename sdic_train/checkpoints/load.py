@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,13 +13,17 @@ from torch import Tensor, nn
 
 from sdic_runtime.errors import CheckpointError
 from sdic_train.checkpoints.files import GIVE, load_container, read_safetensors, write_safetensors
-from sdic_train.checkpoints.recognise import KINDS, PREFIXES, encoder_type, kind_of
+from sdic_train.checkpoints.recognise import KINDS, encoder_type, kind_of, prefixes_of
 from sdic_train.checkpoints.shapes import config_from_shapes
-from sdic_train.config import FEATURE_SIZE, ModelConfig
+from sdic_train.config import FACES, FEATURE_SIZE, ModelConfig
+from sdic_train.networks.clcae.model import CLCAE
 from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.encoded import Encoded
+from sdic_train.networks.fs.model import FS
+from sdic_train.networks.hyperstyle.model import HyperStyle
 from sdic_train.networks.layers import blur_kernel
 from sdic_train.networks.sdic.model import SDIC
+from sdic_train.networks.sfe.model import SFEInverter
 from sdic_train.networks.stylegan2 import Generator
 
 # Weights that stand in released files and that no forward pass reads.
@@ -39,11 +43,12 @@ UNUSED = (
     "lpips_loss.",
     "id_loss.",
     "moco_loss.",
+    "discriminator.",
 )
 # Entries whose values follow from the architecture; a file without them is complete.
 DERIVED = (".num_batches_tracked", ".kernel")
 FORMAT = "sdic"
-Model = TypeVar("Model", bound=SDIC | Encoded)
+Model = TypeVar("Model", bound=SDIC | Encoded | SFEInverter | HyperStyle | CLCAE | FS)
 MEAN_SAMPLES = 4096
 HALF_FROM = 256  # elements from which a tensor is worth rounding to float16
 
@@ -84,6 +89,8 @@ def read_checkpoint(path: str | Path, domain: str | None = None, kind: str | Non
     container = load_container(path)
     state, options = _released_state(path, container)
     kind = kind_of(path, state, options, kind, sure)
+    if kind == "FS":  # an encoder alone, whose sizes are the released ones
+        return Checkpoint(path, kind, state, ModelConfig(domain=domain or FACES.domain), None, options)
     config = config_from_shapes(path, state, options, domain)
     config = replace(config, encoder=replace(config.encoder, form=KINDS[kind].form))
     return Checkpoint(path, kind, state, config, _latent_average(path, container, config), options)
@@ -116,6 +123,26 @@ def load_model(checkpoint: Checkpoint, build: Callable[[ModelConfig], Model], ot
         model.latent_avg = mean_rows(model.generator)
     model.eval()
     return model
+
+
+def completed(checkpoint: Checkpoint, others: Sequence[str | Path], parts: Mapping[str, str]) -> Checkpoint:
+    """`checkpoint` with the networks that the files `others` hold: the generator with its mean latent code from a generator's file, the
+    encoder from e4e's. `parts`: prefix of a network that the whole must have -> what it is and where it is public."""
+    state, average, domain = dict(checkpoint.state), checkpoint.latent_avg, checkpoint.config.domain
+    for path in others:
+        other = read_checkpoint(path, domain, sure=False)
+        part = {"StyleGAN2": "generator.", "e4e": "encoder."}.get(other.kind, "")
+        if part not in parts:
+            raise CheckpointError(f'"{path}" is {_article(other.kind)} checkpoint, which a {checkpoint.kind} model does not use; omit it')
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(part)}
+        state |= {name: tensor for name, tensor in other.state.items() if name.startswith(part)}
+        average = other.latent_avg if part == "generator." else average
+    for part, where in parts.items():
+        if not any(name.startswith(part) for name in state):
+            raise CheckpointError(f'"{checkpoint.path}" holds no {where}; give it beside the checkpoint: --with FILE')
+    needed = {name: tensor for name, tensor in state.items() if name.startswith((*KINDS[checkpoint.kind].parts, *parts))}
+    config = config_from_shapes(checkpoint.path, needed, checkpoint.options, domain)
+    return replace(checkpoint, state=needed, config=config, latent_avg=average)
 
 
 def read_average(path: str | Path, config: ModelConfig) -> Tensor:
@@ -196,16 +223,18 @@ def _released_state(path: Path, container: dict[str, Any]) -> tuple[dict[str, Te
     options = dict(vars(options)) if hasattr(options, "__dict__") else dict(options)
     if "g_ema" in container:
         return {f"generator.{name}": tensor for name, tensor in container["g_ema"].items()}, options
-    state = container.get("state_dict", container)
+    state = container.get("state_dict", container.get("enc_state_dict", container))
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise CheckpointError(f'"{path}" holds none of the known layouts (top-level entries: {_some(list(container))}); {GIVE}')
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if "block_1.0.bn1.weight" in state and "content_layer.0.weight" in state:
+        return {f"fs.{name}": tensor for name, tensor in state.items()}, options
     if "conv1.conv.weight" in state and "input.input" in state:
         return {f"generator.{name}": tensor for name, tensor in state.items()}, options
-    renamed = {}
+    renamed, prefixes = {}, prefixes_of(state)
     for name, tensor in state.items():
-        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
-        renamed[PREFIXES.get(prefix, "") + name.removeprefix(prefix)] = tensor
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        renamed[prefixes.get(prefix, "") + name.removeprefix(prefix)] = tensor
     return renamed, options
 
 

@@ -20,10 +20,20 @@ PREFIXES = {
     "SAF.": "dicn.",
     "residue.": "consultation.",
     "grid_align.": "aligner.",
+    "hypernet.": "hypernet.",
+    "fs.": "fs.",  # which the released files of FS omit
 }
 ENCODED = ("encoder.", "generator.")
+# StyleFeatureEditor calls other networks so: how some name of its file begins -> the prefixes there. e4e and the generator are in the files
+# of training alone.
+ITS_E4E = {"e4e_encoder.": "encoder.", "decoder.": "generator."}
+SFE_PREFIXES = {
+    "inverter.fs_backbone.": {"inverter.": "inverter.", "encoder.": "editor.", **ITS_E4E},
+    "encoder.fs_backbone.": {"encoder.": "inverter.", **ITS_E4E},
+}
 MIT = "MIT for the released code; the weights follow their training data and NVIDIA's StyleGAN2 terms"
 NONE_STATED = "the release states no licence: ask its authors before any use beyond research"
+INTERDIGITAL = "InterDigital's evaluation licence: fundamental research alone, no commercial use, no service, not to be passed on"
 NVIDIA = "NVIDIA Source Code License: non-commercial use"
 
 
@@ -36,18 +46,26 @@ class Kind:
     form: str = "e4e"  # see `EncoderConfig.form`
     inputs: int = 3  # channels of the encoder's image
     encoder_types: tuple[str, ...] = ()  # what opts["encoder_type"] says of it
+    mark: str = ""  # a weight that only this kind has, among those with the same parts
+    optional: tuple[str, ...] = ()  # parts that files hold or not; other files give them
     licence: str = MIT  # of the released code and weights
 
 
 KINDS = {
     "SDIC": Kind("sdic", (*ENCODED, "dipn.", "dicn."), licence=NONE_STATED),
     "HFGI": Kind("hfgi", (*ENCODED, "consultation.", "aligner."), licence=NONE_STATED),
+    "SFE": Kind("sfe", ("inverter.", "editor."), optional=ENCODED),
+    "SFE-inverter": Kind("sfe-inverter", ("inverter.",), optional=ENCODED),
     "e4e": Kind("e4e", ENCODED, encoder_types=("Encoder4Editing",)),
     "pSp": Kind("psp", ENCODED, "psp", encoder_types=("GradualStyleEncoder",)),
     "ReStyle-e4e": Kind("restyle-e4e", ENCODED, "e4e", 6, ("ProgressiveBackboneEncoder", "ResNetProgressiveBackboneEncoder")),
     "ReStyle-pSp": Kind(
         "restyle-psp", ENCODED, "psp", 6, ("BackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "ResNetGradualStyleEncoder")
     ),
+    "HyperStyle": Kind("hyperstyle", ("generator.", "hypernet.")),
+    "W encoder": Kind("", ENCODED, "psp", encoder_types=("WEncoder",), mark="encoder.linear.weight"),
+    "CLCAE": Kind("clcae", ENCODED, "psp", encoder_types=("GradualStyleEncoder",), mark="encoder.styles_others.0.linear.weight"),
+    "FS": Kind("fs", ("fs.",), licence=INTERDIGITAL),
     "StyleGAN2": Kind("", ("generator.",), licence=NVIDIA),
 }
 STYLEGAN3_PREFIX = "generator.synthesis."
@@ -61,11 +79,12 @@ def kind_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any],
     """
     known = dict.fromkeys(part for kind in KINDS.values() for part in kind.parts)
     parts = {part for part in known if any(name.startswith(part) for name in state)}
-    fitting = [name for name, kind in KINDS.items() if set(kind.parts) == parts]
+    fitting = [name for name, kind in KINDS.items() if set(kind.parts) <= parts <= {*kind.parts, *kind.optional}]
     if not fitting:
         raise CheckpointError(f'"{path}" {_incomplete(parts, state)}')
     if any(name.startswith(STYLEGAN3_PREFIX) for name in state):
         raise CheckpointError(f'"{path}" has a StyleGAN3 generator, which no method here uses; give the StyleGAN2 model of the same method')
+    fitting = [name for name in fitting if KINDS[name].mark in state] or [name for name in fitting if not KINDS[name].mark]
     if len(fitting) > 1:
         fitting = _by_encoder(path, state, options, fitting)
     if wanted is not None and wanted not in fitting:
@@ -77,6 +96,15 @@ def kind_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any],
             f"say it with {methods}"
         )
     return wanted or fitting[0]
+
+
+def prefixes_of(names: Iterable[str]) -> Mapping[str, str]:
+    """Prefix in a released file with such names -> prefix of ours."""
+    for name in names:
+        for mark, prefixes in SFE_PREFIXES.items():
+            if name.startswith(mark):
+                return prefixes
+    return PREFIXES
 
 
 def encoder_type(encoder: EncoderConfig) -> str:
@@ -121,7 +149,7 @@ def _incomplete(parts: set[str], state: Mapping[str, Tensor]) -> str:
     """What is missing, for a file that holds some networks of a method, or else what it holds."""
     ours = {ours: released for released, ours in PREFIXES.items()}
     for name, kind in KINDS.items():
-        missing = [ours[part] for part in kind.parts if part not in parts]
+        missing = [ours.get(part, part) for part in kind.parts if part not in parts]
         if missing and parts - set(ENCODED) and parts < set(kind.parts):
             return f"is {name} without {' and '.join(missing)}, so it is not complete; download it again"
     names = [str(name) for name in state]

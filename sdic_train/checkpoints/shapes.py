@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from sdic_runtime.errors import CheckpointError
-from sdic_train.config import CARS, FACES, DiscrepancyConfig, EncoderConfig, ModelConfig
+from sdic_train.config import CARS, FACES, FEATURE_SIZE, RELEASED_CHANNELS, DiscrepancyConfig, EncoderConfig, ModelConfig
 
 WORKING = 256  # every released encoder and DIPN works at this size
 
@@ -18,6 +18,8 @@ WORKING = 256  # every released encoder and DIPN works at this size
 def config_from_shapes(path: Path, state: dict[str, Tensor], options: dict[str, Any], domain: str | None) -> ModelConfig:
     """The configuration of a file in the released layout (under our prefixes)."""
     try:
+        if "generator.conv1.conv.weight" not in state:
+            return _of_heads(state, domain)
         channels = _channels(state)
         resolution = max(channels)
         domain = domain or _domain(options, resolution)
@@ -37,10 +39,20 @@ def config_from_shapes(path: Path, state: dict[str, Tensor], options: dict[str, 
         ) from error
 
 
+def _of_heads(state: dict[str, Tensor], domain: str | None) -> ModelConfig:
+    """Of a backbone without a generator: what its heads say, one per row of the latent code, and else the released sizes."""
+    rows = _count(state, r"inverter\.fs_backbone\.styles\.\d+\.weight")
+    width, resolution = state["inverter.fs_backbone.styles.0.weight"].shape[0], 2 ** (rows // 2 + 1)
+    channels = {size: count for size, count in RELEASED_CHANNELS.items() if size <= resolution}
+    channels[FEATURE_SIZE] = state["inverter.fuser.conv.weight"].shape[0]
+    return ModelConfig(resolution, min(WORKING, resolution), width, channels, domain=domain or FACES.domain)
+
+
 def _domain(options: dict[str, Any], resolution: int) -> str:
     said = str(options.get("dataset_type", ""))
     if said:
-        return "faces" if said.startswith("ffhq") else said.removesuffix("_encode")
+        said = re.sub(r"(_encode|_hypernet|_inversion)+$", "", said)
+        return {"ffhq": FACES.domain, "car": CARS.domain}.get(said, said)
     return CARS.domain if resolution == CARS.resolution else FACES.domain
 
 

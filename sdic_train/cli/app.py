@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sdic_runtime.cli.app import command_line, run
-from sdic_train.cli import dataset, directions, encoder, evaluate, generator, reader, sdic
+from sdic_train.cli import dataset, directions, encoder, evaluate, generator, reader, sdic, tune
 
 app = command_line(
     "sdic-train",
     "Train and evaluate SDIC on any domain: generator, encoder, SDIC, edit directions, evaluation.",
     "sdic-train sdic --model runs/encoder/model.safetensors --data data/portraits --out runs/sdic",
 )
-for module in (dataset, reader, generator, encoder, sdic, evaluate):
+for module in (dataset, reader, generator, encoder, sdic, tune, evaluate):
     app.command(module.__name__.rpartition(".")[2])(module.run)
 app.add_typer(directions.app, name="directions")
 

@@ -5,10 +5,13 @@ from pathlib import Path
 from sdic_runtime.errors import BundleError
 from sdic_train.checkpoints.load import read_checkpoint
 from sdic_train.checkpoints.recognise import method_of
-from sdic_train.methods import hfgi, plain, restyle, sdic
+from sdic_train.methods import clcae, fs, hfgi, hyperstyle, plain, restyle, sdic, sfe
 from sdic_train.methods.base import MethodCode
 
-CODES = (sdic.METHOD, plain.E4E, plain.PSP, restyle.OVER_E4E, restyle.OVER_PSP, hfgi.METHOD)
+CODES = (
+    *(sdic.METHOD, plain.E4E, plain.PSP, restyle.OVER_E4E, restyle.OVER_PSP),
+    *(hfgi.METHOD, sfe.INVERTER, sfe.METHOD, hyperstyle.METHOD, clcae.METHOD, fs.METHOD),
+)
 METHODS: dict[str, MethodCode] = {method.name: method for method in CODES}
 
 

@@ -40,6 +40,8 @@ class MethodCode:
     networks in evaluation mode, whose `config` `tables` reads and whose `generator` is the StyleGAN2; raises CheckpointError. `functions`:
     those networks, and the generator to use -> stage -> function. A method that iterates has its number of `iterations`, and `unrolled`:
     another number -> the method with so many.
+    `further`: program -> what its chain takes through `**`. `fitted`: a configuration -> the method for such models, where its chains and
+    keeps depend on them. `terms`: what the released weights may be used for, where that is so little that who builds a bundle must agree.
     """
 
     name: str
@@ -52,11 +54,19 @@ class MethodCode:
     functions: Callable[[Any, Any], dict[str, StageFunction]]
     iterations: int | None = None
     unrolled: Callable[[int], MethodCode] | None = None
+    further: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fitted: Callable[[Any], MethodCode] | None = None
+    terms: str = ""
 
     def takes(self, program: str) -> tuple[str, ...]:
         """The tensors that the chain of `program` takes, in order."""
         parameters = inspect.signature(self.chains[program]).parameters.values()
-        return tuple(parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY)[1:]
+        named = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+        return (*named[1:], *self.further.get(program, ()))
+
+    def for_model(self, config: Any) -> MethodCode:
+        """The method for models of `config`."""
+        return self if self.fitted is None else self.fitted(config)
 
     def iterating(self, count: int | None) -> MethodCode:
         """The method with `count` iterations, its own number when None. Raises ArgumentError."""

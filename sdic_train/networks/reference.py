@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_train.networks.layers import LEAKY_SLOPE, blur_kernel
-from sdic_train.networks.stylegan2 import DEMODULATION_EPSILON, Generator, ModulatedConv2d, StyledConv, ToRGB, downsample
+from sdic_train.networks.stylegan2 import BASE_BLOCKS, DEMODULATION_EPSILON, Generator, ModulatedConv2d, StyledConv, ToRGB, downsample
 
 
 def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, pad: tuple[int, int] = (0, 0)) -> Tensor:
@@ -56,7 +56,7 @@ def to_rgb(layer: ToRGB, x: Tensor, style: Tensor, skip: Tensor | None = None) -
 
 
 class PlainGenerator(nn.Module):
-    """The same weights as `generator`, the plain arithmetic; same signatures for head, preview and tail."""
+    """The same weights as `generator`, the plain arithmetic; same signatures for its parts."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
@@ -71,16 +71,36 @@ class PlainGenerator(nn.Module):
         return styled_conv(generator.styled(7), x, latent[:, 7], noises[7]), rgb
 
     def tail(self, feature: Tensor, rgb: Tensor, latent: Tensor, residual: Tensor | None = None) -> Tensor:
-        generator = self.generator
-        x = feature if residual is None else feature + residual
-        x = styled_conv(generator.styled(8), x, latent[:, 8], generator.noises.maps()[8])
-        rgb = to_rgb(generator.rgb_layer(3), x, latent[:, 9], rgb)
-        for block in range(4, len(generator.to_rgbs)):
+        return self.suffix(*self._second(feature if residual is None else feature + residual, rgb, latent), latent)
+
+    def prefix(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        return self._second(*self.head(latent), latent)
+
+    def suffix(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
+        x = feature
+        for block in range(4, len(self.generator.to_rgbs)):
             x, rgb = self._block(block, x, rgb, latent)
         return rgb
 
+    def base(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        generator, noises = self.generator, self.generator.noises.maps()
+        x = styled_conv(generator.conv1, generator.input.input.repeat(latent.shape[0], 1, 1, 1), latent[:, 0], noises[0])
+        rgb = to_rgb(generator.to_rgb1, x, latent[:, 1])
+        for block in range(BASE_BLOCKS):
+            x, rgb = self._block(block, x, rgb, latent)
+        return x, rgb
+
+    def middle(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        x, rgb = self._block(BASE_BLOCKS, feature, rgb, latent)
+        return styled_conv(self.generator.styled(7), x, latent[:, 7], self.generator.noises.maps()[7]), rgb
+
     def preview(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         return downsample(self.tail(feature, rgb, latent).clamp(-1, 1), self.generator.config.working)
+
+    def _second(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        generator = self.generator
+        x = styled_conv(generator.styled(8), feature, latent[:, 8], generator.noises.maps()[8])
+        return x, to_rgb(generator.rgb_layer(3), x, latent[:, 9], rgb)
 
     def _block(self, block: int, x: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         generator, first = self.generator, 2 * block + 1

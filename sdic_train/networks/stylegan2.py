@@ -13,6 +13,7 @@ from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.networks.layers import BLUR_TAPS, Activation, EqualLinear, blur, blur_kernel
 
 DEMODULATION_EPSILON = 1e-8
+BASE_BLOCKS = 2  # of 8 and 16, before which some methods put a feature of their own
 
 
 class PixelNorm(nn.Module):
@@ -176,13 +177,36 @@ class Generator(nn.Module):
 
         The sum feature + residual is Eq. 5 in an inversion (F_R + P) and Eq. 6 in an edit (F_E + P).
         """
-        noises = noises or self.noises.maps()
         x = feature if residual is None else feature + residual
-        x = self.convs[7](x, latent[:, 8], noises[8])
-        rgb = self.to_rgbs[3](x, latent[:, 9], rgb)
+        x, rgb = self._second(x, rgb, latent, noises or self.noises.maps())
+        return self.suffix(x, rgb, latent, noises)
+
+    def prefix(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """latent [N, L, C] -> layer-8 feature [N, K, 64, 64], RGB sum [N, 3, 64, 64]: the other cut at 64 x 64, behind its RGB layer."""
+        feature, rgb = self.head(latent)
+        return self._second(feature, rgb, latent, self.noises.maps())
+
+    def suffix(self, feature: Tensor, rgb: Tensor, latent: Tensor, noises: Sequence[Tensor] | None = None) -> Tensor:
+        """layer-8 feature [N, K, 64, 64], RGB sum [N, 3, 64, 64], latent [N, L, C] -> picture [N, 3, R, R], unclamped."""
+        x, noises = feature, noises or self.noises.maps()
         for block in range(4, len(self.to_rgbs)):
             x, rgb = self._block(block, x, rgb, latent, noises)
         return rgb
+
+    def base(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """latent [N, L, C] -> what the blocks up to 16 x 16 make: feature [N, channels, 16, 16], RGB sum [N, 3, 16, 16]."""
+        noises = self.noises.maps()
+        x = self.conv1(self.input.input.repeat(latent.shape[0], 1, 1, 1), latent[:, 0], noises[0])
+        rgb = self.to_rgb1(x, latent[:, 1])
+        for block in range(BASE_BLOCKS):
+            x, rgb = self._block(block, x, rgb, latent, noises)
+        return x, rgb
+
+    def middle(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """What `base` gave, its feature replaced or not -> what `head` gives."""
+        noises = self.noises.maps()
+        x, rgb = self._block(BASE_BLOCKS, feature, rgb, latent, noises)
+        return self.convs[6](x, latent[:, 7], noises[7]), rgb
 
     def preview(self, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
         """The picture clamped to [-1, 1] and brought to the working size as the release does; [N, 3, S, S]."""
@@ -225,6 +249,10 @@ class Generator(nn.Module):
         z = torch.randn(samples, self.config.style_width, generator=torch.Generator().manual_seed(seed)).to(device)
         with torch.no_grad():
             return self.mapping(z).mean(0)
+
+    def _second(self, feature: Tensor, rgb: Tensor, latent: Tensor, noises: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        x = self.convs[7](feature, latent[:, 8], noises[8])
+        return x, self.to_rgbs[3](x, latent[:, 9], rgb)
 
     def _block(self, block: int, x: Tensor, rgb: Tensor, latent: Tensor, noises: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         first = 2 * block + 1

@@ -31,6 +31,8 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         others, changes = [folder / "generator.pt"], {"latent_avg": None}
         torch.save({"g_ema": model.generator.state_dict(), "latent_avg": model.latent_avg[0]}, others[0])
     checkpoint = small.write_small(folder / "small.pt", method, model, **changes)
+    if method == "sfe":
+        checkpoint, others = small.split_sfe(folder, model)
     build(BuildOptions(checkpoint, folder / "bundle", others=others, iterations=ITERATIONS if "restyle" in method else None))
     return method, folder / "bundle"
 
@@ -39,9 +41,10 @@ def test_a_checkpoint_becomes_a_bundle_that_verifies(built: tuple[str, Path]) ->
     method, bundle = built
     manifest = json.loads((bundle / "bundle.json").read_text())
     assert manifest["method"] == method
-    assert not verify(bundle).failures
+    assert not verify(bundle, checkpoint=bundle.parent / ("light.pt" if method == "sfe" else "small.pt")).failures
     assert ("latent_1" in manifest["keeps"]) == ("restyle" in method)
-    assert manifest["checkpoint"].get("others") == ("../generator.pt" if method == "psp" else None)
+    others = {"psp": "../generator.pt", "sfe": "../generator.pt\n../e4e.pt"}
+    assert manifest["checkpoint"].get("others") == others.get(method)
 
 
 def test_inversions_and_edits_are_those_of_pytorch(built: tuple[str, Path]) -> None:
@@ -60,6 +63,22 @@ def test_inversions_and_edits_are_those_of_pytorch(built: tuple[str, Path]) -> N
             assert np.abs(zero.pixels - inversion.pixels).max() < 1e-5
         if method == "hfgi":
             close(ort.baseline(inversion).pixels, networks.baseline(reference).pixels, "baseline")
+
+
+def test_a_mask_keeps_a_region_of_the_feature_unedited(built: tuple[str, Path]) -> None:
+    if built[0] != "sfe":
+        pytest.skip("the method of the mask alone")
+    pictures, mask = small.small_images(small.LARGER).numpy(), np.zeros((1, 1, 256, 256), np.float32)
+    direction = np.zeros((14, small.SMALL.style_width), np.float32)
+    direction[:9] = np.random.default_rng(0).normal(0, 1, (9, small.SMALL.style_width))
+    with Pipeline.load(built[1], backend="onnxruntime") as ort, Pipeline.load(built[1], backend="torch") as networks:
+        inversion, reference = ort.invert(pictures), networks.invert(pictures)
+        plain = ort.edit(inversion, direction).pixels
+        for value in (0, 1):
+            mask[..., :128] = value
+            edit = ort.edit(inversion, direction, extras={"mask": mask}).pixels
+            close(edit, networks.edit(reference, direction, extras={"mask": mask}).pixels, f"mask {value}")
+            assert (np.abs(edit - plain).max() > 1e-3) == bool(value)
 
 
 def close(got: np.ndarray, want: np.ndarray, name: str) -> None:

@@ -133,6 +133,15 @@ def test_thinning_keeps_the_middle_of_every_cell() -> None:
     assert thin(array, 1) is array
 
 
+def test_weights_of_a_picture_are_thinned_by_outputs_and_inputs() -> None:
+    weights = np.zeros((1, 256, 512, 3, 3), np.float32)
+    assert stride_of(weights) == 8 and thin(weights, 8).shape == (1, 32, 64, 3, 3)
+    code = np.zeros((1, 18, 512), np.float32)
+    made = make_golden({"delta": weights[..., 0, 0], "latent": code}, np.zeros((1, 3, 4, 4), np.float32), code)
+    assert made.tensors["delta"].shape == (1, 128, 256) and made.tensors["latent"].shape == code.shape
+    assert made.strides == {"delta": 2}
+
+
 def test_a_golden_file_reads_back(tensors: Mapping[str, np.ndarray], tmp_path: Path) -> None:
     image, direction = smooth_pictures(64), example_direction(SIZES)
     large = {**tensors, "feature": np.random.default_rng(0).standard_normal((2, 64, 64, 64)).astype(np.float32)}

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from sdic_runtime.errors import SdicError
-from sdic_train.checkpoints.load import PREFIXES, describe, load_encoder, load_generator, load_sdic, read_checkpoint, save_checkpoint
+from sdic_train.checkpoints.load import describe, load_encoder, load_generator, load_sdic, read_checkpoint, save_checkpoint
+from sdic_train.checkpoints.recognise import PREFIXES
 from sdic_train.config import TINY, DiscrepancyConfig
 from sdic_train.networks.sdic.model import SDIC
 

@@ -13,7 +13,7 @@ import torch
 
 from sdic_runtime.errors import CheckpointError
 from sdic_train.checkpoints.load import describe, load_encoder, load_generator, read_checkpoint, save_checkpoint
-from sdic_train.checkpoints.models import load_encoded, load_hfgi, load_restyle
+from sdic_train.checkpoints.models import load_encoded, load_hfgi, load_restyle, load_sfe, load_sfe_inverter
 from sdic_train.checkpoints.recognise import KINDS, kind_of, known_methods, method_of
 from sdic_train.methods import METHODS, method_of_file
 from sdic_train.networks.restyle import ReStyle
@@ -130,6 +130,26 @@ def test_a_resnet_encoder_is_read_off_the_shapes(tmp_path: Path) -> None:
 def test_the_sizes_of_hfgi_are_read_off_the_shapes(files: dict[str, Path]) -> None:
     model = load_hfgi(files["hfgi"])
     assert model.aligner.dconv_layer2[0].res_layer[1].weight.shape[0] == small.HFGI_SIZES.ascent[1]
+
+
+def test_the_parts_of_style_feature_editor_come_from_their_files(tmp_path: Path) -> None:
+    model = small.small_model("sfe")
+    light, (generator, e4e) = small.split_sfe(tmp_path, model)
+    assert method_of_file(light) is METHODS["sfe"] and ("kind", "SFE") in describe(light)
+    loaded = load_sfe(light, None, [e4e, generator])
+    assert same(loaded, model) and torch.equal(loaded.latent_avg, model.latent_avg)
+    with pytest.raises(
+        CheckpointError, match="holds no generator .*stylegan2-ffhq-config-f.pt.*; give it beside the checkpoint: --with FILE"
+    ):
+        load_sfe(light, None, [e4e])
+    with pytest.raises(CheckpointError, match=r"holds no e4e encoder .*e4e_ffhq_encode.pt.*: --with FILE$"):
+        load_sfe(light, None, [generator])
+    psp = small.write_small(tmp_path / "psp.pt", "psp")
+    with pytest.raises(CheckpointError, match='psp.pt" is a pSp checkpoint, which a SFE model does not use; omit it'):
+        load_sfe(light, None, [generator, psp])
+    inverter = changed(tmp_path / "inverter.pt", "sfe-inverter", drop="^decoder", options={})
+    assert method_of_file(inverter) is METHODS["sfe-inverter"]
+    assert torch.equal(load_sfe_inverter(inverter, None, [generator]).latent_avg, model.latent_avg)
 
 
 def test_the_encoder_for_training_is_an_e4e_one(files: dict[str, Path]) -> None:

@@ -21,11 +21,14 @@ def test_an_inversion_is_what_the_networks_give_and_strength_zero_is_the_inversi
     inversion = backend.run_program("invert", {"image": image})
     with torch.no_grad():
         torch.testing.assert_close(inversion["picture"], model(image), rtol=1e-4, atol=1e-5)
-    assert set(code.keeps) <= set(inversion)
+    assert set(code.keeps) <= {"image", *inversion}
+    there = {"image": image, **inversion, "mask": torch.zeros(2, 1, *image.shape[2:])}
+    if name == "sfe":
+        there |= backend.run_program("prepare", {"image": image})
     for move in code.moves.values():
-        takes = {tensor: inversion[tensor] for tensor in code.takes(move.program)}
+        takes = {tensor: there[tensor] for tensor in code.takes(move.program)}
         assert torch.equal(backend.run_program(move.program, takes)["picture"], inversion["picture"])
-        moved = {**takes, "latent": takes["latent"] + 0.5}
+        moved = takes | {name: takes[name] + 0.5 for name in move.codes}
         assert (backend.run_program(move.program, moved)["picture"] - inversion["picture"]).abs().max() > 0.01
 
 

@@ -1,0 +1,1 @@
+"""HyperStyle: a generator whose weights are changed for every picture."""

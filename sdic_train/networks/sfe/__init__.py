@@ -1,0 +1,1 @@
+"""StyleFeatureEditor: a backbone that predicts code and feature, the fuser of two features, and the editor of one."""
