@@ -223,10 +223,7 @@ def fs_arrays(backend: Backend, image: np.ndarray) -> Arrays:
     made = values(backend, "invert", image=image.repeat(4, axis=2).repeat(4, axis=3))
     latent, content, own = made["latent"], made["content"], made["feature_16"]
     got = {"w": latent, **stats("w", latent), **_content("F", content), **picture_parts("inversion", made["picture"])}
-    codes = {
-        "edit": latent + np.float32(STRENGTH) * direction,
-        "edit_ganspace": apply_edit(latent, GanSpaceEdit(pca, *GANSPACE), 1.0),
-    }
+    codes = {"edit": latent + np.float32(STRENGTH) * direction, "edit_ganspace": apply_edit(latent, GanSpaceEdit(pca, *GANSPACE), 1.0)}
     for name, code in codes.items():
         edited = values(backend, "edit", latent=code, content=content, feature_16=own)
         changed = edited["feature_16_2"]
