@@ -97,4 +97,4 @@ class AttentionGraph(nn.Module):
 def clcae_modules(model: CLCAE) -> dict[str, nn.Module]:
     """CLCAE: stage -> module; parameters are shared with the model where nothing is folded."""
     own = {"encoder": AttentiveEncoderGraph(model), "attention": AttentionGraph(model), "content": model.encoder.content_layer}
-    return evaluated({**own, **cut_modules(model)})  # type: ignore[arg-type]
+    return evaluated({**own, **cut_modules(model)})

@@ -49,4 +49,4 @@ class FSEncoderGraph(nn.Module):
 
 def fs_modules(model: FS) -> dict[str, nn.Module]:
     """FS: stage -> module; parameters are shared with the model where nothing is folded."""
-    return evaluated({"encoder": FSEncoderGraph(model), **cut_modules(model)})  # type: ignore[arg-type]
+    return evaluated({"encoder": FSEncoderGraph(model), **cut_modules(model)})
