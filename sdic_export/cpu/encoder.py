@@ -20,7 +20,7 @@ from sdic_export.cpu.convolutions import optimized
 from sdic_export.cpu.winograd import toom_cook
 from sdic_export.graphs.folded import constant
 from sdic_export.graphs.sdic import EncoderGraph
-from sdic_train.networks.e4e import StyleBlock
+from sdic_train.networks.e4e import Encoder, StyleBlock
 
 PAIR = 2  # outputs of a tile, per axis
 ODDS = 3  # products of a tile's odd pixels, per axis
@@ -152,6 +152,7 @@ class CpuEncoder(nn.Module):
     """image -> latent, as `EncoderGraph`, whose batch norms are fused; `example` is an image of the size to come."""
 
     latent_avg: Tensor
+    encoder: Encoder
 
     def __init__(self, graph: EncoderGraph, example: Tensor) -> None:
         super().__init__()

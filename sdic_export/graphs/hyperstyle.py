@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,6 +42,10 @@ class TunedStyledConv(nn.Module):
     """
 
     weight: Tensor
+    noise: Tensor
+    bias: Tensor
+    vertical: Tensor
+    horizontal: Tensor
 
     def __init__(self, layer: StyledConv, noise: Tensor) -> None:
         super().__init__()
@@ -105,7 +111,7 @@ class BackboneGraph(nn.Module):
 
     def __init__(self, model: HyperStyle) -> None:
         super().__init__()
-        hypernet = model.hypernet
+        hypernet: Any = model.hypernet
         self.stem = nn.Sequential(hypernet.conv1, hypernet.bn1, hypernet.relu)
         units = list(hypernet.body)
         self.body = nn.ModuleList(
@@ -122,6 +128,7 @@ class BackboneGraph(nn.Module):
     def forward(self, image: Tensor, reconstruction: Tensor) -> Tensor:
         x = torch.cat((image, reconstruction), 1)
         x = self.stem(x if self.crop is None else x[:, :, self.crop[0] : self.crop[1]])
+        unit: Any
         for unit in self.body:
             main, shortcut = unit
             x = F.relu(main(x) + shortcut(x))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sdic_export.graphs.folded import GAIN, FoldedModulation, FoldedStyledConv, FoldedToRGB, constant
 from sdic_train.config import ModelConfig
 from sdic_train.networks.clcae.model import CLCAE
-from sdic_train.networks.e4e import StyleBlock
+from sdic_train.networks.e4e import Encoder, StyleBlock
 from sdic_train.networks.encoded import Encoded
 from sdic_train.networks.fs.model import FS
 from sdic_train.networks.layers import LEAKY_SLOPE
@@ -33,6 +33,7 @@ class EncoderGraph(nn.Module):
     """
 
     latent_avg: Tensor
+    encoder: Encoder
 
     def __init__(self, model: Model) -> None:
         super().__init__()
