@@ -54,8 +54,6 @@ class Kind:
 KINDS = {
     "SDIC": Kind("sdic", (*ENCODED, "dipn.", "dicn."), licence=NONE_STATED),
     "HFGI": Kind("hfgi", (*ENCODED, "consultation.", "aligner."), licence=NONE_STATED),
-    "SFE": Kind("sfe", ("inverter.", "editor."), optional=ENCODED),
-    "SFE-inverter": Kind("sfe-inverter", ("inverter.",), optional=ENCODED),
     "e4e": Kind("e4e", ENCODED, encoder_types=("Encoder4Editing",)),
     "pSp": Kind("psp", ENCODED, "psp", encoder_types=("GradualStyleEncoder",)),
     "ReStyle-e4e": Kind("restyle-e4e", ENCODED, "e4e", 6, ("ProgressiveBackboneEncoder", "ResNetProgressiveBackboneEncoder")),
@@ -66,6 +64,8 @@ KINDS = {
     "W encoder": Kind("", ENCODED, "psp", encoder_types=("WEncoder",), mark="encoder.linear.weight"),
     "CLCAE": Kind("clcae", ENCODED, "psp", encoder_types=("GradualStyleEncoder",), mark="encoder.styles_others.0.linear.weight"),
     "FS": Kind("fs", ("fs.",), licence=INTERDIGITAL),
+    "SFE": Kind("sfe", ("inverter.", "editor."), optional=ENCODED),
+    "SFE-inverter": Kind("sfe-inverter", ("inverter.",), optional=ENCODED),
     "StyleGAN2": Kind("", ("generator.",), licence=NVIDIA),
 }
 STYLEGAN3_PREFIX = "generator.synthesis."

@@ -1,4 +1,4 @@
-"""`sdic-train`: data sets, generator, encoder, SDIC, edit directions, evaluation."""
+"""`sdic-train`: data sets, generator, encoder, SDIC, tuning, edit directions, evaluation."""
 
 from __future__ import annotations
 
