@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import chain
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,9 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        tensors = chain(model.encoder.parameters(), model.encoder.buffers())
-        self.encoder = copy.deepcopy(model.encoder, {id(tensor): tensor for tensor in tensors})
+        encoder = cast(Encoder, model.encoder)
+        tensors = chain(encoder.parameters(), encoder.buffers())
+        self.encoder = copy.deepcopy(encoder, {id(tensor): tensor for tensor in tensors})
         for block in self.encoder.styles:
             assert isinstance(block, StyleBlock)
             omit_padding(block, self.encoder.config)
