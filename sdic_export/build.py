@@ -110,7 +110,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     code = export.code.iterating(options.iterations)
     if code.terms and not options.research:
         raise ArgumentError(f"{code.terms} Build it with --research-only if that is your use")
-    model: Any = code.load(options.checkpoint, options.domain, options.others)
+    model: Any = code.read(options.checkpoint, options.domain, options.others)
     config, method = model.config, method_of(code, model.config)
     policy = None if options.policy is None else load_policy(options.policy).check(method.stages)
     directions = read_directions(options.directions, method.sizes, config.domain)

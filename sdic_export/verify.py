@@ -136,7 +136,7 @@ def _from_checkpoint(bundle: Bundle, checkpoint: Path, golden: Golden) -> Golden
 
     manifest = bundle.manifest
     export = export_code(manifest.method)
-    model: Any = export.code.load(checkpoint, manifest.domain, recorded_others(bundle))
+    model: Any = export.code.read(checkpoint, manifest.domain, recorded_others(bundle))
     sizes = export.code.tables(model.config).sizes
     if sizes != manifest.sizes:
         raise CheckpointError(f"{checkpoint} is of another model: its sizes are {sizes}, the bundle's are {manifest.sizes}")

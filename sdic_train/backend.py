@@ -60,7 +60,7 @@ def load(
     if threads is not None:
         torch.set_num_threads(threads)
     path = Path(checkpoint) if checkpoint is not None else recorded_checkpoint(bundle)
-    model: Any = code.load(path, manifest.domain, recorded_others(bundle))
+    model: Any = code.read(path, manifest.domain, recorded_others(bundle))
     sizes = code.tables(model.config).sizes
     if sizes != manifest.sizes:
         raise CheckpointError(

@@ -72,7 +72,7 @@ def _model(options: TuneOptions) -> Any:
             raise ArgumentError(f'"{options.model}" is a generator without an encoder; give a saved inversion with --pivot')
         return _Alone(load_generator(options.model))
     code = method_named(options.method) if options.method else method_of_file(options.model)
-    model = METHODS[code.name].load(options.model, None, options.others)
+    model = METHODS[code.name].read(options.model, None, options.others)
     if not hasattr(model, "encoder") and options.pivot is None:
         raise ArgumentError(f'a model of the method "{code.name}" has no encoder to tune with; give a saved inversion with --pivot')
     return model

@@ -54,11 +54,11 @@ def companion(path: Path, others: Sequence[Path], model: str, kind: str) -> Chec
         if checkpoint.kind == kind:
             return checkpoint
     given = "".join(f'; "{checkpoint.path}" is of {checkpoint.kind}' for checkpoint in found)
-    raise lacking(path, model, kind, given)
+    raise CheckpointError(_lacking(path, model, kind, given))
 
 
-def lacking(path: Path, model: str, kind: str, given: str = "") -> CheckpointError:
-    return CheckpointError(f'"{path}" is {model} without its {kind}{given}; give that file with --with FILE ({PUBLIC[kind]})')
+def _lacking(path: Path, model: str, kind: str, given: str = "") -> str:
+    return f'"{path}" is {model} without its {kind}{given}; give that file with --with FILE ({PUBLIC[kind]})'
 
 
 ALIAS = re.compile(r"hypernet\.refinement_blocks\.\d+\.hypernet\.(\w+)")
@@ -120,7 +120,7 @@ def load_clcae(path: Path, domain: str | None = None, others: Sequence[Path] = (
         raise CheckpointError(f'"{path}" was trained with the option {option}, which no released CLCAE was; give a released file')
     pictures = [other for other in others if is_picture(other)]
     if not pictures:
-        raise lacking(path, "CLCAE", "average picture")
+        raise CheckpointError(_lacking(path, "CLCAE", "average picture"))
     hidden = checkpoint.state["encoder.feature_cross_attention.linear1.weight"].shape[0]
 
     def build(config: ModelConfig) -> CLCAE:
@@ -148,7 +148,7 @@ def load_fs(path: Path, domain: str | None = None, others: Sequence[Path] = ()) 
     encoder = read_checkpoint(path, domain, "FS")
     found = [checkpoint for other in others if (checkpoint := read_checkpoint(other, sure=False)).kind != "FS"]
     if not found:
-        raise lacking(path, "FS", "generator")
+        raise CheckpointError(_lacking(path, "FS", "generator"))
     generator = found[0]
     if generator.latent_avg is None:
         raise CheckpointError(f'"{generator.path}" has no latent_avg; give a pSp or e4e file')

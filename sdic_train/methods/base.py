@@ -6,11 +6,12 @@ The exporter runs every chain once and writes what it saw into the bundle as pro
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sdic_runtime.errors import ArgumentError
+from sdic_runtime.errors import ArgumentError, CheckpointError
 from sdic_runtime.program import Axes, Move, Stage
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ class MethodCode:
     further: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fitted: Callable[[Any], MethodCode] | None = None
     terms: str = ""
+
+    def read(self, path: Path, domain: str | None, others: Sequence[Path] = ()) -> nn.Module:
+        """What `load` gives; only where there are `others` need it take them. Raises CheckpointError."""
+        if others and len(inspect.signature(self.load).parameters) < 3:
+            raise CheckpointError(f'a model of the method "{self.name}" is one file; give no further files, such as {others[0]}')
+        return self.load(path, domain, *((others,) if others else ()))
 
     def takes(self, program: str) -> tuple[str, ...]:
         """The tensors that the chain of `program` takes, in order."""

@@ -112,7 +112,7 @@ def test_options_end_up_in_the_bundle(copies: Any, checkpoint: Path, tmp_path: P
 def test_float16_weights_are_checked_against_pytorch_with_the_same_weights(
     built: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def export(module: Any, stage: Any, method: Any, path: Path, opset: int, half: bool, share_weights: bool) -> None:
+    def export(module: Any, stage: Any, method: Any, path: Path, opset: int, half: bool, share_weights: bool, alone: bool) -> None:
         """The graph of an earlier build with the weights that `module` must have: rounded where they are large."""
         graph = ir.load(built.folder / "onnx/fp32" / path.name)
         for value in graph.graph.initializers.values():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,8 @@ def test_other_devices_and_precisions_never_see_cpu_graphs(
     on_gpu = load(Bundle.open(folder), device="cuda", lazy=True)
     opened: list[str] = []
     monkeypatch.setattr(module, "_check_shapes", lambda *_: None)
-    monkeypatch.setattr(on_gpu, "_create", lambda name, stage, path, threads: opened.append(path.name))
+    empty = SimpleNamespace(get_inputs=list)
+    monkeypatch.setattr(on_gpu, "_create", lambda name, stage, path, threads: opened.append(path.name) or empty)
     on_gpu._answer("dipn", ["discrepancy"])
     on_gpu._answer("generator_head", ["rgb"])
     assert opened == ["dipn.onnx", "generator_head.onnx"] and on_gpu.variants == ("fp32",)
