@@ -162,7 +162,7 @@ class Pipeline:
         """The pictures of the initial codes alone, without what the method adds to them. Raises SdicError."""
         program = self.bundle.manifest.programs.get(BASELINE)
         if program is None:
-            raise ArgumentError(f'the bundle "{self.model.name}" has no baseline, because its method adds nothing to the initial codes')
+            raise ArgumentError(f'the bundle "{self.model.name}" has no baseline, because its method defines none')
         self._check_model(inversion, BASELINE)
         movable = {code for move in self.moves.values() for code in move.codes}
         codes = {name: inversion.tensors[name].host() for name in program.takes if name in movable}
