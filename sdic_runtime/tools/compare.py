@@ -30,7 +30,7 @@ class Difference:
     where: str  # a stage's name, or "inversion" or "edit" for a whole program
     tensor: str
     largest: float  # largest absolute difference
-    ratio: float  # the largest difference over the standard deviation of the reference
+    ratio: float  # the largest difference over the standard deviation of the reference, or its size where all values are equal
     psnr: float  # decibels, against the reference's range; the picture is clamped to [-1, 1] first
     cosine: float  # of the two tensors as vectors
 
