@@ -23,6 +23,9 @@ GANSPACE_PRESETS: dict[str, dict[str, tuple[int, int, int, float]]] = {
 }  # fmt: skip
 
 
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+
+
 @runtime_checkable
 class Edit(Protocol):
     """A change of latent codes."""
@@ -38,10 +41,12 @@ def check_number(value: Any, what: str) -> float:
     """`value` as a finite float. Raises ArgumentError, naming it by `what`."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ArgumentError(f"{what} is {value!r:.60}; give a finite number")
+    if abs(number) > LARGEST_NUMBER:
+        raise ArgumentError(f"{what} is {value!r:.60}; give a number of at most {LARGEST_NUMBER:.1e}")
     return number
 
 
@@ -187,6 +192,8 @@ class CombinedEdit:
     parts: Sequence[tuple[Any, float]]  # edits as `as_edit` takes them; here names stay names
 
     def __post_init__(self) -> None:
+        if not isinstance(self.parts, list | tuple) or not all(isinstance(part, list | tuple) and len(part) == 2 for part in self.parts):
+            raise ArgumentError(f"the combined edit is {self.parts!r:.60}; give a list of (edit, strength)")
         if not self.parts:
             raise ArgumentError("the combined edit is empty; give at least one (edit, strength)")
         edits = (edit if isinstance(edit, str) else as_edit(edit) for edit, _ in self.parts)
@@ -206,7 +213,11 @@ class CombinedEdit:
 
 def _check_rows(rows: tuple[int, int] | None, sizes: Mapping[str, int], label: str) -> None:
     count = sizes["L"]
-    if rows is not None and not 0 <= rows[0] < rows[1] <= count:
+    if rows is None:
+        return
+    if not isinstance(rows, list | tuple) or len(rows) != 2 or not all(isinstance(row, int | np.integer) for row in rows):
+        raise ArgumentError(f"{label} is for the style rows {rows!r:.60}; give the first and the end as whole numbers")
+    if not 0 <= rows[0] < rows[1] <= count:
         raise ArgumentError(f"{label} is for the style rows {rows[0]} to {rows[1]} (end not included), and this model has {count} rows")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -153,6 +153,9 @@ class Inversion(Pictures):
     def __getitem__(self, index: int | slice) -> Inversion:
         """Some of the pictures; their tensors stay where they are."""
         if not isinstance(index, slice):
+            if isinstance(index, bool) or not isinstance(index, int | np.integer):
+                raise ArgumentError(f"{index!r:.60} is no index of a picture; give a whole number or a slice (tensors by name: .tensors)")
+            index = int(index)
             if not -len(self) <= index < len(self):
                 raise IndexError(f"picture {index} of an inversion of {len(self)}")
             index = slice(index, index + 1 or None)
@@ -164,8 +167,9 @@ class Inversion(Pictures):
         return (self[index] for index in range(len(self)))
 
     @classmethod
-    def join(cls, parts: Sequence[Inversion]) -> Inversion:
+    def join(cls, parts: Iterable[Inversion]) -> Inversion:
         """Several inversions of one model as one. Raises ArgumentError when the models differ."""
+        parts = list(parts)
         if not parts:
             raise ArgumentError("there is no inversion to join; give at least one")
         first = parts[0]
@@ -177,7 +181,9 @@ class Inversion(Pictures):
         return cls(first.model, tensors, [name for part in parts for name in part.names])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file, whole or not at all. Raises FileError."""
+        """Write everything to one safetensors file, whole or not at all. Raises FileError, or ArgumentError where it has no pictures."""
+        if not len(self):
+            raise ArgumentError("the inversion has no pictures to save")
         model = self.model
         described = {"sizes": model.sizes, "tensors": model.tensors, "visible_rows": model.visible_rows, "names": self.names}
         metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "model": model.identity, "bundle": model.name}

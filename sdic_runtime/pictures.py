@@ -136,7 +136,10 @@ def prepare(picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[
         return fit(load_picture(picture), sizes, visible_rows, resampling)
     if isinstance(picture, Image.Image):
         _check_size(picture.width * picture.height, "the picture")
-        return fit(_decoded(picture), sizes, visible_rows, resampling)
+        decoded = _decoded(picture)
+        if 0 in decoded.size:
+            raise PictureError(f"the picture is {decoded.width} x {decoded.height}; give one of at least one pixel")
+        return fit(decoded, sizes, visible_rows, resampling)
     if hasattr(picture, "__array__"):
         array = _as_array(picture)
         if array.dtype == np.uint8:

@@ -112,6 +112,8 @@ class Pipeline:
     def invert_many(self, pictures: Iterable[PictureLike], batch: int | None = None, keep_going: bool = False) -> Iterator[PictureResult]:
         """Invert any stream of pictures, `batch` at a time, one result per picture in their order; memory does not grow with their number.
         A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error."""
+        if isinstance(pictures, str | os.PathLike) or not isinstance(pictures, Iterable):
+            raise ArgumentError(f"the pictures are {pictures!r:.60}; give a list or another iterable of pictures, or call invert for one")
         size, remaining = self._batch(batch), iter(pictures)
         while group := list(islice(remaining, size)):
             prepared = [self._prepared(picture, keep_going) for picture in group]
@@ -129,7 +131,7 @@ class Pipeline:
         self,
         inversion: Inversion,
         edit: EditLike,
-        strength: float | Sequence[float] = 1.0,
+        strength: float | Sequence[float] | np.ndarray = 1.0,
         eq6: str | None = None,
         batch: int | None = None,
         *,
@@ -157,7 +159,7 @@ class Pipeline:
         self._prepare(inversion, form.program, self._batch(batch))
         codes = {}
         for name in form.codes:
-            moved = np.stack([edited(getattr(inversion, name), change, value) for value in strengths], axis=1)
+            moved = np.stack([edited(inversion.tensors[name].host(), change, value) for value in strengths], axis=1)
             codes[name] = moved.reshape(-1, *moved.shape[2:])
         sources = np.repeat(np.arange(len(inversion)), len(strengths))
         given = codes | {name: array[sources] for name, array in further.items()}
@@ -167,10 +169,10 @@ class Pipeline:
         """The pictures of the initial codes alone, without what the method adds to them. Raises SdicError."""
         program = self.bundle.manifest.programs.get(BASELINE)
         if program is None:
-            raise ArgumentError(f'the bundle "{self.model.name}" has no baseline, because its method adds nothing to the initial codes')
+            raise ArgumentError(f'the bundle "{self.model.name}" has no baseline, because its method defines none')
         self._check_model(inversion, BASELINE)
         movable = {code for move in self.moves.values() for code in move.codes}
-        codes = {name: getattr(inversion, name) for name in program.takes if name in movable}
+        codes = {name: inversion.tensors[name].host() for name in program.takes if name in movable}
         return self._render(BASELINE, inversion, codes, np.arange(len(inversion)), self._batch(batch))
 
     def _move(self, move: str | None, eq6: str | None, kinds: set[str]) -> Move:
@@ -179,7 +181,7 @@ class Pipeline:
             raise ArgumentError(f'move is "{move}" and eq6 is "{eq6}"; give one of them')
         label, name = ("eq6", eq6) if move is None else ("move", move)
         fitting = [known for known, form in self.moves.items() if kinds <= set(form.kinds)]
-        if name is not None and name not in self.moves:
+        if name is not None and name not in list(self.moves):
             raise ArgumentError(f'{label} is "{name}"; the bundle "{self.model.name}" has: {", ".join(self.moves) or "none"}')
         if not fitting:
             what = f"edits of the kind {kinds.pop()}" if len(kinds) == 1 else f"the kinds {' and '.join(sorted(kinds))} in one edit"
@@ -273,12 +275,17 @@ class Pipeline:
     def _batch(self, batch: int | None) -> int:
         if batch is None:
             return self.default_batch
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
             raise ArgumentError(f"batch is {batch!r}; give a whole number of at least 1")
-        return batch
+        return int(batch)
 
     def _check_model(self, inversion: Inversion, program: str) -> None:
-        """The inversion is of this model, and has what the program takes."""
+        """The inversion is one, of this model, and has what the program takes."""
+        if not isinstance(inversion, Inversion):
+            found = type(inversion).__name__
+            raise ArgumentError(f"the inversion is of the type {found}; give what Pipeline.invert or Inversion.load returned")
+        if not len(inversion):
+            raise ArgumentError("the inversion has no pictures; give one of at least one picture")
         if inversion.model.identity != self.model.identity:
             maker, here = (f'"{model.name}" ({model.identity[:12]})' for model in (inversion.model, self.model))
             why = f"the inversion was made by the model {maker}, and this is {here}"

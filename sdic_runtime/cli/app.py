@@ -13,11 +13,12 @@ from typing import Annotated
 import typer
 
 from sdic_runtime.cli.options import Debug
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import MissingExtraError, SdicError
 from sdic_runtime.files import reason
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+EXTRAS = {"sdic-export": "export", "sdic-train": "train"}  # command line -> the extra that brings what it imports
 COMMANDS = ("invert", "edit", "sweep", "batch", "compare", "bench", "doctor", "demo")
 
 
@@ -30,6 +31,8 @@ def command_line(name: str, description: str, example: str) -> typer.Typer:
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a check failed, 2 bad input or an error, 130 interrupted."""
+    streams = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115 - None: it was closed at the start
+    sys.stdout, sys.stderr = streams
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # no name of a file is worth a failure to print it
@@ -81,7 +84,9 @@ def _explained(error: Exception, program: str) -> str:
         return str(error)
     if hasattr(error, "format_message"):  # a usage error of the command line parser
         command = getattr(getattr(error, "ctx", None), "command_path", program)
-        return f"{error.format_message().rstrip('.')}; see: {command} --help"
+        return f"{' '.join(error.format_message().split()).rstrip('.,')}; see: {command} --help"
+    if isinstance(error, ModuleNotFoundError) and error.name and program in EXTRAS:
+        return str(MissingExtraError(error.name.partition(".")[0], EXTRAS[program], program))
     if isinstance(error, OSError):
         file = f" {error.filename}" if error.filename else ""
         if error.errno == errno.ENOSPC:

@@ -30,7 +30,7 @@ class Difference:
     where: str  # a stage's name, or "inversion" or "edit" for a whole program
     tensor: str
     largest: float  # largest absolute difference
-    ratio: float  # the largest difference over the standard deviation of the reference
+    ratio: float  # the largest difference over the standard deviation of the reference, or its size where all values are equal
     psnr: float  # decibels, against the reference's range; the picture is clamped to [-1, 1] first
     cosine: float  # of the two tensors as vectors
 
@@ -49,8 +49,8 @@ def difference(where: str, tensor: str, value: np.ndarray, reference: np.ndarray
     got, want = value.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
     if not np.isfinite(got).all():
         return Difference(where, tensor, math.inf, math.inf, -math.inf, math.nan)
-    largest, deviation = float(np.abs(got - want).max()), float(want.std())
-    ratio = largest / deviation if deviation else math.inf if largest else 0.0
+    largest = float(np.abs(got - want).max())
+    ratio = largest / (float(want.std()) or float(np.abs(want).max()) or 1.0)
     lengths = float(np.linalg.norm(got) * np.linalg.norm(want))
     cosine = min(1.0, float(got @ want) / lengths) if lengths else float(largest == 0)
     return Difference(where, tensor, largest, ratio, _psnr(got, want, tensor == PICTURE), cosine)

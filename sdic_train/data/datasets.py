@@ -71,7 +71,8 @@ def draw_portraits(folder: Path, count: int, size: int, photo: bool, seed: int =
     folder.mkdir(parents=True, exist_ok=True)
     starts = [start for start in range(0, count, CHUNK) if not _chunk(folder, start, size, photo, seed).exists()]
     drawn = count - sum(min(CHUNK, count - start) for start in starts)
-    with ProcessPoolExecutor(processes) as pool:
+    pool = ProcessPoolExecutor(processes)
+    try:
         jobs = {start: pool.submit(_draw, seed, range(start, min(start + CHUNK, count)), size, photo) for start in starts}
         for start, job in jobs.items():
             arrays = job.result()
@@ -79,6 +80,8 @@ def draw_portraits(folder: Path, count: int, size: int, photo: bool, seed: int =
                 np.savez(file, **arrays)
             drawn += len(arrays["pictures"])
             yield drawn
+    finally:  # after Ctrl-C, what has not begun is not drawn
+        pool.shutdown(cancel_futures=True)
 
 
 def open_portraits(folder: Path, size: int, photo: bool, seed: int = 0, limit: int | None = None) -> PictureSet:

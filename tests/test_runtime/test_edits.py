@@ -154,6 +154,13 @@ def test_ganspace_rows_and_width_are_checked_against_the_model(pca: dict[str, np
         GanSpaceEdit(wide, 0, 0, 5, 1.0).check(SIZES)
 
 
+def test_rows_that_are_no_numbers_are_one_sentence(pca: dict[str, np.ndarray]) -> None:
+    wrong: Any
+    for wrong in ("0", 0.5, None):
+        with pytest.raises(ArgumentError, match=r"^the GANSpace edit is for the style rows \(.*, 5\); give the first and the end as whole"):
+            GanSpaceEdit(pca, 0, wrong, 5, 1.0).check(SIZES)
+
+
 def test_presets_are_the_published_ones(pca: dict[str, np.ndarray]) -> None:
     edit = GanSpaceEdit.preset(pca, "faces", "eyes")
     assert (edit.index, edit.start, edit.end, edit.sigma, edit.mode) == (54, 7, 8, 20, "set")
@@ -180,6 +187,10 @@ def test_combined_edits_all_read_the_unedited_code(latent: np.ndarray, pca: dict
 def test_combined_edits_are_checked_part_by_part() -> None:
     with pytest.raises(ArgumentError, match="the combined edit is empty"):
         CombinedEdit([])
+    wrong: Any
+    for wrong in (3, [3], [("smile", 1, 2)], {"smile": 1}):
+        with pytest.raises(ArgumentError, match=r"^the combined edit is .*; give a list of \(edit, strength\)$"):
+            CombinedEdit(wrong)
     with pytest.raises(ArgumentError, match="the strength is nan"):
         CombinedEdit([(Direction(np.zeros(8)), float("nan"))])
     with pytest.raises(ArgumentError, match=r"shape \[1, 9\]"):

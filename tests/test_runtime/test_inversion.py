@@ -67,6 +67,18 @@ def test_picking_pictures(inversion: Inversion) -> None:
             inversion[index]
 
 
+@pytest.mark.parametrize("index", ["latent", [0, 1], 0.0, True, None])
+def test_what_is_no_index_is_one_sentence(inversion: Inversion, index: Any) -> None:
+    with pytest.raises(ArgumentError, match=r" is no index of a picture; give a whole number or a slice \(tensors by name: \.tensors\)$"):
+        inversion[index]
+
+
+def test_an_inversion_without_pictures_is_not_saved(inversion: Inversion, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="no pictures to save"):
+        inversion[len(inversion) :].save(tmp_path / "none.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_joining_is_the_opposite_of_picking(inversion: Inversion) -> None:
     joined = Inversion.join(list(inversion))
     np.testing.assert_array_equal(joined.pixels, inversion.pixels)

@@ -200,12 +200,13 @@ def test_a_float_array_is_taken_as_it_is() -> None:
         (np.zeros((4, 4, 5), np.uint8), r"the uint8 picture has shape \[4, 4, 5\]; expected \[H, W, 3\]"),
         (np.zeros((0, 4, 3), np.uint8), r"the uint8 picture has shape \[0, 4, 3\]"),
         (np.zeros((1, 4, 4, 3), np.uint8), r"the uint8 picture has shape \[1, 4, 4, 3\]"),
+        (Image.new("RGB", (0, 4)), "the picture is 0 x 4; give one of at least one pixel"),
         (17, "a picture cannot be made from int"),
         (None, "a picture cannot be made from NoneType"),
     ],
 )
 def test_arrays_that_do_not_fit_are_one_sentence(picture: Any, message: str) -> None:
-    kind = PictureError if isinstance(picture, np.ndarray) else ArgumentError
+    kind = PictureError if isinstance(picture, np.ndarray | Image.Image) else ArgumentError
     with pytest.raises(kind, match=message):
         prepare(picture, SIZES, ALL)
 

@@ -165,8 +165,15 @@ def test_baseline_is_e4e_alone(pipeline: Pipeline, reference: Any, image: np.nda
         ({"edit": "smile", "strength": float("nan")}, r"^the strength is nan; give a finite number$"),
         ({"edit": "smile", "strength": [1.0, float("inf")]}, r"^the strength is inf; give a finite number$"),
         ({"edit": "smile", "strength": "strong"}, r"^the strength is 'strong'; give a finite number$"),
+        ({"edit": "smile", "strength": 1e300}, r"^the strength is 1e\+300; give a number of at most 3\.4e\+38$"),
+        ({"edit": "smile", "strength": 10**400}, r"^the strength is 10{59}; give a finite number$"),
         ({"edit": "smile", "strength": []}, r"^the list of strengths is empty; give at least one$"),
         ({"edit": "smile", "eq6": "other"}, r'^eq6 is "other"; the bundle "tiny" has: paper, released$'),
+        ({"edit": "smile", "move": ["paper"]}, r"^move is \"\['paper'\]\"; the bundle \"tiny\" has: paper, released$"),
+        (
+            {"edit": sdic_runtime.Direction(np.zeros(8), rows="ab")},
+            r"^the direction is for the style rows 'ab'; give the first and the end as whole",
+        ),
         ({"edit": np.zeros((17, 8))}, r"^the direction has shape \[17, 8\], and this model's latent codes are \[12, 8\]; use \[1, 8\] or"),
         ({"edit": np.zeros(512)}, r"^the direction has shape \[1, 512\], and this model's latent codes are \[12, 8\]"),
         ({"edit": np.full(8, np.nan)}, r"^the direction holds NaN or infinite values"),
@@ -176,6 +183,38 @@ def test_baseline_is_e4e_alone(pipeline: Pipeline, reference: Any, image: np.nda
 def test_a_wrong_edit_is_one_sentence(pipeline: Pipeline, image: np.ndarray, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         pipeline.edit(pipeline.invert(image[:1]), **arguments)
+
+
+def test_what_is_no_inversion_cannot_be_edited(pipeline: Pipeline, image: np.ndarray) -> None:
+    inversion: Any = pipeline.invert(image[:1])
+    for wrong, name in (("a.png", "str"), (pipeline.edit(inversion, "smile"), "Edited")):
+        for act in (lambda given: pipeline.edit(given, "smile"), pipeline.baseline):
+            with pytest.raises(ArgumentError, match=f"^the inversion is of the type {name}; give what Pipeline.invert or"):
+                act(wrong)
+    with pytest.raises(ArgumentError, match="^the inversion has no pictures; give one of at least one picture$"):
+        pipeline.edit(inversion[1:], "smile")
+
+
+def test_numbers_of_numpy_are_numbers(pipeline: Pipeline, image: np.ndarray) -> None:
+    inversion = pipeline.invert(image, batch=np.int64(2))  # type: ignore[arg-type]
+    edited = pipeline.edit(inversion, "smile", np.array([0.0, 1.0]))
+    assert len(edited) == 2 * len(inversion) and len(inversion[np.int64(0)]) == 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize("pictures", ["photo.png", Path("photo.png"), None])
+def test_a_stream_is_more_than_one_picture(pipeline: Pipeline, pictures: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"^the pictures are .*; give a list or another iterable of pictures, or call invert for one$"):
+        list(pipeline.invert_many(pictures))
+
+
+def test_a_tensor_may_have_the_name_of_an_attribute(make_bundle: Callable[..., Path], image: np.ndarray) -> None:
+    """A method may call a latent code `names`: it is moved all the same."""
+    pipeline = Pipeline.load(make_bundle(name="named"), backend="onnxruntime", threads=1)
+    inversion = pipeline.invert(image[:1])
+    inversion.latent_enhanced = "not the code"  # type: ignore[misc]
+    inversion.latent = "not the code"  # type: ignore[misc]
+    assert np.array_equal(pipeline.edit(inversion, "smile", 0.0).pixels, inversion.pixels)
+    assert pipeline.baseline(inversion).pixels.shape == inversion.pixels.shape
 
 
 def test_directions_are_a_mapping(pipeline: Pipeline) -> None:

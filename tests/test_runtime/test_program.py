@@ -219,7 +219,7 @@ def test_an_edit_has_the_move_of_its_kind_or_a_sentence(unknown: Pipeline) -> No
         with pytest.raises(ArgumentError) as caught:
             unknown.edit(inversion, edit, **options)  # type: ignore[arg-type]
         assert str(caught.value) == message
-    with pytest.raises(ArgumentError, match='^the bundle "made up" has no baseline, because its method adds nothing to the initial codes$'):
+    with pytest.raises(ArgumentError, match='^the bundle "made up" has no baseline, because its method defines none$'):
         unknown.baseline(inversion)
 
 

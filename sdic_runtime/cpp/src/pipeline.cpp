@@ -99,7 +99,7 @@ Result Pipeline::edit(const Result &inversion, const sdic_edit_params &params) {
 
 Result Pipeline::baseline(const Result &inversion, std::size_t batch) const {
     const bool there = manifest().programs.find(kBaseline) != nullptr;
-    require_argument(there, "the bundle \"", model_.name, "\" has no baseline, because its method adds nothing to the initial codes");
+    require_argument(there, "the bundle \"", model_.name, "\" has no baseline, because its method defines none");
     check_model(inversion, kBaseline);
     const auto take = [&](const std::string &name, std::size_t first, std::size_t end) { return slice(inversion.tensor(name), first, end); };
     return {model_, run(kBaseline, inversion.count(), batch, take), inversion.names};

@@ -12,13 +12,17 @@ import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
+from sdic_runtime.cli.app import command_line
+from sdic_runtime.cli.app import run as run_command
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pictures import to_images
 from sdic_runtime.pipeline import Pipeline
@@ -326,6 +330,38 @@ def test_errors_from_below(
     monkeypatch.setattr(Pipeline, "invert_many", fail)
     found, lines, errors = run("invert", photos / "a.png", "--bundle", tiny_bundle, *BACKEND)
     assert (found, lines, errors.strip()) == (code, [], f"error: {sentence}" if sentence else "")
+
+
+def test_closed_standard_output_is_no_failure(photos: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sdic_runtime.cli.app", "invert", photos / "a.png", "--bundle", tiny_bundle, *BACKEND, "-o", tmp_path]
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *map(str, command)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize("program", ["sdic-export", "sdic-train"])
+def test_a_package_of_an_extra_that_is_missing_is_named_with_the_extra(program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    app = command_line(program, "What it is for.", program)
+
+    @app.command("work")
+    def work() -> None:
+        raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+
+    assert run_command(app, ["work"]) == 2
+    extra = program.removeprefix("sdic-")
+    wanted = f'error: {program} needs the package "torch"; install it with: pip install "sdic-toolkit[{extra}]"\n'
+    assert capsys.readouterr().err == wanted
+
+
+def test_an_option_with_choices_that_is_missing_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    app = command_line("sdic-run", "What it is for.", "sdic-run")
+    choices = Enum("choices", {"one": "one", "two": "two"}, type=str)
+
+    def work(target: Any) -> None: ...
+
+    work.__annotations__["target"] = Annotated[choices, typer.Option("--target")]
+    app.command("work")(work)
+    assert run_command(app, ["work"]) == 2
+    assert capsys.readouterr().err == "error: Missing option '--target'. Choose from: one, two; see: sdic-run work --help\n"
 
 
 # The tables of compare, bench and doctor; their numbers are tested beside their modules

@@ -86,7 +86,10 @@ def test_equal_constant_and_broken_tensors() -> None:
     same = difference("a", "b", ones, ones)
     assert (same.largest, same.ratio, same.psnr, same.cosine) == (0, 0, math.inf, 1)
     assert difference("a", "b", zeros, zeros).cosine == 1
-    assert difference("a", "b", zeros, ones).ratio == math.inf
+    assert difference("a", "b", zeros, ones).ratio == 1
+    # Without a deviation the size of the value counts: one number for one picture, or all zeros.
+    assert difference("a", "b", np.array([100.001], np.float32), np.array([100], np.float32)).ratio == pytest.approx(1e-5, rel=0.01)
+    assert difference("a", "b", ones * np.float32(1e-9), zeros).ratio == pytest.approx(1e-9)
     for bad in (math.nan, math.inf):
         broken = difference("a", "b", np.array([1, bad], np.float32), ones[:2])
         assert broken.ratio == math.inf and broken.psnr == -math.inf and math.isnan(broken.cosine)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from sdic_runtime.errors import SdicError
 from sdic_runtime.pictures import prepare
+from sdic_train.data import datasets
 from sdic_train.data.datasets import cache_folder, coordinates, draw_portraits, joined, open_pictures, open_portraits
 from sdic_train.portraits.portraits import PARAMETERS, sample
 
@@ -34,6 +37,21 @@ def test_what_is_drawn_is_kept(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     assert _draw(tmp_path, 3) == []
     assert path.stat().st_mtime_ns == before
+
+
+def test_a_stop_does_not_wait_for_what_has_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, slow = [], datasets._draw
+
+    def draw(seed: int, indices: range, size: int, photo: bool) -> dict[str, Any]:
+        begun.append(indices)
+        return slow(seed, indices[:1], size, photo)
+
+    monkeypatch.setattr(datasets, "_draw", draw)
+    monkeypatch.setattr(datasets, "ProcessPoolExecutor", lambda processes: ThreadPoolExecutor(1))
+    drawing = draw_portraits(tmp_path, 1000 * datasets.CHUNK, 32, photo=False)
+    next(drawing)
+    drawing.close()  # type: ignore[attr-defined]
+    assert len(begun) < 900
 
 
 def test_coordinates_have_mean_zero_and_variance_one_and_grow_with_the_parameter() -> None:
