@@ -221,12 +221,18 @@ def _check_rows(rows: tuple[int, int] | None, sizes: Mapping[str, int], label: s
         raise ArgumentError(f"{label} is for the style rows {rows[0]} to {rows[1]} (end not included), and this model has {count} rows")
 
 
-EditLike: TypeAlias = "str | Edit | np.ndarray | Sequence[float] | Sequence[tuple[EditLike, float]]"  # see `as_edit`
+EditLike: TypeAlias = "str | Edit | Pca | np.ndarray | Sequence[float] | Sequence[tuple[EditLike, float]]"  # see `as_edit`
 
 
 def _is_combination(value: Any) -> bool:
-    """A list of (edit, strength): pairs whose second half is one number and whose first half is not."""
-    if not isinstance(value, list | tuple) or not value or not all(isinstance(part, tuple) and len(part) == 2 for part in value):
+    """A list of (edit, strength): pairs whose second half is one number and whose first half is not; a list [name, strength] counts too."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+
+    def is_pair(part: Any) -> bool:
+        return isinstance(part, list | tuple) and len(part) == 2 and (isinstance(part, tuple) or isinstance(part[0], str))
+
+    if not all(map(is_pair, value)):
         return False
     return all(np.ndim(strength) == 0 and (isinstance(edit, str) or not np.isscalar(edit)) for edit, strength in value)
 
@@ -246,6 +252,8 @@ def as_edit(value: Any, directions: Mapping[str, Direction | Pca] | None = None)
         return CombinedEdit([(as_edit(edit, directions), strength) for edit, strength in value.parts])
     if hasattr(value, "offset") and hasattr(value, "check"):
         return value
+    if value is None or isinstance(value, Mapping) or (isinstance(value, list | tuple) and any(isinstance(part, str) for part in value)):
+        raise ArgumentError(f"an edit cannot be made from {value!r:.60}; give a name, a direction, an array, or a list of (edit, strength)")
     return Direction(value)
 
 

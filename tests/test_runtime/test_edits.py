@@ -57,9 +57,9 @@ def test_rows_restrict_a_direction(latent: np.ndarray, count: int) -> None:
         (np.float32(3), r"has shape \[\]"),
         ([1.0, float("nan")], "^the direction holds NaN or infinite values; make it again$"),
         ([1e300], "holds NaN or infinite"),
-        (["a", "b"], "^the direction is not an array of numbers"),
+        (["a", "b"], r"^an edit cannot be made from \['a', 'b'\]; give a name"),
         (object(), "^the direction is not an array of numbers"),
-        (None, "^the direction is not an array of numbers"),
+        (None, "^an edit cannot be made from None; give a name"),
         ([[1, 2], [3]], "^the direction is not an array of numbers"),
         (np.zeros(8, complex), "^the direction is not an array of numbers"),
         ("smile", '^the edit "smile" is a name, and no directions were given'),
@@ -209,3 +209,15 @@ def test_an_edit_tells_its_kinds(pca: dict[str, np.ndarray]) -> None:
     assert kinds_of(direction) == kinds_of(Own()) == kinds_of(CombinedEdit([(direction, 1.0)])) == {"direction"}
     assert kinds_of(component) == {"ganspace"}
     assert kinds_of(CombinedEdit([(direction, 1.0), (CombinedEdit([(component, 1.0)]), 2.0)])) == {"direction", "ganspace"}
+
+
+def test_a_list_as_json_writes_it_is_a_combination() -> None:
+    smile = Direction(np.ones(8, np.float32))
+    combined = as_edit([["smile", 2]], {"smile": smile})
+    assert isinstance(combined, CombinedEdit) and combined.parts == ((smile, 2.0),)
+
+
+@pytest.mark.parametrize("value", [["smile", "age"], {"smile": 1}, None, ("smile", 1)])
+def test_what_is_no_edit_is_answered_with_the_forms_there_are(value: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"^an edit cannot be made from .*; give a name, a direction, an array, or a list of"):
+        as_edit(value, {})
