@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,16 +19,16 @@ Network = TypeVar("Network", bound=nn.Module)
 MOCO_PREFIX = "encoder_q."
 
 
-class Identity(nn.Module):
+class Identity(nn.Module, ABC):
     """1 - cosine similarity of the vectors of a network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
+    @abstractmethod
     def vectors(self, picture: Tensor) -> Tensor:
         """[N, 3, H, W] in [-1, 1] -> unit vectors [N, C]."""
-        raise NotImplementedError
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """a, b [N, 3, H, W] in [-1, 1] -> [N], 0 for the same."""
