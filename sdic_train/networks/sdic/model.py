@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdic_train.config import ModelConfig
-from sdic_train.networks.e4e import Encoder
+from sdic_train.networks.encoded import Encoded
 from sdic_train.networks.sdic.dicn import DICN
 from sdic_train.networks.sdic.dipn import DIPN
-from sdic_train.networks.stylegan2 import Generator
 
 
 class InversionTensors(NamedTuple):
@@ -26,23 +24,13 @@ class InversionTensors(NamedTuple):
     picture: Tensor
 
 
-class SDIC(nn.Module):
+class SDIC(Encoded):
     """Encoder, generator, DIPN and DICN of one model."""
 
-    latent_avg: Tensor
-
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = Encoder(config)
-        self.generator = Generator(config)
+        super().__init__(config)
         self.dipn = DIPN(config)
         self.dicn = DICN(config)
-        self.register_buffer("latent_avg", torch.zeros(config.rows, config.style_width))
-
-    def encode(self, image: Tensor) -> Tensor:
-        """image [N, 3, S, S] in [-1, 1] -> latent code [N, L, C] in W+."""
-        return self.encoder(image) + self.latent_avg
 
     def invert(self, image: Tensor) -> InversionTensors:
         """image [N, 3, S, S] in [-1, 1] -> the inversion (Section 3)."""
