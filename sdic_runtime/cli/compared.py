@@ -93,7 +93,7 @@ def _sheet(outcomes: Sequence[Outcome], plan: Plan) -> Image:
     firsts: list[Image.Image] = [outcome.inversion for outcome in shown if outcome.inversion is not None]
     blank = Image.new("RGB", firsts[0].size, "white")
     rows = [[plan.picture, *firsts]]
-    names = [order.label for order in plan.orders]
+    names = [order.label for order in plan.orders if any(order.label in outcome.edits for outcome in shown)]
     rows += [[blank, *(outcome.edits.get(name, blank) for outcome in shown)] for name in names]
     height = min(CELL, max(picture.height for picture in firsts))
     return sheet(rows, ["input", *(outcome.label for outcome in shown)], height, [INVERSION, *names])
