@@ -41,7 +41,9 @@ def test_bundles_of_different_sizes_are_judged_at_the_smaller(run: Any, photos: 
     code, lines, errors = run("compare", picture, *bundles, "--edit", "smile:2", "--edit", "age", "--json", "n.json")
     assert code == 0 and errors == ""
     table, data = cells(lines), json.loads(Path("n.json").read_text())
-    assert list(table) == ["tiny", "demo"] and data["width"] == 64 and "Judged at 64 pixels. Seconds: the median of 1 calls" in "".join(lines)
+    assert (
+        list(table) == ["tiny", "demo"] and data["width"] == 64 and "Judged at 64 pixels. Seconds: the median of 1 calls" in "".join(lines)
+    )
     assert lines[-2:] == [str(Path("a.compared.png").resolve()), "n.json"]
     for entry, folder in zip(data["bundles"], (tiny_bundle, DEMO), strict=True):
         with Pipeline.load(folder, backend="onnxruntime", threads=1) as pipeline:
@@ -102,7 +104,10 @@ def test_named_networks_add_their_columns(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--tolerance", 1), "--tolerance compares backends on one bundle, and this call compares several bundles; omit it, or give one --b"),
+        (
+            ("--tolerance", 1),
+            "--tolerance compares backends on one bundle, and this call compares several bundles; omit it, or give one --b",
+        ),
         (("--against", "torch"), "--against compares backends on one bundle, and this call compares several bundles"),
         (("--edit", "smile:x"), 'the strength of "smile" is'),
         (("--runs", 0), "Invalid value for '--runs'"),
