@@ -139,9 +139,8 @@ def test_edits_are_measured_towards_the_other_side(pictures: np.ndarray) -> None
 
 
 def test_edits_of_a_table_are_means_over_attributes() -> None:
-    rows = {
-        name: {"strength": 1.0, "moved": value, "others": 0.1, "identity": 0.9, "seconds": 2 * value} for name, value in zip("ab", (1, 3))
-    }
+    same = {"strength": 1.0, "others": 0.1, "identity": 0.9}
+    rows = {name: {**same, "moved": moved, "seconds": 2 * moved} for name, moved in {"a": 1.0, "b": 3.0}.items()}
     assert mean_edit(rows) == {"moved": 2, "others": 0.1, "identity": 0.9, "edit seconds": 4}
     assert mean_edit({}) == {}
 
