@@ -46,7 +46,7 @@ def run(
     ] = None,
     method: Annotated[str | None, Option("--method", help="What the only checkpoint is of, where it does not say.")] = None,
     backend: Annotated[str, Option(help="Backend for bundles.")] = "auto",
-    device: Annotated[str, Option(help="Of checkpoints: auto, cpu, cuda or cuda:<number>.")] = "cpu",
+    device: Annotated[str, Option(help="Of checkpoints and judges: auto, cpu, cuda or cuda:<number>.")] = "cpu",
     batch: Annotated[int, Option(min=1, help="Pictures computed at once.")] = 8,
     runs: Annotated[int, Option(min=1, help="Timed calls, of one picture each; their median is printed.")] = 10,
     threads: shared.ThreadsOption = 0,
@@ -65,6 +65,7 @@ def run(
     """
     import json
 
+    from sdic_runtime.cli.targets import writable_folder
     from sdic_runtime.files import replacing
     from sdic_runtime.progress import progress
     from sdic_train.evaluation.evaluate import Timing
@@ -74,6 +75,7 @@ def run(
     from sdic_train.evaluation.report import Report
     from sdic_train.evaluation.session import Edits, Entry, Session, entry, looked_at
     from sdic_train.losses.networks import identity_network, open_reader, perceptual_network
+    from sdic_train.methods import METHODS
     from sdic_train.trainers.compute import Compute
 
     if threads:
@@ -92,13 +94,21 @@ def run(
     edits = Edits(open_reader(reader), directions, strength) if reader is not None else None
     if edits is not None and directions is not None:
         edits.directions(None)  # a folder without any is said before a model is loaded
-    judges = Judges(identity_network(identity), perceptual_network(perceptual), open_features(inception) if inception else None)
+    place = str(Compute(1, device).device)
+    person, distance = (
+        None if network is None else network.to(place) for network in (identity_network(identity), perceptual_network(perceptual))
+    )
+    judges = Judges(person, distance, open_features(inception) if inception else None, place)
     entries = looked_at(entries)
+    for terms in dict.fromkeys(METHODS[each.method].terms for each in entries if not each.is_bundle and each.method in METHODS):
+        notice(terms)
+    if out is not None:
+        writable_folder(out)
     sizes = [each.working for each in entries if each.working]
     held_out = shared.pictures(data, data_size or max(sizes, default=0), shared.Photos.photo, data_seed).pictures[:count]
     report = Report(len(held_out), width or min(sizes, default=0), Timing(runs), published=paper() if published else None)
     rows = len(entries) == 1 if baseline is None else baseline
-    session = Session(held_out, judges, edits, edit_first, rows, backend, str(Compute(1, device).device), threads or None, batch)
+    session = Session(held_out, judges, edits, edit_first, rows, backend, place, threads or None, batch)
     for each in progress(entries, "models", unit="model"):
         try:
             session.measure(each, report)
@@ -110,7 +120,6 @@ def run(
     text = report.markdown()
     echo(text)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         for name, content in (("evaluation.json", json.dumps(report.as_dict(), indent=1)), ("evaluation.md", text + "\n")):
             with replacing(out / name) as temporary:
                 temporary.write_text(content, encoding="utf-8")

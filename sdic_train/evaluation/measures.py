@@ -19,15 +19,17 @@ SMALLEST_MS_SSIM = 161  # pixels: its five scales halve a window of 11 four time
 
 @dataclass(frozen=True)
 class Judges:
-    """The networks that take part. `identity` and `perceptual` are distances; `features` are those of FID."""
+    """The networks that take part. `identity` and `perceptual` are distances, on `device`; `features` are those of FID."""
 
     identity: Distance | None = None
     perceptual: Distance | None = None
     features: Features | None = None
+    device: str = "cpu"
 
     def distances(self, picture: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Column -> [N], in the paper's order: ID (cosine similarity), SSIM, PSNR (dB, on [0, 1]), LPIPS, L2 (mean squared error on
         [-1, 1]), and MS-SSIM where the pictures are large enough for its five scales. Raises MissingExtraError."""
+        picture, target = picture.to(self.device), target.to(self.device)
         with torch.no_grad():
             found = {} if self.identity is None else {"ID": 1 - self.identity(picture, target)}
             found |= {"SSIM": ssim(picture, target), "PSNR": psnr(picture, target)}

@@ -58,15 +58,17 @@ def entry(text: str) -> Entry:
 
 def looked_at(entries: Sequence[Entry]) -> list[Entry]:
     """The entries with methods, working sizes and distinct labels: the method's name, with that of the file where it is there twice. What
-    does not open keeps its path as its label; of a single entry it raises SdicError."""
-    found = []
+    does not open keeps its path as its label, and says why when it is measured. Raises SdicError where none opens, or labels are given
+    twice."""
+    found, faults = list[Entry](), list[SdicError]()
     for each in entries:
         try:
             found.append(each.looked_at())
-        except SdicError:
-            if len(entries) == 1:
-                raise
-            found.append(each)  # it says why when it is opened
+        except SdicError as error:
+            faults.append(error)
+            found.append(each)
+    if len(faults) == len(entries):
+        raise faults[0]
     names = [each.label or (NAMES.get(each.method, each.method) if each.working and each.method else str(each.path)) for each in found]
     counts = Counter(names)
     labels = [name if counts[name] == 1 else f"{name} ({each.path.name})" for name, each in zip(names, found, strict=True)]

@@ -230,8 +230,11 @@ def test_any_models_are_evaluated_together(encoder_file: Path, tmp_path: Path, c
     )
     assert main(["evaluate", f"a={encoder_file}", f"a={encoder_file}", "--data", str(data)]) == 2
     assert capsys.readouterr().err == 'error: two models would be called "a (encoder.safetensors)"; name them with NAME=PATH\n'
-    assert main(["evaluate", "nowhere", "--data", str(data)]) == 2
-    assert capsys.readouterr().err == 'error: there is no file "nowhere"; check the path\n'
+    for words in (["nowhere"], ["nowhere", "elsewhere"]):
+        assert main(["evaluate", *words, "--data", str(data)]) == 2
+        assert capsys.readouterr().err == 'error: there is no file "nowhere"; check the path\n'
+    assert main([*base, "--out", str(encoder_file)]) == 2
+    assert "cannot write into the folder" in capsys.readouterr().err
     assert main(["evaluate", str(demo), "--edit-first", "--data", str(data)]) == 2
     assert capsys.readouterr().err == "error: --edit-first needs a checkpoint: a bundle compensates first\n"
 

@@ -68,6 +68,7 @@ def expected(pictures: torch.Tensor) -> np.ndarray:
     return torch.cat([means, means * means], 1).numpy()
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 def test_torchscript_is_asked_for_its_features(tmp_path: Path, pictures: torch.Tensor) -> None:
     torch.jit.script(Sees()).save(str(tmp_path / "inception.pt"))
     np.testing.assert_allclose(open_features(tmp_path / "inception.pt")(pictures), expected(pictures), rtol=1e-5)
@@ -90,6 +91,7 @@ def test_onnx_is_given_what_it_takes(tmp_path: Path, pictures: torch.Tensor, bat
     np.testing.assert_allclose(open_features(tmp_path / "i.onnx")(pictures), expected(pictures), rtol=1e-2 if side == 40 else 1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 def test_bad_files_are_one_sentence(tmp_path: Path, pictures: torch.Tensor) -> None:
     with pytest.raises(SdicError, match=r"there is no file .*none\.pt; name the Inception network of FID, \.onnx or TorchScript \.pt"):
         open_features(tmp_path / "none.pt")
