@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 import small_methods as small
 from PIL import Image
+from small_bundles import small_bundle
 
-from sdic_export.build import BuildOptions, build
 from sdic_runtime.cli.app import main as run
 from sdic_train.cli.app import main as train
 
 
 @pytest.fixture(scope="module")
 def psp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("psp")
-    build(BuildOptions(small.write_small(folder / "small.pt", "psp"), folder / "psp"))
-    return folder / "psp"
+    return small_bundle(tmp_path_factory, "psp")
 
 
 def test_two_methods_are_compared_on_one_picture(psp: Path, built: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +38,7 @@ def test_bundle_and_checkpoint_of_one_method_have_the_same_row(psp: Path, tmp_pa
     data = tmp_path / "data"
     assert train(["dataset", "--out", str(data), "--size", "128", "--count", "2", "--processes", "1", "--seed", "900000", "--photo"]) == 0
     words = ["evaluate", f"bundle={psp}", str(psp.parent / "small.pt"), "--data", str(data), "--runs", "1", "--out", str(tmp_path)]
+    words += ["--with", str(psp.parent / "generator.pt")]
     assert train([*words, "--backend", "onnxruntime:threads=1", "--baseline"]) == 0
     found = json.loads((tmp_path / "evaluation.json").read_text())["inversion"]
     assert list(found) == ["bundle", "pSp"]
