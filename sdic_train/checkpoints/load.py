@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdic_runtime.errors import CheckpointError
-from sdic_train.checkpoints.files import GIVE, load_container, read_safetensors, write_safetensors
+from sdic_train.checkpoints.files import GIVE, load_container, unwrapped, write_safetensors
 from sdic_train.checkpoints.recognise import KINDS, encoder_type, kind_of, prefixes_of
 from sdic_train.checkpoints.shapes import config_from_shapes
 from sdic_train.config import FACES, FEATURE_SIZE, ModelConfig
@@ -48,6 +48,8 @@ UNUSED = (
 # Entries whose values follow from the architecture; a file without them is complete.
 DERIVED = (".num_batches_tracked", ".kernel")
 FORMAT = "sdic"
+STATES = ("g_ema", "state_dict", "enc_state_dict")  # what a container calls its weights
+BESIDE = ("latent_avg", "opts", "args")  # what stands beside weights in a container without a dictionary of its own for them
 Model = TypeVar("Model", bound=SDIC | Encoded | SFEInverter | HyperStyle | CLCAE | FS)
 MEAN_SAMPLES = 4096
 HALF_FROM = 256  # elements from which a tensor is worth rounding to float16
@@ -78,15 +80,9 @@ def read_checkpoint(path: str | Path, domain: str | None = None, kind: str | Non
     checkpoint.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        state, metadata = read_safetensors(path)
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(f'"{path}" is a safetensors file of another program; give one that sdic-train wrote')
-        average = state.pop("latent_avg", None)
-        config = ModelConfig.from_dict(json.loads(metadata["config"]))
-        kind = kind_of(path, state, {"encoder_type": encoder_type(config.encoder)}, kind)
-        return Checkpoint(path, kind, state, config, None if average is None else average.float())
     container = load_container(path)
+    if container.get("opts", {}).get("format") == FORMAT:
+        return _own(path, container, kind)
     state, options = _released_state(path, container)
     kind = kind_of(path, state, options, kind, sure)
     if kind == "FS":  # an encoder alone, whose sizes are the released ones
@@ -218,18 +214,33 @@ def describe(path: Path) -> list[tuple[str, str]]:
     return rows
 
 
+def _own(path: Path, container: dict[str, Any], kind: str | None) -> Checkpoint:
+    """What `save_checkpoint` wrote."""
+    state, options = dict(container), container["opts"]
+    del state["opts"]
+    average = state.pop("latent_avg", None)
+    try:
+        config = ModelConfig.from_dict(json.loads(options["config"]))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f'"{path}" says nothing readable of its sizes ({error}); write it again with sdic-train') from error
+    kind = kind_of(path, state, {"encoder_type": encoder_type(config.encoder)}, kind)
+    return Checkpoint(path, kind, state, config, None if average is None else average.float())
+
+
 def _released_state(path: Path, container: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights of a file under our prefixes, and the options that it records."""
     options = container.get("opts") or container.get("args") or {}
-    options = dict(vars(options)) if hasattr(options, "__dict__") else dict(options)
-    if "g_ema" in container:
-        return {f"generator.{name}": tensor for name, tensor in container["g_ema"].items()}, options
-    state = container.get("state_dict", container.get("enc_state_dict", container))
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
+    options = dict(vars(options)) if hasattr(options, "__dict__") and not isinstance(options, Mapping) else dict(options)
+    held = next((container[name] for name in STATES if isinstance(container.get(name), Mapping)), None)
+    state = {name: value for name, value in container.items() if name not in BESIDE} if held is None else held
+    if not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise CheckpointError(f'"{path}" holds none of the known layouts (top-level entries: {_some(list(container))}); {GIVE}')
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = unwrapped(path, state)
+    if "conv1.conv.weight" in state and "input.input" in state:
+        return {f"generator.{name}": tensor for name, tensor in state.items()}, options
     if "block_1.0.bn1.weight" in state and "content_layer.0.weight" in state:
         return {f"fs.{name}": tensor for name, tensor in state.items()}, options
-    if "conv1.conv.weight" in state and "input.input" in state:
+    if "g_ema" in container:
         return {f"generator.{name}": tensor for name, tensor in state.items()}, options
     renamed, prefixes = {}, prefixes_of(state)
     for name, tensor in state.items():
