@@ -1,4 +1,4 @@
-"""What a file is by its first bytes and its structure, whatever it is called: the one place that knows what is given in place of weights."""
+"""What a file is by its first bytes and its structure, whatever its name: the one place that knows what is given in place of weights."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ SIGNS = (
     Sign((b"\x89HDF",), "is an HDF5 file of Keras or TensorFlow, which is not read here; convert it to PyTorch first", broken=False),
     Sign((b"TFL3",), "is a TensorFlow Lite model, which has no weights to build from; give the PyTorch file", offset=4, broken=False),
     Sign((b"%PDF",), "is a PDF, not weights"),
-    Sign((b"{", b"["), "is a text (JSON), not weights: the answer of a service that did not send the file; download it again", broken=False),
+    Sign(
+        (b"{", b"["), "is a text (JSON), not weights: the answer of a service that did not send the file; download it again", broken=False
+    ),
 )
 HTML_SIGNS = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")
 
@@ -139,8 +141,8 @@ def _is_torchscript(names: Names) -> bool:
 
 
 SCRIPT = (
-    "is a TorchScript program, which is not run here; give the file of weights that it was made of (torch.save of the state_dict), not what "
-    "torch.jit.save wrote"
+    "is a TorchScript program, which is not run here; give the file of weights that it was made of (torch.save of the state_dict), not "
+    "what torch.jit.save wrote"
 )
 ARCHIVES: tuple[tuple[Callable[[Names], bool], str], ...] = (
     (_is_torchscript, SCRIPT),

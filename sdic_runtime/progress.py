@@ -48,6 +48,14 @@ def byte_progress(description: str, total: int | None, done: int = 0) -> Iterato
     from tqdm import tqdm
 
     with tqdm(
-        desc=description, total=total, initial=done, unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr, delay=DELAY_SECONDS, leave=False
+        desc=description,
+        total=total,
+        initial=done,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        file=sys.stderr,
+        delay=DELAY_SECONDS,
+        leave=False,
     ) as bar:
         yield bar.update

@@ -18,7 +18,9 @@ environment variable SDIC_DOWNLOAD_FROM may hold such places too, separated by "
 
 
 def run(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="A file, or a model such as hyperstyle for all its files.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="A file, or a model such as hyperstyle for all its files.")
+    ] = None,
     places: Annotated[list[str] | None, typer.Option("--from", metavar="URL|FOLDER", help=FROM_HELP)] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")] = Path(),
     accept: Annotated[bool, typer.Option("--accept-licence", help="Agree to the licences of the files named.")] = False,

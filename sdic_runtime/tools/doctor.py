@@ -204,7 +204,9 @@ def identity(path: Path, size: int, digest: str, public: PublicFile | None) -> I
     if public is not None:
         yield Finding(OK, "known as", f"{public.what} ({public.names[0]})")
         if public.sha256 is not None and len(public.sha256) < len(digest):
-            yield Finding(NOTE, "identity", f"size and the first {len(public.sha256)} digits of the hash are as published; no listing has more")
+            yield Finding(
+                NOTE, "identity", f"size and the first {len(public.sha256)} digits of the hash are as published; no listing has more"
+            )
         yield Finding(NOTE, "licence", public.licence)
     elif by_size and all(entry.sha256 for entry in by_size):
         yield Finding(PROBLEM, "identity", f"as large as {by_size[0].what} but with another hash: damaged or altered, so download it again")
@@ -224,8 +226,8 @@ def _compared(entries: Sequence[PublicFile], size: int) -> str:
         return f"with a hash that is in no public listing{expected}"
     same = "; its size is the published one" if size in sizes else expected
     return (
-        f"whose hash was never published, so that only its content can be looked at, not its origin{same}; compare the SHA-256 with that of "
-        "someone who has the file from its authors"
+        f"whose hash was never published, so that its content can be looked at, and not its origin{same}; compare the SHA-256 with that "
+        "of someone who has the file from its authors"
     )
 
 
@@ -239,8 +241,8 @@ def safetensors_findings(header: dict[str, Any]) -> Iterator[Finding]:
 
 
 def deeper(path: Path, public: PublicFile | None = None) -> Iterator[Finding]:
-    """What installed packages can say about the inside of a checkpoint, through the entry points of group `sdic.doctor`: pairs of a topic and a
-    sentence; a topic that ends in "?" is a question, which the user has to answer."""
+    """What installed packages can say about the inside of a checkpoint, through the entry points of group `sdic.doctor`: pairs of a topic
+    and a sentence; a topic that ends in "?" is a question, which the user has to answer."""
     for entry in metadata.entry_points(group=DOCTOR_GROUP):
         try:
             describe: Callable[[Path], list[tuple[str, str]]] = entry.load()

@@ -101,7 +101,9 @@ def _already(entry: PublicFile, target: Path, force: bool) -> Fetched | None:
     if entry.sha256 is not None or entry.bytes not in (None, target.stat().st_size):
         another = known(target.stat().st_size, digest)
         what = f"it is {another.what}" if another else "another file, or damaged"
-        raise FileError(f"{target} is there already and not the public {entry.name} ({what}); replace it with --force, or choose another --out")
+        raise FileError(
+            f"{target} is there already and not the public {entry.name} ({what}); replace it with --force, or choose another --out"
+        )
     return Fetched(entry, target, digest, None)
 
 
@@ -118,7 +120,9 @@ def _sources(entry: PublicFile, places: Sequence[str]) -> Iterator[str]:
                 yield from (f"{place.rstrip('/')}/{name}" for name in entry.names)
             continue
         if "://" in place or not Path(place).exists():
-            raise ArgumentError(f'there is no folder "{place}", and it is no address; give a folder or an address of http or https with --from')
+            raise ArgumentError(
+                f'there is no folder "{place}", and it is no address; give a folder or an address of http or https with --from'
+            )
         path = Path(place)
         files = [path] if path.is_file() else [path / name for name in entry.names if (path / name).is_file()]
         yield from map(str, files or [path / entry.name])

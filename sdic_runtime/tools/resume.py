@@ -25,11 +25,11 @@ MOST_REDIRECTS = 5
 AGENT = "sdic-toolkit"
 
 
-class Unavailable(Exception):  # noqa: N818 - a reason among others, not what a user sees
+class Unavailable(Exception):
     """Why one place does not give the file; the next may."""
 
 
-class _Cut(Exception):  # noqa: N818
+class _Cut(Exception):
     """The connection broke; another go may continue."""
 
 
@@ -49,9 +49,9 @@ class Patience:
 class Resuming:
     """A downloader for pooch, which calls it with the address and the file to write.
 
-    `part`: where the bytes are kept between goes and runs. `size`: bytes of the whole file, None where unknown. `sure`: whether a hash tells
-    in the end whether the whole is right, so that any part may be continued; without one a part is continued only where the server says
-    that the file is still the same.
+    `part`: where the bytes are kept between goes and runs. `size`: bytes of the whole file, None where unknown. `sure`: whether a hash
+    tells in the end whether the whole is right, so that any part may be continued; without one a part is continued only where the server
+    says that the file is still the same.
     """
 
     def __init__(self, part: Path, size: int | None, sure: bool, patience: Patience, right: Callable[[Path], bool]) -> None:
@@ -166,7 +166,9 @@ class Resuming:
     def _room(self, needed: int) -> None:
         free = shutil.disk_usage(self.part.parent).free
         if needed > free:
-            raise FileError(f"{self.part.parent} has {free:,} bytes free, and {needed:,} are needed; make room, or choose another place with --out")
+            raise FileError(
+                f"{self.part.parent} has {free:,} bytes free, and {needed:,} are needed; make room, or choose another place with --out"
+            )
 
     def _have(self) -> int:
         with suppress(FileNotFoundError):

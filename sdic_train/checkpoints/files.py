@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ def load_container(path: Path) -> dict[str, Any]:
         from sdic_train.checkpoints.nvidia import container_of
 
         return container_of(path, container)
+    if isinstance(container, OrderedDict) and not container and vars(container):
+        raise CheckpointError(f'"{path}" holds a whole model as an object of its program; {STATE_DICT}')
     if not isinstance(container, dict):
         raise CheckpointError(f'"{path}" holds a {type(container).__name__} and not a checkpoint; {GIVE}')
     return container
@@ -67,6 +69,9 @@ def _load_torch(path: Path, form: str) -> Any:
         for otherwise in (Skipped, Emptied):  # objects that take entries; objects with a state of any form
             try:
                 with torch.serialization.safe_globals(for_torch(names, otherwise)):
+                    if path.suffix == ".safetensors":  # which torch.load would take for one by its name
+                        with path.open("rb") as stream:
+                            return torch.load(stream, map_location="cpu", weights_only=True)
                     return torch.load(path, map_location="cpu", weights_only=True, mmap=form == TORCH or None)
             except (pickle.UnpicklingError, TypeError, ValueError):
                 if otherwise is Emptied:

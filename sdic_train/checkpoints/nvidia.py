@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sdic_runtime.errors import CheckpointError
-from sdic_train.checkpoints.stand_ins import OLD_NAMES, RUNS, TENSORFLOW, Call, Held, Persistent, Refused, Skipped, stand_in
+from sdic_train.checkpoints.stand_ins import RUNS, TENSORFLOW, TORCH_READS, Call, Held, Persistent, Refused, Skipped, current_name, stand_in
 from sdic_train.networks.layers import blur_kernel
 
 MOST_OPERATIONS = 5_000_000  # of a pickle; a generator's and discriminator's have some ten thousand
@@ -81,12 +81,18 @@ def _stored(content: Any = b"") -> _Stored:
     return _Stored(bytes(content) if isinstance(content, bytes | bytearray) else b"")
 
 
-HELD = ("collections.OrderedDict", "argparse.Namespace")
+def _encoded(text: Any = "", encoding: Any = "") -> bytes:
+    """Bytes in the pickles of Python 2."""
+    return text.encode("latin-1") if isinstance(text, str) and encoding == "latin1" else b""
+
+
+HELD = (*TORCH_READS, "argparse.Namespace")
 TENSORS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _unread,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch.storage._load_from_bytes": _stored,
+    "_codecs.encode": _encoded,
 }
 
 
@@ -94,8 +100,9 @@ class _Unpickler(pickle.Unpickler):
     """Answers every name with a stand-in."""
 
     def find_class(self, module: str, name: str) -> Any:
-        full = f"{OLD_NAMES.get(module, module)}.{name}"
-        found = TENSORS.get(full) or stand_in(*full.rsplit(".", 1), Held) if full not in HELD else Held
+        module, name = current_name(module, name)
+        full = f"{module}.{name}"
+        found = TENSORS.get(full) or (Held if full in HELD else stand_in(module, name, Held))
         return Held if found is Skipped else found if isinstance(found, type) else Call(found)
 
 
@@ -138,7 +145,7 @@ def _check(stream: IO[bytes], size: int) -> None:
             raise ValueError(f"it uses {operation.name}")
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT"):
             puts += 1
-            if int(argument) > 2 * puts + 64:
+            if int(argument or 0) > 2 * puts + 64:
                 raise ValueError("it numbers its objects far beyond their count")
 
 

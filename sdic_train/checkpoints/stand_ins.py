@@ -1,8 +1,8 @@
-"""What stands for the classes and functions that a pickle names. Nothing is imported or run for a file: a name is answered with something that
-keeps what it is given, or the file is refused.
+"""What stands for the classes and functions that a pickle names. Nothing is imported or run for a file: a name is answered with something
+that keeps what it is given, or the file is refused.
 
-Files of training hold more than weights: a NumPy number, a path, a class of the program that wrote them. Such things are read as plain values
-or skipped. A name of Python's own library that is no plain type is what a file that wants to run code has, and is refused.
+Files of training hold more than weights: a NumPy number, a path, a class of the program that wrote them. Such things are read as plain
+values or skipped. A name of Python's own library that is no plain type is what a file that wants to run code has, and is refused.
 """
 
 from __future__ import annotations
@@ -20,13 +20,27 @@ from typing import IO, Any
 
 RUNS = 'is a pickle that asks to run code ("{}"), which is refused; give a file of weights alone'
 MOST_PICKLES = 5  # of an old torch.save: magic number, protocol, system, content, keys
-OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg", "cPickle": "pickle"}  # as Python 2 wrote them
+OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "cPickle": "pickle"}  # as Python 2 and old protocols write them
+OLD_BUILTINS = {"long": "int", "unicode": "str", "xrange": "range"}
 TENSORFLOW = ("dnnlib.tflib.", "tfutil.")
 # struct's code of what NumPy calls so; a number of any other type is skipped.
-NUMBERS = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "b1": "?"}
+NUMBERS = {
+    "f2": "e",
+    "f4": "f",
+    "f8": "d",
+    "i1": "b",
+    "i2": "h",
+    "i4": "i",
+    "i8": "q",
+    "u1": "B",
+    "u2": "H",
+    "u4": "I",
+    "u8": "Q",
+    "b1": "?",
+}
 
 
-class Refused(Exception):  # noqa: N818 - it becomes the sentence of a CheckpointError
+class Refused(Exception):
     """A name that a file asks for and that is no plain type."""
 
     def __init__(self, name: str) -> None:
@@ -141,21 +155,22 @@ PLAIN: dict[str, Any] = {
     "argparse.Namespace": argparse.Namespace,
     "collections.defaultdict": _plain_dict,
     "collections.deque": _plain_list,
-    **{f"datetime.{kind}": Skipped for kind in ("datetime", "date", "timedelta", "timezone")},
+    "builtins.dict": Skipped,
+    **{f"datetime.{kind}": Emptied for kind in ("datetime", "date", "timedelta", "timezone")},
     "decimal.Decimal": _text,
     "fractions.Fraction": _text,
-    "functools.partial": Skipped,
+    "functools.partial": Emptied,
     "numpy.core.multiarray.scalar": _number,
     "numpy._core.multiarray.scalar": _number,
     "numpy.dtype": Emptied,
     **{f"pathlib{part}.{kind}": _path for part in ("", "._local") for kind in ("Path", "PosixPath", "PurePosixPath")},
     **{f"pathlib{part}.{kind}": _path for part in ("", "._local") for kind in ("WindowsPath", "PureWindowsPath", "PurePath")},
-    "random.Random": Skipped,
-    "types.SimpleNamespace": Skipped,
-    "uuid.UUID": Skipped,
+    "random.Random": Emptied,
+    "types.SimpleNamespace": Emptied,
+    "uuid.UUID": Emptied,
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
-    **{f"builtins.{kind}": Skipped for kind in ("dict", "list", "tuple", "int", "float", "bool", "str", "bytes", "object", "frozenset")},
-    **{f"builtins.{kind}": Skipped for kind in ("slice", "range", "type", "NoneType")},
+    **{f"builtins.{kind}": Emptied for kind in ("list", "tuple", "int", "float", "bool", "str", "bytes", "object", "frozenset")},
+    **{f"builtins.{kind}": Emptied for kind in ("slice", "range", "type", "NoneType")},
 }
 
 
@@ -164,17 +179,25 @@ TORCH_READS = ("collections.OrderedDict", "collections.Counter", "_codecs.encode
 
 
 def stand_in(module: str, name: str, otherwise: type = Skipped) -> Any:
-    """What a file gets for `module.name`; for a class of some program, `otherwise`. Raises Refused for what is of Python's own library and no
-    plain type."""
+    """What a file gets for `module.name`; for a class of some program, `otherwise`. Raises Refused for what is of Python's own library and
+    no plain type."""
     full = f"{module}.{name}"
     if full in PLAIN:
         return PLAIN[full]
+    if module.startswith("numpy."):
+        return Emptied  # an array or a generator of random numbers: its state is no dictionary
     if module.partition(".")[0] in sys.stdlib_module_names or full.startswith(TENSORFLOW):
         raise Refused(full)
     return otherwise
 
 
-def for_torch(names: Iterable[tuple[str, str]], otherwise: type) -> list[tuple[Any, str]]:
+def current_name(module: str, name: str) -> tuple[str, str]:
+    """What Python 3 calls `module.name` of Python 2."""
+    now = OLD_MODULES.get(module, module)
+    return now, OLD_BUILTINS.get(name, name) if now != module else name
+
+
+def for_torch(names: Iterable[tuple[str, str]], otherwise: type) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """What `torch.serialization.safe_globals` takes, for the `names` in a file; PyTorch's own reading of a name counts first."""
     return [(stand_in(module, name, otherwise), f"{module}.{name}") for module, name in names if f"{module}.{name}" not in TORCH_READS]
 
@@ -194,4 +217,4 @@ def _globals(stream: IO[bytes]) -> Iterator[tuple[str, str]]:
     for operation, argument, _ in pickletools.genops(stream):
         if operation.name == "GLOBAL":
             module, _, name = str(argument).partition(" ")
-            yield OLD_NAMES.get(module, module), name
+            yield current_name(module, name)

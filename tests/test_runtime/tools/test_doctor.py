@@ -90,7 +90,7 @@ def test_a_safetensors_file_and_its_damages(tmp_path: Path) -> None:
     assert findings(path)["content"].text.startswith(sentence)
     for content in (b"abc", b"\xff" * 100, (4).to_bytes(8, "little") + b"[12]", (3).to_bytes(8, "little") + b'"ab'):
         path.write_bytes(content)
-        assert findings(path)["content"].text .startswith("this is truncated or not a safetensors file: its header cannot be read")
+        assert findings(path)["content"].text.startswith("this is truncated or not a safetensors file: its header cannot be read")
 
 
 def test_a_missing_path(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ class Server:
     asked: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
 
-    def body(self, handler: BaseHTTPRequestHandler, content: bytes, length: int | None = None, send: int | None = None, **headers: str) -> None:
+    def body(
+        self, handler: BaseHTTPRequestHandler, content: bytes, length: int | None = None, send: int | None = None, **headers: str
+    ) -> None:
         """Answer `content`, or the part that was asked for; announce `length` bytes and send the first `send`."""
         asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
         start = int(asked[1]) if asked else 0
@@ -215,7 +217,7 @@ def test_a_slow_server_is_left_for_the_next(tmp_path: Path, serve: Callable[...,
     assert get(tmp_path / "a", f"{slow.url}/model.pt", good.url).place == f"{good.url}/model.pt"
     assert len(slow.asked) == HURRIED.goes
     strict = Patience(connect=2, read=2, slowest=1e6, window=0.1, goes=1, pause=0)
-    with pytest.raises(FileError, match=r"it is too slow \(\d+ bytes per second\)|the connection broke"):
+    with pytest.raises(FileError, match=r"it is too slow \(\d+ bytes per second\)"):
         fetch(entry(), DownloadOptions(tmp_path / "b", (f"{drip.url}/model.pt",), patience=strict))
 
 
@@ -272,7 +274,9 @@ def test_redirects(tmp_path: Path, serve: Callable[..., Server]) -> None:
 
     def redirect(server: Server, handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(302)
-        handler.send_header("Location", server.url + "/again" if "loop" in handler.path or "again" in handler.path else good.url + "/model.pt")
+        handler.send_header(
+            "Location", server.url + "/again" if "loop" in handler.path or "again" in handler.path else good.url + "/model.pt"
+        )
         handler.end_headers()
 
     server = serve(redirect)
@@ -295,7 +299,9 @@ def test_a_wrong_hash_is_refused_and_nothing_stays(tmp_path: Path, serve: Callab
 def test_a_file_that_is_there_and_another_is_kept_unless_forced(tmp_path: Path, serve: Callable[..., Server]) -> None:
     server = serve(whole)
     (tmp_path / "model.pt").write_bytes(b"mine")
-    with pytest.raises(FileError, match=r"model.pt is there already and not the public model.pt \(another file, or damaged\); replace it with --"):
+    with pytest.raises(
+        FileError, match=r"model.pt is there already and not the public model.pt \(another file, or damaged\); replace it with --"
+    ):
         get(tmp_path, server.url)
     assert (tmp_path / "model.pt").read_bytes() == b"mine" and not server.asked
     assert get(tmp_path, server.url, force=True).path.read_bytes() == WEIGHTS

@@ -183,10 +183,7 @@ def test_loading_does_not_copy_the_weights(model: SDIC, tmp_path: Path) -> None:
 
 
 BAD_BYTES = {
-    "page.pt": (
-        b"<!DOCTYPE html><html>Quota exceeded</html>",
-        "is a web page, not weights: it speaks of a download quota",
-    ),
+    "page.pt": (b"<!DOCTYPE html><html>Quota exceeded</html>", "is a web page, not weights: it speaks of a download quota"),
     "empty.pt": (b"", r"is empty \(0 bytes\); download it again"),
     "text.pt": (b"hello", "is neither a PyTorch file nor safetensors"),
     "broken.safetensors": (b"\x08\x00\x00\x00\x00\x00\x00\x00garbage!", "is truncated or not a safetensors file"),
