@@ -34,8 +34,7 @@ def run(
     appears only when it is whole and its published hash is right.
 
     \b
-    Examples:
-      sdic-run download
+    Example:
       sdic-run download hyperstyle --out weights --accept-licence
       sdic-run download e4e_ffhq_encode.pt --from https://mirror.example/weights --from /mnt/weights
     """
