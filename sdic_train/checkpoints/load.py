@@ -142,7 +142,7 @@ def completed(checkpoint: Checkpoint, others: Sequence[str | Path]) -> Checkpoin
         state |= {name: tensor for name, tensor in other.state.items() if name.startswith(part)}
         average = other.latent_avg if part == "generator." else average
     if missing := missing_parts(checkpoint.kind, state):
-        raise lacking(checkpoint.path, checkpoint.kind, missing[0])
+        raise CheckpointError(lacking(checkpoint.path, checkpoint.kind, missing[0]))
     needed = {name: tensor for name, tensor in state.items() if name.startswith((*KINDS[checkpoint.kind].parts, *parts))}
     config = config_from_shapes(checkpoint.path, needed, checkpoint.options, domain)
     return replace(checkpoint, state=needed, config=config, latent_avg=average)

@@ -19,7 +19,19 @@ import torch
 from torch import Tensor
 
 from sdic_runtime.errors import CheckpointError
-from sdic_train.checkpoints.stand_ins import RUNS, TENSORFLOW, TORCH_READS, Call, Held, Persistent, Refused, Skipped, current_name, stand_in
+from sdic_train.checkpoints.stand_ins import (
+    RUNS,
+    TENSORFLOW,
+    TORCH_READS,
+    Call,
+    Damaged,
+    Held,
+    Persistent,
+    Refused,
+    Skipped,
+    current_name,
+    stand_in,
+)
 from sdic_train.networks.layers import blur_kernel
 
 MOST_OPERATIONS = 5_000_000  # of a pickle; a generator's and discriminator's have some ten thousand
@@ -52,20 +64,20 @@ class _Unread:
     stride: tuple[int, ...]
 
     def read(self) -> Tensor:
-        """The tensor. Raises ValueError where it is not within its storage."""
+        """The tensor. Raises Damaged where it is not within its storage."""
         if not isinstance(self.storage, _Stored):
-            raise ValueError("a tensor without a storage")
+            raise Damaged("a tensor without a storage")
         storage = torch.load(io.BytesIO(self.storage.content), map_location="cpu", weights_only=True)
         flat = torch.empty(0, dtype=storage.dtype).set_(storage)
         numbers = (self.offset, *self.size, *self.stride)
         if not all(type(number) is int and number >= 0 for number in numbers) or len(self.size) != len(self.stride):
-            raise ValueError(f"a tensor of size {self.size} and stride {self.stride}")
+            raise Damaged(f"a tensor of size {self.size} and stride {self.stride}")
         count = 1
         for number in self.size:
             count *= number
         last = self.offset + sum((number - 1) * stride for number, stride in zip(self.size, self.stride, strict=True))
         if count and (last >= len(flat) or count > len(flat)):
-            raise ValueError(f"a tensor of {count} elements in a storage of {len(flat)}")
+            raise Damaged(f"a tensor of {count} elements in a storage of {len(flat)}")
         return flat.as_strided(self.size, self.stride, self.offset)
 
 
@@ -131,7 +143,7 @@ class _Within:
 
     def read(self, count: int) -> bytes:
         if count > self.size - self.stream.tell():
-            raise ValueError("it ends early")
+            raise Damaged("it ends early")
         return self.stream.read(count)
 
 
@@ -140,13 +152,13 @@ def _check(stream: IO[bytes], size: int) -> None:
     puts = 0
     for index, (operation, argument, _) in enumerate(pickletools.genops(_Within(stream, size))):  # type: ignore[arg-type]
         if index > MOST_OPERATIONS:
-            raise ValueError("it has too many operations")
+            raise Damaged("it has too many operations")
         if operation.name in FOREIGN:
-            raise ValueError(f"it uses {operation.name}")
+            raise Damaged(f"it uses {operation.name}")
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT"):
             puts += 1
             if int(argument or 0) > 2 * puts + 64:
-                raise ValueError("it numbers its objects far beyond their count")
+                raise Damaged("it numbers its objects far beyond their count")
 
 
 def container_of(path: Path, found: Any) -> dict[str, Any]:
@@ -207,7 +219,7 @@ def _generator(path: Path, generator: Persistent) -> dict[str, Any]:
                 if value is not None:
                     tensors[f"{name}{leaf}"] = value
         if len(tensors) > MOST_TENSORS:
-            raise ValueError("it has too many tensors")
+            raise Damaged("it has too many tensors")
     _check_kind(path, generator, tensors, settings)
     state, average, unknown = {}, None, []
     for name, value in tensors.items():
@@ -230,7 +242,7 @@ def _generator(path: Path, generator: Persistent) -> dict[str, Any]:
 def _tensor(value: Any) -> Tensor:
     tensor = value.read() if isinstance(value, _Unread) else value
     if not isinstance(tensor, Tensor):
-        raise ValueError(f"a {type(value).__name__} where a tensor is expected")
+        raise Damaged(f"a {type(value).__name__} where a tensor is expected")
     return tensor.detach()
 
 
@@ -238,7 +250,7 @@ def _modules(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[st
     """Every module with its prefix and its attributes."""
     attributes = module.state if isinstance(module, Persistent) else getattr(module, "__dict__", {})
     if depth > DEEPEST:
-        raise ValueError("its modules lie too deep in each other")
+        raise Damaged("its modules lie too deep in each other")
     yield prefix, attributes
     children = attributes.get("_modules")
     for name, child in children.items() if isinstance(children, Mapping) else ():

@@ -48,7 +48,7 @@ def companion(path: Path, others: Sequence[Path], model: str, kind: str) -> Chec
     fitting = [checkpoint for checkpoint in found if checkpoint.kind == kind]
     given = "".join(f'; "{checkpoint.path}" is of {checkpoint.kind}' for checkpoint in found if checkpoint.kind != kind)
     if not fitting:
-        raise lacking(path, model, FURTHER[kind], given)
+        raise CheckpointError(lacking(path, model, FURTHER[kind], given))
     if len(found) > 1:
         more = given or f'; "{fitting[1].path}" is another {kind}'
         raise CheckpointError(f'"{path}" is {model}, which takes one {kind} beside it{more}; omit the others')
@@ -114,7 +114,7 @@ def load_clcae(path: Path, domain: str | None = None, others: Sequence[Path] = (
         raise CheckpointError(f'"{path}" was trained with the option {option}, which no released CLCAE was; give a released file')
     pictures = [other for other in others if is_picture(other)]
     if not pictures:
-        raise lacking(path, "CLCAE", FURTHER["average picture"])
+        raise CheckpointError(lacking(path, "CLCAE", FURTHER["average picture"]))
     hidden = checkpoint.state["encoder.feature_cross_attention.linear1.weight"].shape[0]
 
     def build(config: ModelConfig) -> CLCAE:
@@ -143,7 +143,7 @@ def load_fs(path: Path, domain: str | None = None, others: Sequence[Path] = ()) 
     encoder = read_checkpoint(path, domain, "FS")
     found = [checkpoint for other in others if (checkpoint := read_checkpoint(other, sure=False)).kind != "FS"]
     if not found:
-        raise lacking(path, "FS", FURTHER["generator with its mean code"])
+        raise CheckpointError(lacking(path, "FS", FURTHER["generator with its mean code"]))
     generator = found[0]
     if generator.latent_avg is None:
         raise CheckpointError(f'"{generator.path}" has no latent_avg; give a pSp or e4e file')

@@ -147,9 +147,9 @@ def missing_parts(kind: str, state: Mapping[str, Tensor]) -> list[Further]:
     return [part for part in needed if not part.prefix or not any(name.startswith(part.prefix) for name in state)]
 
 
-def lacking(path: Path, kind: str, part: Further, given: str = "") -> CheckpointError:
-    """The error of a model whose `part` is missing; `given`: what was given instead."""
-    return CheckpointError(f'"{path}" is {kind} without its {part.what}{given}; give that file with --with FILE ({where(part.file)})')
+def lacking(path: Path, kind: str, part: Further, given: str = "") -> str:
+    """What is said of a model whose `part` is missing; `given`: what was given instead."""
+    return f'"{path}" is {kind} without its {part.what}{given}; give that file with --with FILE ({where(part.file)})'
 
 
 def prefixes_of(names: Iterable[str]) -> Mapping[str, str]:

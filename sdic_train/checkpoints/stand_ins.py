@@ -48,11 +48,15 @@ class Refused(Exception):
         self.name = name
 
 
+class Damaged(Exception):
+    """What no program writes into a file of weights."""
+
+
 class _Fixed(type):
     """Classes that a pickle cannot write into."""
 
     def __setattr__(cls, name: str, value: object) -> None:
-        raise TypeError(f"{cls.__name__} does not change")
+        raise Damaged(f"{cls.__name__} does not change")
 
 
 class Skipped(metaclass=_Fixed):
@@ -102,7 +106,7 @@ class Call:
         return self.function(*args)
 
     def __setstate__(self, state: object) -> None:
-        raise TypeError("a function does not change")
+        raise Damaged("a function does not change")
 
 
 @dataclass(frozen=True)
