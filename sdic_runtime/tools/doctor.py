@@ -39,6 +39,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "torch": ("the torch backend, training and export", 'pip install "sdic-toolkit[train]"'),
     "onnx": ("export", 'pip install "sdic-toolkit[export]"'),
     "onnxscript": ("export", 'pip install "sdic-toolkit[export]"'),
+    "pooch": ("sdic-run download", 'pip install "sdic-toolkit[download]"'),
     "tensorrt": ("the tensorrt backend", 'pip install "sdic-toolkit[tensorrt]"'),
     "tensorrt-rtx": ("the tensorrt-rtx backend", 'pip install "sdic-toolkit[tensorrt-rtx]"'),
     "cuda-bindings": ("GPU memory and streams", 'pip install "sdic-toolkit[tensorrt]"'),
