@@ -125,12 +125,13 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         write_golden(folder / GOLDEN_FILE, make_golden(single.values, image, direction))
         graphs: Graphs = {}
         reports = []
+        part_graphs: Graphs = {}
         optimized = export.cpu if options.cpu_graphs and options.weights == "float32" else {}
-        for name in method.stages:
+        for name in (*method.stages, *method.parts):
             progress.begin(f"exporting {name}")
-            alone = name in export.alone
-            made, report = _stage(folder, method, name, modules.pop(name), optimized.get(name), single, options, alone)
-            graphs |= shared(made) if name in export.openvino else made
+            alone, shares = name in export.alone, _graphs_of_whole(method, name, graphs)
+            made, report = _stage(folder, method, name, modules.pop(name), optimized.get(name), single, options, alone, shares)
+            (graphs if name in method.stages else part_graphs).update(shared(made) if name in export.openvino else made)
             reports.append(report)
             progress.done(report)
         half = None
@@ -146,6 +147,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 domain=config.domain,
                 input=Input(config.visible_rows),
                 graphs=graphs,
+                part_graphs=part_graphs,
                 default_precision=STANDARD,
                 files={},
                 directions=write_directions(folder, directions),
@@ -159,14 +161,28 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     return BuildReport(manifest, reports, rounding, half, time.perf_counter() - start)
 
 
+def _graphs_of_whole(method: Method, part: str, graphs: Graphs) -> list[str]:
+    """The graphs of the stage that `part` is a part of, which have its weights too."""
+    wholes = [stage for stage, cut in method.cuts.items() if part in cut.stages]
+    return [file for stage in wholes for files in graphs[stage].values() for file in files]
+
+
 def _stage(
-    folder: Path, method: Method, name: str, module: nn.Module, arrange: Arrange | None, single: Chain, options: BuildOptions, one: bool
+    folder: Path,
+    method: Method,
+    name: str,
+    module: nn.Module,
+    arrange: Arrange | None,
+    single: Chain,
+    options: BuildOptions,
+    one: bool,
+    shares: Sequence[str],
 ) -> tuple[Graphs, StageReport]:
     """Export one stage in all its variants, those of one output alone included, and check them; `Manifest.graphs` of them. `one`: for one
-    picture at a time."""
+    picture at a time. `shares`: graphs with weights that its variants may read."""
     import torch
 
-    stage, example, start = method.stages[name], single.examples[name], time.perf_counter()
+    stage, example, start = method.stage(name), single.examples[name], time.perf_counter()
     whole, alone = f"onnx/{STANDARD}/{name}.onnx", asked_alone(method, name)
     (folder / whole).parent.mkdir(parents=True, exist_ok=True)
     export_stage(module, stage, method, folder / whole, options.opset, options.weights == "float16", share_weights=bool(alone), alone=one)
@@ -189,7 +205,7 @@ def _stage(
         files = [beside(whole, CPU if len(bands) == 1 else f"{CPU}.{band}") for band in range(len(bands))]
         keys = [key for key in graphs if key != name and len(files) == 1]
         for index, file in enumerate(files):  # bands share weights with the stage and each other; each is freed before the next
-            others = [folder / other for other in (whole, *files[:index])]
+            others = [folder / other for other in (whole, *shares, *files[:index])]
             export_variant(bands.pop(0), stage, method, folder / file, others, options.opset, len(files) > 1, share_weights=bool(keys))
             gc.collect()
         found = [check_stage([folder / file for file in files], label(name, ONNXRUNTIME_CPU), stage.outputs, method, example)]
@@ -214,7 +230,7 @@ def shared(graphs: Graphs) -> Graphs:
 def asked_alone(method: Method, stage: str) -> tuple[str, ...]:
     """The outputs of `stage`, which has several, that some step asks for alone."""
     steps = [step for program in method.programs.values() for step in program.steps if step.stage == stage]
-    outputs = method.stages[stage].outputs
+    outputs = method.stage(stage).outputs
     return tuple(output for output in outputs if len(outputs) > 1 and any(list(step.outputs) == [output] for step in steps))
 
 
@@ -232,7 +248,8 @@ def beside(file: str, form: str) -> str:
 def finish(folder: Path, manifest: Manifest) -> Manifest:
     """Write `manifest` into `folder` with every file that lies there, and the weights that its graphs name; the one written."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    graphs = [file for variants in manifest.graphs.values() for files in variants.values() for file in files]
+    tables = (*manifest.graphs.values(), *manifest.part_graphs.values())
+    graphs = [file for variants in tables for files in variants.values() for file in files]
     manifest = msgspec.structs.replace(manifest, files=file_entries(folder, names), weights=weights_of(folder, graphs))
     write_manifest(folder, manifest)
     return manifest

@@ -133,7 +133,7 @@ class Watched(Wrapper):
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         if stage in self.examples:
             return self.inner.run(stage, inputs, outputs)
-        table = self.method.stages[stage]
+        table = self.method.stage(stage)
         results = self.inner.run(stage, inputs, table.outputs)
         read = {name: self.download(inputs[name]) for name in table.inputs}
         self.examples[stage] = Example(read, {name: self.download(results[name]) for name in table.outputs})
@@ -149,6 +149,9 @@ def run_all(backend: Backend, image: np.ndarray, direction: np.ndarray) -> Chain
     for name, program in method.programs.items():
         if any(step.stage not in watched.examples for step in program.steps):
             run_with(watched, name, {tensor: backend.upload(array) for tensor, array in kept.items()}, len(image))
+    for stage in method.cuts:
+        inputs = watched.examples[stage].inputs
+        run(method.chain(stage), watched, {name: backend.upload(array) for name, array in inputs.items()})
     unused = [stage for stage in method.stages if stage not in watched.examples]
     if unused:
         raise BundleError(f'no program runs the stage "{unused[0]}", so that nothing can be checked of it; remove it from the method')

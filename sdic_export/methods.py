@@ -14,7 +14,7 @@ from sdic_export.graphs.clcae import clcae_modules
 from sdic_export.graphs.encoded import encoded_modules, hfgi_modules, restyle_modules
 from sdic_export.graphs.fs import fs_modules
 from sdic_export.graphs.hyperstyle import hyperstyle_modules
-from sdic_export.graphs.sdic import stage_modules
+from sdic_export.graphs.parts import sdic_modules
 from sdic_export.graphs.sfe import inverter_modules, sfe_modules
 from sdic_runtime.errors import BundleError
 from sdic_train.methods import METHODS
@@ -28,8 +28,8 @@ Arrange: TypeAlias = Callable[..., "Sequence[nn.Module] | None"]
 
 @dataclass(frozen=True)
 class ExportCode:
-    """`modules`: what `code.load` gives -> stage -> module that exports well, its inputs and outputs in the order of the stage table.
-    `cpu`: stage -> how it is optimized for CPUs. `openvino`: the stages of these whose CPU-optimized graphs are also faster in OpenVINO.
+    """`modules`: what `code.load` gives -> stage, or part of one -> module that exports well, its inputs and outputs in the order of the
+    stage table. `cpu`: stage -> how it is optimized for CPUs. `openvino`: the stages of these whose CPU-optimized graphs are also faster in OpenVINO.
     `alone`: stages whose graphs are for one picture at a time."""
 
     code: MethodCode
@@ -40,7 +40,7 @@ class ExportCode:
 
 
 EXPORTS: dict[str, ExportCode] = {
-    "sdic": ExportCode(METHODS["sdic"], stage_modules, CPU, OPENVINO),
+    "sdic": ExportCode(METHODS["sdic"], sdic_modules, CPU, OPENVINO),
     **{name: ExportCode(METHODS[name], encoded_modules, encoded.ENCODED) for name in ("e4e", "psp")},
     **{name: ExportCode(METHODS[name], restyle_modules, encoded.RESTYLE) for name in ("restyle-e4e", "restyle-psp")},
     "hfgi": ExportCode(METHODS["hfgi"], hfgi_modules, encoded.HFGI),

@@ -42,10 +42,13 @@ class TorchStages(Backend):
         array: np.ndarray = tensor.numpy()
         return array
 
+    def runs(self, stage: str) -> bool:
+        return stage in self.modules
+
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         import torch
 
-        table = self.method.stages[stage]
+        table = self.method.stage(stage)
         with torch.inference_mode():
             results = self.modules[stage](*(inputs[name] for name in table.inputs))
         named = dict(zip(table.outputs, results if isinstance(results, tuple) else (results,), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -130,6 +130,16 @@ class Edited(Pictures):
         self.latent = latent
 
 
+@dataclass
+class Still:
+    """What edits of one inversion have in common, made by the first of them: `values` by program and value, and which edits there were, by
+    program and first style row. Not saved, pickled or copied."""
+
+    values: dict[tuple[str, str], Held] = field(default_factory=dict)
+    asked: set[tuple[str, int]] = field(default_factory=set)
+    bytes: int = 0
+
+
 class Inversion(Pictures):
     """N inverted pictures. Index it to pick some: `inversion[0]`, `inversion[2:4]`; iterate to have them one by one.
 
@@ -140,6 +150,10 @@ class Inversion(Pictures):
     def __init__(self, model: Model, tensors: Mapping[str, Held], names: Sequence[str]) -> None:
         super().__init__(model, len(names), tensors[PICTURE])
         self.names, self.tensors = tuple(names), dict(tensors)
+        self.still = Still()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "still": Still()}
 
     def __getattr__(self, name: str) -> np.ndarray:
         tensors = self.__dict__.get("tensors", {})
@@ -161,7 +175,9 @@ class Inversion(Pictures):
             index = slice(index, index + 1 or None)
         if len(self) == 1 and len(self.names[index]) == 1:
             return self
-        return Inversion(self.model, {name: held.part(index) for name, held in self.tensors.items()}, self.names[index])
+        some = Inversion(self.model, {name: held.part(index) for name, held in self.tensors.items()}, self.names[index])
+        some.still = Still({key: held.part(index) for key, held in self.still.values.items()}, set(self.still.asked), self.still.bytes)
+        return some
 
     def __iter__(self) -> Iterator[Inversion]:
         return (self[index] for index in range(len(self)))

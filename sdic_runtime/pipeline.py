@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import prod
 from types import TracebackType
 from typing import Any
 
@@ -19,10 +20,12 @@ from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
-from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, Move
+from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, Move, Program, run
+from sdic_runtime.unmoved import Split, first_row, split
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
 LARGEST_DEFAULT_BATCH = 16
+KEPT_BYTES = 256 << 20  # of an inversion, for what its edits have in common
 BASELINE = "baseline"  # the program of an inversion without what the method adds to it
 
 
@@ -163,7 +166,8 @@ class Pipeline:
             codes[name] = moved.reshape(-1, *moved.shape[2:])
         sources = np.repeat(np.arange(len(inversion)), len(strengths))
         given = codes | {name: array[sources] for name, array in further.items()}
-        return self._render(form.program, inversion, given, sources, self._batch(batch))
+        parts = self._split(form, inversion, codes, further, self._batch(batch))
+        return self._render(form.program, inversion, given, sources, self._batch(batch), parts)
 
     def baseline(self, inversion: Inversion, batch: int | None = None) -> Edited:
         """The pictures of the initial codes alone, without what the method adds to them. Raises SdicError."""
@@ -222,13 +226,59 @@ class Pipeline:
             made = self._run(PREPARE, inversion, {}, np.arange(len(inversion)), batch)
             inversion.tensors = {**inversion.tensors, **made}
 
-    def _render(self, program: str, inversion: Inversion, given: Mapping[str, np.ndarray], sources: np.ndarray, batch: int) -> Edited:
+    def _split(
+        self, form: Move, inversion: Inversion, codes: Mapping[str, np.ndarray], extras: Mapping[str, np.ndarray], batch: int
+    ) -> Split | None:
+        """The program of an edit in two where the moved `codes` keep their first rows; None where all of it must run.
+
+        Chains in place of whole stages have to be loaded, so the first edit of a kind goes without, unless it has several strengths.
+        """
+        method, program, still = self.bundle.manifest, form.program, inversion.still
+        times = len(next(iter(codes.values()))) // len(inversion)
+        row = min(first_row(inversion.tensors[name].host().repeat(times, 0), moved) for name, moved in codes.items())
+        if not (self.backend.skips and 0 < row < method.sizes["L"]):
+            return None
+        again = times > 1 or (program, row) in still.asked
+        still.asked.add((program, row))
+        cuts = [stage for stage, cut in method.cuts.items() if again and all(map(self.backend.runs, cut.stages))]
+        moved = (*codes, *extras)
+        for cut in (cuts, ()) if cuts else ((),):
+            parts = split(method, program, moved, form.codes, row, cut)
+            if parts is None or self._hold(inversion, program, parts.still, batch):
+                return parts
+        return None
+
+    def _render(
+        self,
+        program: str,
+        inversion: Inversion,
+        given: Mapping[str, np.ndarray],
+        sources: np.ndarray,
+        batch: int,
+        parts: Split | None = None,
+    ) -> Edited:
         """Pictures by a program that also reads the inversion's tensors, of what is `given`: codes and extras, whose entry i goes with
-        picture sources[i]."""
-        made = self._run(program, inversion, given, sources, batch, (PICTURE,))
+        picture sources[i]. `parts`: the program in two, the first of which was run."""
+        made = self._run(program, inversion, given, sources, batch, (PICTURE,), parts.rest if parts else None)
         known = {code for move in self.moves.values() for code in move.codes}
         codes = [given[name] for name in self.bundle.manifest.programs[program].takes if name in given and name in known]
         return Edited(self.model, (codes or list(given.values()))[-1], made[PICTURE])
+
+    def _hold(self, inversion: Inversion, program: str, first: Program, batch: int) -> bool:
+        """Have the inversion hold what `first`, the first part of `program`, gives; False where that is more than edits may keep."""
+        method, still = self.bundle.manifest, inversion.still
+        if all((program, value) in still.values for value in first.gives):
+            return True
+        tensors = {value: tensor for step in first.steps for tensor, value in step.outputs.items()}
+        needed = sum(4 * prod(method.shape(tensors[value], len(inversion))) for value in first.gives)
+        if needed > KEPT_BYTES:
+            return False
+        made = self._run(program, inversion, {}, np.arange(len(inversion)), batch, steps=first)
+        if still.bytes + needed > KEPT_BYTES:
+            still.values, still.bytes = {}, 0
+        still.values |= {(program, value): held for value, held in made.items()}
+        still.bytes += needed
+        return True
 
     def _run(
         self,
@@ -238,29 +288,33 @@ class Pipeline:
         sources: np.ndarray,
         batch: int,
         wanted: Sequence[str] | None = None,
+        steps: Program | None = None,
     ) -> dict[str, Held]:
-        """What the program gives, or of that what is `wanted`, for the pictures `sources` of an inversion, `batch` at a time."""
+        """What the program, or the part `steps` of it, gives, or of that what is `wanted`, for the pictures `sources` of an inversion,
+        `batch` at a time."""
         manifest, backend = self.bundle.manifest, self.backend
-        takes, zeros = manifest.programs[program].takes, manifest.programs[program].zeros
-        names = tuple(manifest.programs[program].gives) if wanted is None else wanted
+        part = steps or manifest.programs[program]
+        names = tuple(part.gives) if wanted is None else wanted
+        held_already = {**inversion.tensors, **{value: held for (owner, value), held in inversion.still.values.items() if owner == program}}
 
-        def taken(name: str, part: slice) -> Tensor:
-            """The tensor `name` on the backend, for the pictures of `part`."""
+        def taken(name: str, some: slice) -> Tensor:
+            """The tensor `name` on the backend, for the pictures of `some`."""
             if name in given:
-                return backend.upload(given[name][part])
-            if name in zeros:
-                return backend.upload(np.zeros(manifest.shape(name, len(sources[part])), np.float32))
-            held = inversion.tensors[name]
-            if np.array_equal(sources[part], np.arange(len(inversion))):  # the whole inversion is brought to the backend once
+                return backend.upload(given[name][some])
+            if name in part.zeros:
+                return backend.upload(np.zeros(manifest.shape(name, len(sources[some])), np.float32))
+            held = held_already[name]
+            if np.array_equal(sources[some], np.arange(len(inversion))):  # the whole inversion is brought to the backend once
                 return held.on(backend)
-            return backend.upload(held.host()[sources[part]])
+            return backend.upload(held.host()[sources[some]])
 
         made: list[dict[str, Held]] = []
         for start in range(0, len(sources), batch):
-            results = backend.run_program(program, {name: taken(name, slice(start, start + batch)) for name in takes})
+            tensors = {name: taken(name, slice(start, start + batch)) for name in part.takes}
+            results = backend.run_program(program, tensors) if steps is None else run(steps, backend, tensors)
             held = {name: Held(device=results[name], backend=backend) for name in names}
             made.append(held if len(sources) <= batch else {name: Held(tensor.host()) for name, tensor in held.items()})
-        return made[0] if len(made) == 1 else {name: Held(np.concatenate([part[name].host() for part in made])) for name in names}
+        return made[0] if len(made) == 1 else {name: Held(np.concatenate([each[name].host() for each in made])) for name in names}
 
     def _invert(self, image: np.ndarray, names: Sequence[str], batch: int) -> Inversion:
         parts = []

@@ -64,12 +64,21 @@ class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kinds: tuple[str, ...] = EDIT_KINDS
 
 
+class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A stage as a chain of smaller ones, so that an edit can begin in its middle. `stages` are those, which no program names; `steps` lead
+    from the inputs of the whole stage to its outputs, values named alike."""
+
+    stages: dict[str, Stage]
+    steps: tuple[Step, ...]
+
+
 class Method(msgspec.Struct, frozen=True, kw_only=True):
     """What a method is.
 
     `sizes`: letter -> number. `tensors`: name -> axes, each a number, a letter of `sizes`, or "N" for the batch, which comes first.
     `keeps`: the tensors that an inversion stores, each given or taken by the program "invert". `moves`: the forms of editing by name; the
-    first that is meant for an edit's kind is the default.
+    first that is meant for an edit's kind is the default. `rows`: stage -> how many style rows of the latent codes it reads, the first; a
+    stage that is not named reads all. `cuts`: stage -> the same as a chain. Both serve edits that leave the first rows alone, see `unmoved`.
     """
 
     method: str
@@ -79,6 +88,22 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     programs: dict[str, Program]
     keeps: tuple[str, ...]
     moves: dict[str, Move]
+    rows: dict[str, int] = msgspec.field(default_factory=dict)
+    cuts: dict[str, Cut] = msgspec.field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, Stage]:
+        """The stages of all cuts."""
+        return {name: stage for cut in self.cuts.values() for name, stage in cut.stages.items()}
+
+    def stage(self, name: str) -> Stage:
+        """The stage, or the part of one, that is called `name`. Raises KeyError."""
+        return self.stages[name] if name in self.stages else self.parts[name]
+
+    def chain(self, stage: str) -> Program:
+        """The program that the cut of `stage` is, from its inputs to its outputs."""
+        whole = self.stages[stage]
+        return Program(whole.inputs, self.cuts[stage].steps, {tensor: tensor for tensor in whole.outputs})
 
     @property
     def prepared(self) -> tuple[str, ...]:
@@ -122,6 +147,8 @@ def check(method: Method) -> None:
     _check_tables(method)
     for name, program in method.programs.items():
         _check_program(method, name, program)
+        _require(PICTURE in program.gives or name == PREPARE, f'the program "{name}" gives no "{PICTURE}"')
+    _check_cuts(method)
     _check_editing(method)
 
 
@@ -142,7 +169,7 @@ def _check_tables(method: Method) -> None:
         _require(fits, f'the axes of the tensor "{name}" are {list(axes)}, expected "N", then at most {MOST_AXES - 1} sizes')
     for name, expected in FIXED_AXES.items():
         _require(method.tensors.get(name) == expected, f'the tensor "{name}" must have the axes {list(expected)}')
-    for name, stage in method.stages.items():
+    for name, stage in (*method.stages.items(), *method.parts.items()):
         _require(":" not in name, f'the stage "{name}" has a colon in its name')
         for tensor in (*stage.inputs, *stage.outputs):
             _require(tensor in method.tensors, f'the stage "{name}" has the tensor "{tensor}", which the table of tensors lacks')
@@ -150,7 +177,8 @@ def _check_tables(method: Method) -> None:
         _require(bool(stage.inputs) and bool(stage.outputs) and not twice, f'the stage "{name}" needs inputs and outputs, each named once')
 
 
-def _check_program(method: Method, name: str, program: Program) -> None:
+def _check_program(method: Method, name: str, program: Program, stages: Mapping[str, Stage] | None = None) -> None:
+    """`stages`: those that the steps may run, when not those of the method."""
     for tensor in program.takes:
         _require(tensor in method.tensors, f'the program "{name}" takes "{tensor}", which the table of tensors lacks')
     _require(set(program.zeros) <= set(program.takes), f'the program "{name}" has zeros that it does not take')
@@ -161,7 +189,7 @@ def _check_program(method: Method, name: str, program: Program) -> None:
 
     for index, step in enumerate(program.steps):
         where = f'step {index + 1} of the program "{name}"'
-        stage = method.stages.get(step.stage)
+        stage = (method.stages if stages is None else stages).get(step.stage)
         if stage is None:
             raise BundleError(f'{where} runs "{step.stage}", which is no stage')
         bound, taken = ", ".join(step.inputs), ", ".join(stage.inputs)
@@ -175,7 +203,22 @@ def _check_program(method: Method, name: str, program: Program) -> None:
             axes[value] = method.tensors[tensor]
     for tensor, value in program.gives.items():
         _require(same(value, tensor), f'the program "{name}" gives "{tensor}" from "{value}", which it does not make or has other axes')
-    _require(PICTURE in program.gives or name == PREPARE, f'the program "{name}" gives no "{PICTURE}"')
+
+
+def _check_cuts(method: Method) -> None:
+    """What edits that leave the first rows alone go by."""
+    for name, cut in method.cuts.items():
+        _require(name in method.stages, f'cuts has "{name}", which is no stage')
+        taken = [
+            part
+            for part in cut.stages
+            if part in method.stages or any(part in other.stages for other in method.cuts.values() if other is not cut)
+        ]
+        _require(not taken, f'the cut of "{name}" has the stage "{", ".join(taken)}", which is there already')
+        _check_program(method, f"cut of {name}", method.chain(name), cut.stages)
+    for name, rows in method.rows.items():
+        _require(name in method.stages or name in method.parts, f'rows has "{name}", which is no stage')
+        _require(0 <= rows <= method.sizes["L"], f'rows["{name}"] is {rows}, expected 0 to {method.sizes["L"]}')
 
 
 def _check_editing(method: Method) -> None:

@@ -112,7 +112,7 @@ class TorchBackend(Backend):
         networks: Any = model
         generator = PlainGenerator(networks.generator) if plain else networks.generator
         functions = method_named(method.method).functions(networks, generator)
-        self.name, self.device = "torch-plain" if plain else "torch", device
+        self.name, self.device, self.skips = "torch-plain" if plain else "torch", device, not plain
         self._form = ", torch.compile" * compiled + ", plain generator" * plain
         self._stages = {name: torch.compile(function) if compiled else function for name, function in functions.items()}
 
@@ -130,6 +130,9 @@ class TorchBackend(Backend):
     def download(self, tensor: torch.Tensor) -> np.ndarray:
         array: np.ndarray = tensor.cpu().numpy()
         return array
+
+    def runs(self, stage: str) -> bool:
+        return stage in self._stages
 
     def slice(self, tensor: torch.Tensor, pictures: slice) -> torch.Tensor:
         return tensor[pictures]

@@ -12,6 +12,7 @@ from sdic_export.cpu.convolutions import optimized
 from sdic_export.cpu.encoder import CpuEncoder, cpu_encoder
 from sdic_export.cpu.generator import BandTail, cpu_preview, cpu_tail
 from sdic_export.cpu.head import cpu_head
+from sdic_export.cpu.parts import PARTS
 from sdic_export.graphs.encoded import StepGraph
 from sdic_train.networks.hfgi.model import fuse
 
@@ -52,7 +53,8 @@ def cpu_plain(graph: nn.Module, *example: Tensor) -> list[nn.Module]:
     return [optimized(graph, *example)]
 
 
-ENCODED: dict[str, Arrange] = {"encoder": cpu_encoder, "generator_head": cpu_head, "generator_tail": partial(cpu_tail, band=PlainBandTail)}
+TAIL: dict[str, Arrange] = {"generator_tail": partial(cpu_tail, band=PlainBandTail), **PARTS}
+ENCODED: dict[str, Arrange] = {"encoder": cpu_encoder, "generator_head": cpu_head, **TAIL}
 RESTYLE: dict[str, Arrange] = {**ENCODED, "encoder": cpu_step}
 HFGI: dict[str, Arrange] = {
     **ENCODED,
@@ -62,4 +64,4 @@ HFGI: dict[str, Arrange] = {
     "generator_tail": partial(cpu_tail, band=FusedBandTail),
 }
 HYPERSTYLE: dict[str, Arrange] = {"encoder": cpu_plain, "backbone": cpu_plain}
-CUT: dict[str, Arrange] = {"encoder": cpu_plain, "generator_middle": cpu_head, "generator_tail": ENCODED["generator_tail"]}
+CUT: dict[str, Arrange] = {"encoder": cpu_plain, "generator_middle": cpu_head, **TAIL}

@@ -187,7 +187,7 @@ class StripedBlock(nn.Module):
         wanted = [Rows(first, last, colours.size) for first, last in pairwise(ends)]
         made = [BandBlock(block, *pair) for pair in zip(parts, wanted, strict=True)]
         needs, colours_needed = [part.needs for part in made], [part.colours for part in made]
-        self.needs, self.colours = _together(needs), _together(colours_needed)
+        self.needs, self.colours = together(needs), together(colours_needed)
         self.cuts = [(rows.within(self.needs), skip.within(self.colours)) for rows, skip in zip(needs, colours_needed, strict=True)]
         self.parts = nn.ModuleList(made)
 
@@ -197,7 +197,7 @@ class StripedBlock(nn.Module):
         return torch.cat(features, 2), torch.cat(colours, 2)
 
 
-def _together(parts: Sequence[Rows]) -> Rows:
+def together(parts: Sequence[Rows]) -> Rows:
     return Rows(parts[0].first, parts[-1].last, parts[0].size)
 
 
@@ -293,7 +293,7 @@ class Band(nn.Module):
     def __init__(self, lower: Entrance | None, blocks: nn.ModuleList, strips: Sequence[TailStrip | PreviewStrip]) -> None:
         super().__init__()
         needs, colours = [strip.needs for strip in strips], [strip.colours for strip in strips]
-        held = [_together(ranges) for ranges in (needs, colours)]
+        held = [together(ranges) for ranges in (needs, colours)]
         conv, to_rgb = (None, None) if lower is None else (lower.conv, lower.to_rgb)
         self.path = BandPath(conv, to_rgb, blocks, *held)
         self.cuts = [[rows.within(whole) for rows in ranges] for ranges, whole in zip((needs, colours), held, strict=True)]

@@ -9,6 +9,7 @@ from sdic_export.cpu.dipn import cpu_dipn
 from sdic_export.cpu.encoder import cpu_encoder
 from sdic_export.cpu.generator import cpu_preview, cpu_tail
 from sdic_export.cpu.head import cpu_head
+from sdic_export.cpu.parts import PARTS
 
 if TYPE_CHECKING:
     from sdic_export.methods import Arrange
@@ -20,6 +21,7 @@ CPU: dict[str, Arrange] = {
     "dipn": cpu_dipn,
     "dicn": cpu_dicn,
     "generator_tail": cpu_tail,
+    **PARTS,
 }
 
 # By measurement (OpenVINO 2026.4, Zen 4, 1024, seconds of one CPU): standard graph -> CPU-optimized graph.

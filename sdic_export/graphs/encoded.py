@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sdic_export.graphs.folded import constant
+from sdic_export.graphs.parts import FusedEntranceGraph, tail_modules
 from sdic_export.graphs.sdic import EncoderGraph, HeadGraph, PreviewGraph, TailGraph
 from sdic_train.networks.encoded import Encoded
 from sdic_train.networks.hfgi.consultation import Aligner, Consultation
@@ -96,7 +97,8 @@ class ConsultationGraph(nn.Module):
 
 def encoded_modules(model: Encoded) -> dict[str, nn.Module]:
     """e4e and pSp: stage -> module; parameters are shared with the model where nothing is folded."""
-    return evaluated({"encoder": EncoderGraph(model), "generator_head": HeadGraph(model), "generator_tail": PlainTailGraph(model)})
+    own = {"encoder": EncoderGraph(model), "generator_head": HeadGraph(model), "generator_tail": PlainTailGraph(model)}
+    return evaluated({**own, **tail_modules(model.generator)})
 
 
 def restyle_modules(model: ReStyle) -> dict[str, nn.Module]:
@@ -113,6 +115,7 @@ def hfgi_modules(model: HFGI) -> dict[str, nn.Module]:
         "aligner": AlignerGraph(model.aligner),
         "consultation": ConsultationGraph(model.consultation),
         "generator_tail": FusedTailGraph(model),
+        **tail_modules(model.generator, FusedEntranceGraph),
     }
     return {**encoded_modules(model), **evaluated(own)}
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from sdic_export.graphs.encoded import PlainTailGraph
 from sdic_export.graphs.folded import FoldedToRGB, constant
+from sdic_export.graphs.parts import tail_modules
 from sdic_export.graphs.sdic import HEAD_BLOCKS, FoldedBlock, Model, styled
 from sdic_train.networks.stylegan2 import BASE_BLOCKS
 
@@ -47,4 +48,5 @@ class MiddleGraph(nn.Module):
 
 def cut_modules(model: Model) -> dict[str, nn.Module]:
     """The generator's stages; parameters are shared with the model where nothing is folded."""
-    return {"generator_base": BaseGraph(model), "generator_middle": MiddleGraph(model), "generator_tail": PlainTailGraph(model)}
+    own = {"generator_base": BaseGraph(model), "generator_middle": MiddleGraph(model), "generator_tail": PlainTailGraph(model)}
+    return {**own, **tail_modules(model.generator)}

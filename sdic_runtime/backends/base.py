@@ -25,6 +25,7 @@ class Backend(ABC):
     name: str = ""  # in the registry
     precision: str = "fp32"  # of the graphs that it runs
     largest_batch: int | None = None  # pictures that it takes at once; None: no limit of its own
+    skips: bool = True  # whether an edit may run the steps alone that read what it moves; False where only whole programs run
 
     def __init__(self, method: Method) -> None:
         self.method = method
@@ -45,6 +46,10 @@ class Backend(ABC):
     @abstractmethod
     def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         """Run one stage for the `outputs` asked for; the others need not be computed. Raises BackendError, or OutOfMemoryError."""
+
+    def runs(self, stage: str) -> bool:
+        """Whether it runs `stage`, which may be a part of one, see `Method.cuts`."""
+        return stage in self.method.stages
 
     def run_program(self, program: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run a program of the method: the tensors that it gives, by name. A backend may do it in another way, such as one CUDA graph."""

@@ -93,7 +93,7 @@ class OnnxRuntime(Backend):
         self._kind, self._index, self._threads, self._tf32 = kind, int(index or 0), threads, tf32
         self._sessions: dict[tuple[Path, ...], Any] = {}  # files of a graph, several where it is in bands -> what runs them
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
-        self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
+        self._locks = {stage: threading.Lock() for stage in (*bundle.manifest.stages, *bundle.manifest.parts)}
         self._closed = False
         _register_shared_arena()
 
@@ -122,6 +122,10 @@ class OnnxRuntime(Backend):
         same = (self.bundle, self.precision, self._threads, "cpu", self._tf32)
         return OnnxRuntime(*same, cpu_graphs=False) if self._optimized() else None
 
+    def runs(self, stage: str) -> bool:
+        manifest = self.bundle.manifest
+        return stage in manifest.stages or any(variant in self.variants for variant in manifest.part_graphs.get(stage, ()))
+
     def close(self) -> None:
         self._closed = True
         self._answers.clear()
@@ -136,7 +140,7 @@ class OnnxRuntime(Backend):
             with self._locks[stage]:
                 graph, paths = self.bundle.graph(stage, outputs, self.variants)
                 if tuple(paths) not in self._sessions:
-                    whole = self.method.stages[stage]
+                    whole = self.method.stage(stage)
                     table = Stage(whole.inputs, (graph.alone,)) if graph.alone else whole
                     self._sessions[tuple(paths)] = self._load(stage, table, paths)
                 self._answers[request] = graph, self._sessions[tuple(paths)]

@@ -94,7 +94,7 @@ class OpenVino(Backend):
         bundle.precision(STANDARD)  # the graphs of either precision
         self.bundle, self.precision, self._threads = bundle, precision, threads
         self._networks: dict[Graph, Network] = {}
-        self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
+        self._locks = {stage: threading.Lock() for stage in (*bundle.manifest.stages, *bundle.manifest.parts)}
         self._closed = False
 
     @property
@@ -124,6 +124,10 @@ class OpenVino(Backend):
         again.variants = (STANDARD,)
         return again
 
+    def runs(self, stage: str) -> bool:
+        manifest = self.bundle.manifest
+        return stage in manifest.stages or any(variant in self.variants for variant in manifest.part_graphs.get(stage, ()))
+
     def close(self) -> None:
         self._closed = True
         self._networks.clear()
@@ -137,7 +141,7 @@ class OpenVino(Backend):
             if graph not in self._networks:
                 if len(paths) > 1:
                     raise BundleError(f'the variant "{graph.variant}" of {graph.key} is in bands of rows, which OpenVINO does not run')
-                whole = self.method.stages[stage]
+                whole = self.method.stage(stage)
                 table = Stage(whole.inputs, (graph.alone,)) if graph.alone else whole
                 self._networks[graph] = self._load(stage, table, paths[0])
             return self._networks[graph]

@@ -37,7 +37,7 @@ def graph_for(manifest: Manifest, stage: str, outputs: Sequence[str], variants: 
     keys = (f"{stage}:{outputs[0]}", stage) if len(outputs) == 1 else (stage,)
     for key in keys:
         for variant in variants:
-            files = manifest.graphs.get(key, {}).get(variant)
+            files = (manifest.graphs.get(key) or manifest.part_graphs.get(key, {})).get(variant)
             if files:
                 return Graph(key, variant, files)
     raise KeyError(f'no graph of the stage "{stage}" in {", ".join(variants)}')
@@ -54,6 +54,6 @@ def files_of(manifest: Manifest, graphs: Iterable[str]) -> list[str]:
 
 
 def files_in(manifest: Manifest, variants: Sequence[str]) -> list[str]:
-    """Every file that a backend may read which runs the first of `variants` that a graph has."""
+    """Every file that a backend may read which runs the first of `variants` that a graph has; without those of parts of stages."""
     chosen = [next((choices[variant] for variant in variants if variant in choices), ()) for choices in manifest.graphs.values()]
     return files_of(manifest, (file for files in chosen for file in files))

@@ -46,10 +46,11 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `graphs`: "stage", or "stage:output" for the graph of that output alone -> variant -> files. Variants are precisions (fp32, fp16, ...)
     and forms for one backend ("onnxruntime-cpu", "openvino"), which may share files. Several files are bands of rows (axis 2 of every
-    output) from top to bottom, each for one picture. `weights`: graph file -> the files of external weights that it reads. `tolerances`:
-    precision -> the largest difference over the expected tensor's standard deviation that the export allowed. `psnr`: precision -> dB of
-    the worst golden picture against fp32, where it was measured. `faces`: the alignment that the model was trained on ("ffhq"), or None.
-    `checkpoint`: where the PyTorch weights are ("path", relative to the bundle; "sha256"; "weights"): only the PyTorch backend reads them.
+    output) from top to bottom, each for one picture. `part_graphs`: the same for the parts of stages, see `Method.cuts`. `weights`: graph
+    file -> the files of external weights that it reads. `tolerances`: precision -> the largest difference over the expected tensor's
+    standard deviation that the export allowed. `psnr`: precision -> dB of the worst golden picture against fp32, where it was measured.
+    `faces`: the alignment that the model was trained on ("ffhq"), or None. `checkpoint`: where the PyTorch weights are ("path", relative to
+    the bundle; "sha256"; "weights"): only the PyTorch backend reads them.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     input: Input
     faces: str | None = None
     graphs: dict[str, dict[str, tuple[str, ...]]]
+    part_graphs: dict[str, dict[str, tuple[str, ...]]] = msgspec.field(default_factory=dict)
     weights: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     default_precision: str
     directions: dict[str, str] = msgspec.field(default_factory=dict)
@@ -188,10 +190,14 @@ def _check(manifest: Manifest) -> None:
     for stage in manifest.stages:
         if not manifest.graphs.get(stage):
             raise BundleError(f'the stage "{stage}" has no graphs')
-    for key, variants in manifest.graphs.items():
+    for key in manifest.graphs:
         stage, colon, output = key.partition(":")
         if stage not in manifest.stages or (colon and output not in manifest.stages[stage].outputs):
             raise BundleError(f'graphs has "{key}", expected a stage or "stage:output" of the stage table')
+    for key in manifest.part_graphs:
+        if key not in manifest.parts:
+            raise BundleError(f'part_graphs has "{key}", expected a stage of cuts')
+    for key, variants in (*manifest.graphs.items(), *manifest.part_graphs.items()):
         empty = [variant for variant, files in variants.items() if not files]
         if empty:
             raise BundleError(f'graphs["{key}"]["{empty[0]}"] is empty, expected a list of files')
@@ -204,7 +210,8 @@ def _check(manifest: Manifest) -> None:
     outside = [name for name in manifest.files if not is_inside(name)]
     if outside:
         raise BundleError(f'the file name "{outside[0]}" leaves the bundle')
-    graphs = [file for variants in manifest.graphs.values() for files in variants.values() for file in files]
+    tables = (*manifest.graphs.values(), *manifest.part_graphs.values())
+    graphs = [file for variants in tables for files in variants.values() for file in files]
     weights = [file for files in manifest.weights.values() for file in files]
     for name in (*graphs, *weights, *manifest.directions.values(), *([manifest.golden] if manifest.golden else [])):
         if name not in manifest.files:

@@ -15,6 +15,7 @@ class Wrapper(Backend):
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner.method)
         self.inner, self.name, self.precision, self.largest_batch = inner, inner.name, inner.precision, inner.largest_batch
+        self.skips = inner.skips
 
     @property
     def description(self) -> str:
@@ -25,6 +26,9 @@ class Wrapper(Backend):
 
     def download(self, tensor: Tensor) -> np.ndarray:
         return self.inner.download(tensor)
+
+    def runs(self, stage: str) -> bool:
+        return self.inner.runs(stage)
 
     def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         return self.inner.run(stage, inputs, outputs)

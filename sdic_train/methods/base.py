@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sdic_runtime.errors import ArgumentError, CheckpointError
-from sdic_runtime.program import Axes, Move, Stage
+from sdic_runtime.program import Axes, Cut, Move, Stage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +29,8 @@ class Tables:
     sizes: dict[str, int]
     tensors: dict[str, Axes]
     stages: dict[str, Stage]
+    rows: dict[str, int] = field(default_factory=dict)
+    cuts: dict[str, Cut] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,8 @@ class MethodCode:
     program takes, its result is what the program gives. `zeros`: program -> those of its takes that the host fills with zeros. `keeps` and
     `moves`: see `sdic_runtime.program.Method`. `load`: checkpoint file, domain or None, further files that belong to the model -> the
     networks in evaluation mode, whose `config` `tables` reads and whose `generator` is the StyleGAN2; raises CheckpointError. `functions`:
-    those networks, and the generator to use -> stage -> function. A method that iterates has its number of `iterations`, and `unrolled`:
-    another number -> the method with so many.
+    those networks, and the generator to use -> stage, or part of one -> function. A method that iterates has its number of `iterations`,
+    and `unrolled`: another number -> the method with so many.
     `further`: program -> what its chain takes through `**`. `fitted`: a configuration -> the method for such models, where its chains and
     keeps depend on them. `terms`: what the released weights may be used for, where that is so little that who builds a bundle must agree.
     """

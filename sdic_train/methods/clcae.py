@@ -11,7 +11,8 @@ from sdic_runtime.program import CODE_AXES, Axes, Move, Stage
 from sdic_train.checkpoints.parts import load_clcae
 from sdic_train.methods import replaced
 from sdic_train.methods.base import MethodCode, StageFunction, Tables, Tensor
-from sdic_train.methods.replaced import CUT_STAGES, CUT_TENSORS, base, cut_functions, cut_sizes, render
+from sdic_train.methods.cuts import tail_tensors
+from sdic_train.methods.replaced import CUT_STAGES, CUT_TENSORS, base, cut_functions, cut_resumed, cut_sizes, render
 
 if TYPE_CHECKING:
     from sdic_runtime.backends.base import Backend
@@ -27,13 +28,20 @@ def tables(config: CLCAEConfig) -> Tables:
     level: Axes = ("N", config.encoder.widths[-1], (last - first) // 4, config.working // 4)
     return Tables(
         cut_sizes(config),
-        {**CUT_TENSORS, "w": CODE_AXES, "values": ("N", config.rows - 1, "C"), "level": level, "attended": level},
+        {
+            **CUT_TENSORS,
+            **tail_tensors(config),
+            "w": CODE_AXES,
+            "values": ("N", config.rows - 1, "C"),
+            **dict.fromkeys(("level", "attended"), level),
+        },
         {
             "encoder": Stage(("image",), ("w", "values", "level")),
             "attention": Stage(("w", "values", "level"), ("latent", "attended")),
             "content": Stage(("attended",), ("content",)),
             **CUT_STAGES,
         },
+        **cut_resumed(config),
     )
 
 

@@ -9,7 +9,8 @@ from sdic_train.checkpoints.parts import load_fs
 from sdic_train.config import ModelConfig
 from sdic_train.methods import replaced
 from sdic_train.methods.base import MethodCode, StageFunction, Tables, Tensor
-from sdic_train.methods.replaced import CUT_STAGES, CUT_TENSORS, base, cut_functions, cut_sizes, render
+from sdic_train.methods.cuts import tail_tensors
+from sdic_train.methods.replaced import CUT_STAGES, CUT_TENSORS, base, cut_functions, cut_resumed, cut_sizes, render
 
 if TYPE_CHECKING:
     from sdic_runtime.backends.base import Backend
@@ -26,7 +27,7 @@ TERMS = (
 
 def tables(config: ModelConfig) -> Tables:
     encoder = Stage(("image",), ("latent", "content"))
-    return Tables(cut_sizes(config), CUT_TENSORS, {"encoder": encoder, **CUT_STAGES})
+    return Tables(cut_sizes(config), {**CUT_TENSORS, **tail_tensors(config)}, {"encoder": encoder, **CUT_STAGES}, **cut_resumed(config))
 
 
 def invert(backend: Backend, image: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from sdic_runtime.program import Move, Stage
 from sdic_train.checkpoints.models import load_hfgi
 from sdic_train.config import ModelConfig
 from sdic_train.methods.base import MethodCode, StageFunction, Tables, Tensor
-from sdic_train.methods.plain import ENCODER, HEAD, TENSORS, generator_functions
+from sdic_train.methods.cuts import tail_functions, tail_tensors
+from sdic_train.methods.plain import ENCODER, HEAD, TENSORS, generator_functions, resumed
 
 if TYPE_CHECKING:
     from sdic_runtime.backends.base import Backend
@@ -19,13 +20,20 @@ if TYPE_CHECKING:
     from sdic_train.networks.reference import PlainGenerator
     from sdic_train.networks.stylegan2 import Generator
 
+ENTRANCE = ("feature", "scale", "shift")  # what the tail makes one feature of
+
 
 def tables(config: ModelConfig) -> Tables:
     """`distortion` is the picture less its `reconstruction` by e4e, `aligned` the same as it lies in an edited picture."""
     small, layer = TENSORS["image"], TENSORS["feature"]
     return Tables(
         config.sizes,
-        {**TENSORS, "reconstruction": small, "distortion": small, "aligned": small, "scale": layer, "shift": layer},
+        {
+            **TENSORS,
+            **tail_tensors(config),
+            **dict.fromkeys(("reconstruction", "distortion", "aligned"), small),
+            **dict.fromkeys(("scale", "shift"), layer),
+        },
         {
             "encoder": ENCODER,
             "generator_head": HEAD,
@@ -33,8 +41,9 @@ def tables(config: ModelConfig) -> Tables:
             "difference": Stage(("image", "reconstruction"), ("distortion",)),
             "aligner": Stage(("distortion", "reconstruction"), ("aligned",)),
             "consultation": Stage(("aligned",), ("scale", "shift")),
-            "generator_tail": Stage(("feature", "scale", "shift", "rgb", "latent"), ("picture",)),
+            "generator_tail": Stage((*ENTRANCE, "rgb", "latent"), ("picture",)),
         },
+        **resumed(config, ENTRANCE),
     )
 
 
@@ -90,6 +99,7 @@ def functions(model: HFGI, generator: Generator | PlainGenerator) -> dict[str, S
         "aligner": lambda distortion, reconstruction: {"aligned": model.aligner(distortion, reconstruction)},
         "consultation": lambda aligned: dict(zip(("scale", "shift"), model.consultation(aligned), strict=True)),
         "generator_tail": tail,
+        **tail_functions(generator, fuse),
     }
 
 

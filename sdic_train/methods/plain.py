@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdic_runtime.program import Axes, Move, Stage
 from sdic_train.checkpoints.models import load_encoded
 from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.methods.base import MethodCode, StageFunction, Tables, Tensor
+from sdic_train.methods.cuts import HEAD_ROWS, tail_cut, tail_functions, tail_rows, tail_tensors
+from sdic_train.methods.cuts import TAIL as WHOLE
 
 if TYPE_CHECKING:
     from sdic_runtime.backends.base import Backend
@@ -31,7 +33,13 @@ TAIL = Stage(("feature", "rgb", "latent"), ("picture",))
 def tables(config: ModelConfig) -> Tables:
     """R and S: sides of the generator's picture and of the encoder's. L, C: rows and width of a latent code in W+. K: channels of the
     layer-7 feature, where the generator is cut into two graphs."""
-    return Tables(config.sizes, TENSORS, {"encoder": ENCODER, "generator_head": HEAD, "generator_tail": TAIL})
+    stages = {"encoder": ENCODER, "generator_head": HEAD, "generator_tail": TAIL}
+    return Tables(config.sizes, {**TENSORS, **tail_tensors(config)}, stages, **resumed(config))
+
+
+def resumed(config: ModelConfig, entrance: tuple[str, ...] = ("feature",)) -> dict[str, Any]:
+    """`rows` and `cuts` of the tables of a method with this generator, whose tail takes the tensors `entrance`."""
+    return {"rows": {**HEAD_ROWS, **tail_rows(config)}, "cuts": {WHOLE: tail_cut(config, entrance)}}
 
 
 def invert(backend: Backend, image: Tensor) -> dict[str, Tensor]:
@@ -47,12 +55,13 @@ def render(backend: Backend, latent: Tensor) -> dict[str, Tensor]:
 
 
 def generator_functions(generator: Generator | PlainGenerator) -> dict[str, StageFunction]:
-    """The two halves of the generator."""
+    """The two halves of the generator, and the parts of the second."""
 
     def head(latent: Tensor) -> dict[str, Tensor]:
         return dict(zip(("feature", "rgb"), generator.head(latent), strict=True))
 
-    return {"generator_head": head, "generator_tail": lambda feature, rgb, latent: {"picture": generator.tail(feature, rgb, latent)}}
+    tail = {"generator_tail": lambda feature, rgb, latent: {"picture": generator.tail(feature, rgb, latent)}}
+    return {"generator_head": head, **tail, **tail_functions(generator, lambda feature: feature)}
 
 
 def functions(model: Encoded, generator: Generator | PlainGenerator) -> dict[str, StageFunction]:

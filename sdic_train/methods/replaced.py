@@ -5,12 +5,13 @@ Letters of sizes: see `plain.tables`; D: channels of the generator at 16 x 16.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdic_runtime.program import Axes, Stage
 from sdic_train.config import ModelConfig
 from sdic_train.methods.base import StageFunction, Tensor
-from sdic_train.methods.plain import TAIL, TENSORS, generator_functions
+from sdic_train.methods.cuts import tail_rows
+from sdic_train.methods.plain import TAIL, TENSORS, generator_functions, resumed
 
 if TYPE_CHECKING:
     from sdic_runtime.backends.base import Backend
@@ -34,6 +35,11 @@ CUT_STAGES = {
 
 def cut_sizes(config: ModelConfig) -> dict[str, int]:
     return {**config.sizes, "D": config.channels[CUT]}
+
+
+def cut_resumed(config: ModelConfig) -> dict[str, Any]:
+    """`rows` and `cuts` of the tables."""
+    return {**resumed(config), "rows": {"generator_base": 6, "generator_middle": 8, **tail_rows(config)}}
 
 
 def base(backend: Backend, latent: Tensor) -> dict[str, Tensor]:
@@ -61,7 +67,7 @@ def baseline(backend: Backend, latent: Tensor) -> dict[str, Tensor]:
 
 
 def cut_functions(generator: Generator | PlainGenerator) -> dict[str, StageFunction]:
-    """The three parts of the generator."""
+    """The three parts of the generator, and the parts of the last."""
 
     def middle(content: Tensor, feature_16: Tensor, reference_16: Tensor, rgb_16: Tensor, latent: Tensor) -> dict[str, Tensor]:
         moved = content + (feature_16 - reference_16)
@@ -70,5 +76,5 @@ def cut_functions(generator: Generator | PlainGenerator) -> dict[str, StageFunct
     return {
         "generator_base": lambda latent: dict(zip(("feature_16", "rgb_16"), generator.base(latent), strict=True)),
         "generator_middle": middle,
-        "generator_tail": generator_functions(generator)["generator_tail"],
+        **{name: function for name, function in generator_functions(generator).items() if name != "generator_head"},
     }

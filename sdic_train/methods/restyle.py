@@ -9,7 +9,8 @@ from sdic_runtime.program import CODE_AXES, Move, Stage
 from sdic_train.checkpoints.models import load_restyle
 from sdic_train.config import ModelConfig
 from sdic_train.methods.base import MethodCode, StageFunction, Tables, Tensor
-from sdic_train.methods.plain import HEAD, TAIL, TENSORS, generator_functions, render
+from sdic_train.methods.cuts import tail_tensors
+from sdic_train.methods.plain import HEAD, TAIL, TENSORS, generator_functions, render, resumed
 
 if TYPE_CHECKING:
     from sdic_runtime.backends.base import Backend
@@ -24,7 +25,12 @@ def tables(config: ModelConfig, iterations: int = ITERATIONS) -> Tables:
     """The code and the picture of each iteration but the last are kept as `latent_1`, `latent_2`, ..."""
     return Tables(
         config.sizes,
-        {**TENSORS, "previous": CODE_AXES, **dict.fromkeys(earlier(iterations), CODE_AXES), "reconstruction": TENSORS["image"]},
+        {
+            **TENSORS,
+            **tail_tensors(config),
+            **dict.fromkeys(("previous", *earlier(iterations)), CODE_AXES),
+            "reconstruction": TENSORS["image"],
+        },
         {
             "start": Stage(("image",), ("latent", "reconstruction")),
             "encoder": Stage(("image", "reconstruction", "previous"), ("latent",)),
@@ -32,6 +38,7 @@ def tables(config: ModelConfig, iterations: int = ITERATIONS) -> Tables:
             "generator_tail": TAIL,
             "shrink": Stage(("picture",), ("reconstruction",)),
         },
+        **resumed(config),
     )
 
 

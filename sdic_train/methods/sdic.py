@@ -8,6 +8,7 @@ from sdic_runtime.program import Move, Stage
 from sdic_train.checkpoints.load import load_sdic
 from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.methods.base import MethodCode, StageFunction, Tables, Tensor
+from sdic_train.methods.cuts import HEAD_ROWS, TAIL, tail_cut, tail_functions, tail_rows, tail_tensors
 
 if TYPE_CHECKING:
     from sdic_runtime.backends.base import Backend
@@ -31,6 +32,7 @@ def tables(config: ModelConfig) -> Tables:
             "reconstruction": ("N", 3, "S", "S"),
             "discrepancy": ("N", 3, "S", "S"),
             "picture": ("N", 3, "R", "R"),
+            **tail_tensors(config),
         },
         stages={
             "e4e": Stage(("image",), ("latent",)),
@@ -40,6 +42,8 @@ def tables(config: ModelConfig) -> Tables:
             "dicn": Stage(("discrepancy", "feature", "latent"), ("latent_enhanced", "residual")),
             "generator_tail": Stage(("feature", "residual", "rgb", "latent"), ("picture",)),
         },
+        rows={**HEAD_ROWS, **tail_rows(config)},
+        cuts={TAIL: tail_cut(config, ("feature", "residual"))},
     )
 
 
@@ -100,6 +104,7 @@ def functions(model: SDIC, generator: Generator | PlainGenerator) -> dict[str, S
         "dipn": lambda image, reconstruction: {"discrepancy": model.dipn(image, reconstruction)},
         "dicn": dicn,
         "generator_tail": lambda feature, residual, rgb, latent: {"picture": generator.tail(feature, rgb, latent, residual)},
+        **tail_functions(generator, lambda feature, residual: feature + residual),
     }
 
 

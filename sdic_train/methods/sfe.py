@@ -35,11 +35,13 @@ STAGES = {
     "generator_suffix": Stage(("changed", "rgb", "latent"), ("picture",)),
 }
 
+ROWS = {"generator_prefix": 10}  # the style rows that it reads
+
 
 def inverter_tables(config: ModelConfig) -> Tables:
     """Of the first phase. `predicted` is what the backbone gives, `feature` the generator's own behind layer 8, and `changed` what takes
     the place of that: `fused` of both here."""
-    return Tables(config.sizes, SHARED, STAGES)
+    return Tables(config.sizes, SHARED, STAGES, ROWS)
 
 
 def tables(config: ModelConfig) -> Tables:
@@ -56,6 +58,7 @@ def tables(config: ModelConfig) -> Tables:
             "masking": Stage(("delta", "mask"), ("masked",)),
             "editor": Stage(("fused", "masked"), ("changed",)),
         },
+        ROWS,
     )
 
 

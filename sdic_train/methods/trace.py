@@ -52,6 +52,8 @@ def method_of(code: MethodCode, config: Any) -> Method:
         programs=programs,
         keeps=code.keeps,
         moves=dict(code.moves),
+        rows=tables.rows,
+        cuts=tables.cuts,
     )
     check(method)
     return method

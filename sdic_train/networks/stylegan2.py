@@ -193,6 +193,25 @@ class Generator(nn.Module):
             x, rgb = self._block(block, x, rgb, latent, noises)
         return rgb
 
+    def entrance(self, feature: Tensor, latent: Tensor) -> Tensor:
+        """Layer 8: what layer 7 gave, or that with something added [N, K, 64, 64], latent [N, L, C] -> [N, K, 64, 64]."""
+        return self.convs[7](feature, latent[:, 8], self.noises.maps()[8])
+
+    def part(self, size: int, feature: Tensor, rgb: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """The feature [N, channels, size / 2, size / 2] of the size below and the RGB sum [N, 3, size / 4, size / 4] of those before ->
+        the feature of `size`, and the RGB sum of the size below."""
+        block, noises = _block_of(size), self.noises.maps()
+        rgb = self.colour(size // 2, feature, rgb, latent)
+        for layer in (2 * block + 1, 2 * block + 2):
+            feature = self.convs[layer - 1](feature, latent[:, layer], noises[layer])
+        return feature, rgb
+
+    def colour(self, size: int, feature: Tensor, rgb: Tensor, latent: Tensor) -> Tensor:
+        """The RGB sum [N, 3, size, size], of the feature of `size` and the sum [N, 3, size / 2, size / 2] of the sizes before."""
+        block = _block_of(size)
+        summed: Tensor = self.to_rgbs[block](feature, latent[:, 2 * block + 3], rgb)
+        return summed
+
     def base(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """latent [N, L, C] -> what the blocks up to 16 x 16 make: feature [N, channels, 16, 16], RGB sum [N, 3, 16, 16]."""
         noises = self.noises.maps()
@@ -259,6 +278,11 @@ class Generator(nn.Module):
         x = self.convs[2 * block](x, latent[:, first], noises[first])
         x = self.convs[2 * block + 1](x, latent[:, first + 1], noises[first + 1])
         return x, self.to_rgbs[block](x, latent[:, first + 2], rgb)
+
+
+def _block_of(size: int) -> int:
+    """The number of the block at `size`, 8 to R."""
+    return size.bit_length() - 4
 
 
 def downsample(picture: Tensor, size: int) -> Tensor:

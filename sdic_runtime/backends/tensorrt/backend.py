@@ -87,6 +87,8 @@ class Captured:
 class TensorRt(Backend):
     """The engines of one bundle on one GPU. Safe for several threads, which take turns: there is one stream and one set of contexts."""
 
+    skips = False  # a whole program is one CUDA graph
+
     def __init__(
         self, bundle: Bundle, place: Place, library: Any, gpu: Gpu, engines: tuple[Path, Sidecar], device: tuple[int, int], graphs: bool
     ) -> None:
