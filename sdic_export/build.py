@@ -55,6 +55,7 @@ class BuildOptions:
     licence: str = UNKNOWN_LICENCE
     opset: int = OPSET
     weights: str = "float32"  # how large weights are stored, see `export_stage`; one of WEIGHTS
+    parts: bool = True  # also write the parts of stages, at which edits of the later style rows begin
     cpu_graphs: bool = True  # also write CPU-optimized graphs; with float32 weights only
     policy: str | Path | Policy | None = None  # a second precision: "fp16", "bf16" or the file of a policy
     force: bool = False
@@ -112,6 +113,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         raise ArgumentError(f"{code.terms} Build it with --research-only if that is your use")
     model: Any = code.read(options.checkpoint, options.domain, options.others)
     config, method = model.config, method_of(code, model.config)
+    if not options.parts:
+        method = whole_stages(method)
     policy = None if options.policy is None else load_policy(options.policy).check(method.stages)
     directions = read_directions(options.directions, method.sizes, config.domain)
     image, direction = _pictures(options, method, config.visible_rows), example_direction(method.sizes)
@@ -219,6 +222,12 @@ def _stage(
         cpu = max(found, key=lambda item: item.ratio)
     size = stored_bytes(folder, [file for variants in graphs.values() for files in variants.values() for file in files])
     return graphs, StageReport(name, STANDARD, time.perf_counter() - start, size, worst, cpu)
+
+
+def whole_stages(method: Method) -> Method:
+    """The method without the parts of its stages."""
+    rows = {name: count for name, count in method.rows.items() if name in method.stages}
+    return msgspec.structs.replace(method, rows=rows, cuts={})
 
 
 def shared(graphs: Graphs) -> Graphs:

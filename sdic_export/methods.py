@@ -29,8 +29,8 @@ Arrange: TypeAlias = Callable[..., "Sequence[nn.Module] | None"]
 @dataclass(frozen=True)
 class ExportCode:
     """`modules`: what `code.load` gives -> stage, or part of one -> module that exports well, its inputs and outputs in the order of the
-    stage table. `cpu`: stage -> how it is optimized for CPUs. `openvino`: the stages of these whose CPU-optimized graphs are also faster in OpenVINO.
-    `alone`: stages whose graphs are for one picture at a time."""
+    stage table. `cpu`: stage -> how it is optimized for CPUs. `openvino`: the stages of these whose CPU-optimized graphs are also faster
+    in OpenVINO. `alone`: stages whose graphs are for one picture at a time."""
 
     code: MethodCode
     modules: Callable[[Any], Mapping[str, nn.Module]]

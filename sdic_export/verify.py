@@ -16,7 +16,9 @@ from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.errors import BundleError, CheckpointError
 from sdic_runtime.program import IMAGE
+from sdic_runtime.program import run as run_program
 from sdic_runtime.tools.compare import Difference, difference
+from sdic_runtime.tools.wrapper import Wrapper
 
 GOLDEN, CHECKPOINT = "golden tensors", "checkpoint"
 
@@ -80,7 +82,8 @@ def verify(
     every move, for one picture and for a batch, against the golden tensors; with `checkpoint` also against what PyTorch computes now.
 
     The chain runs through, so what a stage is given is what the stages before it made: the first stage that is off is the one to blame.
-    Where the backend runs other variants than the standard graphs, these are checked first, by a chain of their own.
+    Where the backend runs other variants than the standard graphs, these are checked first, by a chain of their own, and parts of stages
+    last.
     `options` go to the backend. Raises SdicError when the bundle is damaged or cannot be run; values that are off are in the result.
     """
     from sdic_runtime.backends.registry import load_backend
@@ -92,6 +95,7 @@ def verify(
     golden = read_golden(bundle.file(bundle.manifest.golden), bundle.manifest)
     runner = load_backend(backend, bundle, precision=precision, **(options or {}))
     runners = [found for found in (runner.standard(), runner) if found is not None]
+    runners += [InParts(found) for found in runners if found.skips and found.method.cuts and all(map(found.runs, found.method.parts))]
     results = [(found, run_parts(found, golden)) for found in runners]
     expected = {GOLDEN: golden}
     if checkpoint is not None:
@@ -103,7 +107,23 @@ def verify(
         for part, values in parts
         for stage, found in compare_with(truth, values, part, runner)
     ]
-    return Verification(str(path), "; ".join(found.description for found in runners), len(bundle.manifest.files), checks)
+    return Verification(str(path), "; ".join(dict.fromkeys(found.description for found in runners)), len(bundle.manifest.files), checks)
+
+
+class InParts(Wrapper):
+    """A backend that runs the parts of a stage, where it has them, in place of the whole."""
+
+    def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        if stage not in self.method.cuts:
+            return self.inner.run(stage, inputs, outputs)
+        made = run_program(self.method.chain(stage), self.inner, inputs)
+        return {name: made[name] for name in outputs}
+
+    def variant(self, stage: str, outputs: Sequence[str]) -> tuple[str, str]:
+        if stage not in self.method.cuts:
+            return self.inner.variant(stage, outputs)
+        last = self.method.cuts[stage].steps[-1]
+        return f"{stage} in parts", self.inner.variant(last.stage, tuple(last.outputs))[1]
 
 
 def run_parts(backend: Backend, golden: Golden) -> list[tuple[slice, dict[str, np.ndarray]]]:
@@ -120,6 +140,8 @@ def compare_with(golden: Golden, values: Mapping[str, np.ndarray], part: slice, 
     the differences name the graph that `backend` ran."""
     found = []
     for name, step in makers(backend.method).items():
+        if isinstance(backend, InParts) and step.stage not in backend.method.cuts:
+            continue  # the same graphs as without parts
         where = label(*backend.variant(step.stage, tuple(step.outputs)), (backend.precision, STANDARD))
         found.append((step.stage, difference(where, name, values[name], golden.tensors[name][part])))
     return found

@@ -78,7 +78,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     `sizes`: letter -> number. `tensors`: name -> axes, each a number, a letter of `sizes`, or "N" for the batch, which comes first.
     `keeps`: the tensors that an inversion stores, each given or taken by the program "invert". `moves`: the forms of editing by name; the
     first that is meant for an edit's kind is the default. `rows`: stage -> how many style rows of the latent codes it reads, the first; a
-    stage that is not named reads all. `cuts`: stage -> the same as a chain. Both serve edits that leave the first rows alone, see `unmoved`.
+    stage that is not named reads all. `cuts`: stage -> the same as a chain. Both are for edits that leave the first rows alone, see
+    `unmoved`.
     """
 
     method: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.errors import ArgumentError, BackendError, CheckpointError, MissingExtraError, OutOfMemoryError
 from sdic_runtime.files import sha256
 from sdic_runtime.program import Method
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 PURPOSE = "the PyTorch backend"
+TF32 = "tf32"
+PRECISIONS = {STANDARD: None, TF32: None, "fp16": "float16", "bf16": "bfloat16"}  # -> what autocast multiplies in, by torch's name
 
 
 def unavailable(bundle: Bundle | None = None) -> str | None:
@@ -39,12 +44,15 @@ def load(
     checkpoint: str | Path | None = None,
     compile: bool = False,
     plain: bool = False,
+    channels_last: bool | None = None,
 ) -> TorchBackend:
     """The networks of the checkpoint that `bundle` was built from, or of `checkpoint`.
 
-    `precision`: fp32, whatever the bundle's default: PyTorch is the reference. `threads`: CPU threads of the whole process.
-    `device`: "cpu", "cuda" or "cuda:N". `compile=True` runs every stage through torch.compile. `plain=True`: see `load_plain`. Raises
-    ArgumentError, BackendError, BundleError for a method that is not known here, CheckpointError.
+    `precision`: one of PRECISIONS, fp32 when None whatever the bundle's default: PyTorch is the reference. tf32 lets a GPU round what it
+    multiplies to TF32, as PyTorch's own default does in convolutions; fp16 and bf16 are autocast. `channels_last`: the layout of feature
+    maps and weights; when None, with fp16 and bf16. `threads`: CPU threads of the whole process. `device`: "cpu", "cuda" or "cuda:N".
+    `compile=True` runs every stage through torch.compile. `plain=True`: see `load_plain`. Raises ArgumentError, BackendError, BundleError
+    for a method that is not known here, CheckpointError.
     """
     if unavailable():
         raise MissingExtraError("torch", "train", PURPOSE)
@@ -52,8 +60,7 @@ def load(
 
     from sdic_train.methods import method_named
 
-    if precision not in (None, "fp32"):
-        raise ArgumentError(f'the PyTorch backend runs in fp32 and not in "{precision}"; omit the precision')
+    arithmetic = Arithmetic.of(precision or STANDARD, device, channels_last)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise BackendError(f'PyTorch sees no GPU for the device "{device}"; use device="cpu"')
     code, manifest = method_named(bundle.manifest.method), bundle.manifest
@@ -66,7 +73,7 @@ def load(
         raise CheckpointError(
             f"the checkpoint has the sizes {sizes} and the bundle {manifest.sizes}; name the checkpoint that the bundle was built from"
         )
-    return TorchBackend(manifest, model.to(device), device, compile, plain)
+    return TorchBackend(manifest, model.to(device), device, compile, plain, arithmetic)
 
 
 def load_plain(bundle: Bundle, **options: Any) -> TorchBackend:
@@ -95,14 +102,68 @@ def recorded_checkpoint(bundle: Bundle) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Arithmetic:
+    """In what numbers and in which layout the networks compute; `precision` is one of PRECISIONS."""
+
+    precision: str = STANDARD
+    channels_last: bool = False
+
+    @classmethod
+    def of(cls, precision: str, device: str, channels_last: bool | None = None) -> Arithmetic:
+        """What can be had on `device`; `channels_last=None`: where it pays. Raises ArgumentError."""
+        if precision not in PRECISIONS:
+            raise ArgumentError(f'the PyTorch backend runs in {", ".join(PRECISIONS)} and not in "{precision}"; name one of them')
+        if precision == TF32 and not device.startswith("cuda"):
+            raise ArgumentError(f'tf32 is for NVIDIA GPUs, and the device is "{device}"; use device="cuda", or the precision fp32')
+        if channels_last is not None and not isinstance(channels_last, bool):
+            raise ArgumentError(f"channels_last is {channels_last!r}; use true or false")
+        return cls(precision, PRECISIONS[precision] is not None if channels_last is None else channels_last)
+
+    @contextmanager
+    def applied(self, device: str) -> Iterator[None]:
+        """Compute so within the block: without gradients, in the numbers that were asked for. The settings of TF32 are the process's."""
+        import torch
+
+        kind, products = PRECISIONS[self.precision], (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+        before = [product.fp32_precision for product in products]
+        for product in products:
+            product.fp32_precision = "tf32" if self.precision == TF32 else "ieee"
+        try:
+            half = torch.autocast(device.partition(":")[0], getattr(torch, kind or "float16"), enabled=kind is not None)
+            with torch.inference_mode(), half:
+                yield
+        finally:
+            for product, setting in zip(products, before, strict=True):
+                product.fp32_precision = setting
+
+    def arranged(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A feature map or a weight in the layout."""
+        import torch
+
+        maps = self.channels_last and tensor.dim() == 4
+        return tensor.contiguous(memory_format=torch.channels_last) if maps else tensor
+
+
+EXACT = Arithmetic()
+
+
 class TorchBackend(Backend):
-    """Every stage is a function of the networks. A tensor is a torch tensor on the backend's device.
+    """Every stage is a function of the networks. A tensor is a float32 torch tensor on the backend's device.
 
     `model`: what `MethodCode.load` gives. `compiled`: through torch.compile. `plain`: with the generator written plainly. Raises
     BundleError for a method that is not known here.
     """
 
-    def __init__(self, method: Method, model: nn.Module, device: str = "cpu", compiled: bool = False, plain: bool = False) -> None:
+    def __init__(
+        self,
+        method: Method,
+        model: nn.Module,
+        device: str = "cpu",
+        compiled: bool = False,
+        plain: bool = False,
+        arithmetic: Arithmetic = EXACT,
+    ) -> None:
         import torch
 
         from sdic_train.methods import method_named
@@ -110,17 +171,22 @@ class TorchBackend(Backend):
 
         super().__init__(method)
         networks: Any = model
+        self.precision, self._arithmetic = arithmetic.precision, arithmetic
+        for weight in (*model.parameters(), *model.buffers()):
+            weight.data = arithmetic.arranged(weight.data)
         generator = PlainGenerator(networks.generator) if plain else networks.generator
         functions = method_named(method.method).functions(networks, generator)
         self.name, self.device, self.skips = "torch-plain" if plain else "torch", device, not plain
-        self._form = ", torch.compile" * compiled + ", plain generator" * plain
+        half = PRECISIONS[arithmetic.precision] is not None
+        self._form = " autocast" * half + ", channels last" * arithmetic.channels_last
+        self._form += ", torch.compile" * compiled + ", plain generator" * plain
         self._stages = {name: torch.compile(function) if compiled else function for name, function in functions.items()}
 
     @property
     def description(self) -> str:
         import torch
 
-        return f"PyTorch {torch.__version__}, {self.device}, fp32{self._form}"
+        return f"PyTorch {torch.__version__}, {self.device}, {self.precision}{self._form}"
 
     def upload(self, array: np.ndarray) -> torch.Tensor:
         import torch
@@ -147,11 +213,12 @@ class TorchBackend(Backend):
         import torch
 
         try:
-            with torch.inference_mode():
-                computed = self._stages[stage](**inputs)
+            with self._arithmetic.applied(self.device):
+                computed = self._stages[stage](**{name: self._arithmetic.arranged(tensor) for name, tensor in inputs.items()})
+                results = {name: computed[name].float() for name in outputs}
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
             full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
             if not full:
                 raise BackendError(f'the stage "{stage}" failed on {self.device}: {error}') from error
             raise OutOfMemoryError(f'the stage "{stage}" ran out of memory on {self.device}; use a smaller batch') from error
-        return {name: computed[name] for name in outputs}
+        return results

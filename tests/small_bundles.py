@@ -39,9 +39,10 @@ def _fill_encoded(folder: Path, method: str) -> None:
     checkpoint = small_methods.write_small(folder / "small.pt", method, model, **changes)
     if method == "sfe":
         checkpoint, others = small_methods.split_sfe(folder, model)
-    build(BuildOptions(checkpoint, folder / "bundle", others=others, iterations=ITERATIONS if "restyle" in method else None))
+    iterations = ITERATIONS if "restyle" in method else None
+    build(BuildOptions(checkpoint, folder / "bundle", others=others, iterations=iterations, parts=method == "hfgi"))
 
 
 def _fill_parts(folder: Path, method: str) -> None:
     others = small_parts.write_small(folder / "small.pt", method)
-    build(BuildOptions(folder / "small.pt", folder / "bundle", others=others, **OPTIONS.get(method, {})))
+    build(BuildOptions(folder / "small.pt", folder / "bundle", others=others, parts=False, **OPTIONS.get(method, {})))

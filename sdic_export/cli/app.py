@@ -83,6 +83,9 @@ def build_bundle(
     weights: Annotated[
         Weights, typer.Option("--weights", help="float16 rounds large weights and halves the bundle; the arithmetic stays float32.")
     ] = Weights.float32,
+    parts: Annotated[
+        bool, typer.Option("--parts/--no-parts", help="Also write the generator's tail in parts, for edits that move its later rows alone.")
+    ] = True,
     cpu_graphs: Annotated[
         bool,
         typer.Option(
@@ -146,6 +149,7 @@ def build_bundle(
         licence=licence or UNKNOWN_LICENCE,
         opset=opset,
         weights=weights.value,
+        parts=parts,
         cpu_graphs=cpu_graphs,
         policy=policy or (FP16 if fp16 else None),
         force=force,

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,11 @@ class Summary:
     complete: int = 0  # found complete, left alone
     failed: int = 0
 
+    def throughput(self, seconds: float) -> str:
+        """How many pictures this run did in a second, in words; "" where it did none."""
+        rate = self.done / seconds if seconds else 0.0
+        return f"{rate:.3g} pictures/s: {self.done} in {seconds:.1f} s, the start of the workers included" if self.done else ""
+
 
 Executor = Callable[[Job, Sequence[Task]], Iterator[Outcome]]
 
@@ -158,11 +164,15 @@ class Worker:
 
         paths = [self.job.out / name for name in task.outputs(self.job)]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
-        save_picture(inversion.images[0], paths[0])
-        for path, edit in zip(paths[1:], self._edits, strict=False):
-            save_picture(self.pipeline.edit(inversion, edit, move=self.job.move).images[0], path)
-        if self.job.save:
-            inversion.save(paths[-1])
+        with ThreadPoolExecutor(1, "sdic-encode") as encoder:  # compresses a picture while the next edit is computed
+            saved = [encoder.submit(save_picture, inversion.images[0], paths[0])]
+            for path, edit in zip(paths[1:], self._edits, strict=False):
+                edited = self.pipeline.edit(inversion, edit, move=self.job.move)
+                saved.append(encoder.submit(save_picture, edited.images[0], path))
+            if self.job.save:
+                inversion.save(paths[-1])
+            for each in saved:
+                each.result()
 
 
 def _sentence(problem: Exception, task: Task) -> str:

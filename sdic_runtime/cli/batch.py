@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -76,11 +77,12 @@ def run(
     options.notice(options.DEMO_NOTICE if bundle is None else "")
 
     chosen = partial(ray.execute, gpus=gpus, address=address) if executor is Executor.ray else local.execute
-    execute, summary = partial(chosen, workers=workers, threads=threads), batches.Summary()
+    execute, summary, start = partial(chosen, workers=workers, threads=threads), batches.Summary(), time.perf_counter()
     for _ in progress(batches.run(job, opened, tasks, execute, summary), "pictures", total=len(tasks)):
         pass
     before = f", {summary.complete} were complete before" if summary.complete else ""
     typer.echo(f"{summary.done} of {len(tasks)} pictures done{before}")
+    options.notice(summary.throughput(time.perf_counter() - start))
     if summary.failed:
         listed = out / batches.FAILURES
         raise PictureError(f"{summary.failed} of {len(tasks)} pictures could not be done; they are listed with the reasons in {listed}")

@@ -56,7 +56,8 @@ def test_the_bundle_is_complete_and_sound(built: Any, checkpoint: Path) -> None:
 
 
 def test_every_stage_is_reported_with_its_check(built: Any) -> None:
-    stages = built.report.manifest.stages
+    manifest = built.report.manifest
+    stages = {**manifest.stages, **manifest.parts}
     assert [report.stage for report in built.report.stages] == list(stages)
     for report in built.report.stages:
         assert 0 < report.worst.ratio < 1e-4 and report.worst.tensor in stages[report.stage].outputs
@@ -105,8 +106,9 @@ def test_options_end_up_in_the_bundle(copies: Any, checkpoint: Path, tmp_path: P
     golden = read_golden(Bundle.open(out).file(str(manifest.golden)), manifest)
     assert golden.tensors["image"].shape == (2, 3, 64, 64)
     np.testing.assert_allclose(golden.tensors["image"][0, :, 5, 5], np.array([200, 30, 60]) / 127.5 - 1, atol=1e-6)
-    assert [report.stage for report in done] == list(manifest.stages)
-    assert [step for step in said if step.startswith("exporting")] == [f"exporting {name}" for name in manifest.stages]
+    exported = [*manifest.stages, *manifest.parts]
+    assert [report.stage for report in done] == exported
+    assert [step for step in said if step.startswith("exporting")] == [f"exporting {name}" for name in exported]
 
 
 def test_float16_weights_are_checked_against_pytorch_with_the_same_weights(

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sdic_export.build import finish
-from sdic_export.golden import makers
+from sdic_export.golden import makers, pictures
 from sdic_export.verify import CHECKPOINT, GOLDEN, verify
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, graph_keys
@@ -23,7 +23,7 @@ from sdic_train.checkpoints.load import load_sdic
 from sdic_train.config import TINY
 from sdic_train.networks.sdic.model import SDIC
 
-VALUES = 11  # golden values of SDIC
+VALUES, PICTURES = 11, 3  # golden values of SDIC, and those of its tail, which is checked in parts too
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ def test_a_sound_bundle_passes_in_every_tensor_at_both_batch_sizes(built: Any) -
     assert not result.failures and result.files == len(Bundle.open(built.folder).manifest.files)
     manifest = Bundle.open(built.folder).manifest
     want = [(count, name) for count in (1, 2) for name in makers(manifest)] * (2 if graph_keys(manifest, ONNXRUNTIME_CPU) else 1)
+    want += [(count, name) for count in (1, 2) for name in pictures(manifest)] * (2 if graph_keys(manifest, ONNXRUNTIME_CPU) else 1)
     assert [(check.batch, check.difference.tensor) for check in result.checks] == want
     assert {check.against for check in result.checks} == {GOLDEN} and result.backend.startswith("ONNX Runtime")
     assert 0 < result.worst.difference.ratio < 1e-4
@@ -52,7 +53,7 @@ def test_the_checkpoint_is_checked_anew(built: Any, checkpoint: Path) -> None:
     result = verify(built.folder, checkpoint=checkpoint, options={"threads": 1})
     assert not result.failures
     count = len(result.checks) // 2
-    assert count % (2 * VALUES) == 0 and [check.against for check in result.checks] == [GOLDEN] * count + [CHECKPOINT] * count
+    assert count % (2 * (VALUES + PICTURES)) == 0 and [check.against for check in result.checks] == [GOLDEN] * count + [CHECKPOINT] * count
 
 
 def test_another_checkpoint_is_told_apart(built: Any, checkpoint: Path, save_model: Any, tmp_path: Path) -> None:
@@ -113,8 +114,9 @@ def test_a_bundle_without_golden_tensors_cannot_be_verified(copy: Path) -> None:
 
 def test_both_variants_of_a_stage_are_checked(arranged: Any) -> None:
     result = verify(arranged.folder, options={"threads": 1})
-    own, cpu = (result.checks[: 2 * VALUES], result.checks[2 * VALUES :])
-    assert not result.failures and len(own) == len(cpu)
+    own, cpu, parts = result.checks[: 2 * VALUES], result.checks[2 * VALUES : 4 * VALUES], result.checks[4 * VALUES :]
+    assert not result.failures and len(own) == len(cpu) and len(parts) == 4 * PICTURES
+    assert {check.difference.where for check in parts} == {"generator_tail in parts"}
     stages = Bundle.open(arranged.folder).manifest.stages
     assert {check.difference.where for check in own} == {*stages, "generator_head:rgb"} and {check.stage for check in own} == set(stages)
     assert {"dicn (onnxruntime-cpu)", "generator_head (onnxruntime-cpu)", "dipn"} <= {check.difference.where for check in cpu}
@@ -123,7 +125,7 @@ def test_both_variants_of_a_stage_are_checked(arranged: Any) -> None:
     first, second = result.backend.split("; ")
     assert second == f"{first}, CPU-optimized graphs of dicn, generator_head, generator_head:rgb"
     without = verify(arranged.folder, options={"threads": 1, "cpu_graphs": False})
-    assert len(without.checks) == len(own) and without.backend == first
+    assert len(without.checks) == len(own) + 2 * PICTURES and without.backend == first
 
 
 @pytest.mark.parametrize(("file", "named"), [("dicn.onnx", "dicn"), ("dicn.cpu.onnx", "dicn (onnxruntime-cpu)")])
@@ -146,7 +148,7 @@ def test_where_only_the_whole_stage_is_optimized_the_graph_of_one_output_is_name
     graphs = Bundle.open(folder).manifest.graphs
     alone = {"fp32": graphs["generator_head:rgb"]["fp32"]}
     rehash(folder, graphs={**graphs, "generator_head:rgb": alone})
-    checks = verify(folder, options={"threads": 1}).checks[2 * VALUES :]
+    checks = verify(folder, options={"threads": 1}).checks[2 * VALUES : 4 * VALUES]
     named = {check.difference.tensor: check.difference.where for check in checks}
     assert named["feature"] == named["rgb"] == "generator_head (onnxruntime-cpu)" and named["rgb_2"] == "generator_head:rgb"
 

@@ -72,6 +72,36 @@ def test_only_the_outputs_asked_for(bundle: Bundle) -> None:
     assert list(backend.run("generator_head", {"latent": latent}, ["rgb"])) == ["rgb"]
 
 
+@pytest.mark.parametrize(("precision", "bits"), [("bf16", 8), ("fp16", 11)])
+@pytest.mark.parametrize("plain", [False, True])
+def test_half_precision_is_autocast_with_channels_last(bundle: Bundle, precision: str, bits: int, plain: bool) -> None:
+    exact, backend = torch_backend.load(bundle), torch_backend.load(bundle, precision=precision, plain=plain)
+    assert backend.precision == precision and f"{precision} autocast, channels last" in backend.description
+    assert "autocast, channels" not in torch_backend.load(bundle, precision=precision, channels_last=False).description
+    random = np.random.default_rng(0)
+    inputs = {
+        name: random.standard_normal(bundle.manifest.shape(name, 1)).astype(np.float32) for name in ("feature", "residual", "rgb", "latent")
+    }
+    picture, want = (
+        made.run("generator_tail", {k: made.upload(v) for k, v in inputs.items()}, ["picture"])["picture"] for made in (backend, exact)
+    )
+    assert picture.dtype == torch.float32
+    error = float((picture - want).std() / want.std())
+    assert 2.0 ** -(bits + 4) < error < 2.0 ** -(bits - 3)  # it was computed in that precision, and no worse
+
+
+def test_numbers_are_those_asked_for_and_the_settings_of_the_process_stay() -> None:
+    products = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [product.fp32_precision for product in products]
+    for precision, setting in (("fp32", "ieee"), ("tf32", "tf32")):
+        with torch_backend.Arithmetic.of(precision, "cuda:0").applied("cuda:0"):
+            assert [product.fp32_precision for product in products] == [setting] * 2
+    assert [product.fp32_precision for product in products] == before
+    maps, other = torch.zeros(2, 3, 4, 5), torch.zeros(2, 3)
+    arithmetic = torch_backend.Arithmetic.of("fp16", "cuda")
+    assert arithmetic.arranged(maps).is_contiguous(memory_format=torch.channels_last) and arithmetic.arranged(other) is other
+
+
 def test_missing_and_changed_checkpoints(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not say which checkpoint it was built from; name the checkpoint"):
         torch_backend.load(bundle_of(folder))
@@ -91,8 +121,12 @@ def test_checkpoint_of_other_sizes(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_options_that_cannot_be_met(bundle: Bundle) -> None:
-    with pytest.raises(ArgumentError, match='runs in fp32 and not in "fp16"; omit the precision'):
-        torch_backend.load(bundle, precision="fp16")
+    with pytest.raises(ArgumentError, match='runs in fp32, tf32, fp16, bf16 and not in "int8"; name one of them'):
+        torch_backend.load(bundle, precision="int8")
+    with pytest.raises(ArgumentError, match='tf32 is for NVIDIA GPUs, and the device is "cpu"; use device="cuda"'):
+        torch_backend.load(bundle, precision="tf32")
+    with pytest.raises(ArgumentError, match="channels_last is 'yes'; use true or false"):
+        torch_backend.load(bundle, channels_last="yes")  # type: ignore[arg-type]
     if not torch.cuda.is_available():
         with pytest.raises(BackendError, match='sees no GPU for the device "cuda"; use device="cpu"'):
             torch_backend.load(bundle, device="cuda")

@@ -106,9 +106,11 @@ def test_stages_read_the_rows_that_they_say(pipeline: Pipeline) -> None:
         for end, same in ((rows, True), (rows - 1, False)):
             moved = {**inputs, "latent": inputs["latent"].copy()}
             moved["latent"][:, end:] += 1
-            before, after = (backend.run(stage, {k: backend.upload(v) for k, v in given.items()}, table.outputs) for given in (inputs, moved))
-            equal = all(np.array_equal(backend.download(before[output]), backend.download(after[output])) for output in table.outputs)
-            assert equal is same
+            results = []
+            for given in (inputs, moved):
+                made = backend.run(stage, {tensor: backend.upload(array) for tensor, array in given.items()}, table.outputs)
+                results.append([backend.download(made[output]) for output in table.outputs])
+            assert all(map(np.array_equal, *results)) is same
 
 
 def test_an_edit_starts_at_the_first_moved_row(sdic: Pipeline) -> None:
