@@ -141,7 +141,7 @@ class Watched(Wrapper):
 
 
 def run_all(backend: Backend, image: np.ndarray, direction: np.ndarray) -> Chain:
-    """`run_chain`, and an example of every stage. Raises BundleError for a stage that no program runs."""
+    """`run_chain`, and an example of every stage and of their parts. Raises BundleError for a stage that no program runs."""
     watched, method = Watched(backend), backend.method
     values = run_chain(watched, image, direction)
     invert = method.programs[INVERT]
@@ -149,12 +149,12 @@ def run_all(backend: Backend, image: np.ndarray, direction: np.ndarray) -> Chain
     for name, program in method.programs.items():
         if any(step.stage not in watched.examples for step in program.steps):
             run_with(watched, name, {tensor: backend.upload(array) for tensor, array in kept.items()}, len(image))
-    for stage in method.cuts:
-        inputs = watched.examples[stage].inputs
-        run(method.chain(stage), watched, {name: backend.upload(array) for name, array in inputs.items()})
     unused = [stage for stage in method.stages if stage not in watched.examples]
     if unused:
         raise BundleError(f'no program runs the stage "{unused[0]}", so that nothing can be checked of it; remove it from the method')
+    for stage in method.cuts:
+        inputs = watched.examples[stage].inputs
+        run(method.chain(stage), watched, {name: backend.upload(array) for name, array in inputs.items()})
     return Chain(image, direction, values, watched.examples)
 
 

@@ -13,6 +13,7 @@ from sdic_export import report
 from sdic_export.cli.bf16 import bf16 as measure_bf16
 from sdic_export.cli.engines import build_with_progress, engines
 from sdic_export.cli.half import half
+from sdic_export.cli.polygraphy import polygraphy
 from sdic_export.cli.triton import triton
 from sdic_runtime.cli.app import command_line, run
 from sdic_runtime.cli.options import Debug, PrecisionOption
@@ -175,6 +176,7 @@ app.command("half")(half)
 app.command("bf16")(measure_bf16)
 app.command("engines")(engines)
 app.command("triton")(triton)
+app.command("polygraphy")(polygraphy)
 
 
 @app.command("verify")

@@ -90,7 +90,7 @@ def only(*programs: str) -> Method:
     }
     stages = {name: METHOD.stages[name] for name in ("e4e", "generator_head", "generator_preview")}
     chosen = {name: known[name] for name in programs}
-    return msgspec.structs.replace(METHOD, stages=stages, programs=chosen, keeps=("latent",), moves={})
+    return msgspec.structs.replace(METHOD, stages=stages, programs=chosen, keeps=("latent",), moves={}, rows={}, cuts={})
 
 
 def test_a_stage_that_no_edit_runs_is_taken_from_the_other_programs(model: SDIC) -> None:

@@ -1,0 +1,210 @@
+"""What NVIDIA's Polygraphy needs to compare a bundle's stages on other runtimes, and to find the nodes at which they part.
+
+Per stage: the inputs and the outputs of a golden picture in Polygraphy's own format, a data loader script, and commands. The inputs are
+whole, which golden tensors are not: they are computed anew, and used only when they agree with the golden ones.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdic_export.check import TOLERANCES, judged
+from sdic_export.golden import Example, read_golden, run_all
+from sdic_export.placement import placed_folder
+from sdic_export.verify import compare_with
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.graphs import graph_for
+from sdic_runtime.bundle.manifest import STANDARD
+from sdic_runtime.errors import ArgumentError, BundleError, MissingExtraError
+from sdic_runtime.program import IMAGE
+
+INPUTS, OUTPUTS, LAYERS, REDUCED = "inputs.json", "outputs.json", "layers.json", "reduced.onnx"
+LOADER, README, BISECT, EVERY = "data_loader.py", "README.md", "bisect.sh", "every_tensor.sh"
+RUNNER = "expected"  # how Polygraphy calls what it compares with
+# Name of a script -> how `polygraphy run` is told to run a graph there.
+RUNNERS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("--onnxrt",),
+    "onnxruntime-cuda": ("--onnxrt", "--providers", "cuda"),
+    "tensorrt": ("--trt", "--strongly-typed"),
+}
+SCRIPT = '#!/bin/sh\n# {what}\nset -e\ncd "$(dirname "$0")"\n{lines}\n'
+LOADER_TEXT = '''"""The golden inputs of the stage "{stage}", for: polygraphy run MODEL --data-loader-script {loader}"""
+
+from pathlib import Path
+
+from polygraphy.json import load_json
+
+
+def load_data():
+    yield from load_json(str(Path(__file__).with_name("{inputs}")))
+'''
+README_TEXT = """# {name} in Polygraphy
+
+Made by `sdic-export polygraphy {bundle}`; precision {precision}, {pictures} picture(s). Each folder is a stage:
+
+| file | what it is |
+| --- | --- |
+| `{inputs}`, `{outputs}` | what the stage is given and gives, for `--load-inputs` and `--load-outputs` |
+| `{loader}` | the inputs, for `--data-loader-script` |
+| {scripts} | the stage on that runtime, compared with `{outputs}` within the bundle's tolerance |
+| `{layers}` | compares every tensor of the graph on a runtime with ONNX Runtime's |
+| `{bisect}` | finds the first tensor of the graph that is off on a runtime, see below |
+
+What stands behind a script's name goes to `polygraphy run`, such as `-v` or `--save-engine FILE`. Behind `{bisect}` it says which runtime
+is off, such as `--trt --strongly-typed`; `{reduced}` is then the graph up to the first tensor that is off. With `MODEL=FILE` in front of
+`sh {bisect}` another graph with the same tensors is examined; `ATOL=NUMBER` says which difference counts, instead of 1e-3; `MODE=linear`
+tries node by node, which takes longer and finds the first one also where the graph branches. `{layers}` compares all tensors in one run,
+which a runtime that fuses nodes then computes without fusing.
+"""
+
+
+@dataclass(frozen=True)
+class PolygraphyOptions:
+    """What to write where. `backend` computes the inputs of the stages; `pictures` is how many golden pictures they are for."""
+
+    bundle: Path
+    folder: Path
+    precision: str | None = None
+    backend: str = "onnxruntime:cpu_graphs=false"
+    pictures: int = 1
+    force: bool = False
+
+
+def write_polygraphy(options: PolygraphyOptions, begin: Callable[[str], None] = lambda what: None) -> list[str]:
+    """Write the folder, whole or not at all; the stages, which are its folders. Raises SdicError, for one when the numbers of `backend` are
+    not the golden ones."""
+    _polygraphy()
+    bundle = Bundle.open(options.bundle)
+    precision = bundle.precision(options.precision)
+    with placed_folder(options.folder, options.force, partial(_check_place)) as folder:
+        begin("computing the stages")
+        examples = golden_examples(bundle, options.backend, options.pictures)
+        tolerance = bundle.manifest.tolerances.get(precision, TOLERANCES[STANDARD])
+        for stage in bundle.manifest.stages:
+            begin(f"writing {stage}")
+            graph = graph_for(bundle.manifest, stage, bundle.manifest.stages[stage].outputs, [precision])
+            paths = [bundle.file(name).resolve() for name in graph.files]
+            if len(paths) == 1:
+                _write_stage(folder / stage, stage, paths[0], examples[stage], tolerance)
+        _write_readme(folder, bundle, precision, options)
+    return [stage for stage in bundle.manifest.stages if (options.folder / stage).is_dir()]
+
+
+def golden_examples(bundle: Bundle, backend: str, count: int) -> Mapping[str, Example]:
+    """Inputs and outputs of every stage for the first `count` golden pictures. Raises BundleError where they differ from the golden tensors
+    by more than the tolerance, or there are not so many pictures."""
+    from sdic_runtime.backends.registry import load_backend
+
+    if bundle.manifest.golden is None:
+        raise BundleError(f"the bundle {bundle.path} holds no golden tensors; build it again with: sdic-export build")
+    golden = read_golden(bundle.file(bundle.manifest.golden), bundle.manifest)
+    image = golden.tensors[IMAGE]
+    if not 0 < count <= len(image):
+        raise ArgumentError(f"{count} pictures were asked for, and the bundle has {len(image)} golden ones; give 1 to {len(image)}")
+    runner = load_backend(backend, bundle)
+    chain = run_all(runner, image[:count], golden.tensors["direction"])
+    values = {name: golden.thinned(name, array) for name, array in chain.values.items()}
+    found = [item for _, item in compare_with(golden, values, slice(0, count), runner)]
+    judged(found, bundle.manifest.tolerances.get(runner.precision, TOLERANCES[STANDARD]))
+    runner.close()
+    return chain.examples
+
+
+def _write_stage(folder: Path, stage: str, model: Path, example: Example, tolerance: float) -> None:
+    """The files of one stage, whose graph is `model`."""
+    json, results = _polygraphy()
+    folder.mkdir()
+    json.save_json([dict(example.inputs)], str(folder / INPUTS))
+    outputs = results()
+    outputs.add([dict(example.outputs)], runner_name=RUNNER)
+    json.save_json(outputs, str(folder / OUTPUTS))
+    (folder / LOADER).write_text(LOADER_TEXT.format(stage=stage, loader=LOADER, inputs=INPUTS), encoding="utf-8")
+    allowed = [f"{name}:{tolerance * float(np.std(array)):.3e}" for name, array in example.outputs.items()]
+    compare = ["--rtol", "0", "--atol", *allowed, "--check-error-stat", "max"]
+    for name, runner in RUNNERS.items():
+        words = ["polygraphy", "run", str(model), *runner, "--load-inputs", INPUTS, "--load-outputs", OUTPUTS, *compare]
+        _script(
+            folder / f"{name}.sh",
+            f"The stage {stage} on {name}, compared with what PyTorch gives within the tolerance of the bundle",
+            f'{shlex.join(words)} "$@"',
+        )
+    _script(folder / EVERY, f"Every tensor of the stage {stage} on a runtime: {EVERY} --trt", _every(model))
+    _script(folder / BISECT, f"The first tensor of the stage {stage} that is off on a runtime: {BISECT} --trt", _bisect(model))
+
+
+CLOSE = '--rtol 1e-3 --atol "${ATOL:-1e-3}" --check-error-stat max'
+
+
+def _layers(model: Path) -> list[str]:
+    """The lines that compute every tensor of `model` on ONNX Runtime; GOOD is that graph, MODEL the one to be examined."""
+    return [
+        f"GOOD={shlex.quote(str(model))}",
+        'MODEL="${MODEL:-$GOOD}"',
+        f'polygraphy run "$GOOD" --onnxrt --graph-optimization-level ORT_DISABLE_ALL --load-inputs {INPUTS} \\',
+        f"  --onnx-outputs mark all --save-outputs {LAYERS}",
+    ]
+
+
+def _every(model: Path) -> str:
+    """The lines that compare every tensor of a graph with that of `model` on ONNX Runtime."""
+    compare = f'polygraphy run "$MODEL" "$@" --onnx-outputs mark all --load-inputs {INPUTS} --load-outputs {LAYERS} {CLOSE}'
+    return "\n".join([*_layers(model), compare])
+
+
+def _bisect(model: Path) -> str:
+    """The lines that cut a graph off behind the first tensor that differs from that of `model` on ONNX Runtime, found by bisection."""
+    return "\n".join(
+        [
+            *_layers(model),
+            f'polygraphy debug reduce "$MODEL" --mode "${{MODE:-bisect}}" --no-reduce-inputs --load-inputs {INPUTS} --output {REDUCED} \\',
+            f'  --check polygraphy run polygraphy_debug.onnx "$@" --load-inputs {INPUTS} --load-outputs {LAYERS} {CLOSE}',
+            f"polygraphy inspect model {REDUCED}",
+        ]
+    )
+
+
+def _script(path: Path, what: str, lines: str) -> None:
+    path.write_text(SCRIPT.format(what=what, lines=lines), encoding="utf-8")
+    path.chmod(0o755)
+
+
+def _write_readme(folder: Path, bundle: Bundle, precision: str, options: PolygraphyOptions) -> None:
+    scripts = ", ".join(f"`{name}.sh`" for name in RUNNERS)
+    names = {
+        "inputs": INPUTS,
+        "outputs": OUTPUTS,
+        "loader": LOADER,
+        "bisect": BISECT,
+        "reduced": REDUCED,
+        "layers": EVERY,
+        "scripts": scripts,
+    }
+    told = {"name": bundle.manifest.name, "bundle": bundle.path, "precision": precision, "pictures": options.pictures}
+    (folder / README).write_text(README_TEXT.format(**names, **told), encoding="utf-8")
+
+
+def _check_place(path: Path, force: bool) -> None:
+    """Raise ArgumentError when the folder may not be written to `path`."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    ours = path.is_dir() and (path / README).is_file() and any(path.glob(f"*/{LOADER}"))
+    if not (ours and force):
+        remedy = "replace it with --force or name another folder" if ours else "name a new folder"
+        raise ArgumentError(f"there is already something at {path}; {remedy}")
+
+
+def _polygraphy() -> tuple[Any, Any]:
+    """Polygraphy's JSON, and its results of runners. Raises MissingExtraError."""
+    try:
+        from polygraphy import json
+        from polygraphy.comparator import RunResults
+    except ImportError as error:
+        raise MissingExtraError("polygraphy", "polygraphy", "sdic-export polygraphy") from error
+    return json, RunResults
