@@ -125,7 +125,8 @@ class Arithmetic:
         """Compute so within the block: without gradients, in the numbers that were asked for. The settings of TF32 are the process's."""
         import torch
 
-        kind, products = PRECISIONS[self.precision], (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+        kind = PRECISIONS[self.precision]
+        products: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
         before = [product.fp32_precision for product in products]
         for product in products:
             product.fp32_precision = "tf32" if self.precision == TF32 else "ieee"

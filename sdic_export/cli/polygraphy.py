@@ -21,7 +21,7 @@ def polygraphy(
     force: Annotated[bool, typer.Option("--force", help="Replace the folder that an earlier run wrote.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write inputs, expected outputs and commands for NVIDIA Polygraphy.
+    """Write what NVIDIA Polygraphy needs to compare stages.
 
     One folder per stage: inputs and outputs in Polygraphy's JSON, a data loader, scripts that compare the stage on ONNX Runtime and
     TensorRT with them, and one that finds the first tensor that is off. Prints the stages.

@@ -52,9 +52,10 @@ def test_a_build_prints_the_place_and_tells_its_checks(
     out, err = capsys.readouterr()
     assert out == f"{tmp_path / 'bundle'}\n"
     lines = err.splitlines()
-    assert [line.split()[0] for line in lines[:6]] == list(built.report.manifest.stages)
-    assert all("worst difference" in line and " s " in line and " MB " in line for line in lines[:6])
-    assert lines[6].startswith("6 stages checked against PyTorch in ") and lines[6].endswith("directions: none")
+    stages = [*built.report.manifest.stages, *built.report.manifest.parts]
+    assert [line.split()[0] for line in lines[:8]] == stages
+    assert all("worst difference" in line and " s " in line and " MB " in line for line in lines[:8])
+    assert lines[8].startswith("8 stages checked against PyTorch in ") and lines[8].endswith("directions: none")
 
 
 def test_verify_prints_the_worst_check_of_every_stage_and_a_conclusion(arranged: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +66,7 @@ def test_verify_prints_the_worst_check_of_every_stage_and_a_conclusion(arranged:
         return [line.split() for line in lines if line.startswith("golden tensors ")]
 
     short, every = rows(), rows("--all")
-    assert len(short) == 6 and len(every) == 44 and all(row in every for row in short)
+    assert len(short) == 6 and len(every) == 56 and all(row in every for row in short)
     assert call("verify", arranged.folder, "--backend", "onnxruntime:threads=1", "--json") == 0
     read = json.loads(capsys.readouterr().out)
     assert read["passed"] is True and len(read["checks"]) == 44  # 11 values, alone and as a batch, in both variants
