@@ -32,8 +32,8 @@ def space_of(profile: Any) -> str:
 
 
 def in_srgb(image: Image, profile: Any) -> Image:
-    """An RGB image of `image`, whose numbers `profile` describes, in sRGB. Where its mode is none of the profile's, or the profile cannot be
-    used, its numbers are taken for sRGB."""
+    """`image`, whose numbers `profile` describes, as RGB in sRGB. Where its mode is not the profile's, or the profile cannot be used, its
+    numbers are taken for sRGB."""
     from PIL import ImageCms
 
     mode = MODES[space_of(profile)]

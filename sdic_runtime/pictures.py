@@ -31,7 +31,8 @@ class ArrayLike(Protocol):
 PictureLike: TypeAlias = "str | os.PathLike[str] | Image | np.ndarray | ArrayLike"  # see `prepare`
 
 PIXEL_LIMIT = 100_000_000  # width * height; above it a file is refused before it is decoded
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")  # decoders that run no other program
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # decoders that run no other program
+HEIF = "HEIF"  # of pillow-heif, where that is installed
 # The kinds of ISO media files that hold HEIC pictures, at bytes 8 to 12.
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 RANGE_SLACK = 1e-3  # how far beyond [-1, 1] a float picture may be, for rounding
@@ -119,12 +120,12 @@ def _open(stream: BinaryIO, name: str) -> Image:
 
     Image.init()
     heic = _is_heic(stream)
-    if heic and "HEIF" not in Image.OPEN:
+    if heic and HEIF not in Image.OPEN:
         _register_heic(name)
     try:
         with _warnings_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(stream, formats=[kind for kind in FORMATS if kind in Image.OPEN])
+            return Image.open(stream, formats=[kind for kind in (*FORMATS, HEIF) if kind in Image.OPEN])
     except UnidentifiedImageError:
         raise PictureError(f"{name} is not a picture this program can read; use {', '.join(FORMATS)}") from None
 

@@ -61,8 +61,8 @@ class Pipeline:
 
         `backend`: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, any other installed one, or "auto"; see `Pipeline.reason`.
         `precision`: the bundle's default when None; "auto" allows bf16 where that is faster; `backend.description` says what it costs.
-        `threads`: CPU threads, all cores when None. `verify=False` skips the comparison of hashes. `profiles=False` ignores colour profiles of
-        pictures, as the release does. `options` go to the backend, such as `device="cuda"`. Raises SdicError.
+        `threads`: CPU threads, all cores when None. `verify=False` skips the comparison of hashes. `profiles=False` ignores pictures'
+        colour profiles, as the release does. `options` go to the backend, such as `device="cuda"`. Raises SdicError.
         """
         bundle = Bundle.open(path, verify)
         name, reason = choose_backend(bundle, precision) if backend == "auto" else (backend, "")

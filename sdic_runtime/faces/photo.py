@@ -26,12 +26,14 @@ BEST = 95  # the quality of a JPEG or WebP file whose source was none
 @dataclass(frozen=True, eq=False)
 class Photo:
     """`image`: upright, 8-bit RGB in the photograph's own colours, transparent parts on white. `colours`, `alpha`: the same with
-    transparency apart, where the photograph has it. `info`: what is written with it."""
+    transparency apart, where the photograph has it. `info`: what is written with it. `converts`: whether models see its colours as its
+    colour profile says."""
 
     image: Image
     colours: Image
     alpha: Image | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    converts: bool = True
 
     @property
     def size(self) -> tuple[int, int]:
@@ -39,7 +41,7 @@ class Photo:
 
     @cached_property
     def _profile(self) -> Any:
-        return profile_of(self.image) if PROFILE in self.info else None
+        return profile_of(self.image) if self.converts and PROFILE in self.info else None
 
     def to_srgb(self, image: Image) -> Image:
         """Pixels of this photograph (or of a part) as sRGB, which the models were trained on."""
