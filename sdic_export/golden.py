@@ -47,7 +47,8 @@ class Golden:
 
 @dataclass(frozen=True)
 class Example:
-    """What one stage reads in the first step that runs it (see `Watched`), and everything that it makes of that; in the order of the stage table."""
+    """What one stage reads in the first step that runs it (see `Watched`), and everything that it makes of that; in the order of the stage
+    table."""
 
     inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
@@ -132,8 +133,8 @@ def run_with(backend: Backend, program: str, kept: Mapping[str, Any], count: int
 
 
 class Watched(Wrapper):
-    """A backend that takes an example of every stage of `inner`: the first run, for all outputs. Of a stage that takes offsets to styles it is
-    the first run where they are not zeros."""
+    """A backend that takes an example of every stage of `inner`: the first run, for all outputs. Of a stage that takes offsets to styles
+    it is the first run where they are not zeros."""
 
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner)

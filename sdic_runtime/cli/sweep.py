@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from sdic_runtime.pipeline import Pipeline
 
 MOST_STEPS = 200
+UNKNOWN_RANGE = (-3.0, 3.0)  # of a direction that does not say its own
+RANGE_HELP = "The end of the useful range when omitted."
 
 
 def run(
     source: options.SourceArgument,
     edits: options.EditOption = None,
     pca: options.PcaOption = None,
-    first: Annotated[float, typer.Option("--from", help="First strength; times that of --edit.")] = -3.0,
-    last: Annotated[float, typer.Option("--to", help="Last strength.")] = 3.0,
+    first: Annotated[float | None, typer.Option("--from", help=f"First strength; times that of --edit. {RANGE_HELP}")] = None,
+    last: Annotated[float | None, typer.Option("--to", help=f"Last strength. {RANGE_HELP}")] = None,
     steps: Annotated[int, typer.Option(min=2, max=MOST_STEPS, help="How many strengths, both ends included.")] = 7,
     move: options.MoveOption = None,
     bundle: options.BundleOption = None,
@@ -44,20 +46,23 @@ def run(
     """
     from sdic_runtime.cli.inputs import existing, inversion_of
     from sdic_runtime.cli.targets import each, targets
+    from sdic_runtime.edits import check_number
     from sdic_runtime.errors import ArgumentError
     from sdic_runtime.folders import STRIP
     from sdic_runtime.sheets import back_and_forth, save_animation, save_picture, sheet
 
-    strengths = evenly_spaced(first, last, steps)
+    given = [check_number(value, name) for name, value in (("--from", first), ("--to", last)) if value is not None]
     (target,) = targets([existing(source)], out)
     if target.named is not None:
         raise ArgumentError(f"--out names one file, {out}, and a sweep writes a strip and an animation; give a folder instead")
     with options.load_pipeline(bundle, backend, precision, checkpoint) as pipeline:
-        orders = options.edit_orders(pipeline, edits, pca)
+        orders = options.edit_orders(pipeline, edits, pca, given)
         inversion = inversion_of(pipeline, source)
-        captions = [f"{strength:+.3g}" if strength else "0" for strength in strengths]
         for one, single in zip(each(target, len(inversion)), inversion, strict=True):
             for order in orders:
+                low, high = order.strength_range(pipeline.bundle, pipeline.directions) or UNKNOWN_RANGE
+                strengths = evenly_spaced(low if first is None else first, high if last is None else last, steps)
+                captions = [f"{strength:+.3g}" if strength else "0" for strength in strengths]
                 frames = edited_frames(pipeline, single, order.edit(pipeline.bundle, pipeline.directions), strengths, move, batch)
                 typer.echo(save_picture(sheet([frames], captions), one.path(f".{order.name}{STRIP}")))
                 typer.echo(save_animation(back_and_forth(frames), one.path(f".{order.name}.gif")))
@@ -65,9 +70,6 @@ def run(
 
 def evenly_spaced(first: float, last: float, steps: int) -> list[float]:
     """`steps` strengths from `first` to `last`, both included."""
-    from sdic_runtime.edits import check_number
-
-    check_number(first, "--from"), check_number(last, "--to")
     return [first + (last - first) * index / (steps - 1) for index in range(steps)]
 
 
