@@ -12,8 +12,9 @@ from sdic_runtime.styles import StyleDirection
 
 
 def channel_direction(layers: Sequence[int], parts: Sequence[str], name: str, statistics: Path | None = None) -> StyleDirection:
-    """The direction that adds to each channel its amount, 1 when omitted; with `statistics` (StyleCLIP's S_mean_std) amounts are in standard
-    deviations. `layers`: see `Manifest.style_layers`. Raises SdicError."""
+    """The direction that adds to each channel its amount, 1 when omitted; with `statistics` (S_mean_std of StyleCLIP) in deviations.
+
+    `layers`: see `Manifest.style_layers`. Raises SdicError."""
     channels = []
     for part in parts:
         place, _, amount = part.partition(":")

@@ -1,8 +1,8 @@
-"""StyleCLIP's global directions (Patashnik et al. 2021, section 6): what a change of words does to every style, from arrays that its authors
-computed once for a generator.
+"""StyleCLIP's global directions (Patashnik et al. 2021, section 6): what a change of words does to every style.
 
-`fs3.npy` [channels of the convolutions, D] says how the picture's CLIP embedding follows each style; `S_mean_std` holds mean and deviation of
-every style. CLIP itself is needed for the words alone: as the user's own ONNX file, or as embeddings in a file.
+Arrays that its authors computed once for a generator say so: `fs3.npy` [styles of the convolutions, D], how the picture's CLIP embedding
+follows each style, and `S_mean_std`, mean and deviation of every style. CLIP itself is needed for the words alone: as the user's own ONNX
+file, or as embeddings in a file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sdic_runtime.arrays import finite_array
+from sdic_runtime.edits import check_number
 from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError, SdicError
 from sdic_runtime.files import reason
 from sdic_runtime.styles import StyleDirection
@@ -43,6 +44,7 @@ def global_direction(
     beta         styles whose relevance to the change is smaller stay
     The largest change of a style is one standard deviation at strength 1. Raises ArgumentError.
     """
+    beta = check_number(beta, "beta")
     convolutions = [layer for layer in range(len(deviations)) if layer not in rgb_layers(len(deviations))]
     count = sum(len(deviations[layer]) for layer in convolutions)
     if relevance.ndim != 2 or len(relevance) != count or change.shape != relevance.shape[1:]:
@@ -125,8 +127,10 @@ def read_embeddings(path: Path) -> np.ndarray:
 
 
 def text_change(folder: Path, target: str, neutral: str, templates: Sequence[str]) -> np.ndarray:
-    """How the embedding [D] changes from `neutral` to `target`, the mean over `templates` ("a photo of a {}.") of each. `folder`: CLIP's text
-    encoder, `text_model.onnx` beside `tokenizer.json`. Raises SdicError."""
+    """How the embedding [D] changes from `neutral` to `target`, the mean over `templates` ("a photo of a {}.") of each.
+
+    `folder`: CLIP's text encoder, `text_model.onnx` beside `tokenizer.json`. Raises SdicError.
+    """
     encode = _encoder(folder)
     return np.asarray(_embedding(encode, target, templates) - _embedding(encode, neutral, templates))
 

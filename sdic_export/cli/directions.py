@@ -195,9 +195,9 @@ def _add(
     from dataclasses import replace
 
     from sdic_export.bundle_directions import add_directions
-    from sdic_runtime.edits import Pca
+    from sdic_runtime.edits import Pca, check_number
 
-    if useful is not None and not useful[0] < useful[1]:
+    if useful is not None and not check_number(useful[0], "--range") < check_number(useful[1], "--range"):
         raise ArgumentError(f"--range is {useful[0]:g} {useful[1]:g}; give the lower end first")
 
     def made(manifest: Manifest) -> Mapping[str, AnyDirection]:
