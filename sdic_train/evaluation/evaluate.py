@@ -94,7 +94,7 @@ class PipelineInverter:
         if baseline is None:
             raise ArgumentError(f'the bundle "{manifest.name}" has no program "{BASELINE}" to compare its inversions with')
         tensors = {IMAGE: backend.upload(image.numpy())}
-        tensors |= run(_only(manifest.programs[INVERT], set(baseline.takes) - set(baseline.zeros)), backend, tensors)
+        tensors |= run(only(manifest.programs[INVERT], set(baseline.takes) - set(baseline.zeros)), backend, tensors)
         tensors |= {name: backend.upload(np.zeros(manifest.shape(name, len(image)), np.float32)) for name in baseline.zeros}
         picture = backend.run_program(BASELINE, {name: tensors[name] for name in baseline.takes})[PICTURE]
         return self._small(backend.download(picture))
@@ -111,7 +111,7 @@ class PipelineInverter:
         return downsample(torch.from_numpy(np.array(pixels)).clamp(-1, 1), self.pipeline.sizes["S"])
 
 
-def _only(program: Program, tensors: Iterable[str]) -> Program:
+def only(program: Program, tensors: Iterable[str]) -> Program:
     """The steps of `program` that those of `tensors` which it gives need: so that their time alone is measured."""
     gives = {name: program.gives[name] for name in tensors if name in program.gives}
     steps: list[Step] = []
