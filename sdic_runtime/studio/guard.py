@@ -14,7 +14,7 @@ COOKIE = "sdic_token"
 OPEN = ("/health", "/ready")  # what a supervisor asks, without a token
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",

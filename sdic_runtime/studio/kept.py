@@ -26,8 +26,8 @@ class Entry(Generic[Item]):
 
 
 class Kept(Generic[Item]):
-    """At most `count` items of together `most` bytes; one that was not used for `lifetime` seconds is forgotten, and the one that was not used
-    for the longest time where room is needed. For one thread."""
+    """At most `count` items of together `most` bytes; one that was not used for `lifetime` seconds is forgotten, and where room is needed
+    the one that was not used for the longest time. For one thread."""
 
     def __init__(self, count: int, most: int, lifetime: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._count, self._most, self._lifetime, self._clock = count, most, lifetime, clock

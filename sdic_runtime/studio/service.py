@@ -111,10 +111,12 @@ class Studio:
             with decoding(io.BytesIO(data), "the picture", limits.pixels) as image:
                 return [opened(open_photo(image), faces)]
 
-        return await self.done(request, "decode", Work(made), None)  # type: ignore[no-any-return]
+        picture: Picture = await self.done(request, "decode", Work(made), None)
+        return picture
 
     async def inversion(self, request: Request, room: Room, picture: Picture, face: int | None = None, crop: bool = False) -> Kept:
-        return await self.done(request, "invert", self.inverting[id(room)], (picture, face, crop))  # type: ignore[no-any-return]
+        kept: Kept = await self.done(request, "invert", self.inverting[id(room)], (picture, face, crop))
+        return kept
 
     async def image(self, request: Request, kept: Kept, asked: Asked, kind: str, slot: str | None = None) -> Response:
         def made(_: Sequence[Any]) -> list[bytes]:
@@ -267,9 +269,11 @@ def _add_inversions(app: FastAPI, studio: Studio) -> None:
 
         def made(_: Sequence[Any]) -> list[None]:
             if not data:
-                return [kept.room.keep(kept, None)]
+                kept.room.keep(kept, None)
+                return [None]
             with decoding(io.BytesIO(data), "the mask", studio.limits.pixels) as image:
-                return [kept.room.keep(kept, image.convert("L"))]
+                kept.room.keep(kept, image.convert("L"))
+            return [None]
 
         await studio.done(request, "mask", Work(made), None)
         return _described(handle, kept)

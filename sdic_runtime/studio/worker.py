@@ -20,8 +20,8 @@ class StaleError(SdicError):
 
 @dataclass(frozen=True)
 class Work:
-    """What the thread calls: `call` takes the payloads of up to `batch` jobs that wait for the same work, and gives a result or an error for
-    each."""
+    """What the thread calls: `call` takes the payloads of up to `batch` jobs that wait for the same work, and gives a result or an error
+    for each."""
 
     call: Callable[[Sequence[Any]], Sequence[Any]]
     batch: int = 1
@@ -47,8 +47,8 @@ class Worker:
         return len(self._jobs) + self._busy
 
     def submit(self, work: Work, payload: Any, slot: str | None = None) -> asyncio.Future[Any]:
-        """The answer to come. A job of the same `slot` that still waits is answered with StaleError, and this one takes its place; a job whose
-        answer was cancelled is never run. Raises BusyError."""
+        """The answer to come. A job of the same `slot` that still waits is answered with StaleError, and this one takes its place; a job
+        whose answer was cancelled is never run. Raises BusyError."""
         self._jobs = [job for job in self._jobs if not job.answer.done()]
         new = Job(work, payload, slot, asyncio.get_running_loop().create_future())
         for index, job in enumerate(self._jobs):
