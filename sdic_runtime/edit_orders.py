@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.directions import Directions, load_direction
-from sdic_runtime.edits import GANSPACE_PRESETS, CombinedEdit, Direction, GanSpaceEdit, Pca, as_edit, check_number
+from sdic_runtime.edits import GANSPACE_PRESETS, CombinedEdit, Direction, GanSpaceEdit, Pca, as_edit, check_number, fingerprint
 from sdic_runtime.errors import ArgumentError
 
 FORM = "NAME:STRENGTH, such as smile:2, or several with commas"
@@ -59,11 +56,8 @@ class EditOrder:
         return edit
 
     def fingerprint(self, bundle: Bundle) -> str:
-        """A hash over what the edit does to two different codes, whatever files it came from."""
-        sizes = bundle.manifest.sizes
-        codes = np.zeros((2, sizes["L"], sizes["C"]), np.float32)
-        codes[1] = np.linspace(-1, 1, codes[1].size).reshape(codes[1].shape)
-        return hashlib.sha256(np.broadcast_to(self.edit(bundle).offset(codes), codes.shape).tobytes()).hexdigest()
+        """See `edits.fingerprint`."""
+        return fingerprint(self.edit(bundle), bundle.manifest.sizes)
 
     def _found(self, name: str, bundle: Bundle, directions: Directions) -> Direction | Pca | GanSpaceEdit:
         presets = GANSPACE_PRESETS.get(bundle.manifest.domain, {})
