@@ -42,6 +42,14 @@ MOVE_HELP = "Form of the edit, of those the bundle has; of SDIC's Eq. 6: paper, 
 MoveOption = Annotated[str | None, typer.Option("--move", "--eq6", metavar="NAME", help=MOVE_HELP)]
 JSON_HELP = 'Write the numbers as JSON; "-" prints them instead of the tables.'
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help=JSON_HELP)]
+FACE_HELP = "Of a photograph with several faces: all, largest (as when omitted), or which one, by size from 1."
+FaceOption = Annotated[str | None, typer.Option("--face", metavar="N|all|largest", help=FACE_HELP)]
+ALIGNED_HELP = "The picture is an aligned crop already; look for no face in it."
+AlignedOption = Annotated[bool, typer.Option("--aligned", help=ALIGNED_HELP)]
+PASTE_HELP = "difference (when omitted) adds what the edit changed to the photograph, replace puts the model's picture into it."
+PasteOption = Annotated[str | None, typer.Option("--paste", metavar="difference|replace", help=PASTE_HELP)]
+KEEP_HELP = "What no edit may change: background, or a mask of the photograph's size, white where nothing changes. May be repeated."
+KeepOption = Annotated[list[str] | None, typer.Option("--keep", metavar="background|FILE", help=KEEP_HELP)]
 
 DEMO_NOTICE = "using the embedded demo bundle (synthetic portraits); name your own with --bundle"
 

@@ -55,7 +55,6 @@ ENCODERS = {
     "h264_nvenc": Encoder(("cq",), 0, 51, 19, even=True),
     "hevc_nvenc": Encoder(("cq",), 0, 51, 21, even=True),
     "mpeg4": Encoder(("qmin", "qmax"), 1, 31, 2),
-    "mjpeg": Encoder(("qmin", "qmax"), 2, 31, 2),
     "ffv1": Encoder(),
 }
 

@@ -23,9 +23,9 @@ from sdic_runtime.video.faces import Follower, Sighting, blocks
 from sdic_runtime.video.flicker import Flicker, Meter
 from sdic_runtime.video.journal import Done, Journal, Seen, work_of
 from sdic_runtime.video.reader import Clip, Frame, library
-from sdic_runtime.video.render import DIFFERENCE, MASKS, REPLACE, Work, rendered
+from sdic_runtime.video.render import DIFFERENCE, MASKS, REPLACE, SQUARE, Work, rendered
 from sdic_runtime.video.smoothing import Smoothing
-from sdic_runtime.video.tracks import Place, Places, Timeline, WholeFrames, chosen, tracks_of
+from sdic_runtime.video.tracks import ALL, LARGEST, Place, Places, Timeline, WholeFrames, chosen, tracks_of
 from sdic_runtime.video.writer import Part, PartWriter, join
 
 if TYPE_CHECKING:
@@ -39,16 +39,16 @@ FORM = 1  # of the journal, and of all that decides about pixels
 class Settings:
     """How a clip is edited.
 
-    `face`: "all", "largest", or 1 for the largest of those seen at once, 2 for the next. `paste`: "difference" adds what the edit changed,
-    "replace" puts the model's picture in place. `mask`: "person", "face" or "square"; see `Face.mask`. `keep`: an 8-bit picture of the
+    `face`: "largest", "all", or 1 for the largest of those seen at once, 2 for the next. `paste`: "difference" adds what the edit changed,
+    "replace" puts the model's picture in place. `mask`: "square", "person" or "face"; see `Face.mask`. `keep`: an 8-bit picture of the
     frames' size, 255 where nothing may change. `aligned`: the frames are what the model takes already (always so where the bundle's
     pictures are not aligned faces): the largest middle part of each. `codec`: an encoder of FFmpeg; `quality`: on the encoder's own scale.
     `batch`: frames that are computed at once.
     """
 
-    face: str | int = "all"
+    face: str | int = LARGEST
     paste: str = DIFFERENCE
-    mask: str = "person"
+    mask: str = SQUARE
     keep: Image | None = None
     aligned: bool = False
     codec: str | None = None
@@ -58,7 +58,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         whole = isinstance(self.face, int) and not isinstance(self.face, bool) and self.face >= 1
-        if not whole and self.face not in ("all", "largest"):
+        if not whole and self.face not in (ALL, LARGEST):
             raise ArgumentError(f"the face is {self.face!r}; give all, largest, or a number from 1 on")
         for name, known in (("paste", (DIFFERENCE, REPLACE)), ("mask", MASKS)):
             if getattr(self, name) not in known:
@@ -128,6 +128,10 @@ class _Run:
             found, needed = ("{} x {}".format(*size) for size in (settings.keep.size, self.clip.size))
             raise PictureError(f"what is kept has {found} pixels and the video's frames {needed}; give it the same size")
         self.whole = settings.aligned or pipeline.bundle.manifest.faces is None
+        if self.whole and settings.mask != SQUARE:
+            raise ArgumentError(
+                f'the mask is "{settings.mask}", which needs a face to be found, and the frames are taken whole; use {SQUARE}'
+            )
         self.batch = settings.batch or pipeline.default_batch
         self.timeline = Timeline(self.clip.time_base)
         self.journal = Journal(out.absolute(), self._work())

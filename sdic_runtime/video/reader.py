@@ -42,6 +42,24 @@ def library() -> Any:
     return av
 
 
+def checked(path: Path) -> Path:
+    """The path, when there is a file that can be read and is not empty. Raises FileError or PictureError."""
+    try:
+        if path.is_dir():
+            raise FileError(f"{path} is a folder; name a video in it")
+        with path.open("rb") as stream:
+            if not stream.read(1):
+                raise PictureError(f"{path} is empty (0 bytes); get the video again")
+    except FileNotFoundError:
+        raise FileError(f"there is no video {path}; check the path") from None
+    except (FileError, PictureError):
+        raise
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise FileError(f"cannot read the video {str(path)!r}: {why}") from error
+    return path
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """`picture`: upright planes that nobody may write to. `ticks`: when it is shown, `duration`: for how long (0: unknown), both in the
@@ -119,15 +137,7 @@ class Clip:
     @contextmanager
     def _opened(self) -> Iterator[InputContainer]:
         av = library()
-        try:
-            with self.path.open("rb") as stream:
-                if not stream.read(1):
-                    raise PictureError(f"{self.path} is empty (0 bytes); get the video again")
-        except FileNotFoundError:
-            raise FileError(f"there is no video {self.path}; check the path") from None
-        except (OSError, ValueError) as error:
-            why = reason(error) if isinstance(error, OSError) else error
-            raise FileError(f"cannot read the video {str(self.path)!r}: {why}") from error
+        checked(self.path)
         allowed = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
         try:
             source = av.open(f"file:{os.fspath(self.path.absolute())}", options=allowed)

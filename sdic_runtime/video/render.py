@@ -15,6 +15,7 @@ from sdic_runtime.faces import paste
 from sdic_runtime.faces.mask import SIDE, face_mask, person_mask, square_mask
 from sdic_runtime.inversion import Held, Inversion
 from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.program import PREPARE
 from sdic_runtime.video.smoothing import Smoothing, weights
 from sdic_runtime.video.tracks import Place
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from sdic_runtime.video.reader import Frame
 
 DIFFERENCE, REPLACE = "difference", "replace"
-MASKS = ("person", "face", "square")
+PERSON, FACE, SQUARE = MASKS = ("person", "face", "square")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A face in one frame, inverted. `values`: what is smoothed over time: the codes, and the mask."""
+    """A face in one frame, inverted. `values`: what is smoothed over time: all that an edit takes of the inversion, and the mask."""
 
     place: Place
     inversion: Inversion
@@ -81,7 +82,9 @@ def rendered(frames: Iterable[Frame], work: Work) -> Iterator[tuple[Frame, Image
 
 def _inverted(frames: Iterable[Frame], work: Work) -> Iterator[Inverted]:
     pipeline = work.pipeline
-    codes = {code for move in pipeline.moves.values() for code in move.codes}
+    programs = pipeline.bundle.manifest.programs
+    used = {name for move in pipeline.moves.values() for name in programs[move.program].takes}
+    used |= set(programs[PREPARE].takes) if PREPARE in programs else set()
     for _, group in groupby(frames, lambda frame: frame.index // work.batch):
         taken = [(frame, work.places(frame.index)) for frame in group]
         crops = [_cut(frame.image, place, pipeline) for frame, places in taken for place in places]
@@ -91,7 +94,7 @@ def _inverted(frames: Iterable[Frame], work: Work) -> Iterator[Inverted]:
             shown = []
             for place in places:
                 inversion, crop = next(inversions), next(remaining)
-                values = {name: inversion.tensors[name].host() for name in sorted(codes & set(inversion.tensors))}
+                values = {name: inversion.tensors[name].host() for name in sorted(used & set(inversion.tensors))}
                 shown.append(Shown(place, inversion, values | {MASK: _mask(crop, place, work)}))
             yield frame, shown
 
@@ -117,9 +120,9 @@ def _mask(crop: Image, place: Place, work: Work) -> np.ndarray:
         mask = np.zeros((SIDE, SIDE), np.float32)
         mask[first:end] = np.asarray(square_mask().resize((SIDE, end - first)), np.float32)
         return mask
-    if work.mask == "person":
+    if work.mask == PERSON:
         return np.asarray(person_mask(crop, place.square, place.outline, place.others), np.float32)
-    return np.asarray(face_mask(place.square, place.outline) if work.mask == "face" else square_mask(), np.float32)
+    return np.asarray(face_mask(place.square, place.outline) if work.mask == FACE else square_mask(), np.float32)
 
 
 def _finished(window: Sequence[Inverted], at: int, work: Work) -> tuple[Frame, Image, list[Place]]:

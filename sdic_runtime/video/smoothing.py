@@ -16,7 +16,8 @@ CODE_REACH = 4  # frames before and after whose codes count, at most: as many in
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How far in time, in seconds (the deviation of a bell), landmarks and codes are averaged; 0: not at all."""
+    """How far in time, in seconds (the deviation of a bell), things are averaged; 0: not at all. `codes`: the codes, and all else that an
+    edit takes of an inversion."""
 
     landmarks: float = 0.1
     codes: float = 0.04

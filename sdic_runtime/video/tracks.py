@@ -16,6 +16,7 @@ from sdic_runtime.video.smoothing import smoothed
 SHORTEST = 0.2  # seconds: a shorter track is a mistake of the detector, or not worth a flash of an edit
 JOINED = 0.3  # seconds: a face that is lost and found again within them, at its place, was there all the time
 NEAR = 2.0  # eye distances: its place
+ALL, LARGEST = "all", "largest"
 FADE = 0.2  # seconds over which an edit comes and goes with a face that enters or leaves a shot
 
 
@@ -184,9 +185,9 @@ def ranks(tracks: Sequence[Track]) -> list[int]:
 
 def chosen(tracks: Sequence[Track], face: str | int) -> list[int]:
     """The numbers of the tracks that are edited: "all", "largest", or those of a rank. Raises ArgumentError."""
-    if face == "all":
+    if face == ALL:
         return list(range(len(tracks)))
-    wanted = 1 if face == "largest" else face
+    wanted = 1 if face == LARGEST else face
     found = [number for number, rank in enumerate(ranks(tracks)) if rank == wanted]
     if not found and tracks:
         raise ArgumentError(f"there is no face {face} in the video; at most {max(ranks(tracks))} are seen at once, the largest is 1")

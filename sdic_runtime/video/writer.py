@@ -91,7 +91,8 @@ def _failure(output: Output, error: Exception) -> Exception:
         return FileError(f"cannot write {error.filename}: {(error.strerror or str(error)).lower()}; make room, or choose another place")
     if isinstance(error, MemoryError):
         return error
-    return BackendError(f"the encoder {output.codec} failed ({error}); choose another with --codec")
+    why = (getattr(error, "strerror", None) or str(error)).lower()
+    return BackendError(f"the encoder {output.codec} failed with these frames: {why}; choose another with --codec")
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,9 @@ def join(parts: Sequence[Part], timeline: Timeline, clip: Clip, output: Output, 
         source = stack.enter_context(clip.opened())
         try:
             whole = stack.enter_context(av.open(str(target), "w", format=output.container.muxer, options=dict(output.container.options)))
-            stream = whole.add_stream_from_template(opened.streams.video[0])
+            stream = whole.add_stream_from_template(opened.streams.video[0], opaque=True)
             stream.time_base = clip.time_base
-            sounds = {index: whole.add_stream_from_template(source.streams[index]) for index, _ in clip.sounds}
+            sounds = {index: whole.add_stream_from_template(source.streams[index], opaque=True) for index, _ in clip.sounds}
             for index, sound in sounds.items():
                 sound.metadata.update({key: value for key, value in source.streams[index].metadata.items() if key == "language"})
             whole.metadata.update(clip.metadata)

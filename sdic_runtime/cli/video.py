@@ -1,0 +1,119 @@
+"""`sdic-run video`: edit the faces of a clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sdic_runtime.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+    from sdic_runtime.video import Report
+
+SOURCE_HELP = "A video with a face in it, or a moving picture (GIF, APNG)."
+RESULT_HELP = "The result: .mp4, .mov, .mkv or .webm; NAME.EDIT.mp4 in the current folder when omitted."
+CODEC_HELP = "Encoder of FFmpeg, such as libx264, libx265, libsvtav1, libvpx-vp9; by the kind of file when omitted."
+QUALITY_HELP = "On the encoder's own scale, such as 0 (best) to 51 for libx264; good when omitted."
+SMOOTH_HELP = "Seconds over which landmarks are smoothed; 0 for not at all."
+SMOOTH_CODES_HELP = "Seconds over which inversions are smoothed; 0 for not at all."
+BACKGROUND = "background"
+
+
+def run(
+    source: Annotated[Path, typer.Argument(metavar="CLIP", help=SOURCE_HELP)],
+    edit: Annotated[str | None, typer.Option("--edit", metavar="NAME[:STRENGTH]", help=options.EDIT_HELP.partition(" Repeat")[0])] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=RESULT_HELP)] = None,
+    pca: options.PcaOption = None,
+    move: options.MoveOption = None,
+    face: options.FaceOption = None,
+    aligned: options.AlignedOption = False,
+    paste: options.PasteOption = None,
+    keep: options.KeepOption = None,
+    codec: Annotated[str | None, typer.Option("--codec", metavar="NAME", help=CODEC_HELP)] = None,
+    quality: Annotated[int | None, typer.Option("--quality", metavar="N", help=QUALITY_HELP)] = None,
+    smooth: Annotated[float, typer.Option("--smooth", metavar="SECONDS", help=SMOOTH_HELP)] = 0.1,
+    smooth_codes: Annotated[float, typer.Option("--smooth-codes", metavar="SECONDS", help=SMOOTH_CODES_HELP)] = 0.04,
+    bundle: options.BundleOption = None,
+    backend: options.BackendOption = "auto",
+    batch: options.BatchOption = None,
+    precision: options.PrecisionOption = None,
+    checkpoint: options.CheckpointOption = None,
+    json_file: options.JsonOption = None,
+    debug: options.Debug = False,
+) -> None:
+    """Edit the faces of a video.
+
+    Faces are followed from frame to frame, edited and pasted back. Sound and all times are kept. With a bundle that is
+    not for aligned faces, the middle square of each frame is edited. A run that was stopped goes on where it was when
+    the same command is given again.
+
+    \b
+    Example:
+      sdic-run video clip.mp4 --bundle engines/ffhq1024 --edit smile:2 --out smiling.mp4
+    """
+    from sdic_runtime.cli.reports import check_report, report
+    from sdic_runtime.errors import ArgumentError
+    from sdic_runtime.progress import say
+    from sdic_runtime.video import Settings, Smoothing, edit_video
+    from sdic_runtime.video.reader import checked
+
+    checked(source)
+    check_report(json_file)
+    kept = keep or []
+    settings = Settings(
+        face=int(face) if face and face.isdecimal() else face or "largest",
+        paste=paste or "difference",
+        mask="person" if BACKGROUND in kept else "square",
+        keep=_kept([Path(name) for name in kept if name != BACKGROUND]),
+        aligned=aligned,
+        codec=codec,
+        quality=quality,
+        smoothing=Smoothing(smooth, smooth_codes),
+        batch=batch,
+    )
+    with options.load_pipeline(bundle, backend, precision, checkpoint) as pipeline:
+        if (aligned or pipeline.bundle.manifest.faces is None) and (face or BACKGROUND in kept):
+            said = "--face" if face else f"--keep {BACKGROUND}"
+            raise ArgumentError(f"{said} is for faces that are found in the frames, and here frames are taken whole; omit it")
+        (order,) = options.edit_orders(pipeline, [edit] if edit else None, pca)
+        target = out or Path(f"{source.stem}.{order.label}.mp4")
+        order_edit = order.edit(pipeline.bundle, pipeline.directions)
+        found = edit_video(pipeline, source, target, order_edit, 1.0, settings, move=move, say=lambda text: say(text, error=True))
+    report({"file": str(target), **_numbers(found)}, json_file, lambda: _show(target, found))
+
+
+def _kept(paths: Sequence[Path]) -> Image | None:
+    """What the masks keep, together. Raises PictureError."""
+    from PIL import ImageChops
+
+    from sdic_runtime.errors import PictureError
+    from sdic_runtime.pictures import load_picture
+
+    kept: Image | None = None
+    for path in paths:
+        mask = load_picture(path).convert("L")
+        if kept is not None and mask.size != kept.size:
+            raise PictureError(f"{path} has {mask.width} x {mask.height} pixels, and another mask has {kept.width} x {kept.height}")
+        kept = mask if kept is None else ImageChops.lighter(kept, mask)
+    return kept
+
+
+def _numbers(found: Report) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return asdict(found)
+
+
+def _show(target: Path, found: Report) -> None:
+    typer.echo(target)
+    before, after = found.flicker
+    ratio = "" if found.ratio is None else f", {found.ratio:.2f} times as much"
+    shots = f" in {found.shots} shots" if found.shots > 1 else ""
+    typer.echo(f"{found.edited} of {found.frames} frames edited, {found.faces} face(s) followed{shots}, {found.seconds:.0f} s")
+    typer.echo(f"flicker (mean second difference of 255 inside the face): source {before:.2f}, result {after:.2f}{ratio}")
