@@ -26,7 +26,7 @@ from sdic_runtime.video.reader import Clip, Frame, library
 from sdic_runtime.video.render import DIFFERENCE, MASKS, REPLACE, SQUARE, Work, rendered
 from sdic_runtime.video.smoothing import Smoothing
 from sdic_runtime.video.tracks import ALL, LARGEST, Place, Places, Timeline, WholeFrames, chosen, tracks_of
-from sdic_runtime.video.writer import Part, PartWriter, join
+from sdic_runtime.video.writer import Part, PartWriter, check_encoder, join
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -127,6 +127,7 @@ class _Run:
         if settings.keep is not None and settings.keep.size != self.clip.size:
             found, needed = ("{} x {}".format(*size) for size in (settings.keep.size, self.clip.size))
             raise PictureError(f"what is kept has {found} pixels and the video's frames {needed}; give it the same size")
+        check_encoder(self.output, self.clip.rate, self.clip.size, self.clip.colours)
         self.whole = settings.aligned or pipeline.bundle.manifest.faces is None
         if self.whole and settings.mask != SQUARE:
             raise ArgumentError(

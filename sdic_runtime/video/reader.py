@@ -35,6 +35,7 @@ ALPHA_FREE = "yuv420p"
 
 def library() -> Any:
     """PyAV. Raises MissingExtraError."""
+    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder speaks on standard error otherwise
     try:
         import av
     except ModuleNotFoundError:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import heapq
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sdic_runtime.errors import BackendError, FileError
+from sdic_runtime.files import remedy
 from sdic_runtime.video.codecs import Output
 from sdic_runtime.video.frames import Colours
 from sdic_runtime.video.reader import Clip, library
@@ -31,12 +34,12 @@ class PartWriter:
     """Encodes frames to a part. The encoder sees frames at an even rate, so that quality does not depend on times; those come with the
     whole. `depth`: by how many frames packets are out of order."""
 
-    def __init__(self, path: Path, output: Output, rate: Fraction, size: tuple[int, int], colours: Colours) -> None:
-        self.path, self.depth, self._packets, self._count = path, 0, 0, 0
+    def __init__(self, path: Path | BinaryIO, output: Output, rate: Fraction, size: tuple[int, int], colours: Colours) -> None:
+        self.depth, self._packets, self._count = 0, 0, 0
         self._output = output
         self._step = 1 / part_rate(rate)
         try:
-            self._file: OutputContainer = library().open(str(path), "w", format=PART_FORMAT)
+            self._file: OutputContainer = library().open(str(path) if isinstance(path, Path) else path, "w", format=PART_FORMAT)
             stream: Any = self._file.add_stream(output.codec, rate=part_rate(rate), options=dict(output.options))
             stream.width, stream.height, stream.pix_fmt = *size, output.pixel_format
             context = stream.codec_context
@@ -76,6 +79,12 @@ class PartWriter:
             raise _failure(self._output, error) from error
 
 
+def check_encoder(output: Output, rate: Fraction, size: tuple[int, int], colours: Colours) -> None:
+    """Raise BackendError where the encoder cannot work here, or not with such frames; before any work that would be lost."""
+    with PartWriter(BytesIO(), output, rate, size, colours) as writer:
+        writer.write(library().VideoFrame(*size, output.planes))
+
+
 def part_rate(rate: Fraction) -> Fraction:
     return min(max(rate, Fraction(PART_RATE_LEAST)), Fraction(PART_RATE_MOST))
 
@@ -87,10 +96,10 @@ def _number(packet: Packet, step: Fraction) -> int:
 
 def _failure(output: Output, error: Exception) -> Exception:
     """An encoder's error as one of ours."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return FileError(f"cannot write {error.filename}: {(error.strerror or str(error)).lower()}; make room, or choose another place")
     if isinstance(error, MemoryError):
         return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO):
+        return FileError(f"cannot write the video: {(error.strerror or str(error)).lower()}; {remedy(error)}")
     why = (getattr(error, "strerror", None) or str(error)).lower()
     return BackendError(f"the encoder {output.codec} failed with these frames: {why}; choose another with --codec")
 
@@ -145,8 +154,10 @@ def _pictures(parts: Sequence[Part], timeline: Timeline, clip: Clip, stream: Any
                 before = number - depth
                 packet.pts = ticks[index]
                 packet.dts = ticks[before] if before >= 0 else ticks[0] + before * step
-                following = ticks[index + 1] - ticks[index] if index + 1 < len(ticks) else timeline.durations[index] or step
-                packet.duration = following
+                if number + 1 < len(ticks):
+                    packet.duration = ticks[index + 1] - ticks[index] if index + 1 < len(ticks) else step
+                else:  # so long that the whole ends with the last frame, which need not be this one
+                    packet.duration = max(ticks[-1] + (timeline.durations[-1] or step) - depth * step - packet.dts, 1)
                 packet.time_base, packet.stream = clip.time_base, stream
                 number += 1
                 yield packet.dts * clip.time_base, -1, packet

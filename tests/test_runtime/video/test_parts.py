@@ -209,7 +209,7 @@ def test_every_encoder_keeps_frames_and_their_times(tmp_path: Path, name: str, c
         with PartWriter(tmp_path / f"{first}.mkv", output, clip.rate, clip.size, clip.colours) as writer:
             for frame in frames[first:end]:
                 writer.write(frame.picture)
-        parts.append(Part(writer.path, first, end, writer.depth))
+        parts.append(Part(tmp_path / f"{first}.mkv", first, end, writer.depth))
     join(parts, timeline, clip, output, tmp_path / name)
     result = Clip(tmp_path / name)
     read = list(result.frames())
