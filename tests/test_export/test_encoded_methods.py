@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import small_methods as small
-import torch
+from small_bundles import small_bundle
 from typer.testing import CliRunner
 
 from sdic_export import build as building
@@ -19,22 +18,10 @@ from sdic_export.verify import verify
 from sdic_runtime.errors import CheckpointError
 from sdic_runtime.pipeline import Pipeline
 
-ITERATIONS = 2
-
 
 @pytest.fixture(scope="module", params=small.BUILDERS)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    folder, method = tmp_path_factory.mktemp(request.param), request.param
-    model, others = small.small_model(method), []
-    changes: dict[str, Any] = {}
-    if method == "psp":  # its mean latent code is in another file
-        others, changes = [folder / "generator.pt"], {"latent_avg": None}
-        torch.save({"g_ema": model.generator.state_dict(), "latent_avg": model.latent_avg[0]}, others[0])
-    checkpoint = small.write_small(folder / "small.pt", method, model, **changes)
-    if method == "sfe":
-        checkpoint, others = small.split_sfe(folder, model)
-    build(BuildOptions(checkpoint, folder / "bundle", others=others, iterations=ITERATIONS if "restyle" in method else None))
-    return method, folder / "bundle"
+    return request.param, small_bundle(tmp_path_factory, request.param)
 
 
 def test_a_checkpoint_becomes_a_bundle_that_verifies(built: tuple[str, Path]) -> None:
