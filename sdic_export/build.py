@@ -24,11 +24,12 @@ from sdic_export.half.stages import Graphs, HalfProgress, HalfStages, add_half, 
 from sdic_export.inspect import multiplications
 from sdic_export.placement import check_place, placed_folder
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, OPENVINO, parts
-from sdic_runtime.bundle.manifest import STANDARD, Input, Manifest, file_entries, write_manifest
+from sdic_runtime.bundle.manifest import FFHQ, STANDARD, Input, Manifest, file_entries, write_manifest
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import sha256
 from sdic_runtime.program import INVERT, PICTURE, Method
 from sdic_runtime.tools.compare import Difference, difference
+from sdic_train.config import FACES, ModelConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 CPU = "cpu"  # how the files of CPU-optimized graphs are called: dicn.cpu.onnx
 WEIGHTS = ("float32", "float16")
+NO_FACES = "none"
+ALIGNMENTS = (FFHQ, NO_FACES)
 SAVING = 0.05  # of a stage's multiplications, from which an output that programs ask for alone gets a graph of its own
 UNKNOWN_LICENCE = "The weights are under the licence of their authors, which this bundle does not change."
 
@@ -49,6 +52,7 @@ class BuildOptions:
     checkpoint: Path
     out: Path
     name: str | None = None  # the folder's name when None
+    faces: str | None = None  # the alignment that the model was trained on, "ffhq" or "none"; by the domain when None
     domain: str | None = None  # "faces" or "cars" in spite of what the checkpoint says of itself
     directions: Sequence[Path] = ()  # files and folders
     pictures: Sequence[Path] = ()  # for the golden tensors; synthetic ones when empty
@@ -145,6 +149,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 name=options.name or Path(options.out).resolve().name,
                 domain=config.domain,
                 input=Input(config.visible_rows),
+                faces=alignment(options.faces, config),
                 graphs=graphs,
                 default_precision=STANDARD,
                 files={},
@@ -157,6 +162,16 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
             ),
         )
     return BuildReport(manifest, reports, rounding, half, time.perf_counter() - start)
+
+
+def alignment(wanted: str | None, config: ModelConfig) -> str | None:
+    """How faces lie in the pictures that the model takes: as `wanted`, or for the size and the domain of the released face models as in
+    FFHQ. Raises ArgumentError."""
+    if wanted not in (None, *ALIGNMENTS):
+        raise ArgumentError(f'the alignment of faces is "{wanted}"; use {" or ".join(ALIGNMENTS)}')
+    if wanted is None:
+        return FFHQ if (config.domain, config.resolution) == (FACES.domain, FACES.resolution) else None
+    return wanted if wanted != NO_FACES else None
 
 
 def _stage(

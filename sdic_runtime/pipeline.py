@@ -38,8 +38,9 @@ class PictureResult:
 class Pipeline:
     """A bundle on a backend. May be used from several threads; `close` it, or use it in a `with` block, to give its memory back."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, reason: str = "") -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, reason: str = "", profiles: bool = True) -> None:
         self.bundle, self.backend = bundle, backend
+        self.profiles = profiles  # whether pictures' colour profiles are converted to sRGB
         self.reason = reason  # why `auto` took this backend; "" when it was named
         self.model = Model.of(bundle.manifest)
         self.directions = Directions(bundle)
@@ -53,18 +54,19 @@ class Pipeline:
         precision: str | None = None,
         threads: int | None = None,
         verify: bool = True,
+        profiles: bool = True,
         **options: Any,
     ) -> Pipeline:
         """Load the bundle in the folder `path` (the embedded demo bundle when None) on a backend.
 
         `backend`: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, any other installed one, or "auto"; see `Pipeline.reason`.
         `precision`: the bundle's default when None; "auto" allows bf16 where that is faster; `backend.description` says what it costs.
-        `threads`: CPU threads, all cores when None. `verify=False` skips the comparison of hashes. `options` go to the backend, such as
-        `device="cuda"`. Raises SdicError.
+        `threads`: CPU threads, all cores when None. `verify=False` skips the comparison of hashes. `profiles=False` ignores pictures'
+        colour profiles, as the release does. `options` go to the backend, such as `device="cuda"`. Raises SdicError.
         """
         bundle = Bundle.open(path, verify)
         name, reason = choose_backend(bundle, precision) if backend == "auto" else (backend, "")
-        return cls(bundle, load_backend(name, bundle, precision=precision, threads=threads, **options), reason)
+        return cls(bundle, load_backend(name, bundle, precision=precision, threads=threads, **options), reason, profiles)
 
     def __repr__(self) -> str:
         return f'<Pipeline of "{self.bundle.manifest.name}" ({self.bundle.manifest.method}) on {self.backend.description}>'
@@ -97,7 +99,7 @@ class Pipeline:
 
     def prepare(self, picture: PictureLike) -> np.ndarray:
         """The network's input for one picture, float32 [1, 3, S, S]; see `pictures.prepare`."""
-        return prepare(picture, self.sizes, self.model.visible_rows, self.bundle.manifest.input.resampling)
+        return prepare(picture, self.sizes, self.model.visible_rows, self.bundle.manifest.input.resampling, self.profiles)
 
     def invert(self, picture: PictureLike | Sequence[PictureLike], batch: int | None = None) -> Inversion:
         """Invert a picture or a list of pictures, `batch` at a time: each a path, a PIL image, a uint8 array [H, W, 3], or a float32

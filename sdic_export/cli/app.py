@@ -35,6 +35,13 @@ class Domain(str, Enum):
     cars = "cars"
 
 
+class Faces(str, Enum):
+    """How faces lie in the pictures that a model takes."""
+
+    ffhq = "ffhq"
+    none = "none"
+
+
 class BuildTarget(str, Enum):
     """What a build makes: graphs alone, or engines of them too."""
 
@@ -65,6 +72,10 @@ def build_bundle(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the new bundle.", show_default=False)],
     name: Annotated[str | None, typer.Option("--name", help="Name of the bundle; the folder's when omitted.")] = None,
     domain: Annotated[Domain | None, typer.Option("--domain", help="Override the domain recorded in the checkpoint.")] = None,
+    faces: Annotated[
+        Faces | None,
+        typer.Option("--faces", help="Faces lie in its pictures as in FFHQ, or not; when omitted, ffhq for face models of 1024 pixels."),
+    ] = None,
     directions: Annotated[
         list[Path] | None,
         typer.Option(
@@ -140,6 +151,7 @@ def build_bundle(
         checkpoint,
         out,
         name=name,
+        faces=faces.value if faces else None,
         domain=domain.value if domain else None,
         directions=directions or [],
         pictures=pictures or [],

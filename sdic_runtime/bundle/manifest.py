@@ -19,6 +19,7 @@ from sdic_runtime.program import Method, check
 
 SCHEMA = 2
 MANIFEST_NAME = "bundle.json"
+FFHQ = "ffhq"  # the alignment of faces in FFHQ, for `Manifest.faces`
 STANDARD = "fp32"  # the variant that every other is checked against
 BUILD_HINT = "build it with: sdic-export build CHECKPOINT --out DIR"
 FIRST_SCHEMA = Path(__file__).with_name("schema1.json")

@@ -19,6 +19,8 @@ def run(
     against: Annotated[str, typer.Option(help="The backend that is taken as right.")] = "torch",
     swap: Annotated[str | None, typer.Option(metavar="STAGE", help="Run only this stage on --backend, all others on --against.")] = None,
     edit: Annotated[str | None, typer.Option(metavar="NAME[:STRENGTH]", help="Edit to compare; the first direction when omitted.")] = None,
+    face: options.FaceOption = None,
+    aligned: options.AlignedOption = False,
     bundle: options.BundleOption = None,
     precision: options.PrecisionOption = None,
     checkpoint: options.CheckpointOption = None,
@@ -36,15 +38,22 @@ def run(
     Example:
       sdic-run compare portrait.png --backend tensorrt --against torch --swap dicn
     """
+    from sdic_runtime.bundle.bundle import Bundle
+    from sdic_runtime.cli.inputs import subject_at
     from sdic_runtime.cli.reports import check_report, report
     from sdic_runtime.edit_orders import EditOrder
+    from sdic_runtime.subjects import Reader
     from sdic_runtime.tools.compare import compare_backends
 
     options.check_checkpoint([backend, against], checkpoint)
     check_report(json_file)
     options.notice(options.DEMO_NOTICE if bundle is None else "")
     order = EditOrder.parse(edit) if edit else None
-    comparison = compare_backends(bundle, picture, backend, against, swap, precision, against_precision, checkpoint, tolerance, order)
+    subject = subject_at(Reader(Bundle.open(bundle).manifest, options.wishes(face, aligned=aligned)), picture)
+    for text in subject.notices:
+        options.notice(text)
+    taken = subject.pictures[0]
+    comparison = compare_backends(bundle, taken, backend, against, swap, precision, against_precision, checkpoint, tolerance, order)
     report(comparison.as_dict(), json_file, lambda: show(comparison))
     if not comparison.passed:
         first = comparison.excessive[0]

@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdic_runtime.errors import FileError
+from sdic_runtime.errors import ArgumentError, FileError
 from sdic_runtime.folders import INVERSION, STANDARD_INPUT
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from sdic_runtime.inversion import Inversion
     from sdic_runtime.pictures import PictureLike
     from sdic_runtime.pipeline import Pipeline
+    from sdic_runtime.subjects import Reader, Subject, Wishes
+
+PIPED = "the picture on standard input"
 
 
 def existing(source: Path) -> Path:
@@ -27,7 +30,7 @@ def existing(source: Path) -> Path:
     return source
 
 
-def picture_at(source: Path) -> PictureLike:
+def picture_at(source: Path) -> Path | Image.Image:
     """What a pipeline inverts: the path itself, or the decoded picture where it can be read only once: standard input, a pipe. Raises
     PictureError."""
     if source != STANDARD_INPUT and (source.is_file() or not source.exists()):
@@ -35,7 +38,7 @@ def picture_at(source: Path) -> PictureLike:
     from sdic_runtime.pictures import decode_picture, load_picture
 
     if source == STANDARD_INPUT:
-        return decode_picture(BytesIO(sys.stdin.buffer.read()), "the picture on standard input")
+        return decode_picture(BytesIO(sys.stdin.buffer.read()), PIPED)
     return load_picture(source)
 
 
@@ -44,11 +47,44 @@ def is_inversion(source: Path) -> bool:
     return source.suffix.lower() == INVERSION
 
 
-def inversion_of(pipeline: Pipeline, source: Path) -> Inversion:
-    """The inversion in a .safetensors file, or that of a picture."""
-    from sdic_runtime.inversion import Inversion
+def subject_at(reader: Reader, source: Path) -> Subject:
+    """What is inverted of the picture at `source`. Raises SdicError, also where no face is found in a photograph."""
+    name = PIPED if source == STANDARD_INPUT else str(source)
+    if not reader.photographs:
+        return reader.read(picture_at(source), name)
+    from sdic_runtime.faces import read_photo
 
-    return Inversion.load(source) if is_inversion(source) else pipeline.invert(picture_at(source))
+    return reader.read(read_photo(BytesIO(sys.stdin.buffer.read()), name) if source == STANDARD_INPUT else source, name)
+
+
+def inversion_of(
+    pipeline: Pipeline, source: Path, wishes: Wishes, photo: Path | None = None, batch: int | None = None
+) -> tuple[Inversion, Subject | None]:
+    """The inversion in a .safetensors file, with the subject that it is of where `photo` names that; or that of a picture, with its
+    subject, whose notices are printed. Raises SdicError."""
+    from sdic_runtime.cli.options import notice
+    from sdic_runtime.inversion import Inversion
+    from sdic_runtime.subjects import Reader
+
+    if is_inversion(source) and photo is None:
+        if wishes.said:
+            raise ArgumentError(f"--{wishes.said} is for photographs, and {source} is a saved inversion; name its photograph with --photo")
+        return Inversion.load(source), None
+    reader = Reader(pipeline.bundle.manifest, wishes, pipeline.profiles)
+    if is_inversion(source):
+        assert photo is not None
+        if not reader.photographs or wishes.face or wishes.crop_only:
+            raise ArgumentError("--photo pastes a saved inversion into its photograph, with a bundle of aligned faces; omit other choices")
+        inversion = Inversion.load(source)
+        subject = reader.matching(photo, inversion.images, str(photo))
+    elif photo is not None:
+        raise ArgumentError(f"--photo is for a saved inversion, and {source} is none; omit it")
+    else:
+        subject = subject_at(reader, source)
+        inversion = pipeline.invert(list(subject.pictures), batch).named([subject.name] * len(subject.pictures))
+    for text in subject.notices:
+        notice(text)
+    return inversion, subject
 
 
 def as_seen(pipeline: Pipeline, picture: PictureLike) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from sdic_runtime.edits import EditLike
     from sdic_runtime.inversion import Inversion
     from sdic_runtime.pipeline import Pipeline
+    from sdic_runtime.subjects import Subject
 
 MOST_STEPS = 200
+PHOTO_SIDE = 1024  # pixels of a photograph's longer side in a strip or an animation, at most
 
 
 def run(
@@ -29,6 +32,14 @@ def run(
     bundle: options.BundleOption = None,
     backend: options.BackendOption = "auto",
     out: options.OutOption = None,
+    face: options.FaceOption = None,
+    crop_only: options.CropOnlyOption = False,
+    aligned: options.AlignedOption = False,
+    paste: options.PasteOption = None,
+    keep: options.KeepOption = None,
+    crop: options.CropOption = False,
+    photo: options.PhotoOption = None,
+    ignore_profiles: options.IgnoreProfilesOption = False,
     batch: options.BatchOption = None,
     precision: options.PrecisionOption = None,
     checkpoint: options.CheckpointOption = None,
@@ -37,6 +48,7 @@ def run(
     """Edit a picture at many strengths.
 
     Writes for each --edit a strip with captions and an animation back and forth, NAME.EDIT.strip.png and NAME.EDIT.gif.
+    With a model of aligned faces they show the whole photograph, or with --crop-only the face.
 
     \b
     Example:
@@ -48,19 +60,34 @@ def run(
     from sdic_runtime.folders import STRIP
     from sdic_runtime.sheets import back_and_forth, save_animation, save_picture, sheet
 
+    wishes = options.wishes(face, crop_only, aligned, paste, keep, crop)
     strengths = evenly_spaced(first, last, steps)
     (target,) = targets([existing(source)], out)
     if target.named is not None:
         raise ArgumentError(f"--out names one file, {out}, and a sweep writes a strip and an animation; give a folder instead")
-    with options.load_pipeline(bundle, backend, precision, checkpoint) as pipeline:
+    with options.load_pipeline(bundle, backend, precision, checkpoint, ignore_profiles) as pipeline:
         orders = options.edit_orders(pipeline, edits, pca)
-        inversion = inversion_of(pipeline, source)
+        inversion, subject = inversion_of(pipeline, source, wishes, photo, batch)
         captions = [f"{strength:+.3g}" if strength else "0" for strength in strengths]
-        for one, single in zip(each(target, len(inversion)), inversion, strict=True):
-            for order in orders:
-                frames = edited_frames(pipeline, single, order.edit(pipeline.bundle, pipeline.directions), strengths, move, batch)
+        for order in orders:
+            edit = order.edit(pipeline.bundle, pipeline.directions)
+            rows = [edited_frames(pipeline, single, edit, strengths, move, batch) for single in inversion]
+            goals = each(target, len(inversion))
+            if subject is not None and subject.whole:
+                rows, goals = [_photographs(subject, inversion.images, rows)], [target]
+            for one, frames in zip(goals, rows, strict=True):
                 typer.echo(save_picture(sheet([frames], captions), one.path(f".{order.name}{STRIP}")))
                 typer.echo(save_animation(back_and_forth(frames), one.path(f".{order.name}.gif")))
+
+
+def _photographs(subject: Subject, bases: Sequence[Image.Image], rows: Sequence[Sequence[Image.Image]]) -> list[Image.Image]:
+    """The whole photograph at each strength, of a size to look at; `rows`: the frames of each face."""
+    frames = []
+    for images in zip(*rows, strict=True):
+        frame = subject.pasted(images, bases).convert("RGB")
+        frame.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
+        frames.append(frame)
+    return frames
 
 
 def evenly_spaced(first: float, last: float, steps: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +11,6 @@ import typer
 from sdic_runtime.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from PIL.Image import Image
-
     from sdic_runtime.video import Report
 
 SOURCE_HELP = "A video with a face in it, or a moving picture (GIF, APNG)."
@@ -22,7 +19,6 @@ CODEC_HELP = "Encoder of FFmpeg, such as libx264, libx265, libsvtav1, libvpx-vp9
 QUALITY_HELP = "On the encoder's own scale, such as 0 (best) to 51 for libx264; good when omitted."
 SMOOTH_HELP = "Seconds over which landmarks are smoothed; 0 for not at all."
 SMOOTH_CODES_HELP = "Seconds over which inversions are smoothed; 0 for not at all."
-BACKGROUND = "background"
 
 
 def run(
@@ -58,19 +54,20 @@ def run(
       sdic-run video clip.mp4 --bundle engines/ffhq1024 --edit smile:2 --out smiling.mp4
     """
     from sdic_runtime.cli.reports import check_report, report
-    from sdic_runtime.errors import ArgumentError
     from sdic_runtime.progress import say
+    from sdic_runtime.subjects import BACKGROUND, DIFFERENCE, LARGEST, mask_of
     from sdic_runtime.video import Settings, Smoothing, edit_video
     from sdic_runtime.video.reader import checked
+    from sdic_runtime.video.render import PERSON, SQUARE
 
+    wishes = options.wishes(face, aligned=aligned, paste=paste, keep=keep)
     checked(source)
     check_report(json_file)
-    kept = keep or []
     settings = Settings(
-        face=int(face) if face and face.isdecimal() else face or "largest",
-        paste=paste or "difference",
-        mask="person" if BACKGROUND in kept else "square",
-        keep=_kept([Path(name) for name in kept if name != BACKGROUND]),
+        face=int(face) if face and face.isdecimal() else face or LARGEST,
+        paste=paste or DIFFERENCE,
+        mask=PERSON if BACKGROUND in wishes.keep else SQUARE,
+        keep=mask_of(wishes),
         aligned=aligned,
         codec=codec,
         quality=quality,
@@ -78,36 +75,12 @@ def run(
         batch=batch,
     )
     with options.load_pipeline(bundle, backend, precision, checkpoint) as pipeline:
-        if (aligned or pipeline.bundle.manifest.faces is None) and (face or BACKGROUND in kept):
-            said = "--face" if face else f"--keep {BACKGROUND}"
-            raise ArgumentError(f"{said} is for faces that are found in the frames, and here frames are taken whole; omit it")
+        wishes.photographs(pipeline.bundle.manifest)  # refuses options that are for faces
         (order,) = options.edit_orders(pipeline, [edit] if edit else None, pca)
         target = out or Path(f"{source.stem}.{order.label}.mp4")
-        order_edit = order.edit(pipeline.bundle, pipeline.directions)
-        found = edit_video(pipeline, source, target, order_edit, 1.0, settings, move=move, say=lambda text: say(text, error=True))
-    report({"file": str(target), **_numbers(found)}, json_file, lambda: _show(target, found))
-
-
-def _kept(paths: Sequence[Path]) -> Image | None:
-    """What the masks keep, together. Raises PictureError."""
-    from PIL import ImageChops
-
-    from sdic_runtime.errors import PictureError
-    from sdic_runtime.pictures import load_picture
-
-    kept: Image | None = None
-    for path in paths:
-        mask = load_picture(path).convert("L")
-        if kept is not None and mask.size != kept.size:
-            raise PictureError(f"{path} has {mask.width} x {mask.height} pixels, and another mask has {kept.width} x {kept.height}")
-        kept = mask if kept is None else ImageChops.lighter(kept, mask)
-    return kept
-
-
-def _numbers(found: Report) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(found)
+        whole_edit = order.edit(pipeline.bundle, pipeline.directions)
+        found = edit_video(pipeline, source, target, whole_edit, 1.0, settings, move=move, say=lambda text: say(text, error=True))
+    report({"file": str(target), **asdict(found)}, json_file, lambda: _show(target, found))
 
 
 def _show(target: Path, found: Report) -> None:

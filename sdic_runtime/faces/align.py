@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+GAP = 2  # how many times finer the cheap first reduction leaves a photograph that is made much smaller
 FINER = 1.5  # a square is resampled this many times finer than asked for, where the photograph has the pixels
 
 
@@ -85,7 +86,7 @@ class Square:
         if step > FINER:
             smaller = math.ceil(part.width * FINER / step), math.ceil(part.height * FINER / step)
             scale = np.array(smaller) / part.size
-            part = part.resize(smaller, Image.Resampling.LANCZOS, reducing_gap=3)
+            part = part.resize(smaller, Image.Resampling.LANCZOS, reducing_gap=GAP)
         finer = round(size * FINER) if step > 1 else size
         # The affine map from a pixel of the result to one of the part.
         matrix = np.column_stack([self.axes.T * (2 / finer), np.array(self.centre) - self.axes.sum(0) - (left, top)]) * scale[:, None]

@@ -17,15 +17,16 @@ from sdic_runtime.errors import ArgumentError, FileError, PictureError
 from sdic_runtime.files import reason, remedy
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.progress import progress
+from sdic_runtime.subjects import ALL, DIFFERENCE, FFHQ, LARGEST, REPLACE
 from sdic_runtime.video.codecs import Output, output_of
 from sdic_runtime.video.cuts import marked
 from sdic_runtime.video.faces import Follower, Sighting, blocks
 from sdic_runtime.video.flicker import Flicker, Meter
 from sdic_runtime.video.journal import Done, Journal, Seen, work_of
 from sdic_runtime.video.reader import Clip, Frame, library
-from sdic_runtime.video.render import DIFFERENCE, MASKS, REPLACE, SQUARE, Work, rendered
+from sdic_runtime.video.render import MASKS, SQUARE, Work, rendered
 from sdic_runtime.video.smoothing import Smoothing
-from sdic_runtime.video.tracks import ALL, LARGEST, Place, Places, Timeline, WholeFrames, chosen, tracks_of
+from sdic_runtime.video.tracks import Place, Places, Timeline, WholeFrames, chosen, tracks_of
 from sdic_runtime.video.writer import Part, PartWriter, check_encoder, join
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class _Run:
             found, needed = ("{} x {}".format(*size) for size in (settings.keep.size, self.clip.size))
             raise PictureError(f"what is kept has {found} pixels and the video's frames {needed}; give it the same size")
         check_encoder(self.output, self.clip.rate, self.clip.size, self.clip.colours)
-        self.whole = settings.aligned or pipeline.bundle.manifest.faces is None
+        self.whole = settings.aligned or pipeline.bundle.manifest.faces != FFHQ
         if self.whole and settings.mask != SQUARE:
             raise ArgumentError(
                 f'the mask is "{settings.mask}", which needs a face to be found, and the frames are taken whole; use {SQUARE}'

@@ -16,6 +16,7 @@ from sdic_runtime.faces.mask import SIDE, face_mask, person_mask, square_mask
 from sdic_runtime.inversion import Held, Inversion
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.program import PREPARE
+from sdic_runtime.subjects import DIFFERENCE
 from sdic_runtime.video.smoothing import Smoothing, weights
 from sdic_runtime.video.tracks import Place
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from sdic_runtime.video.reader import Frame
 
-DIFFERENCE, REPLACE = "difference", "replace"
 PERSON, FACE, SQUARE = MASKS = ("person", "face", "square")
 
 

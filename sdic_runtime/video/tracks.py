@@ -10,13 +10,13 @@ import numpy as np
 
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.faces.align import Square
+from sdic_runtime.subjects import ALL, LARGEST
 from sdic_runtime.video.faces import LEFT, OUTLINE, RIGHT, Sighting, square_of
 from sdic_runtime.video.smoothing import smoothed
 
 SHORTEST = 0.2  # seconds: a shorter track is a mistake of the detector, or not worth a flash of an edit
 JOINED = 0.3  # seconds: a face that is lost and found again within them, at its place, was there all the time
 NEAR = 2.0  # eye distances: its place
-ALL, LARGEST = "all", "largest"
 FADE = 0.2  # seconds over which an edit comes and goes with a face that enters or leaves a shot
 
 
