@@ -23,6 +23,13 @@ def for_one(session: Any) -> bool:
     return any(info.shape and info.shape[BATCH] == 1 for info in session.get_inputs())
 
 
+def run_each(session: Any, outputs: Sequence[str], inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Run a graph that is `for_one` picture once for every picture of `inputs`."""
+    count = len(next(iter(inputs.values())))
+    runs = [session.run(list(outputs), {name: array[index : index + 1] for name, array in inputs.items()}) for index in range(count)]
+    return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+
+
 class Bands:
     """The ONNX Runtime sessions of a stage's bands, top to bottom, behind the `run` of a single session.
 
