@@ -54,13 +54,14 @@ def run(
       sdic-run video clip.mp4 --bundle engines/ffhq1024 --edit smile:2 --out smiling.mp4
     """
     from sdic_runtime.cli.reports import check_report, report
+    from sdic_runtime.errors import ArgumentError
     from sdic_runtime.progress import say
-    from sdic_runtime.subjects import BACKGROUND, DIFFERENCE, LARGEST, mask_of
+    from sdic_runtime.subjects import BACKGROUND, DIFFERENCE, FFHQ, LARGEST, mask_of
     from sdic_runtime.video import Settings, Smoothing, edit_video
     from sdic_runtime.video.reader import checked
     from sdic_runtime.video.render import PERSON, SQUARE
 
-    wishes = options.wishes(face, aligned=aligned, paste=paste, keep=keep)
+    wishes = options.wishes(face, paste=paste, keep=keep)
     checked(source)
     check_report(json_file)
     settings = Settings(
@@ -75,7 +76,9 @@ def run(
         batch=batch,
     )
     with options.load_pipeline(bundle, backend, precision, checkpoint) as pipeline:
-        wishes.photographs(pipeline.bundle.manifest)  # refuses options that are for faces
+        said = "--face" if face else f"--keep {BACKGROUND}" if BACKGROUND in wishes.keep else None
+        if said and (aligned or pipeline.bundle.manifest.faces != FFHQ):
+            raise ArgumentError(f"{said} is about faces that are found in the frames, and here frames are taken whole; omit it")
         (order,) = options.edit_orders(pipeline, [edit] if edit else None, pca)
         target = out or Path(f"{source.stem}.{order.label}.mp4")
         whole_edit = order.edit(pipeline.bundle, pipeline.directions)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PART_FRAMES = 48  # frames of a part: as much is done again after a kill
+LARGEST_BATCH = 8  # frames that wait for one another when no batch is given; they are large
 FORM = 1  # of the journal, and of all that decides about pixels
 
 
@@ -134,7 +135,7 @@ class _Run:
             raise ArgumentError(
                 f'the mask is "{settings.mask}", which needs a face to be found, and the frames are taken whole; use {SQUARE}'
             )
-        self.batch = settings.batch or pipeline.default_batch
+        self.batch = settings.batch or min(pipeline.default_batch, LARGEST_BATCH)
         self.timeline = Timeline(self.clip.time_base)
         self.journal = Journal(out.absolute(), self._work())
 

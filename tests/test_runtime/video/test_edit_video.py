@@ -294,8 +294,8 @@ def test_the_command_prints_the_file_and_the_flicker(
     assert f"source {numbers['flicker'][0]:.2f}, result {numbers['flicker'][1]:.2f}" in flicker
     assert len(read_clip(tmp_path / name)[1]) == 25
     for wrong, words in (
-        (["--edit", "smile", "--face", "all"], "--face is for models of aligned faces"),
-        (["--edit", "smile", "--keep", "background"], "--keep is for models of aligned faces"),
+        (["--edit", "smile", "--face", "all"], "--face is about faces"),
+        (["--edit", "smile", "--keep", "background"], "--keep background is about faces"),
         (["--edit", "smile", "--codec", "xvid9"], "no video encoder"),
         (["--edit", "smile", "--quality", "99"], "--quality is 99"),
         (["--edit", "smile", "--smooth", "9"], "smoothing of landmarks"),
