@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from clips import meadow, moving, portrait, write_clip
 from PIL import Image
 
-from sdic_runtime.errors import ArgumentError, FileError
+from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError
 from sdic_runtime.video import Smoothing
 from sdic_runtime.video.codecs import CONTAINERS, ENCODERS, output_of
 from sdic_runtime.video.cuts import marked
@@ -217,6 +218,12 @@ def test_every_encoder_keeps_frames_and_their_times(tmp_path: Path, name: str, c
     for frame, old in zip(read, frames, strict=True):
         assert np.abs(np.asarray(frame.image, np.int16) - np.asarray(old.image)).mean() < (0.01 if codec == "ffv1" else 6)
     assert result.metadata.get("title", result.metadata.get("TITLE")) == "a"
+
+
+def test_without_its_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtraError, match=r'"av".*sdic-toolkit\[video\]'):
+        Clip(tmp_path / "clip.mp4")
 
 
 def test_odd_sizes_are_kept() -> None:
