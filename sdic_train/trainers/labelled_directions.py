@@ -1,7 +1,7 @@
 """InterFaceGAN on a user's own labelled pictures, and how far along a direction a model follows.
 
-A model, a checkpoint or a bundle, gives the code of a picture, and the code that it finds again in an edited picture. The useful strengths
-of a direction end where it finds less than half of what was asked for: beyond that the edit saturates or the picture breaks.
+A model, a checkpoint or a bundle, gives the code of a picture, and the code that it finds again in an edited picture. That follows the edit
+until the picture saturates or breaks: there the useful strengths of the direction end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from sdic_train.trainers.latent_directions import Boundary
 from sdic_train.trainers.tuning import pivots_of
 
 Codes = NDArray[np.float32]
-FOLLOWED = 0.5  # of what was asked for, that is found again
+FOLLOWED = 0.5  # of what a step of strength brought so far, which the next one must bring
+NOTHING = 0.05  # share of a strength that is found again, below which the model does not follow at all
 STEPS_PER_DISTANCE = 4  # strengths tried per distance between the two sides
 LONGEST = 3  # distances between the two sides
 MEASURED = 8  # pictures
@@ -128,8 +129,11 @@ class Reach:
 
 
 def measure_reach(coder: Coder, boundary: Boundary, paths: Sequence[Path], space: str) -> Reach:
-    """The useful strengths of a direction on up to 8 of the pictures `paths`: on each side the largest one up to which the model finds at
-    least half of every strength again, in steps of a quarter of the distance between the two sides, three such distances at most."""
+    """The useful strengths of a direction, on up to 8 of the pictures `paths`.
+
+    Strengths grow on each side in steps of a quarter of the distance between the two sides, to three such distances. The range ends before
+    the first step that brings less than half of what the steps before it brought at their best mean.
+    """
     step = boundary.separation / STEPS_PER_DISTANCE
     positive = [step * number for number in range(1, LONGEST * STEPS_PER_DISTANCE + 1)]
     strengths = [0.0, *positive, *(-strength for strength in positive)]
@@ -140,11 +144,18 @@ def measure_reach(coder: Coder, boundary: Boundary, paths: Sequence[Path], space
         along = flat(coder.found_again(path, boundary.direction, strengths), space) @ normal
         moved += (along - along[0]) / len(chosen)
     shares = {strength: float(distance / strength) for strength, distance in zip(strengths[1:], moved[1:], strict=True)}
-    ends = []
-    for side in (-1, 1):
-        reached = [side * strength for strength in positive]
-        bad = next((index for index, strength in enumerate(reached) if not shares[strength] >= FOLLOWED), len(reached))
-        ends.append(reached[bad - 1] if bad else 0.0)
+    ends = [_end([shares[side * strength] for strength in positive], positive, side) for side in (-1, 1)]
     guess = boundary.separation
     low, high = (round(end or sign * guess, 2) for end, sign in zip(ends, (-1, 1), strict=True))
     return Reach((low, high), shares, all(ends))
+
+
+def _end(shares: Sequence[float], strengths: Sequence[float], side: int) -> float:
+    """The last of the growing `strengths` that is followed, with the sign of `side`; 0 where none is."""
+    best = before = end = 0.0
+    for share, strength in zip(shares, strengths, strict=True):
+        brought, best = (share * strength - before) / strengths[0], max(best, share)
+        if best < NOTHING or not brought >= FOLLOWED * best:
+            break
+        before, end = share * strength, side * strength
+    return end
