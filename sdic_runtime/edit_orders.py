@@ -83,7 +83,7 @@ class EditOrder:
     def excesses(self, bundle: Bundle, directions: Directions | None = None, factors: Sequence[float] = (1.0,)) -> list[str]:
         """A sentence for every part whose strength, times the largest of `factors`, is beyond its useful range."""
         found = []
-        for (low, high), strength, name in self._ranges(bundle, directions):
+        for (low, high), strength, name in self._ranges(bundle, directions) if factors else ():
             worst = max((strength * factor for factor in factors), key=lambda value: max(value - high, low - value))
             if not low <= worst <= high:
                 found.append(

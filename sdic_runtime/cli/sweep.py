@@ -38,11 +38,12 @@ def run(
 ) -> None:
     """Edit a picture at many strengths.
 
-    Writes for each --edit a strip with captions and an animation back and forth, NAME.EDIT.strip.png and NAME.EDIT.gif.
+    They go through the useful range of the edit (see: sdic-run directions), or from -3 to 3 where that is not known. Writes
+    for each --edit a strip with captions and an animation back and forth, NAME.EDIT.strip.png and NAME.EDIT.gif.
 
     \b
     Example:
-      sdic-run sweep portrait.png --edit smile --from -3 --to 3 --steps 7
+      sdic-run sweep portrait.png --edit smile --steps 7
     """
     from sdic_runtime.cli.inputs import existing, inversion_of
     from sdic_runtime.cli.targets import each, targets
