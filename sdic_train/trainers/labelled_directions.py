@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sdic_runtime.edits import Direction
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.program import CODE_AXES, IMAGE, INVERT, run
-from sdic_train.evaluation.evaluate import only
+from sdic_train.evaluation.models import only
 from sdic_train.networks.stylegan2 import downsample
 from sdic_train.trainers.latent_directions import Boundary
-from sdic_train.trainers.tuning import pivots_of
 
 Codes = NDArray[np.float32]
 FOLLOWED = 0.5  # of what a step of strength brought so far, which the next one must bring
@@ -45,32 +43,8 @@ class Coder(Protocol):
 
 
 @dataclass
-class CheckpointCoder:
-    """The networks of a checkpoint; an edit is one of the encoder's code alone."""
-
-    model: Any
-
-    def read(self, paths: Sequence[Path]) -> Codes:
-        with torch.no_grad():
-            return np.asarray(pivots_of(self.model, self._images(paths)).numpy())
-
-    def found_again(self, path: Path, direction: Direction, strengths: Sequence[float]) -> Codes:
-        with torch.no_grad():
-            code = pivots_of(self.model, self._images([path]))
-            offset = torch.from_numpy(direction.offset(code.numpy()))
-            pictures = [self.model.generator(code + strength * offset).clamp(-1, 1) for strength in strengths]
-            small = downsample(torch.cat(pictures), self.model.config.working)
-            return np.asarray(pivots_of(self.model, small).numpy())
-
-    def _images(self, paths: Sequence[Path]) -> Tensor:
-        from sdic_train.tune import pictures_of
-
-        return pictures_of(paths, self.model.config, self.model.config.working)
-
-
-@dataclass
-class BundleCoder:
-    """A bundle on any backend."""
+class PipelineCoder:
+    """A bundle, or a checkpoint's networks, as a pipeline."""
 
     pipeline: Pipeline
 
@@ -94,10 +68,10 @@ class BundleCoder:
 def open_coder(model: Path, backend: str = "auto", threads: int | None = None) -> Coder:
     """The coder of a checkpoint, or of the bundle in a folder. Raises SdicError."""
     if model.is_dir():
-        return BundleCoder(Pipeline.load(model, backend=backend, threads=threads))
-    from sdic_train.methods import method_of_file
+        return PipelineCoder(Pipeline.load(model, backend=backend, threads=threads))
+    from sdic_train.pipelines import Weights, pipeline_of
 
-    return CheckpointCoder(method_of_file(model).read(model, None))
+    return PipelineCoder(pipeline_of(*Weights(model).read(), model))
 
 
 def codes_of(coder: Coder, paths: Sequence[Path], batch: int = 8) -> Iterator[Codes]:

@@ -4,43 +4,34 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
 import small_methods as small
 import small_parts
 import torch
+from built_once import built_once
+from small_bundles import small_bundle
 from torch import nn
 
 from sdic_export import build as building
-from sdic_export.build import BuildOptions, BuildReport, build
+from sdic_export.build import BuildOptions, build
 from sdic_export.cpu import generator as cpu_generator
 from sdic_export.cpu import head as cpu_head
-from sdic_export.golden import smooth_pictures
 from sdic_export.graphs.exporter import export_stage
 from sdic_export.graphs.style_space import StyledGraph, styled_export
 from sdic_export.methods import EXPORTS
-from sdic_export.trace import method_of
 from sdic_export.verify import verify
 from sdic_runtime.edit_orders import EditOrder
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.program import STYLES, Method, Stage
 from sdic_runtime.styles import StyleDirection
-from sdic_train.checkpoints.load import save_checkpoint
 from sdic_train.config import TINY
 from sdic_train.methods import METHODS
 from sdic_train.methods.style_space import NO_STYLES, with_style_space
-from sdic_train.networks.sdic.model import SDIC
+from sdic_train.methods.trace import method_of
 from sdic_train.networks.style_space import StyledCode, layer_widths
-
-
-class Built(Protocol):
-    """The fixture of that name."""
-
-    folder: Path
-    report: BuildReport
-
 
 CONFIGS = dict.fromkeys(METHODS, small.SMALL) | {
     "sdic": TINY,
@@ -66,30 +57,32 @@ def test_every_method_has_style_space_as_data(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(built: Built, model: SDIC, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The e4e in the tiny SDIC model with style space. Its encoder is copied from the build of the whole."""
-    folder = tmp_path_factory.mktemp("styled")
-    save_checkpoint(folder / "e4e.safetensors", TINY, model.latent_avg, encoder=model.encoder, generator=model.generator)
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small e4e with style space. Its encoder is copied from its other bundle."""
+    plain = small_bundle(tmp_path_factory, "e4e")
 
     def export(module: nn.Module, stage: Stage, method: Method, path: Path, *options: Any, **named: Any) -> None:
         if path.stem == "encoder":
-            shutil.copy(built.folder / "onnx/fp32/e4e.onnx", path)
+            for file in (plain / "onnx/fp32").glob("encoder.onnx*"):
+                shutil.copy(file, path.parent)
         else:
             export_stage(module, stage, method, path, *options, **named)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "export_stage", export)
-        build(BuildOptions(folder / "e4e.safetensors", folder / "bundle", style_space=True, cpu_graphs=False))
-    return folder / "bundle"
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(building, "export_stage", export)
+            build(BuildOptions(plain.parent / "small.pt", folder / "bundle", style_space=True, cpu_graphs=False))
+
+    return built_once(tmp_path_factory, "e4e-styled", fill) / "bundle"
 
 
-def test_a_bundle_verifies_and_its_style_edits_are_those_of_pytorch(bundle: Path, model: SDIC) -> None:
-    assert not verify(bundle, checkpoint=bundle.parent / "e4e.safetensors").failures
-    image = smooth_pictures(TINY.working)
+def test_a_bundle_verifies_and_its_style_edits_are_those_of_pytorch(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert not verify(bundle, checkpoint=small_bundle(tmp_path_factory, "e4e").parent / "small.pt").failures
+    model, image = small.small_model("e4e"), small.small_images(small.SMALL).numpy()
     with Pipeline.load(bundle, backend="onnxruntime", threads=1) as pipeline:
         inversion = pipeline.invert(image)
-        style = StyleDirection(np.random.default_rng(0).normal(0, 0.3, sum(layer_widths(TINY))).astype(np.float32))
-        direction = np.random.default_rng(1).normal(0, 0.2, (1, TINY.style_width)).astype(np.float32)
+        style = StyleDirection(np.random.default_rng(0).normal(0, 0.3, sum(layer_widths(small.SMALL))).astype(np.float32))
+        direction = np.random.default_rng(1).normal(0, 0.2, (1, small.SMALL.style_width)).astype(np.float32)
         with torch.no_grad():
             latent = model.encode(torch.from_numpy(image))
             code = StyledCode(latent + torch.from_numpy(0.5 * direction), torch.from_numpy(2 * style.vector)[None].expand(2, -1))
