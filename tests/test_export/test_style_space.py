@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import small_methods as small
 import small_parts
 import torch
-from built_once import built_once
-from small_bundles import small_bundle
-from torch import nn
+from small_bundles import small_bundle, styled_bundle
 
-from sdic_export import build as building
-from sdic_export.build import BuildOptions, build
 from sdic_export.cpu import generator as cpu_generator
 from sdic_export.cpu import head as cpu_head
-from sdic_export.graphs.exporter import export_stage
 from sdic_export.graphs.style_space import StyledGraph, styled_export
 from sdic_export.methods import EXPORTS
 from sdic_export.verify import verify
 from sdic_runtime.edit_orders import EditOrder
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.program import STYLES, Method, Stage
+from sdic_runtime.program import STYLES
 from sdic_runtime.styles import StyleDirection
 from sdic_train.config import TINY
 from sdic_train.methods import METHODS
@@ -58,22 +51,7 @@ def test_every_method_has_style_space_as_data(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small e4e with style space. Its encoder is copied from its other bundle."""
-    plain = small_bundle(tmp_path_factory, "e4e")
-
-    def export(module: nn.Module, stage: Stage, method: Method, path: Path, *options: Any, **named: Any) -> None:
-        if path.stem == "encoder":
-            for file in (plain / "onnx/fp32").glob("encoder.onnx*"):
-                shutil.copy(file, path.parent)
-        else:
-            export_stage(module, stage, method, path, *options, **named)
-
-    def fill(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(building, "export_stage", export)
-            build(BuildOptions(plain.parent / "small.pt", folder / "bundle", style_space=True, cpu_graphs=False))
-
-    return built_once(tmp_path_factory, "e4e-styled", fill) / "bundle"
+    return styled_bundle(tmp_path_factory)
 
 
 def test_a_bundle_verifies_and_its_style_edits_are_those_of_pytorch(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
