@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ class BuildOptions:
     method: str | None = None  # what the checkpoint is of, see `sdic_export.methods`; told by what is in it when None
     others: Sequence[Path] = ()  # further files that belong to the model
     iterations: int | None = None  # of a method that iterates; its own number when None
+    style_space: bool = False  # whether the generator takes offsets to its styles, see `sdic_train.methods.style_space`
     research: bool = False  # whether the terms of a method whose weights are for research alone are agreed to
 
 
@@ -103,15 +104,19 @@ class Progress:
 def build(options: BuildOptions, progress: Progress | None = None) -> BuildReport:
     """Build the bundle `options.out`, whole or not at all. Raises SdicError, for one when a stage differs from PyTorch."""
     require_packages("sdic-export build")
+    from sdic_export.graphs.style_space import styled_export
     from sdic_export.methods import export_code
     from sdic_train.methods import method_of_file
     from sdic_train.methods.trace import method_of
+    from sdic_train.networks.style_space import layer_widths
 
     progress, start = progress or Progress(), time.perf_counter()
     _check(options)
     progress.begin(f"loading {options.checkpoint}")
     export = export_code(options.method or method_of_file(options.checkpoint).name)
-    code = export.code.iterating(options.iterations)
+    export = replace(export, code=export.code.iterating(options.iterations))
+    export = styled_export(export) if options.style_space else export
+    code = export.code
     if code.terms and not options.research:
         raise ArgumentError(f"{code.terms} Build it with --research-only if that is your use")
     model: Any = code.read(options.checkpoint, options.domain, options.others)
@@ -150,6 +155,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 domain=config.domain,
                 input=Input(config.visible_rows),
                 faces=alignment(options.faces, config),
+                style_layers=layer_widths(config) if options.style_space else (),
                 graphs=graphs,
                 default_precision=STANDARD,
                 files={},

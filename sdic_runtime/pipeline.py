@@ -15,11 +15,11 @@ from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.backends.registry import choose_backend, load_backend
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.directions import Directions
-from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of
+from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of, style_offset
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
-from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, Move
+from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, STYLE_KIND, STYLES, Move
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
 LARGEST_DEFAULT_BATCH = 16
@@ -142,8 +142,9 @@ class Pipeline:
     ) -> Edited:
         """Edit an inversion of N pictures: latent codes become code + strength * edit.
 
-        `edit`: a Direction (or its name in this bundle), an array [C], [1, C], [L, C] or [1, L, C], a GanSpaceEdit, a CombinedEdit, or
-        a list of (edit, strength). `strength`: a number, or M of them for N * M pictures, all strengths of the first picture first.
+        `edit`: a Direction (or its name in this bundle), an array [C], [1, C], [L, C] or [1, L, C], a GanSpaceEdit, a StyleDirection, a
+        CombinedEdit, or a list of (edit, strength). `strength`: a number, or M of them for N * M pictures, all strengths of the first
+        picture first.
         `move`: one of `Pipeline.moves`; the first that is meant for this kind of edit when None. `eq6` is SDIC's name for the same: "paper"
         (strength 0 is the inversion) or "released". `extras`: further inputs of the move by name, zeros where they are omitted; each a
         float32 array for one picture or for all N, such as StyleFeatureEditor's "mask" [N, 1, S, S]: 1 where nothing may change; `masks`
@@ -163,6 +164,9 @@ class Pipeline:
         for name in form.codes:
             moved = np.stack([edited(inversion.tensors[name].host(), change, value) for value in strengths], axis=1)
             codes[name] = moved.reshape(-1, *moved.shape[2:])
+        if (offset := style_offset(change)) is not None:
+            styles = np.stack([inversion.tensors[STYLES].host() + np.float32(value) * offset for value in strengths], axis=1)
+            codes[STYLES] = styles.reshape(-1, styles.shape[-1])
         sources = np.repeat(np.arange(len(inversion)), len(strengths))
         given = codes | {name: array[sources] for name, array in further.items()}
         return self._render(form.program, inversion, given, sources, self._batch(batch))
@@ -194,7 +198,10 @@ class Pipeline:
         if None not in (move, eq6) and move != eq6:
             raise ArgumentError(f'move is "{move}" and eq6 is "{eq6}"; give one of them')
         label, name = ("eq6", eq6) if move is None else ("move", move)
-        fitting = [known for known, form in self.moves.items() if kinds <= set(form.kinds)]
+        styled = {name for name, program in self.bundle.manifest.programs.items() if STYLES in program.takes}
+        further = kinds - {STYLE_KIND}
+        able = {known: form for known, form in self.moves.items() if STYLE_KIND not in kinds or form.program in styled}
+        fitting = [known for known, form in able.items() if further <= set(form.kinds)]
         if name is not None and name not in list(self.moves):
             raise ArgumentError(f'{label} is "{name}"; the bundle "{self.model.name}" has: {", ".join(self.moves) or "none"}')
         if not fitting:

@@ -11,6 +11,7 @@ import typer
 
 from sdic_export import report
 from sdic_export.cli.bf16 import bf16 as measure_bf16
+from sdic_export.cli.directions import app as directions_app
 from sdic_export.cli.engines import build_with_progress, engines
 from sdic_export.cli.half import half
 from sdic_export.cli.triton import triton
@@ -81,7 +82,7 @@ def build_bundle(
         typer.Option(
             "--directions",
             metavar="DIR|FILE",
-            help="Edit directions: .pt as published, .safetensors, .npy or .npz; may be given several times.",
+            help="Edit directions: .pt as published, .safetensors, .npy or .npz; may be given several times. More later: directions add.",
         ),
     ] = None,
     pictures: Annotated[
@@ -125,6 +126,9 @@ def build_bundle(
     iterations: Annotated[
         int | None, typer.Option("--iterations", min=1, help="Iterations of a method that iterates; 5 when omitted.")
     ] = None,
+    style_space: Annotated[
+        bool, typer.Option("--style-space", help="Let edits reach the generator's styles: StyleSpace channels and StyleCLIP's directions.")
+    ] = False,
     research_only: Annotated[
         bool, typer.Option("--research-only", help="Agree to the terms of weights that are for research alone, such as those of FS.")
     ] = False,
@@ -164,6 +168,7 @@ def build_bundle(
         method=method,
         others=others or [],
         iterations=iterations,
+        style_space=style_space,
         research=research_only,
     )
     if target is not BuildTarget.onnx:
@@ -179,6 +184,7 @@ def build_bundle(
     typer.echo(str(out))
 
 
+app.add_typer(directions_app, name="directions")
 app.command("half")(half)
 app.command("bf16")(measure_bf16)
 app.command("engines")(engines)

@@ -34,8 +34,8 @@ OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR|FILE
 SOURCE_HELP = "A picture (- for standard input), or an inversion saved as .safetensors."
 SourceArgument = Annotated[Path, typer.Argument(metavar="IMG|INVERSION", help=SOURCE_HELP)]
 BatchOption = Annotated[int | None, typer.Option("--batch", min=1, help="Pictures computed at once; by the model's size when omitted.")]
-EDIT_HELP = """Direction of the bundle, direction file, or GANSpace edit (a preset such as eyes, or INDEX/START/END/SIGMA); several at once
-with commas. Repeat it for several results."""
+EDIT_HELP = """Direction of the bundle, direction file, preset (all are listed by: sdic-run directions), GANSpace component
+INDEX/START/END/SIGMA or style channel LAYER/CHANNEL; several at once with commas. Repeat it for several results."""
 EditOption = Annotated[list[str] | None, typer.Option("--edit", metavar="NAME[:STRENGTH]", help=EDIT_HELP)]
 PCA_HELP = "PCA basis for GANSpace edits; the bundle's own when omitted."
 PcaOption = Annotated[Path | None, typer.Option("--pca", metavar="FILE", help=PCA_HELP)]
@@ -111,8 +111,9 @@ def check_checkpoint(backends: Sequence[str], checkpoint: Path | None) -> None:
         raise ArgumentError(f"--checkpoint is for a backend that reads one, such as torch; here it would go to {', '.join(names)}")
 
 
-def edit_orders(pipeline: Pipeline, texts: Sequence[str] | None, pca: Path | None) -> list[EditOrder]:
-    """What `--edit` asks for, each once and checked against the bundle. Raises SdicError."""
+def edit_orders(pipeline: Pipeline, texts: Sequence[str] | None, pca: Path | None, factors: Sequence[float] = (1.0,)) -> list[EditOrder]:
+    """What `--edit` asks for, each once and checked against the bundle; a strength, times `factors`, beyond its useful range is warned of.
+    Raises SdicError."""
     from sdic_runtime.edit_orders import EditOrder
     from sdic_runtime.errors import ArgumentError
 
@@ -121,4 +122,6 @@ def edit_orders(pipeline: Pipeline, texts: Sequence[str] | None, pca: Path | Non
     orders = list(dict.fromkeys(EditOrder.parse(text, pca) for text in texts))
     for order in orders:
         order.edit(pipeline.bundle, pipeline.directions)
+        for sentence in order.excesses(pipeline.bundle, pipeline.directions, factors):
+            notice(f"warning: {sentence}")
     return orders

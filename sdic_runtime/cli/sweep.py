@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 200
 PHOTO_SIDE = 1024  # pixels of a photograph's longer side in a strip or an animation, at most
+UNKNOWN_RANGE = (-3.0, 3.0)  # of a direction that does not say its own
+RANGE_HELP = "The end of the useful range when omitted."
 
 
 def run(
     source: options.SourceArgument,
     edits: options.EditOption = None,
     pca: options.PcaOption = None,
-    first: Annotated[float, typer.Option("--from", help="First strength; times that of --edit.")] = -3.0,
-    last: Annotated[float, typer.Option("--to", help="Last strength.")] = 3.0,
+    first: Annotated[float | None, typer.Option("--from", help=f"First strength; times that of --edit. {RANGE_HELP}")] = None,
+    last: Annotated[float | None, typer.Option("--to", help=f"Last strength. {RANGE_HELP}")] = None,
     steps: Annotated[int, typer.Option(min=2, max=MOST_STEPS, help="How many strengths, both ends included.")] = 7,
     move: options.MoveOption = None,
     bundle: options.BundleOption = None,
@@ -48,30 +50,34 @@ def run(
 ) -> None:
     """Edit a picture at many strengths.
 
-    Writes for each --edit a strip with captions and an animation back and forth, NAME.EDIT.strip.png and NAME.EDIT.gif.
-    With a model of aligned faces they show the whole photograph, or with --crop-only the face.
+    They go through the useful range of the edit (see: sdic-run directions), or from -3 to 3 where that is not known. Writes
+    for each --edit a strip with captions and an animation back and forth, NAME.EDIT.strip.png and NAME.EDIT.gif; with a model
+    of aligned faces they show the whole photograph, or with --crop-only the face.
 
     \b
     Example:
-      sdic-run sweep portrait.png --edit smile --from -3 --to 3 --steps 7
+      sdic-run sweep portrait.png --edit smile --steps 7
     """
     from sdic_runtime.cli.inputs import existing, inversion_of, masks_of
     from sdic_runtime.cli.targets import each, targets
+    from sdic_runtime.edits import check_number
     from sdic_runtime.errors import ArgumentError
     from sdic_runtime.folders import STRIP
     from sdic_runtime.sheets import back_and_forth, save_animation, save_picture, sheet
 
     wishes = options.wishes(face, crop_only, aligned, paste, keep, crop)
-    strengths = evenly_spaced(first, last, steps)
+    given = [check_number(value, name) for name, value in (("--from", first), ("--to", last)) if value is not None]
     (target,) = targets([existing(source)], out)
     if target.named is not None:
         raise ArgumentError(f"--out names one file, {out}, and a sweep writes a strip and an animation; give a folder instead")
     with options.load_pipeline(bundle, backend, precision, checkpoint, ignore_profiles) as pipeline:
-        orders = options.edit_orders(pipeline, edits, pca)
+        orders = options.edit_orders(pipeline, edits, pca, given)
         extras = masks_of(pipeline, source, wishes, photo)
         inversion, subject = inversion_of(pipeline, source, wishes, photo, batch)
-        captions = [f"{strength:+.3g}" if strength else "0" for strength in strengths]
         for order in orders:
+            low, high = order.strength_range(pipeline.bundle, pipeline.directions) or UNKNOWN_RANGE
+            strengths = evenly_spaced(low if first is None else first, high if last is None else last, steps)
+            captions = [f"{strength:+.3g}" if strength else "0" for strength in strengths]
             edit = order.edit(pipeline.bundle, pipeline.directions)
             rows = [edited_frames(pipeline, single, edit, strengths, move, batch, extras) for single in inversion]
             goals = each(target, len(inversion))
@@ -94,9 +100,6 @@ def _photographs(subject: Subject, bases: Sequence[Image.Image], rows: Sequence[
 
 def evenly_spaced(first: float, last: float, steps: int) -> list[float]:
     """`steps` strengths from `first` to `last`, both included."""
-    from sdic_runtime.edits import check_number
-
-    check_number(first, "--from"), check_number(last, "--to")
     return [first + (last - first) * index / (steps - 1) for index in range(steps)]
 
 
