@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import small_methods as small
 import torch
+from half_checks import check_engines, check_half
 from typer.testing import CliRunner
 
 from sdic_export import build as building
@@ -79,6 +81,16 @@ def test_a_mask_keeps_a_region_of_the_feature_unedited(built: tuple[str, Path]) 
             edit = ort.edit(inversion, direction, extras={"mask": mask}).pixels
             close(edit, networks.edit(reference, direction, extras={"mask": mask}).pixels, f"mask {value}")
             assert (np.abs(edit - plain).max() > 1e-3) == bool(value)
+
+
+def test_half_precision_is_checked_layer_by_layer(built: tuple[str, Path], tmp_path: Path) -> None:
+    check_half(built[1], tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+def test_engines_are_built_without_a_gpu(built: tuple[str, Path], tmp_path: Path) -> None:
+    check_engines(check_half(built[1], tmp_path), "1,1,4")
 
 
 def close(got: np.ndarray, want: np.ndarray, name: str) -> None:

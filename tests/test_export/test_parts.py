@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_methods
 import small_parts as small
+from half_checks import check_engines, check_half
 
 from sdic_export.build import BuildOptions, build
 from sdic_export.verify import verify
@@ -64,6 +66,17 @@ def test_weights_for_research_alone_are_built_with_consent_and_marked(tmp_path: 
         with pytest.raises(ArgumentError, match=r"for fundamental research alone.* do not redistribute or serve it.* --research-only"):
             build(BuildOptions(tmp_path / "small.pt", tmp_path / "bundle", others=others))
         assert not (tmp_path / "bundle").exists()
+
+
+def test_half_precision_is_checked_layer_by_layer(built: tuple[str, Path], tmp_path: Path) -> None:
+    check_half(built[1], tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+def test_engines_are_built_without_a_gpu(built: tuple[str, Path], tmp_path: Path) -> None:
+    method, bundle = built
+    check_engines(check_half(bundle, tmp_path), "1,1,1" if method == "hyperstyle" else "1,1,4")
 
 
 def close(got: np.ndarray, want: np.ndarray, name: str) -> None:
