@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 import small_methods as small
 import torch
+<<<<<<< HEAD
 from half_checks import check_engines, check_half
+=======
+from built_once import built_once
+>>>>>>> main
 from typer.testing import CliRunner
 
 from sdic_export import build as building
@@ -26,7 +30,11 @@ ITERATIONS = 2
 
 @pytest.fixture(scope="module", params=small.BUILDERS)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    folder, method = tmp_path_factory.mktemp(request.param), request.param
+    return request.param, built_once(tmp_path_factory, request.param, lambda folder: fill(folder, request.param)) / "bundle"
+
+
+def fill(folder: Path, method: str) -> None:
+    """The files of a small model, and their bundle."""
     model, others = small.small_model(method), []
     changes: dict[str, Any] = {}
     if method == "psp":  # its mean latent code is in another file
@@ -36,7 +44,6 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if method == "sfe":
         checkpoint, others = small.split_sfe(folder, model)
     build(BuildOptions(checkpoint, folder / "bundle", others=others, iterations=ITERATIONS if "restyle" in method else None))
-    return method, folder / "bundle"
 
 
 def test_a_checkpoint_becomes_a_bundle_that_verifies(built: tuple[str, Path]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small_methods
 import small_parts as small
+from built_once import built_once
 from half_checks import check_engines, check_half
 
 from sdic_export.build import BuildOptions, build
@@ -23,10 +24,13 @@ OPTIONS: dict[str, dict[str, object]] = {"hyperstyle": {"iterations": 2}, "fs": 
 
 @pytest.fixture(scope="module", params=small.BUILDERS)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    folder, method = tmp_path_factory.mktemp(request.param), request.param
+    return request.param, built_once(tmp_path_factory, request.param, lambda folder: fill(folder, request.param)) / "bundle"
+
+
+def fill(folder: Path, method: str) -> None:
+    """The files of a small model, and their bundle."""
     others = small.write_small(folder / "small.pt", method)
     build(BuildOptions(folder / "small.pt", folder / "bundle", others=others, **OPTIONS.get(method, {})))
-    return method, folder / "bundle"
 
 
 def test_a_checkpoint_becomes_a_bundle_that_verifies(built: tuple[str, Path]) -> None:
