@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 import small_methods as small
 import torch
-<<<<<<< HEAD
-from half_checks import check_engines, check_half
-=======
 from built_once import built_once
->>>>>>> main
+from half_checks import check_engines, check_half
 from typer.testing import CliRunner
 
 from sdic_export import build as building
