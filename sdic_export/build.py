@@ -100,8 +100,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     """Build the bundle `options.out`, whole or not at all. Raises SdicError, for one when a stage differs from PyTorch."""
     require_packages("sdic-export build")
     from sdic_export.methods import export_code
-    from sdic_export.trace import method_of
     from sdic_train.methods import method_of_file
+    from sdic_train.methods.trace import method_of
 
     progress, start = progress or Progress(), time.perf_counter()
     _check(options)

@@ -14,9 +14,10 @@ PICTURE_SUFFIXES = (
     ".heic", ".heif",
 )  # fmt: skip
 INVERTED, BASELINE, SIDE_BY_SIDE, STRIP, INVERSION = ".inverted.png", ".baseline.png", ".side-by-side.png", ".strip.png", ".safetensors"
+COMPARED = ".compared.png"
 # What the commands write, so that a folder that is read and written twice does not feed on its own results: these endings, and beside
 # NAME.png or NAME.safetensors also an edit, NAME.smile+2.png, and a sweep, NAME.smile.gif.
-OWN_ENDINGS = (INVERTED, BASELINE, SIDE_BY_SIDE, STRIP)
+OWN_ENDINGS = (INVERTED, BASELINE, SIDE_BY_SIDE, STRIP, COMPARED)
 OWN_LABEL = re.compile(r"(?P<stem>.+?)\.(?:[^.].*[+-]\d[\d.e+-]*\.png|[^.][^/]*\.gif)")
 STANDARD_INPUT = Path("-")
 SHOWN = 3  # names of skipped files

@@ -14,6 +14,7 @@ def run(
     edits: options.EditOption = None,
     pca: options.PcaOption = None,
     move: options.MoveOption = None,
+    keep: options.KeepOption = None,
     bundle: options.BundleOption = None,
     backend: options.BackendOption = "auto",
     out: options.OutOption = None,
@@ -33,7 +34,7 @@ def run(
     Example:
       sdic-run edit portrait.png --edit smile:2,age:-1.5 --edit glasses:3
     """
-    from sdic_runtime.cli.inputs import existing, inversion_of, is_inversion
+    from sdic_runtime.cli.inputs import existing, inversion_of, is_inversion, masks_of
     from sdic_runtime.cli.targets import each, targets
     from sdic_runtime.errors import ArgumentError
     from sdic_runtime.folders import INVERSION, SIDE_BY_SIDE
@@ -46,10 +47,11 @@ def run(
         raise ArgumentError(f"--out names one file, {out}, for {len(edits or [])} edits; give a folder instead")
     with options.load_pipeline(bundle, backend, precision, checkpoint) as pipeline:
         orders = options.edit_orders(pipeline, edits, pca)
+        extras = masks_of(pipeline, keep)
         inversion = inversion_of(pipeline, source)
         goals = each(target, len(inversion))
         for order in orders:
-            edited = pipeline.edit(inversion, order.edit(pipeline.bundle, pipeline.directions), move=move, batch=batch)
+            edited = pipeline.edit(inversion, order.edit(pipeline.bundle, pipeline.directions), move=move, batch=batch, extras=extras)
             for one, before, after in zip(goals, inversion.images, edited.images, strict=True):
                 typer.echo(save_picture(after, one.main(f".{order.label}.png")))
                 if side_by_side:

@@ -11,6 +11,7 @@ from sdic_runtime.errors import FileError
 from sdic_runtime.folders import INVERSION, STANDARD_INPUT
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
     from sdic_runtime.inversion import Inversion
@@ -30,8 +31,11 @@ def existing(source: Path) -> Path:
 def picture_at(source: Path) -> PictureLike:
     """What a pipeline inverts: the path itself, or the decoded picture where it can be read only once: standard input, a pipe. Raises
     PictureError."""
-    if source != STANDARD_INPUT and (source.is_file() or not source.exists()):
-        return source
+    return source if source != STANDARD_INPUT and (source.is_file() or not source.exists()) else decoded(source)
+
+
+def decoded(source: Path) -> Image.Image:
+    """The picture in a file, or on standard input. Raises PictureError."""
     from sdic_runtime.pictures import decode_picture, load_picture
 
     if source == STANDARD_INPUT:
@@ -49,6 +53,11 @@ def inversion_of(pipeline: Pipeline, source: Path) -> Inversion:
     from sdic_runtime.inversion import Inversion
 
     return Inversion.load(source) if is_inversion(source) else pipeline.invert(picture_at(source))
+
+
+def masks_of(pipeline: Pipeline, keep: Path | None) -> dict[str, np.ndarray]:
+    """The `extras` of edits that `--keep` asks for, none where it is omitted. Raises SdicError."""
+    return {} if keep is None else pipeline.masks(picture_at(keep))
 
 
 def as_seen(pipeline: Pipeline, picture: PictureLike) -> Image.Image:

@@ -40,6 +40,8 @@ PCA_HELP = "PCA basis for GANSpace edits; the bundle's own when omitted."
 PcaOption = Annotated[Path | None, typer.Option("--pca", metavar="FILE", help=PCA_HELP)]
 MOVE_HELP = "Form of the edit, of those the bundle has; of SDIC's Eq. 6: paper, released."
 MoveOption = Annotated[str | None, typer.Option("--move", "--eq6", metavar="NAME", help=MOVE_HELP)]
+KEEP_HELP = "Picture of the input's frame that is white where an edit may change nothing, for methods whose edits take a mask."
+KeepOption = Annotated[Path | None, typer.Option("--keep", metavar="MASK", help=KEEP_HELP)]
 JSON_HELP = 'Write the numbers as JSON; "-" prints them instead of the tables.'
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help=JSON_HELP)]
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_methods
 import small_parts as small
-from built_once import built_once
-from half_checks import check_engines, check_half
+from small_bundles import small_bundle
 
 from sdic_export.build import BuildOptions, build
 from sdic_export.verify import verify
@@ -19,18 +17,10 @@ from sdic_runtime.edits import GanSpaceEdit, Pca
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.pipeline import Pipeline
 
-OPTIONS: dict[str, dict[str, object]] = {"hyperstyle": {"iterations": 2}, "fs": {"research": True}}
-
 
 @pytest.fixture(scope="module", params=small.BUILDERS)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    return request.param, built_once(tmp_path_factory, request.param, lambda folder: fill(folder, request.param)) / "bundle"
-
-
-def fill(folder: Path, method: str) -> None:
-    """The files of a small model, and their bundle."""
-    others = small.write_small(folder / "small.pt", method)
-    build(BuildOptions(folder / "small.pt", folder / "bundle", others=others, **OPTIONS.get(method, {})))
+    return request.param, small_bundle(tmp_path_factory, request.param)
 
 
 def test_a_checkpoint_becomes_a_bundle_that_verifies(built: tuple[str, Path]) -> None:
@@ -70,17 +60,6 @@ def test_weights_for_research_alone_are_built_with_consent_and_marked(tmp_path: 
         with pytest.raises(ArgumentError, match=r"for fundamental research alone.* do not redistribute or serve it.* --research-only"):
             build(BuildOptions(tmp_path / "small.pt", tmp_path / "bundle", others=others))
         assert not (tmp_path / "bundle").exists()
-
-
-def test_half_precision_is_checked_layer_by_layer(built: tuple[str, Path], tmp_path: Path) -> None:
-    check_half(built[1], tmp_path)
-
-
-@pytest.mark.full
-@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
-def test_engines_are_built_without_a_gpu(built: tuple[str, Path], tmp_path: Path) -> None:
-    method, bundle = built
-    check_engines(check_half(bundle, tmp_path), "1,1,1" if method == "hyperstyle" else "1,1,4")
 
 
 def close(got: np.ndarray, want: np.ndarray, name: str) -> None:
