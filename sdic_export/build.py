@@ -101,6 +101,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     require_packages("sdic-export build")
     from sdic_export.methods import export_code
     from sdic_export.trace import method_of
+    from sdic_train.checkpoints.load import read_checkpoint
     from sdic_train.methods import method_of_file
 
     progress, start = progress or Progress(), time.perf_counter()
@@ -108,8 +109,9 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     progress.begin(f"loading {options.checkpoint}")
     export = export_code(options.method or method_of_file(options.checkpoint).name)
     code = export.code.iterating(options.iterations)
-    if code.terms and not options.research:
-        raise ArgumentError(f"{code.terms} Build it with --research-only if that is your use")
+    terms = code.terms if code.terms and not read_checkpoint(options.checkpoint, sure=False).ours else ""  # of the released weights
+    if terms and not options.research:
+        raise ArgumentError(f"{terms} Build it with --research-only if that is your use")
     model: Any = code.read(options.checkpoint, options.domain, options.others)
     config, method = model.config, method_of(code, model.config)
     policy = None if options.policy is None else load_policy(options.policy).check(method.stages)
@@ -152,7 +154,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 golden=GOLDEN_FILE,
                 tolerances={STANDARD: TOLERANCES[STANDARD], **({half.precision: half.tolerance} if half else {})},
                 tools=tool_versions(),
-                licence=f"{code.terms} {options.licence}" if code.terms else options.licence,
+                licence=f"{terms} {options.licence}" if terms else options.licence,
                 checkpoint=_checkpoint_record(options),
             ),
         )

@@ -63,6 +63,8 @@ class Checkpoint:
     config: ModelConfig
     latent_avg: Tensor | None  # [L, C]
     options: dict[str, Any] = field(default_factory=dict)  # the training options that the file records
+    average: Tensor | None = None  # CLCAE's average picture [1, 3, S, S]
+    ours: bool = False  # written by `save_checkpoint`: the file is whole, and `config` is what it was trained with
 
     def __post_init__(self) -> None:
         for name, tensor in self.state.items():
@@ -82,10 +84,10 @@ def read_checkpoint(path: str | Path, domain: str | None = None, kind: str | Non
         state, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT:
             raise CheckpointError(f'"{path}" is a safetensors file of another program; give one that sdic-train wrote')
-        average = state.pop("latent_avg", None)
+        average, picture = state.pop("latent_avg", None), state.pop("average", None)
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
         kind = kind_of(path, state, {"encoder_type": encoder_type(config.encoder)}, kind)
-        return Checkpoint(path, kind, state, config, None if average is None else average.float())
+        return Checkpoint(path, kind, state, config, _float(average), average=_float(picture), ours=True)
     container = load_container(path)
     state, options = _released_state(path, container)
     kind = kind_of(path, state, options, kind, sure)
@@ -128,6 +130,8 @@ def load_model(checkpoint: Checkpoint, build: Callable[[ModelConfig], Model], ot
 def completed(checkpoint: Checkpoint, others: Sequence[str | Path], parts: Mapping[str, str]) -> Checkpoint:
     """`checkpoint` with the networks that the files `others` hold: the generator with its mean latent code from a generator's file, the
     encoder from e4e's. `parts`: prefix of a network that the whole must have -> what it is and where it is public."""
+    if checkpoint.ours and not others:
+        return checkpoint
     state, average, domain = dict(checkpoint.state), checkpoint.latent_avg, checkpoint.config.domain
     for path in others:
         other = read_checkpoint(path, domain, sure=False)
@@ -182,15 +186,15 @@ def save_checkpoint(
     latent_avg: Tensor | None = None,
     metadata: dict[str, str] | None = None,
     half: bool = False,
+    average: Tensor | None = None,
     **parts: nn.Module,
 ) -> None:
-    """Writes the parts named `encoder`, `generator`, `dipn`, `dicn` with their configuration to a safetensors file, in one move.
+    """Writes networks, named as in `recognise.KINDS`, with their configuration to a safetensors file, in one move.
 
     With `half` large tensors are rounded to float16, which halves the file; they are float32 again when they are read.
     """
     tensors = {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
-    if latent_avg is not None:
-        tensors["latent_avg"] = latent_avg
+    tensors |= {name: tensor for name, tensor in (("latent_avg", latent_avg), ("average", average)) if tensor is not None}
     state = {}
     for name, tensor in tensors.items():
         rounded = half and tensor.is_floating_point() and tensor.numel() >= HALF_FROM
@@ -288,6 +292,10 @@ def _load(module: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
 def _complain(path: Path, what: str, names: list[str], meaning: str) -> None:
     if names:
         raise CheckpointError(f'"{path}" {what} ({_some(names)}), so {meaning}; download or convert the checkpoint again')
+
+
+def _float(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.float()
 
 
 def _some(names: list[str]) -> str:

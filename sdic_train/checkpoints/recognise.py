@@ -60,10 +60,10 @@ KINDS = {
     "ReStyle-pSp": Kind(
         "restyle-psp", ENCODED, "psp", 6, ("BackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "ResNetGradualStyleEncoder")
     ),
-    "HyperStyle": Kind("hyperstyle", ("generator.", "hypernet.")),
+    "HyperStyle": Kind("hyperstyle", ("generator.", "hypernet."), optional=("encoder.",)),
     "W encoder": Kind("", ENCODED, "psp", encoder_types=("WEncoder",), mark="encoder.linear.weight"),
     "CLCAE": Kind("clcae", ENCODED, "psp", encoder_types=("GradualStyleEncoder",), mark="encoder.styles_others.0.linear.weight"),
-    "FS": Kind("fs", ("fs.",), licence=INTERDIGITAL),
+    "FS": Kind("fs", ("fs.",), optional=("generator.",), licence=INTERDIGITAL),
     "SFE": Kind("sfe", ("inverter.", "editor."), optional=ENCODED),
     "SFE-inverter": Kind("sfe-inverter", ("inverter.",), optional=ENCODED),
     "StyleGAN2": Kind("", ("generator.",), licence=NVIDIA),

@@ -35,8 +35,14 @@ class AttentionBlock(nn.Module):
         self.linear1, self.linear2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))  # the first is not read
 
+        self.dropout = 0.0  # of what each part gives, in training
+
     def forward(self, query: Tensor, attended: Tensor) -> Tensor:
         """query [..., C], what `multihead_attn` made of the value -> [..., C]."""
-        x = self.norm2(query + attended)
-        y: Tensor = self.norm3(x + self.linear2(F.relu(self.linear1(x))))
+        x = self.norm2(query + self._dropped(attended))
+        hidden = self._dropped(F.relu(self.linear1(x)))
+        y: Tensor = self.norm3(x + self._dropped(self.linear2(hidden)))
         return y
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
