@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from itertools import groupby
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -89,9 +89,7 @@ def hyper_config(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -
     if any(".make_kernel_in." in name for name in state):
         raise CheckpointError(f'"{path}" is the separable form of HyperStyle, which was never released; give a released file')
     body = sum(bool(re.fullmatch(r"hypernet\.body\.\d+\.conv1\.weight", name)) for name in state)
-    widths = [
-        (width, len(list(units))) for width, units in groupby(state[f"hypernet.body.{unit}.conv1.weight"].shape[0] for unit in range(body))
-    ]
+    starts = [unit for unit in range(body) if not unit or f"hypernet.body.{unit}.downsample.0.weight" in state]  # of the groups
 
     def width(shared: bool, otherwise: int) -> int:
         found = [layer for layer in blocks if (f"hypernet.refinement_blocks.{layer}.linear.weight" in state) == shared]
@@ -101,8 +99,8 @@ def hyper_config(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -
         return HyperConfig(
             **{item.name: getattr(config, item.name) for item in fields(ModelConfig)},
             tuned=tuple(blocks),
-            backbone=tuple(width for width, _ in widths),
-            units=tuple(count for _, count in widths),
+            backbone=tuple(state[f"hypernet.body.{unit}.conv1.weight"].shape[0] for unit in starts),
+            units=tuple(end - start for start, end in pairwise([*starts, body])),
             narrow=width(True, HyperConfig.narrow),
             wide=width(False, HyperConfig.wide),
         )

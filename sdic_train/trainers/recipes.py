@@ -87,7 +87,7 @@ METHOD: dict[str, dict[str, MethodRecipe]] = {
     "hfgi": {
         "paper": HFGIRecipe(),
         "released": HFGIRecipe(encoder_norm=True, random_noise=True),
-        "demo": HFGIRecipe(**_DEMO_START, narrow=2),
+        "demo": HFGIRecipe(**_DEMO_START, narrow=2, silent_start=True),
     },
     "hyperstyle": {
         "paper": HyperStyleRecipe(),
@@ -102,7 +102,7 @@ METHOD: dict[str, dict[str, MethodRecipe]] = {
     "clcae": {
         "paper": CLCAERecipe(),
         "released": CLCAERecipe(random_noise=True, ramp=True),
-        "demo": CLCAERecipe(**_DEMO_START, dropout=0.0, from_encoder=True),
+        "demo": CLCAERecipe(**_DEMO_START, blend=300, dropout=0.0, spread=0.1, from_encoder=True),
     },
     "sfe-inverter": {"paper": SFERecipe(), "released": SFERecipe(), "demo": _SFE_DEMO},
     "sfe": {"paper": SFERecipe(), "released": SFERecipe(encoder_norm=True), "demo": _SFE_DEMO},

@@ -22,6 +22,7 @@ class ReplacedRecipe(MethodRecipe):
 
     perceptual: float = 0.2
     feature: float = 0.01  # mean squared difference of the content from the generator's own feature, which is not moved by it
+    blend: int = 0  # steps over which the content takes the place of the generator's feature
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class FSRecipe(ReplacedRecipe):
     l2_real: float = 0.0  # `l2` is of the pictures that the generator made
     synthetic: bool = True
     scales: int = 3  # sizes, each half of the one before, over which the perceptual distance is summed
-    blend: int = 10_000  # steps over which the content takes the place of the generator's feature
+    blend: int = 10_000
     code_alone: bool = True  # also compare the picture of the code alone; the released code gives it the content too
 
 
@@ -41,10 +42,16 @@ class CLCAERecipe(ReplacedRecipe):
 
     ramp: bool = False  # let the content take the generator's feature's place anew in every epoch, as the released code does
     dropout: float = 0.1  # in the attention
+    spread: float = 1.0  # of what the attention adds to the code at the start
 
 
 class ReplacedTrainer(MethodTrainer):
     """The generator with another feature at 16 x 16."""
+
+    @property
+    def mix(self) -> float:
+        """The content's share of that feature now."""
+        return min(1.0, (self.step + 1) / max(1, self.recipe.blend))
 
     @property
     def generator(self) -> Generator:
@@ -80,8 +87,7 @@ class FSTrainer(ReplacedTrainer):
                     image = torch.cat((image, pooled(self.generator(code), image.shape[-1]).float()))
             latent, content = self.model.encode(image)
             own, rgb = self.generator.base(latent)
-            mix = min(1.0, (self.step + 1) / max(1, recipe.blend))
-            whole = self.finish(own + mix * (content - own), rgb, latent)
+            whole = self.finish(own + self.mix * (content - own), rgb, latent)
             alone = self.finish(own, rgb, latent) if recipe.code_alone else whole
         pictures = [pooled(picture, image.shape[-1]).float() for picture in (whole, alone)]
         terms = self.compare(image, *pictures)
@@ -111,6 +117,11 @@ class CLCAETrainer(ReplacedTrainer):
         model.encoder.drop(recipe.dropout)
         self.average = model.average
 
+    @property
+    def mix(self) -> float:
+        epoch = max(1, len(self.pictures) // self.compute.batch)
+        return (self.step % epoch + 1) / epoch if self.recipe.ramp else super().mix
+
     def drawn(self, random: torch.Generator) -> tuple[Tensor, ...]:
         if self.recipe.dropout:  # which draws from PyTorch's own random numbers
             torch.manual_seed((self.recipe.seed << 32) + self.step)
@@ -123,9 +134,7 @@ class CLCAETrainer(ReplacedTrainer):
             latent, attended = model.attend(w, values, level)
             content = model.encoder.content_layer(attended)
             own, rgb = self.generator.base(latent)
-            epoch = max(1, len(self.pictures) // self.compute.batch) if recipe.ramp else 1
-            mix = (self.step % epoch + 1) / epoch
-            pictures = (self.finish(own + mix * (content - own), rgb, latent), self.finish(own, rgb, latent), self.generator(w))
+            pictures = (self.finish(own + self.mix * (content - own), rgb, latent), self.finish(own, rgb, latent), self.generator(w))
         terms = self.compare(image, *pictures)
         if recipe.feature:
             terms["feature"] = F.mse_loss(content.float(), own.float().detach())

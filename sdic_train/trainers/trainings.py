@@ -126,10 +126,11 @@ def _hfgi(config: ModelConfig, recipe: Any) -> HFGI:
 
 def _hyperstyle(config: ModelConfig, recipe: Any) -> HyperStyle:
     tuned = tuple(layer for layer in range(FIRST_TUNED, 3 * config.rows // 2 - 2) if layer % 3 != 1)
+    backbone = (*config.encoder.widths[:-1], config.channels[4])  # the shared network makes square weights of its features
     small: dict[str, Any] = (
         {"units": (1, 1, 1, 1), "narrow": config.style_width // 4, "wide": config.style_width // 2} if recipe.shallow else {}
     )
-    model = HyperStyle(HyperConfig(**_values(config), tuned=tuned, backbone=config.encoder.widths, **small))
+    model = HyperStyle(HyperConfig(**_values(config), tuned=tuned, backbone=backbone, **small))
     spread(model.hypernet, recipe.spread)
     return model
 
@@ -149,8 +150,12 @@ def spread(network: HyperNetwork, deviation: float) -> None:
 
 
 def _clcae(config: ModelConfig, recipe: Any) -> CLCAE:
-    encoder = replace(config.encoder, form="psp", widths=(*config.encoder.widths[:-1], config.style_width))
-    return CLCAE(CLCAEConfig(**{**_values(config), "encoder": encoder}, hidden=2 * config.style_width))
+    encoder = replace(config.encoder, form="psp")
+    model = CLCAE(CLCAEConfig(**{**_values(config), "encoder": encoder}, hidden=2 * config.style_width))
+    with torch.no_grad():
+        for row in range(config.rows):
+            model.encoder.block(row).norm3.weight *= recipe.spread
+    return model
 
 
 def _fs(config: ModelConfig, recipe: Any) -> FS:

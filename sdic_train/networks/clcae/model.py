@@ -27,21 +27,17 @@ class CLCAEConfig(ModelConfig):
         super().__post_init__()
         if self.halvings > MOST_HALVINGS:
             raise ArgumentError(f"the working size is {self.working}; CLCAE works at {FEATURE_SIZE << MOST_HALVINGS} or less")
-        if len({self.encoder.widths[-1], self.style_width, self.channels[CUT]}) > 1:
-            raise ArgumentError(
-                f"CLCAE's encoder ends with {self.encoder.widths[-1]} channels, the code has {self.style_width} and the generator at "
-                f"{CUT} x {CUT} {self.channels[CUT]}; they must be equal"
-            )
 
 
 class ContentLayer(nn.Module):
-    """The pyramid's finest level [N, C, S/4, S/4] -> [N, C, 16, 16]; S/4 is 16, doubled `halvings` times."""
+    """The pyramid's finest level [N, width, S/4, S/4] -> [N, outputs, 16, 16]; S/4 is 16, doubled `halvings` times."""
 
-    def __init__(self, width: int, halvings: int) -> None:
+    def __init__(self, width: int, outputs: int, halvings: int) -> None:
         super().__init__()
         self.finest = CUT << halvings
-        convolutions = [nn.Conv2d(width, width, 3, stride=2 if layer < halvings else 1, padding=1) for layer in range(MOST_HALVINGS)]
-        self.convs = nn.Sequential(convolutions[0], nn.LeakyReLU(), convolutions[1], nn.LeakyReLU())
+        strides = (2 if layer < halvings else 1 for layer in range(MOST_HALVINGS))
+        first, second = (nn.Conv2d(width, out, 3, stride, 1) for out, stride in zip((width, outputs), strides, strict=True))
+        self.convs = nn.Sequential(first, nn.LeakyReLU(), second, nn.LeakyReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         missing = self.finest - x.shape[2]  # rows of a letterboxed domain, whose bars are not encoded
@@ -57,9 +53,11 @@ class AttentiveEncoder(Encoder):
         width = config.encoder.widths[-1]
         first, *others = self.styles
         self.styles, self.styles_others = nn.ModuleList([first]), nn.ModuleList(others)
-        self.cross_attention = nn.ModuleList(AttentionBlock(config.style_width, config.hidden) for _ in range(config.rows))
-        self.feature_cross_attention = AttentionBlock(width, config.hidden)
-        self.content_layer = ContentLayer(width, config.halvings)
+        self.cross_attention = nn.ModuleList(
+            AttentionBlock(config.style_width, config.hidden, config.style_width) for _ in range(config.rows)
+        )
+        self.feature_cross_attention = AttentionBlock(width, config.hidden, config.style_width)
+        self.content_layer = ContentLayer(width, config.channels[CUT], config.halvings)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """image [N, 3, S, S] -> row 0 as an offset from the mean code [N, C], what the other rows attend to [N, L - 1, C], the finest level

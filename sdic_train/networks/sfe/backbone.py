@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdic_train.networks.layers import ShortcutConv2d
+
 GRID = 3  # side of the pooled maps that the style heads read
 
 
@@ -40,7 +42,7 @@ class Unit(nn.Module):
         self.prelu = nn.PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        beside = [nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)] if first else []
+        beside = [ShortcutConv2d(inputs, outputs, stride), nn.BatchNorm2d(outputs)] if first else []
         self.downsample = nn.Sequential(*beside) if first else None
 
     def forward(self, x: Tensor) -> Tensor:
