@@ -61,6 +61,7 @@ class MethodTrainer(Trainer):
     ) -> None:
         """`trained`: the networks of `model` that train. `judges`: the networks of the losses perceptual and identity."""
         super().__init__(model.config, recipe, pictures, compute, steps)
+        check_optimizer(recipe)
         self.distances = self.judges(*judges)
         self.model = widen(model).to(compute.device)
         self.trained = nn.ModuleList(trained)
@@ -160,10 +161,15 @@ def pooled(picture: Tensor, size: int) -> Tensor:
     return picture if picture.shape[-1] == size else F.avg_pool2d(picture, picture.shape[-1] // size)
 
 
-def optimizer_of(recipe: Any, module: nn.Module) -> torch.optim.Optimizer:
-    """Ranger or Adam for what trains in `module`. Raises ArgumentError, MissingExtraError."""
+def check_optimizer(recipe: Any) -> None:
+    """Raises ArgumentError for an optimizer that is not known."""
     if recipe.optimizer not in OPTIMIZERS:
         raise ArgumentError(f'the optimizer "{recipe.optimizer}" is unknown; use {" or ".join(OPTIMIZERS)}')
+
+
+def optimizer_of(recipe: Any, module: nn.Module) -> torch.optim.Optimizer:
+    """Ranger or Adam for what trains in `module`. Raises ArgumentError, MissingExtraError."""
+    check_optimizer(recipe)
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     if recipe.optimizer == "adam":
         return torch.optim.Adam(weights, lr=recipe.rate)

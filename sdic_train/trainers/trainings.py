@@ -154,7 +154,7 @@ def _clcae(config: ModelConfig, recipe: Any) -> CLCAE:
     model = CLCAE(CLCAEConfig(**{**_values(config), "encoder": encoder}, hidden=2 * config.style_width))
     with torch.no_grad():
         for row in range(config.rows):
-            model.encoder.block(row).norm3.weight *= recipe.spread
+            model.encoder.block(row).norm3.weight.mul_(recipe.spread)
     return model
 
 
