@@ -48,7 +48,7 @@ def encoder_weights(path: Path) -> dict[str, Tensor]:
     checkpoint = read_checkpoint(path, sure=False)
     found = {name.removeprefix("encoder."): tensor for name, tensor in checkpoint.state.items() if name.startswith("encoder.")}
     if not found:
-        raise CheckpointError(f'"{path}" is a {checkpoint.kind} checkpoint without an encoder; give one of e4e, pSp or SDIC')
+        raise CheckpointError(f'"{path}" is of {checkpoint.kind} and has no encoder; give one of e4e, pSp or SDIC')
     return found
 
 

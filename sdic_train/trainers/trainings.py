@@ -93,7 +93,7 @@ def _encoder_of(path: Path, kind: str) -> Any:
     checkpoint = read_checkpoint(path, kind=kind if kind == "W encoder" else None, sure=False)
     if not any(name.startswith("encoder.") for name in checkpoint.state) or (kind == "e4e" and not checkpoint.config.encoder.plain):
         wanted = {"W encoder": "the encoder into W that `sdic-train encoder --recipe w` makes"}.get(kind, "an e4e encoder")
-        raise CheckpointError(f'"{path}" is a {checkpoint.kind} checkpoint; name one with {wanted} with --encoder')
+        raise CheckpointError(f'"{path}" is of {checkpoint.kind}; name a file that has {wanted} with --encoder')
     return checkpoint.config.encoder
 
 
@@ -102,7 +102,7 @@ def _go_on(model: Any, method: str, path: Path) -> None:
     checkpoint = read_checkpoint(path, sure=False)
     kinds = (KIND[method], *TRAININGS[method].starts_from)
     if not checkpoint.ours or checkpoint.kind not in kinds:
-        raise CheckpointError(f'"{path}" is a {checkpoint.kind} checkpoint; --from takes one of {" or ".join(kinds)} that sdic-train wrote')
+        raise CheckpointError(f'"{path}" is of {checkpoint.kind}; --from takes what sdic-train wrote of {" or ".join(kinds)}')
     own = model.state_dict()
     frozen = ("generator.", *(["encoder."] if TRAININGS[method].needs else []))
     given = {name: tensor for name, tensor in checkpoint.state.items() if not name.startswith(frozen)}
