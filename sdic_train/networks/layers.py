@@ -96,7 +96,7 @@ class ShortcutConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]."""
-        return strided(x, self.weight, stride=self.stride[0])
+        return strided(x, self.weight, self.bias, self.stride[0])  # a norm that is folded in brings a bias
 
 
 class BasicConv(nn.Module):

@@ -47,4 +47,6 @@ def test_layers_use_it() -> None:
     x = torch.randn(1, 3, 8, 8)
     layer, other = ShortcutConv2d(3, 4, 2), EqualConv2d(3, 4, 1, stride=2)
     torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, stride=2))
+    layer.bias = torch.nn.Parameter(torch.randn(4))
+    torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, stride=2))
     torch.testing.assert_close(other(x), F.conv2d(x, other.weight * other.scale, other.bias, stride=2))
