@@ -106,7 +106,9 @@ def _go_on(model: Any, method: str, path: Path) -> None:
     own = model.state_dict()
     frozen = ("generator.", *(["encoder."] if TRAININGS[method].needs else []))
     given = {name: tensor for name, tensor in checkpoint.state.items() if not name.startswith(frozen)}
+    parts = tuple({name.partition(".")[0] + "." for name in given})
     wrong = [name for name, tensor in given.items() if name not in own or own[name].shape != tensor.shape]
+    wrong += [name for name in own if name.startswith(parts) and name not in given]
     if wrong:
         raise CheckpointError(f'"{path}" was trained with other sizes ({wrong[0]}); give the same recipe and --set')
     model.load_state_dict(given, strict=False)

@@ -254,6 +254,7 @@ def test_a_method_in_two_phases(encoder_file: Path, data: Path, tmp_path: Path, 
     assert "has a command of its own; use `sdic-train encoder --recipe psp`" in capsys.readouterr().err
     assert main(["method", "sdip", *map(str, common), "--out", str(tmp_path / "sdip")]) == 2
     assert 'there is no method "sdip"; the methods are: restyle-psp,' in capsys.readouterr().err
+    (tmp_path / "directions").mkdir()
     save_direction(tmp_path / "directions" / "smile.safetensors", Direction(np.ones((1, 16), np.float32), "smile", strength_range=(-1, 1)))
     _run(*second, "--from", first, "--directions", tmp_path / "directions")
     assert method_of_file(tmp_path / "second" / "model.safetensors").name == "sfe"
