@@ -9,6 +9,7 @@ from typing import Any
 from sdic_runtime.errors import ArgumentError, CheckpointError
 
 FEATURE_SIZE = 64  # height and width of the layer-7 feature
+MOST_HALVINGS = 2  # of the networks that read a picture and give a feature: see `ModelConfig.halvings`
 RELEASED_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
 FUSIONS = ("attention", "affine")
 ENCODER_FORMS = ("e4e", "psp")
@@ -89,6 +90,11 @@ class ModelConfig:
         return {"R": self.resolution, "S": self.working, "L": self.rows, "C": self.style_width, "K": self.channels[FEATURE_SIZE]}
 
     @property
+    def halvings(self) -> int:
+        """How often the picture of the working size is halved down to the size of the layer-7 feature: twice in all released models."""
+        return int(log2(self.working // FEATURE_SIZE))
+
+    @property
     def visible_rows(self) -> tuple[int, int]:
         """Rows of the generator's picture that a user sees: all of them, or those between the bars of a letterboxed domain."""
         if self.encoder.crop is None:
@@ -97,8 +103,9 @@ class ModelConfig:
         return top * self.resolution // self.working, end * self.resolution // self.working
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values that JSON keeps."""
-        return {**asdict(self), "channels": {str(size): width for size, width in self.channels.items()}}
+        """Plain values that JSON keeps: those of every model, and none that a method adds, which the shapes of its weights say."""
+        values = {name: value for name, value in asdict(self).items() if name in ModelConfig.__dataclass_fields__}
+        return {**values, "channels": {str(size): width for size, width in self.channels.items()}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
