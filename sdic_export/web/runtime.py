@@ -62,14 +62,14 @@ def _unpacked(source: Path | None) -> Iterator[Path]:
         yield source
         return
     with tempfile.TemporaryDirectory() as folder:
-        packed = _pack(Path(folder)) if source is None else source
+        packed = pack(Path(folder)) if source is None else source
         _check_hash(packed)
         with tarfile.open(packed) as archive:
             archive.extractall(folder, [item for item in archive if item.isfile()], filter="data")
         yield Path(folder) / "package"
 
 
-def _pack(folder: Path) -> Path:
+def pack(folder: Path) -> Path:
     """Have npm fetch the package, packed."""
     npm = shutil.which("npm")
     if npm is None:

@@ -23,6 +23,7 @@ from sdic_runtime.bundle.bundle import DEMO_FOLDER, Bundle
 from sdic_runtime.bundle.graphs import graph_keys
 from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.directions import Directions
+from sdic_runtime.edit_orders import EditOrder
 from sdic_runtime.edits import GANSPACE_PRESETS, Pca
 from sdic_runtime.errors import ArgumentError, BundleError, MissingExtraError
 from sdic_runtime.files import save_tensors
@@ -109,8 +110,17 @@ def described_edits(bundle: Bundle) -> list[dict[str, Any]]:
     return [
         {"name": item.name, "kind": item.kind, "range": item.strength_range or UNKNOWN_RANGE, **_made_of(bundle, item)}
         for item in listed(bundle)
-        if item.components is None
+        if item.components is None and _fits(bundle, item.name)
     ]
+
+
+def _fits(bundle: Bundle, name: str) -> bool:
+    """Whether the model can be edited so: presets are of certain models, and others of the domain may be smaller."""
+    try:
+        EditOrder.parse(name).edit(bundle)
+    except ArgumentError:
+        return False
+    return True
 
 
 def _made_of(bundle: Bundle, item: Listed) -> dict[str, Any]:

@@ -32,19 +32,21 @@ const ask = (task, wanted = {}) => new Promise((done, failed) => {
 
 function draw(canvas, { pixels, width, height }) {
   Object.assign(canvas, { width, height });
-  canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+  canvas.getContext("2d", { alpha: false }).putImageData(new ImageData(pixels, width, height), 0, 0);
 }
 
 // ---- Sliders
 
 const spoken = (name) => name.replaceAll("_", " ");
+const ends = ({ range: [low, high] }) => [Math.min(low, 0), Math.max(high, 0)];
+const within = (edit, strength) => Math.min(ends(edit)[1], Math.max(ends(edit)[0], strength));
 
 function slider(edit) {
-  const [low, high] = edit.range, box = document.createElement("div"), id = `slider-${edit.name}`, step = (high - low) / 40;
+  const [min, max] = ends(edit), box = document.createElement("div"), id = `slider-${edit.name}`, step = (max - min) / 40;
   box.className = "slider";
   const label = Object.assign(document.createElement("label"), { textContent: spoken(edit.name), htmlFor: id });
   const value = document.createElement("output"), reset = Object.assign(document.createElement("button"), { type: "button", textContent: "0" });
-  const input = Object.assign(document.createElement("input"), { type: "range", id, min: Math.min(low, 0), max: Math.max(high, 0), step: "any", name: edit.name });
+  const input = Object.assign(document.createElement("input"), { type: "range", id, min, max, step: "any", name: edit.name });
   value.htmlFor = id;
   reset.setAttribute("aria-label", `Reset ${label.textContent}`);
   const set = (number) => {
@@ -59,7 +61,7 @@ function slider(edit) {
     const way = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
     if (way === undefined) return;
     event.preventDefault();
-    set(Math.min(input.max, Math.max(input.min, Number(input.value) + way * step)));
+    set(within(edit, Number(input.value) + way * step));
   });
   reset.addEventListener("click", () => set(0));
   box.append(label, value, reset, input);
@@ -111,7 +113,7 @@ function render() {
         const list = edits.map(([name, strength]) => `${spoken(name)} ${strength.toFixed(2)}`).join(", ");
         $("edited-caption").textContent = list || "edit: none yet";
         $("edited").setAttribute("aria-label", list ? `The picture with ${list}` : "The picture, not edited");
-        Object.assign($("edited").dataset, { milliseconds: performance.now() - start, shown: 1 + Number($("edited").dataset.shown ?? 0) });
+        Object.assign($("edited").dataset, { milliseconds: performance.now() - start, shown: 1 + Number($("edited").dataset.shown) });
       });
     }
     remember();
@@ -140,7 +142,7 @@ function remember() {
 function restore() {
   for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
     const edit = state.model.edits.find((known) => known.name === name), strength = Number(text);
-    if (edit && Number.isFinite(strength)) state.edits.set(name, Math.min(Math.max(strength, edit.range[0], 0 && edit.range[0]), edit.range[1]));
+    if (edit && Number.isFinite(strength)) state.edits.set(name, within(edit, strength));
     if (name === "form" && state.model.moves.includes(text)) state.move = text;
   }
 }

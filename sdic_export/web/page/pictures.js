@@ -70,10 +70,10 @@ function alongColumns(bytes, pitch, all) {
   return out;
 }
 
-/** RGB bytes of `width` x `height` from a picture whose `strip(first, end)` gives rows of RGBA bytes. */
-export function resized(strip, from, width, height, resampling) {
+/** RGB bytes of `width` x `height` from a picture whose `strip(first, end)` gives rows of RGBA bytes, about `pixels` of them at once. */
+export function resized(strip, from, width, height, resampling, pixels = STRIP_PIXELS) {
   const filter = FILTERS[resampling], narrowed = new Uint8ClampedArray(3 * width * from.height), all = windows(from.width, width, filter);
-  const rows = Math.max(1, Math.floor(STRIP_PIXELS / from.width));
+  const rows = Math.max(1, Math.floor(pixels / from.width));
   for (let row = 0; row < from.height; row += rows) {
     const end = Math.min(from.height, row + rows);
     alongRows(strip(row, end), from.width, end - row, all, narrowed, row);

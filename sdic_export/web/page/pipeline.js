@@ -45,7 +45,7 @@ export class Pipeline {
       if (!whole) throw new Error(`bundle/${name} is damaged; load the page again, or write the site again with: sdic-export web`);
       return buffer;
     };
-    const backend = wanted ?? (site.webgpu ? await offered() : "wasm");
+    const backend = !site.webgpu ? "wasm" : ["wasm", "webgpu"].includes(wanted) ? wanted : await offered();
     const pipeline = new Pipeline(site, manifest, await Stages.load(manifest, backend, read));
     pipeline.edits = new Map(await Promise.all(site.edits.map(async (edit) => [edit.name, await loadEdit(edit, manifest, read)])));
     if (pipeline.stages.description.startsWith("WebGPU") && !(await pipeline.agrees())) {

@@ -9,10 +9,10 @@ const RUNTIMES = {
 };
 const WASM = "wasm", WEBGPU = "webgpu";
 
-/** The backend that this browser offers: "webgpu" where it has an adapter for it, else "wasm". */
+/** The backend that this browser offers: "webgpu" where a GPU is there for it, and no program in its place, else "wasm". */
 export async function offered() {
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
-  return adapter ? WEBGPU : WASM;
+  return adapter && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter) ? WEBGPU : WASM;
 }
 
 const told = (error) => String(error?.message ?? error).slice(0, 200);
@@ -40,7 +40,7 @@ export class Stages {
     const ort = await import(code), stages = new Stages(manifest, ort);
     ort.env.wasm.wasmPaths = { wasm };
     ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, MOST_THREADS) : 1;
-    ort.env.logLevel = "error";
+    ort.env.logLevel = "fatal";  // what goes wrong is said on the page
     stages.read = remembering(read, external(manifest));
     for (const key of Object.keys(manifest.graphs)) await stages.#open(key, backend);
     stages.read = read;
