@@ -80,6 +80,7 @@ def test_letterboxed_pictures_ganspace_presets_and_rows(packed: Path, visit: Vis
     assert set(names) == {"age", "smile", "left", "right"}  # of the presets those whose components the basis has
 
 
+@pytest.mark.full
 def test_iterations_and_moves_by_kind(packed: Path, visit: Visits, tmp_path: Path) -> None:
     built = other_method.build(tmp_path)
     basis = Pca(*(noise(*shape) for shape in ((1, other_method.WIDTH), (4, 1, other_method.WIDTH))), np.array([4, 3, 2, 1.0]), "basis")
@@ -88,7 +89,7 @@ def test_iterations_and_moves_by_kind(packed: Path, visit: Visits, tmp_path: Pat
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("method", ["e4e", "restyle_psp", "sfe", "hyperstyle", "hfgi", "clcae", "fs"])
+@pytest.mark.parametrize("method", ["e4e", "restyle-psp", "sfe", "hyperstyle", "hfgi", "clcae", "fs"])
 def test_methods(method: str, packed: Path, visit: Visits, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     built = small_bundle(tmp_path_factory, method)
     with Pipeline.load(built, "onnxruntime", threads=1) as pipeline:
