@@ -10,8 +10,8 @@ class Limits:
     """`upload_bytes`, `upload_seconds`, `pixels`: of one upload. `uploads`: at the same time. `header_seconds`: until the head of a request
     is complete. `waiting`: requests that may wait for the pipeline; `seconds`: how long each. `kept`, `kept_bytes`, `lifetime`: pictures
     and inversions in memory, their bytes, and the seconds without use after which one is forgotten. `batch`: inversions that wait are
-    computed so many at once. `parts`: edits in one picture. `frames`: pictures in a strip or an animation. `stop_seconds`: what was accepted is
-    answered within them when the service is told to stop."""
+    computed so many at once. `parts`: edits in one picture. `frames`: pictures in a strip or an animation. `stop_seconds`: what was
+    accepted is answered within them when the service is told to stop."""
 
     upload_bytes: int = 20_000_000
     upload_seconds: float = 10.0
