@@ -174,7 +174,7 @@ function wire() {
   $("middle").addEventListener("change", () => invert(state.file));
   $("reset").addEventListener("click", () => { state.edits.clear(); buildSliders(); });
   $("link").addEventListener("click", async () => { try { await navigator.clipboard.writeText(location.href); say("the link is copied"); } catch { say(location.href); } });
-  $("download").addEventListener("click", (event) => { event.preventDefault(); download(); });
+  $("download").addEventListener("click", download);
   $("move").addEventListener("change", () => { state.move = $("move").value; render(); });
   $("wipe").addEventListener("input", () => { $("before").style.clipPath = `inset(0 ${100 - $("wipe").value}% 0 0)`; });
 }

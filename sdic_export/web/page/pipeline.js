@@ -93,7 +93,9 @@ export class Pipeline {
 
   /** The picture of some edits, [name, strength] each, as RGBA bytes; without any it is the inversion. */
   async edit(wanted, move) {
-    const { manifest, inversion } = this, parts = wanted.filter(([, strength]) => strength).map(([name, strength]) => [this.edits.get(name), strength]);
+    const unknown = wanted.find(([name]) => !this.edits.has(name)), { manifest, inversion } = this;
+    if (unknown) throw new Error(`there is no edit "${unknown[0]}"; there are: ${[...this.edits.keys()].join(", ")}`);
+    const parts = wanted.filter(([, strength]) => strength).map(([name, strength]) => [this.edits.get(name), strength]);
     if (!parts.length) return toBytes(inversion.picture, manifest);
     const form = moveFor(manifest, parts, move), program = manifest.programs[form.program], zeros = program.zeros ?? [];
     await this.#prepare(program);
