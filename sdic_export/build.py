@@ -106,8 +106,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     require_packages("sdic-export build")
     from sdic_export.graphs.style_space import styled_export
     from sdic_export.methods import export_code
-    from sdic_export.trace import method_of
     from sdic_train.methods import method_of_file
+    from sdic_train.methods.trace import method_of
     from sdic_train.networks.style_space import layer_widths
 
     progress, start = progress or Progress(), time.perf_counter()

@@ -43,7 +43,7 @@ def add_directions(folder: Path, make: Callable[[Manifest], Mapping[str, AnyDire
             check_name(name)
             fits(direction, manifest.sizes)
             if name in manifest.directions and not replacing:
-                raise ArgumentError(f'the bundle "{manifest.name}" has a direction "{name}" already; take another name, or replace it')
+                raise ArgumentError(f'the bundle "{manifest.name}" has a direction "{name}" already; take another name, or give --replace')
         made: dict[str, str] = {}
         try:
             for name, direction in directions.items():

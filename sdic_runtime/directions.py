@@ -92,6 +92,8 @@ def load_direction(path: str | os.PathLike[str], sizes: Mapping[str, int] | None
     readers = {".safetensors": read_tensors, ".npy": _read_numpy, ".npz": _read_numpy, ".pt": _read_torch, ".pth": _read_torch}
     if path.suffix.lower() not in readers:
         raise FileError(f"{path} is not a direction file this program reads; use {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if first_bytes(path).startswith((b"<!doctype", b"<html")):
+        raise FileError(f"{path} is a web page, not a direction: the download failed; download it again")
     try:
         tensors, metadata = readers[path.suffix.lower()](path)
     except OSError as error:
@@ -99,7 +101,8 @@ def load_direction(path: str | os.PathLike[str], sizes: Mapping[str, int] | None
     except MemoryError as error:
         raise FileError(f"{path} is not a direction file: it is too large; get it again") from error
     except Exception as error:  # a damaged file fails in as many ways as there are readers
-        raise FileError(f"{path} is not a direction file: {error}; {_remedy(path)}") from error
+        remedy = "convert it with: sdic-export directions add BUNDLE FILE" if is_old_torch(path) else "get it again"
+        raise FileError(f"{path} is not a direction file: {error}; {remedy}") from error
     try:
         return _made(tensors, metadata, path.stem, sizes or {})
     except SdicError as error:
@@ -196,9 +199,3 @@ def first_bytes(path: Path) -> bytes:
     with suppress(OSError, ValueError), path.open("rb") as stream:
         return stream.read(64).lstrip().lower()
     return b""
-
-
-def _remedy(path: Path) -> str:
-    if first_bytes(path).startswith((b"<!doctype", b"<html")):
-        return "it is a web page: the download failed; download it again"
-    return "convert it with: sdic-export directions add BUNDLE FILE" if is_old_torch(path) else "get it again"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,11 +9,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-import numpy as np
-
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.directions import SUFFIXES, Directions, load_direction
-from sdic_runtime.edits import GANSPACE_PRESETS, CombinedEdit, Direction, GanSpaceEdit, Pca, as_edit, check_number, style_offset
+from sdic_runtime.edits import GANSPACE_PRESETS, CombinedEdit, Direction, GanSpaceEdit, Pca, as_edit, check_number, fingerprint
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.styles import STYLE_PRESETS, StyleDirection
 
@@ -63,13 +60,8 @@ class EditOrder:
         return edit
 
     def fingerprint(self, bundle: Bundle) -> str:
-        """A hash over what the edit does to two different codes, whatever files it came from."""
-        sizes = bundle.manifest.sizes
-        codes = np.zeros((2, sizes["L"], sizes["C"]), np.float32)
-        codes[1] = np.linspace(-1, 1, codes[1].size).reshape(codes[1].shape)
-        edit = self.edit(bundle)
-        content = np.broadcast_to(edit.offset(codes), codes.shape).tobytes()
-        return hashlib.sha256(content + (b"" if (styles := style_offset(edit)) is None else styles.tobytes())).hexdigest()
+        """See `edits.fingerprint`."""
+        return fingerprint(self.edit(bundle), bundle.manifest.sizes)
 
     def strength_range(self, bundle: Bundle, directions: Directions | None = None) -> tuple[float, float] | None:
         """The useful range of a factor on all strengths: no part leaves its own. None where no part has one."""
@@ -83,7 +75,7 @@ class EditOrder:
     def excesses(self, bundle: Bundle, directions: Directions | None = None, factors: Sequence[float] = (1.0,)) -> list[str]:
         """A sentence for every part whose strength, times the largest of `factors`, is beyond its useful range."""
         found = []
-        for (low, high), strength, name in self._ranges(bundle, directions):
+        for (low, high), strength, name in self._ranges(bundle, directions) if factors else ():
             worst = max((strength * factor for factor in factors), key=lambda value: max(value - high, low - value))
             if not low <= worst <= high:
                 found.append(

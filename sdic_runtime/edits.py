@@ -5,6 +5,7 @@ Every edit offers `offset(latent)`, and the edited code is latent + strength * o
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -276,3 +277,11 @@ def style_offset(edit: Edit) -> np.ndarray | None:
 def edited(latent: np.ndarray, edit: Edit, strength: float) -> np.ndarray:
     """latent + strength * offset(latent), float32 [N, L, C]: `latent` is float32 [N, L, C]."""
     return latent + np.float32(strength) * edit.offset(latent)
+
+
+def fingerprint(edit: Edit, sizes: Mapping[str, int]) -> str:
+    """A hash over what an edit does to two different codes [L, C] and to the styles, whatever files it came from."""
+    codes = np.zeros((2, sizes["L"], sizes["C"]), np.float32)
+    codes[1] = np.linspace(-1, 1, codes[1].size).reshape(codes[1].shape)
+    content, styles = np.broadcast_to(edit.offset(codes), codes.shape).tobytes(), style_offset(edit)
+    return hashlib.sha256(content if styles is None else content + styles.tobytes()).hexdigest()

@@ -20,12 +20,14 @@ PHOTO_SUFFIXES = {
 }  # fmt: skip
 PNG = ".png"
 INVERTED, BASELINE, SIDE_BY_SIDE, STRIP, INVERSION = ".inverted.png", ".baseline.png", ".side-by-side.png", ".strip.png", ".safetensors"
+COMPARED = ".compared.png"
 # What the commands write, so that a folder that is read and written twice does not feed on its own results: these endings, and beside
 # NAME.png or NAME.safetensors also an edit, NAME.smile+2.png, and a sweep, NAME.smile.gif. Photographs keep their kind: NAME.smile+2.jpg.
 RESULT_SUFFIXES = tuple(dict.fromkeys((PNG, *PHOTO_SUFFIXES.values())))
-OWN_ENDINGS = (INVERTED, *(INVERTED.removesuffix(PNG) + suffix for suffix in RESULT_SUFFIXES[1:]), BASELINE, SIDE_BY_SIDE, STRIP)
+OWN_ENDINGS = (*(INVERTED.removesuffix(PNG) + suffix for suffix in RESULT_SUFFIXES), BASELINE, SIDE_BY_SIDE, STRIP, COMPARED)
 OWN_LABEL = re.compile(rf"(?P<stem>.+?)\.(?:[^.].*[+-]\d[\d.e+-]*(?:{'|'.join(map(re.escape, RESULT_SUFFIXES))})|[^.][^/]*\.gif)")
 STANDARD_INPUT = Path("-")
+BACKGROUND = "background"  # for `--keep`, beside files
 SHOWN = 3  # names of skipped files
 
 

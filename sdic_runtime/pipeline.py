@@ -19,7 +19,7 @@ from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
-from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, STYLE_KIND, STYLES, Move
+from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, STYLE_KIND, STYLES, Move
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
 LARGEST_DEFAULT_BATCH = 16
@@ -147,8 +147,8 @@ class Pipeline:
         picture first.
         `move`: one of `Pipeline.moves`; the first that is meant for this kind of edit when None. `eq6` is SDIC's name for the same: "paper"
         (strength 0 is the inversion) or "released". `extras`: further inputs of the move by name, zeros where they are omitted; each a
-        float32 array for one picture or for all N, such as StyleFeatureEditor's "mask" [N, 1, S, S]: 1 where nothing may change. Raises
-        SdicError.
+        float32 array for one picture or for all N, such as StyleFeatureEditor's "mask" [N, 1, S, S]: 1 where nothing may change; `masks`
+        makes them of a picture. Raises SdicError.
         """
         values: Any = [strength] if np.ndim(strength) == 0 else strength
         strengths = [check_number(value, "the strength") for value in values]
@@ -180,6 +180,18 @@ class Pipeline:
         movable = {code for move in self.moves.values() for code in move.codes}
         codes = {name: inversion.tensors[name].host() for name in program.takes if name in movable}
         return self._render(BASELINE, inversion, codes, np.arange(len(inversion)), self._batch(batch))
+
+    def masks(self, picture: PictureLike) -> dict[str, np.ndarray]:
+        """`extras` of `edit` that keep a region unedited: the masks that this bundle's edits take, float32 [1, 1, S, S] in [0, 1], from a
+        picture of any size, framed as the inverted one, white where nothing may change. Raises PictureError, or ArgumentError where edits
+        take no mask."""
+        manifest = self.bundle.manifest
+        taken = dict.fromkeys(name for move in self.moves.values() for name in manifest.programs[move.program].zeros)
+        names = [name for name in taken if manifest.tensors[name] == MASK_AXES]
+        if not names:
+            raise ArgumentError(f'the edits of the bundle "{manifest.name}" ({manifest.method}) take no mask; leave it out')
+        mask = (self.prepare(picture).mean(1, keepdims=True) + 1) / 2
+        return dict.fromkeys(names, np.clip(mask, 0, 1))
 
     def _move(self, move: str | None, eq6: str | None, kinds: set[str]) -> Move:
         """The form of editing called `move` or `eq6`, or the first for edits of `kinds`. Raises ArgumentError."""

@@ -25,6 +25,7 @@ IMAGE, PICTURE, INVERT = "image", "picture", "invert"
 PREPARE = "prepare"  # the program of what edits alone need, see `Method.prepared`
 FIXED_AXES: dict[str, Axes] = {IMAGE: (BATCH, 3, "S", "S"), PICTURE: (BATCH, 3, "R", "R")}
 CODE_AXES: Axes = (BATCH, "L", "C")
+MASK_AXES: Axes = (BATCH, 1, "S", "S")  # of what an edit takes to keep a region as it is
 LARGEST_SIZE = 1 << 16  # of one axis
 MOST_AXES = 8
 EDIT_KINDS = ("direction", "ganspace")

@@ -16,6 +16,7 @@ from sdic_runtime.bundle.manifest import FFHQ, Manifest
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError
 from sdic_runtime.faces import Face, Photo, find, open_photo
 from sdic_runtime.faces.face import MaskLike
+from sdic_runtime.folders import BACKGROUND
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pictures import load_picture, picture_size
 from sdic_runtime.pipeline import Pipeline
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 ALL, LARGEST = "all", "largest"
 DIFFERENCE, REPLACE = "difference", "replace"
-BACKGROUND = "background"
 STRETCHED = 1.03  # a picture that is squashed by more is warned about
 SAME = 0.05  # of the side: how far the corners of a crop's face may lie from the crop's own, on average
 COMPARED = 64  # pixels of the pictures by which a face of a photograph and an inversion are compared
@@ -64,7 +64,7 @@ class Wishes:
     @property
     def said(self) -> str:
         """The first option that is for photographs alone; "" where there is none."""
-        options = {"face": self.face, "crop-only": self.crop_only, "paste": self.paste, "keep": self.keep}
+        options = {"face": self.face, "crop-only": self.crop_only, "paste": self.paste}
         return next((name for name, value in options.items() if value), "")
 
     def photographs(self, manifest: Manifest) -> bool:
@@ -123,18 +123,7 @@ class Reader:
 
     @cached_property
     def _mask(self) -> Image | None:
-        """What the user's masks keep, together."""
-        from PIL import ImageChops
-
-        kept: Image | None = None
-        for path in (path for path in self.wishes.keep if path != BACKGROUND):
-            mask = load_picture(path).convert("L")
-            if kept is not None and mask.size != kept.size:
-                raise PictureError(
-                    f"{path} has {mask.width} x {mask.height} pixels, another mask {kept.width} x {kept.height}; make them alike"
-                )
-            kept = mask if kept is None else ImageChops.lighter(kept, mask)
-        return kept
+        return mask_of(self.wishes)
 
     def read(self, picture: str | os.PathLike[str] | Photo | Image, name: str | None = None) -> Subject:
         """The subject of a picture; `name` is what notices and errors call it. Raises SdicError, PictureError where no face is found."""
@@ -150,7 +139,7 @@ class Reader:
             return self._taken_whole(photo, name)
         if not faces:
             raise PictureError(f"no face was found in {name}; if it is an aligned crop of a face already, add --aligned")
-        if not self.wishes.said and is_crop(faces[0]):
+        if not self.wishes.said and not self.wishes.keep and is_crop(faces[0]):
             notice = f"{name} is an aligned crop of a face already, and is taken whole; say so with --aligned"
             return Subject(name, [photo.to_srgb(photo.image)], self.wishes, photo, notices=[notice])
         return self._of(photo, self._chosen(faces, name), name)
@@ -201,6 +190,19 @@ class Reader:
         squashed = f"{name} has {width} x {height} pixels and is squashed, because the model takes {shape}"
         aligned = "; without --aligned the face is looked for and aligned" if self.manifest.faces == FFHQ else ""
         return Subject(name, [image], self.wishes, notices=[f"{squashed}; crop it, or add --crop to take its middle{aligned}"])
+
+
+def mask_of(wishes: Wishes) -> Image | None:
+    """What the user's masks keep, together. Raises PictureError."""
+    from PIL import ImageChops
+
+    kept: Image | None = None
+    for path in (path for path in wishes.keep if path != BACKGROUND):
+        mask = load_picture(path).convert("L")
+        if kept is not None and mask.size != kept.size:
+            raise PictureError(f"{path} has {mask.width} x {mask.height} pixels, another mask {kept.width} x {kept.height}; use one size")
+        kept = mask if kept is None else ImageChops.lighter(kept, mask)
+    return kept
 
 
 def is_crop(face: Face) -> bool:

@@ -80,6 +80,8 @@ def run(
     if crop_only and face == ALL:
         raise ArgumentError("--crop-only with --face all writes as many files as there are faces; use: sdic-run edit")
     photographs = wishes.photographs(opened.manifest) and not crop_only
+    if keep and not photographs:
+        raise ArgumentError("--keep of a batch is for photographs with a model of aligned faces; omit it")
     place, profiles = bundle.resolve() if bundle else None, not ignore_profiles
     job = batches.Job(
         place, out.absolute(), backend, precision, orders, move, save, batch, wishes=wishes, photographs=photographs, profiles=profiles

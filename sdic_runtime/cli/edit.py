@@ -43,7 +43,7 @@ def run(
       sdic-run edit portrait.png --edit smile:2,age:-1.5 --edit glasses:3
       sdic-run edit holiday.jpg --bundle engines/ffhq1024 --edit smile:2 --face all --keep background
     """
-    from sdic_runtime.cli.inputs import existing, inversion_of, is_inversion
+    from sdic_runtime.cli.inputs import existing, inversion_of, is_inversion, masks_of
     from sdic_runtime.cli.targets import each, targets
     from sdic_runtime.errors import ArgumentError
     from sdic_runtime.folders import INVERSION, SIDE_BY_SIDE, of_photo
@@ -57,11 +57,12 @@ def run(
         raise ArgumentError(f"--out names one file, {out}, for {len(edits or [])} edits; give a folder instead")
     with options.load_pipeline(bundle, backend, precision, checkpoint, ignore_profiles) as pipeline:
         orders = options.edit_orders(pipeline, edits, pca)
+        extras = masks_of(pipeline, source, wishes, photo)
         inversion, subject = inversion_of(pipeline, source, wishes, photo, batch)
         whole = subject is not None and subject.whole
         goals = each(target.unnamed() if whole else target, len(inversion))
         for order in orders:
-            edited = pipeline.edit(inversion, order.edit(pipeline.bundle, pipeline.directions), move=move, batch=batch)
+            edited = pipeline.edit(inversion, order.edit(pipeline.bundle, pipeline.directions), move=move, batch=batch, extras=extras)
             ending = f".{order.label}.png"
             if subject is not None and subject.photo and not crop_only:
                 ending = of_photo(ending, photo or source)

@@ -50,7 +50,7 @@ def run(
     """
     from sdic_runtime.cli.inputs import subject_at
     from sdic_runtime.cli.targets import targets
-    from sdic_runtime.errors import PictureError
+    from sdic_runtime.errors import ArgumentError, PictureError
     from sdic_runtime.folders import pictures_in, skipped_notice
     from sdic_runtime.progress import progress, say
     from sdic_runtime.subjects import Reader, inverted
@@ -62,6 +62,8 @@ def run(
     failed = 0
     with options.load_pipeline(bundle, backend, precision, checkpoint, ignore_profiles) as pipeline:
         reader = Reader(pipeline.bundle.manifest, wishes, pipeline.profiles)
+        if keep and not reader.photographs:
+            raise ArgumentError("--keep of an inversion is for photographs with a model of aligned faces; omit it")
         results = inverted(pipeline, goals, lambda goal: subject_at(reader, goal.source), batch)
         for result in progress(results, "inversions", total=len(goals)):
             for text in result.subject.notices if result.subject else ():

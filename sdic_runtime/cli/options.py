@@ -50,7 +50,8 @@ ALIGNED_HELP = "The picture is an aligned crop already; look for no face in it."
 AlignedOption = Annotated[bool, typer.Option("--aligned", help=ALIGNED_HELP)]
 PASTE_HELP = "difference (when omitted) adds what the edit changed to the photograph, replace puts the model's picture into it."
 PasteOption = Annotated[str | None, typer.Option("--paste", metavar="difference|replace", help=PASTE_HELP)]
-KEEP_HELP = "What no edit may change: background, or a mask of the photograph's size, white where nothing changes. May be repeated."
+KEEP_HELP = """What no edit of a photograph may change: background, or a mask of its size, white where nothing changes; may be repeated.
+Of a picture taken whole, a mask for methods whose edits take one."""
 KeepOption = Annotated[list[str] | None, typer.Option("--keep", metavar="background|FILE", help=KEEP_HELP)]
 CROP_HELP = "Of a picture that is taken whole and has another shape than the model's, take the middle instead of squashing it."
 CropOption = Annotated[bool, typer.Option("--crop", help=CROP_HELP)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from sdic_runtime.cli import options
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
     from sdic_runtime.edits import EditLike
@@ -49,14 +50,15 @@ def run(
 ) -> None:
     """Edit a picture at many strengths.
 
-    Writes for each --edit a strip with captions and an animation back and forth, NAME.EDIT.strip.png and NAME.EDIT.gif.
-    With a model of aligned faces they show the whole photograph, or with --crop-only the face.
+    They go through the useful range of the edit (see: sdic-run directions), or from -3 to 3 where that is not known. Writes
+    for each --edit a strip with captions and an animation back and forth, NAME.EDIT.strip.png and NAME.EDIT.gif; with a model
+    of aligned faces they show the whole photograph, or with --crop-only the face.
 
     \b
     Example:
-      sdic-run sweep portrait.png --edit smile --from -3 --to 3 --steps 7
+      sdic-run sweep portrait.png --edit smile --steps 7
     """
-    from sdic_runtime.cli.inputs import existing, inversion_of
+    from sdic_runtime.cli.inputs import existing, inversion_of, masks_of
     from sdic_runtime.cli.targets import each, targets
     from sdic_runtime.edits import check_number
     from sdic_runtime.errors import ArgumentError
@@ -70,13 +72,14 @@ def run(
         raise ArgumentError(f"--out names one file, {out}, and a sweep writes a strip and an animation; give a folder instead")
     with options.load_pipeline(bundle, backend, precision, checkpoint, ignore_profiles) as pipeline:
         orders = options.edit_orders(pipeline, edits, pca, given)
+        extras = masks_of(pipeline, source, wishes, photo)
         inversion, subject = inversion_of(pipeline, source, wishes, photo, batch)
         for order in orders:
             low, high = order.strength_range(pipeline.bundle, pipeline.directions) or UNKNOWN_RANGE
             strengths = evenly_spaced(low if first is None else first, high if last is None else last, steps)
             captions = [f"{strength:+.3g}" if strength else "0" for strength in strengths]
             edit = order.edit(pipeline.bundle, pipeline.directions)
-            rows = [edited_frames(pipeline, single, edit, strengths, move, batch) for single in inversion]
+            rows = [edited_frames(pipeline, single, edit, strengths, move, batch, extras) for single in inversion]
             goals = each(target, len(inversion))
             if subject is not None and subject.whole:
                 rows, goals = [_photographs(subject, inversion.images, rows)], [target]
@@ -101,11 +104,17 @@ def evenly_spaced(first: float, last: float, steps: int) -> list[float]:
 
 
 def edited_frames(
-    pipeline: Pipeline, inversion: Inversion, edit: EditLike, strengths: list[float], move: str | None = None, batch: int | None = None
+    pipeline: Pipeline,
+    inversion: Inversion,
+    edit: EditLike,
+    strengths: list[float],
+    move: str | None = None,
+    batch: int | None = None,
+    extras: Mapping[str, np.ndarray] | None = None,
 ) -> list[Image.Image]:
     """One picture per strength, a batch at a time so that the bar moves."""
     from sdic_runtime.progress import progress
 
     size = batch or pipeline.default_batch
     parts = progress([strengths[start : start + size] for start in range(0, len(strengths), size)], "edits", unit="batch")
-    return [image for part in parts for image in pipeline.edit(inversion, edit, part, move=move, batch=size).images]
+    return [image for part in parts for image in pipeline.edit(inversion, edit, part, move=move, batch=size, extras=extras).images]

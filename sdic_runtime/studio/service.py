@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.exceptions import HTTPException as AnyHttpException
 from starlette.requests import ClientDisconnect
 
-from sdic_runtime.errors import ArgumentError, FileError, OutOfMemoryError, PictureError, SdicError
+from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError
 from sdic_runtime.faces import open_photo
 from sdic_runtime.pictures import opened as decoding
 from sdic_runtime.studio.kept import GoneError
@@ -36,7 +36,6 @@ STATUS: dict[type[BaseException], int] = {  # the first that fits
     BusyError: 503,
     PictureError: 400,
     ArgumentError: 400,
-    FileError: 400,
     ClientDisconnect: 400,
     RequestValidationError: 400,
     OutOfMemoryError: 503,

@@ -102,11 +102,7 @@ def _from_labels(
         result = result if space == "w" else labelled.as_rows(result, codes.shape[1])
         reach = labelled.measure_reach(coder, result, given.pictures, space)
         low, high = reach.strength_range
-        how = (
-            f"measured: the model finds half of it again from {low:g} to {high:g}"
-            if reach.measured
-            else "guessed: the model does not follow"
-        )
+        how = "measured: to there the model finds the edit again" if reach.measured else "guessed: the model does not find the edit again"
         method = f"{result.direction.method}; useful strengths {how}"
         save_direction(out / f"{name}.safetensors", replace(result.direction, method=method, strength_range=reach.strength_range))
         sides = f"accuracy {result.accuracy:.3f}, the sides are {result.separation:.2f} apart"

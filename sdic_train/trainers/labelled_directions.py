@@ -1,7 +1,7 @@
 """InterFaceGAN on a user's own labelled pictures, and how far along a direction a model follows.
 
-A model, a checkpoint or a bundle, gives the code of a picture, and the code that it finds again in an edited picture. The useful strengths
-of a direction end where it finds less than half of what was asked for: beyond that the edit saturates or the picture breaks.
+A model, a checkpoint or a bundle, gives the code of a picture, and the code that it finds again in an edited picture. That follows the edit
+until the picture saturates or breaks: there the useful strengths of the direction end.
 """
 
 from __future__ import annotations
@@ -9,24 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sdic_runtime.edits import Direction
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.program import CODE_AXES, IMAGE, INVERT, run
-from sdic_train.evaluation.evaluate import only
+from sdic_train.evaluation.models import only
 from sdic_train.networks.stylegan2 import downsample
 from sdic_train.trainers.latent_directions import Boundary
-from sdic_train.trainers.tuning import pivots_of
 
 Codes = NDArray[np.float32]
-FOLLOWED = 0.5  # of what was asked for, that is found again
+FOLLOWED = 0.5  # of what a step of strength brought so far, which the next one must bring
+NOTHING = 0.05  # share of a strength that is found again, below which the model does not follow at all
 STEPS_PER_DISTANCE = 4  # strengths tried per distance between the two sides
 LONGEST = 3  # distances between the two sides
 MEASURED = 8  # pictures
@@ -44,32 +43,8 @@ class Coder(Protocol):
 
 
 @dataclass
-class CheckpointCoder:
-    """The networks of a checkpoint; an edit is one of the encoder's code alone."""
-
-    model: Any
-
-    def read(self, paths: Sequence[Path]) -> Codes:
-        with torch.no_grad():
-            return np.asarray(pivots_of(self.model, self._images(paths)).numpy())
-
-    def found_again(self, path: Path, direction: Direction, strengths: Sequence[float]) -> Codes:
-        with torch.no_grad():
-            code = pivots_of(self.model, self._images([path]))
-            offset = torch.from_numpy(direction.offset(code.numpy()))
-            pictures = [self.model.generator(code + strength * offset).clamp(-1, 1) for strength in strengths]
-            small = downsample(torch.cat(pictures), self.model.config.working)
-            return np.asarray(pivots_of(self.model, small).numpy())
-
-    def _images(self, paths: Sequence[Path]) -> Tensor:
-        from sdic_train.tune import pictures_of
-
-        return pictures_of(paths, self.model.config, self.model.config.working)
-
-
-@dataclass
-class BundleCoder:
-    """A bundle on any backend."""
+class PipelineCoder:
+    """A bundle, or a checkpoint's networks, as a pipeline."""
 
     pipeline: Pipeline
 
@@ -93,10 +68,10 @@ class BundleCoder:
 def open_coder(model: Path, backend: str = "auto", threads: int | None = None) -> Coder:
     """The coder of a checkpoint, or of the bundle in a folder. Raises SdicError."""
     if model.is_dir():
-        return BundleCoder(Pipeline.load(model, backend=backend, threads=threads))
-    from sdic_train.methods import method_of_file
+        return PipelineCoder(Pipeline.load(model, backend=backend, threads=threads))
+    from sdic_train.pipelines import Weights, pipeline_of
 
-    return CheckpointCoder(method_of_file(model).read(model, None))
+    return PipelineCoder(pipeline_of(*Weights(model).read(), model))
 
 
 def codes_of(coder: Coder, paths: Sequence[Path], batch: int = 8) -> Iterator[Codes]:
@@ -128,8 +103,11 @@ class Reach:
 
 
 def measure_reach(coder: Coder, boundary: Boundary, paths: Sequence[Path], space: str) -> Reach:
-    """The useful strengths of a direction on up to 8 of the pictures `paths`: on each side the largest one up to which the model finds at
-    least half of every strength again, in steps of a quarter of the distance between the two sides, three such distances at most."""
+    """The useful strengths of a direction, on up to 8 of the pictures `paths`.
+
+    Strengths grow on each side in steps of a quarter of the distance between the two sides, to three such distances. The range ends before
+    the first step that brings less than half of what the steps before it brought at their best mean.
+    """
     step = boundary.separation / STEPS_PER_DISTANCE
     positive = [step * number for number in range(1, LONGEST * STEPS_PER_DISTANCE + 1)]
     strengths = [0.0, *positive, *(-strength for strength in positive)]
@@ -140,11 +118,18 @@ def measure_reach(coder: Coder, boundary: Boundary, paths: Sequence[Path], space
         along = flat(coder.found_again(path, boundary.direction, strengths), space) @ normal
         moved += (along - along[0]) / len(chosen)
     shares = {strength: float(distance / strength) for strength, distance in zip(strengths[1:], moved[1:], strict=True)}
-    ends = []
-    for side in (-1, 1):
-        reached = [side * strength for strength in positive]
-        bad = next((index for index, strength in enumerate(reached) if not shares[strength] >= FOLLOWED), len(reached))
-        ends.append(reached[bad - 1] if bad else 0.0)
+    ends = [_end([shares[side * strength] for strength in positive], positive, side) for side in (-1, 1)]
     guess = boundary.separation
     low, high = (round(end or sign * guess, 2) for end, sign in zip(ends, (-1, 1), strict=True))
     return Reach((low, high), shares, all(ends))
+
+
+def _end(shares: Sequence[float], strengths: Sequence[float], side: int) -> float:
+    """The last of the growing `strengths` that is followed, with the sign of `side`; 0 where none is."""
+    best = before = end = 0.0
+    for share, strength in zip(shares, strengths, strict=True):
+        brought, best = (share * strength - before) / strengths[0], max(best, share)
+        if best < NOTHING or not brought >= FOLLOWED * best:
+            break
+        before, end = share * strength, side * strength
+    return end

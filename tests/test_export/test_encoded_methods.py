@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_methods as small
+from PIL import Image
 from small_bundles import small_bundle
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from sdic_export import build as building
 from sdic_export.build import BuildOptions, build
 from sdic_export.cli.app import app
 from sdic_export.verify import verify
+from sdic_runtime.cli.app import main as run_command
 from sdic_runtime.errors import CheckpointError
 from sdic_runtime.pipeline import Pipeline
 
@@ -66,6 +68,34 @@ def test_a_mask_keeps_a_region_of_the_feature_unedited(built: tuple[str, Path]) 
             edit = ort.edit(inversion, direction, extras={"mask": mask}).pixels
             close(edit, networks.edit(reference, direction, extras={"mask": mask}).pixels, f"mask {value}")
             assert (np.abs(edit - plain).max() > 1e-3) == bool(value)
+
+
+def test_the_command_line_keeps_a_region(
+    built: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--keep` is the mask of the edit; methods whose edits take none say so."""
+    method, bundle = built
+    if method not in ("sfe", "e4e"):
+        pytest.skip("one method with a mask and one without")
+    monkeypatch.chdir(tmp_path)
+    with Pipeline.load(bundle, backend="onnxruntime") as pipeline:
+        side, width = pipeline.sizes["S"], pipeline.sizes["C"]
+        picture = (np.random.default_rng(1).random((side, side, 3)) * 255).astype(np.uint8)
+        mask, vector = np.zeros((side, side), np.uint8), np.random.default_rng(0).normal(0, 1, (1, width)).astype(np.float32)
+        mask[:, : side // 2] = 255
+        Image.fromarray(picture).save("p.png"), Image.fromarray(mask).save("m.png"), np.save("d.npy", vector)
+        common = ["p.png", "--bundle", str(bundle), "--backend", "onnxruntime", "--edit", "d.npy:2"]
+        code = run_command(["edit", *common, "--keep", "m.png"])
+        if method == "e4e":
+            assert code == 2 and "(e4e) take no mask; leave it out" in capsys.readouterr().err
+            return
+        inversion = pipeline.invert(picture)
+        want = pipeline.edit(inversion, vector, 2.0, extras={"mask": mask[None, None].astype(np.float32) / 255}).images[0]
+        plain = pipeline.edit(inversion, vector, 2.0).images[0]
+    assert code == 0 and np.array_equal(np.asarray(Image.open("p.d+2.png")), np.asarray(want)) and want.tobytes() != plain.tobytes()
+    assert run_command(["sweep", *common, "--keep", "m.png", "--steps", "2"]) == 0
+    frames = [Path(name).read_bytes() for name in ("p.d+2.strip.png",)]
+    assert run_command(["sweep", *common, "--steps", "2"]) == 0 and Path("p.d+2.strip.png").read_bytes() != frames[0]
 
 
 def close(got: np.ndarray, want: np.ndarray, name: str) -> None:

@@ -103,7 +103,9 @@ function slider(edit) {
 
 async function send(file) {
   if (!file) return;
+  await loaded;  // a picture may be dropped before the models are known
   await trying(async () => {
+    if (!state.bundle) throw new Error("no model is ready; load the page again");
     say("sending the picture");
     const made = await json("api/pictures", { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file });
     await usePicture(made);
@@ -359,5 +361,5 @@ function wire() {
   $("animation").addEventListener("click", () => sweep("animation"));
 }
 
+const loaded = trying(async () => { await loadBundles(); await restore(); });
 wire();
-await trying(async () => { await loadBundles(); await restore(); });

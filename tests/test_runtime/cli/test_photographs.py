@@ -233,6 +233,7 @@ def test_results_are_no_inputs(run: Run, options: Any, here: Path, photo: Image.
         (("--crop-only", "--keep", "background"), "--crop-only writes no photograph, which --keep is about; omit one of them"),
         (("--crop",), "--crop is for pictures that are taken whole, and here a face is looked for; omit it or add --aligned"),
         (("--keep", "absent.png"), "there is no picture at absent.png"),
+        (("--aligned", "--keep", "background"), "--keep background is for photographs with a model of aligned faces; here give one mask"),
         (("--photo", "a.png"), "--photo is for a saved inversion, and two.png is none; omit it"),
     ],
 )
@@ -247,7 +248,9 @@ def test_a_saved_inversion_and_options_for_photographs(run: Run, options: Any, h
     run("invert", "a.png", "--save", *options)
     Image.fromarray(data.chelsea()).save(here / "cat.png")
     edit = ("edit", "a.safetensors", "--edit", "smile", *options)
-    assert "is a saved inversion; name its photograph with --photo" in run(*edit, "--keep", "background")[2]
+    assert "is a saved inversion; name its photograph with --photo" in run(*edit, "--face", "1")[2]
+    assert "here give one mask" in run(*edit, "--keep", "background")[2]
+    assert "take no mask; leave it out" in run(*edit, "--keep", "a.png")[2]
     assert "no face in cat.png looks like the inversion; give the photograph" in run(*edit, "--photo", "cat.png")[2]
     assert "with a bundle of aligned faces; omit other choices" in run(*edit, "--photo", "a.png", "--face", "1")[2]
 

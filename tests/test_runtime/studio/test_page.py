@@ -110,7 +110,7 @@ def test_a_picture_is_sent_dragged_masked_and_downloaded(page: Any, tmp_path: Pa
     page.locator("#wipe").fill("50")
     assert "50%" in page.locator("#before").evaluate("one => one.style.clipPath")
     page.locator("#reset").click()
-    page.wait_for_function("document.getElementById('edited-caption').textContent === 'edit: none yet'")
+    page.wait_for_function("() => document.getElementById('edited-caption').textContent === 'edit: none yet'")
 
 
 def test_a_link_restores_the_state_and_two_tabs_do_not_disturb_each_other(page: Any) -> None:
@@ -126,7 +126,7 @@ def test_a_link_restores_the_state_and_two_tabs_do_not_disturb_each_other(page: 
     assert "age -3.00" in other.locator("#edited-caption").text_content() and "age 3.00" in page.locator("#edited-caption").text_content()
     page.goto(page.url.replace("picture=", "picture=x"))
     page.reload()
-    page.wait_for_function("document.getElementById('status').textContent.includes('not in memory any more')")
+    page.wait_for_function("() => document.getElementById('status').textContent.includes('not in memory any more')")
     upload(page)
     assert "age 3.00" in page.locator("#edited-caption").text_content()  # the edits of the link are applied to it
 
@@ -136,7 +136,7 @@ def test_keys_move_a_slider_and_every_control_has_a_name(page: Any) -> None:
     page.locator("#slider-smile").focus()
     for _ in range(4):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.getElementById('edited-caption').textContent.includes('smile')")
+    page.wait_for_function("() => document.getElementById('edited-caption').textContent.includes('smile')")
     assert float(page.locator("#slider-smile").input_value()) > 0
     assert "smile" in page.locator("#slider-smile").get_attribute("aria-valuetext")
     nameless = page.evaluate(
@@ -149,7 +149,7 @@ def test_keys_move_a_slider_and_every_control_has_a_name(page: Any) -> None:
 def test_a_file_that_is_no_picture_is_told_and_the_page_goes_on(page: Any, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PHOTO.read_bytes()[:2000])
     page.set_input_files("#file", tmp_path / "a.png")
-    page.wait_for_function("document.getElementById('error').textContent.includes('damaged')")
+    page.wait_for_function("() => document.getElementById('error').textContent.includes('damaged')")
     upload(page)
     assert page.locator("#error").text_content() == ""
 
@@ -181,5 +181,5 @@ def test_a_service_that_was_stopped_is_told(browser: Any) -> None:
         process.terminate()
         assert process.wait(20) in (0, -15) and time.monotonic() - start < 8
         page.locator("#slider-age").evaluate("one => { one.value = 2; one.dispatchEvent(new Event('change')); }")
-        page.wait_for_function("document.getElementById('error').textContent.includes('the service does not answer')")
+        page.wait_for_function("() => document.getElementById('error').textContent.includes('the service does not answer')")
         page.close()
