@@ -35,11 +35,11 @@ def test_no_summary_in_the_list_of_commands_is_cut_off(monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "80")
     assert call("--help") == 0
     listed = capsys.readouterr().out.partition("Commands:")[2].partition("Example")[0].strip().splitlines()
-    assert [line.split()[0] for line in listed] == ["build", "half", "bf16", "engines", "triton", "verify", "inspect", "directions"]
+    assert [line.split()[0] for line in listed] == ["build", "half", "bf16", "engines", "triton", "web", "verify", "inspect", "directions"]
     assert all(line.endswith(".") and not line.endswith("...") for line in listed)
 
 
-@pytest.mark.parametrize("command", ["build", "half", "bf16", "engines", "triton", "verify", "inspect"])
+@pytest.mark.parametrize("command", ["build", "half", "bf16", "engines", "triton", "web", "verify", "inspect"])
 def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(command, "--help") == 0
     assert f"sdic-export {command} " in capsys.readouterr().out.split("Example")[1]
