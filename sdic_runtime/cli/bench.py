@@ -50,7 +50,8 @@ def run(
     if checkpoint is not None and len(bundles or ()) > 1:
         raise ArgumentError(f"--checkpoint is the weights of one bundle, and {len(bundles or ())} are named; measure its bundle alone")
     options.notice("" if bundles else options.DEMO_NOTICE)
-    weights, folders = None if checkpoint is None else str(checkpoint), [str(path) for path in bundles or ()] or [None]
+    weights = None if checkpoint is None else str(checkpoint)
+    folders: list[str | None] = [str(path) for path in bundles or ()] or [None]
     sizes, pairs = tuple(batches or (1,)), product(folders, backends or ["auto"])
     plans = [Plan(folder, backend, precision, weights, sizes, runs, warm_up) for folder, backend in pairs]
     found: dict[int, list[dict[str, Any]]] = {index: [] for index in range(len(plans))}
