@@ -32,7 +32,8 @@ PNG_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # what decides the p
 
 def pixel_limit(image: Image) -> int:
     """How many pixels a file may have whose header was read."""
-    raw = str(image.tile[0][3]) if getattr(image, "tile", None) else ""  # what the decoder is told of the pixels
+    tiles = getattr(image, "tile", None)
+    raw = str(tiles[0][3]) if tiles else ""  # what the decoder is told of the pixels
     deep = ";16" in raw and not image.mode.startswith("I")
     limits = (FORMAT_LIMITS.get(image.format or ""), image.info.get("progressive") and PROGRESSIVE_LIMIT, deep and DEEP_LIMIT)
     return min(limit for limit in (PIXEL_LIMIT, *limits) if limit)

@@ -1,6 +1,5 @@
 """The errors this distribution raises on purpose: one sentence each, with the value and the way out. A service can answer by their kind."""
 
-
 LONGEST = 400  # characters of a sentence
 KEPT_END = 150  # of a longer one, where it says what to do
 
@@ -18,7 +17,7 @@ def printable(text: str, longest: int = LONGEST) -> str:
 
 
 class SdicError(ValueError):
-    """What is wrong, with the value, and what to do: one `printable` sentence, whatever it quotes. Commands print it and exit with code 2."""
+    """What is wrong, with the value, and what to do: one `printable` sentence, whatever it quotes. Commands print it, exit code 2."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*(printable(part) if isinstance(part, str) else part for part in arguments))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CHUNK = 1 << 20
+TRUST_VARIABLE = "SDIC_TRUST"  # of the environment: "1" trusts every bundle, see `Bundle.open`
 LARGEST_TENSORS = 1 << 32  # bytes of a file of tensors that is read as a whole: an inversion, a direction
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # tensor -> its type in the words of safetensors, and its shape
 
@@ -31,7 +32,7 @@ def reason(error: OSError) -> str:
 def open_regular(path: str | os.PathLike[str], largest: int | None = None) -> BinaryIO:
     """Open a file for reading. Raises OSError, also for a pipe, a device or a socket, which could block for ever or never end, and for more
     than `largest` bytes."""
-    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
     try:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):

@@ -183,7 +183,7 @@ class Inversion(Pictures):
         return cls(first.model, tensors, [name for part in parts for name in part.names])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file, whole or not at all. Raises FileError, or ArgumentError where it has no pictures or more
+        """Write everything to one safetensors file, whole or not at all. Raises FileError, or ArgumentError for no pictures, or for more
         than LARGEST_TENSORS bytes."""
         if not len(self):
             raise ArgumentError("the inversion has no pictures to save")

@@ -256,7 +256,7 @@ class Unreadable(Image.Image):
         super().__init__()
         self.error = error
 
-    def getexif(self) -> Any:
+    def load(self) -> Any:
         raise self.error
 
 
