@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdic_runtime.directions import load_direction, save_direction
+from sdic_runtime.directions import LARGEST_DIRECTION, load_direction, save_direction
 from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import ArgumentError, FileError, SdicError
+from sdic_runtime.files import open_regular, reason
 
 FOLDER = "directions"
 TORCH_SUFFIXES = (".pt", ".pth")
@@ -85,7 +86,9 @@ def _from_torch(path: Path) -> Direction | Pca:
 
 
 def _numbers(value: Any) -> Any:
-    """A numpy array of a tensor; anything else unchanged, for the direction's own checks."""
+    """A numpy array of a tensor; anything else unchanged, for the direction's own checks. Raises FileError."""
+    if hasattr(value, "numel") and 4 * value.numel() > LARGEST_DIRECTION:  # of one number that stands for many
+        raise FileError(f"its tensor has the shape {list(value.shape)}, and the limit is {LARGEST_DIRECTION} bytes")
     return value.detach().float().numpy() if hasattr(value, "detach") else value
 
 
@@ -94,17 +97,21 @@ def _load(path: Path) -> Any:
 
     import torch
 
+    from sdic_train.checkpoints.files import unusable
+
     try:
-        with path.open("rb") as stream:
+        with open_regular(path, LARGEST_DIRECTION) as stream:
             start = stream.read(64).lstrip().lower()
         if start.startswith((b"<!doctype", b"<html")):
             raise FileError(f"{path} is a web page, not a direction: the download failed; download it again")
+        if announced := unusable(path):
+            raise FileError(f"{path} is not read: {announced}; get the direction again from where it was published")
         return torch.load(path, map_location="cpu", weights_only=True)
     except SdicError:
         raise
     except pickle.UnpicklingError as error:
         raise FileError(f"{path} is not a file of tensors alone, and nothing else is read; get the direction again") from error
     except OSError as error:
-        raise FileError(f"cannot read the direction {path}: {error.strerror or error}") from error
+        raise FileError(f"cannot read the direction {path}: {reason(error)}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise FileError(f"{path} is truncated or damaged; get the direction again") from error

@@ -31,10 +31,10 @@ def parse_json(text: bytes | str, kind: Any = Any, what: str = "it") -> Any:
     return convert(data, kind)
 
 
-def convert(data: Any, kind: Any) -> Any:
-    """Parsed `data` as the type `kind`. Raises JsonError."""
+def convert(data: Any, kind: Any, str_keys: bool = False) -> Any:
+    """Parsed `data` as the type `kind`; with `str_keys` texts stand for the numbers that are keys. Raises JsonError."""
     try:
-        return msgspec.convert(data, kind)
+        return msgspec.convert(data, kind, str_keys=str_keys)
     except (msgspec.ValidationError, ValueError, OverflowError, RecursionError) as error:
         raise JsonError(printable(str(error), SHOWN)) from error
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from math import log2
 from typing import Any
 
+import msgspec
+
 from sdic_runtime.errors import ArgumentError, CheckpointError
+from sdic_runtime.json_text import convert
+from sdic_runtime.program import LARGEST_SIZE
 
 FEATURE_SIZE = 64  # height and width of the layer-7 feature
 RELEASED_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
@@ -108,11 +112,25 @@ class ModelConfig:
             encoder = EncoderConfig(**_with_tuples(values.pop("encoder")))
             discrepancy = DiscrepancyConfig(**_with_tuples(values.pop("discrepancy")))
             channels = {int(size): width for size, width in values.pop("channels").items()}
-            return cls(encoder=encoder, discrepancy=discrepancy, channels=channels, **values)
-        except (KeyError, TypeError, AttributeError) as error:
+            config = cls(encoder=encoder, discrepancy=discrepancy, channels=channels, **values)
+            _check_numbers(convert(msgspec.to_builtins(config, str_keys=True), cls, str_keys=True))
+            return config
+        except ArgumentError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise CheckpointError(
                 f"the model configuration does not fit this version ({error}); save the checkpoint again with it"
             ) from error
+
+
+def _check_numbers(value: Any) -> None:
+    """Raise ValueError for a size, somewhere in a configuration, that no network has."""
+    if isinstance(value, int) and not 0 <= value <= LARGEST_SIZE:
+        raise ValueError(f"it has a size of {value}, and sizes are 0 to {LARGEST_SIZE}")
+    if is_dataclass(value):
+        value = {item.name: getattr(value, item.name) for item in fields(value)}
+    for part in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, tuple) else ():
+        _check_numbers(part)
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -16,10 +15,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sdic_runtime.backends.onnxruntime import GPU_HINT
 from sdic_runtime.cpus import available_cpus
-from sdic_runtime.errors import MissingExtraError, SdicError
-from sdic_runtime.files import sha256
+from sdic_runtime.errors import MissingExtraError, SdicError, printable
+from sdic_runtime.files import open_regular, sha256
+from sdic_runtime.json_text import LARGEST, JsonError, convert, parse_json
 from sdic_runtime.tools.public_files import DIRECTION, PublicFile, candidates, known, same_size
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -29,6 +31,7 @@ PYTORCH_SIGNS = (b"PK\x03\x04", b"\x80\x02")  # what torch.save writes: an archi
 RESULT_METADATA = {"format": ("sdic-inversion",), "kind": ("direction", "pca")}
 METADATA = "__metadata__"  # of a safetensors header
 SHOWN = 8  # tensors of a file
+LONGEST_SUBJECT, LONGEST_FINDING = 120, 1000  # characters
 DOCTOR_GROUP = "sdic.doctor"
 DRIVER_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader")
 DRIVER_SECONDS = 20
@@ -51,6 +54,14 @@ PACKAGES: dict[str, tuple[str, str]] = {
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")  # each fills the folder "onnxruntime"
 
 
+class TensorEntry(msgspec.Struct):
+    """What the header of a safetensors file says of one tensor."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One line of the report: a level (ok, note or problem), what it is about, and one sentence."""
@@ -58,6 +69,10 @@ class Finding:
     level: str
     subject: str
     text: str
+
+    def __post_init__(self) -> None:  # names and metadata are of whoever wrote the file
+        object.__setattr__(self, "subject", printable(self.subject, LONGEST_SUBJECT))
+        object.__setattr__(self, "text", printable(self.text, LONGEST_FINDING))
 
 
 @dataclass(frozen=True)
@@ -139,6 +154,8 @@ def backends() -> Iterator[Finding]:
 
 def examine(path: Path) -> Section:
     """A section on one path: a bundle folder, or any file that a user may take for weights."""
+    if path.exists() and not (path.is_dir() or path.is_file()):
+        return Section(str(path), (Finding(PROBLEM, "path", "it is a pipe or a device and not a file; name a file or a folder"),))
     if not path.exists():
         return Section(str(path), (Finding(PROBLEM, "path", f'there is no "{path}"; check the path'),))
     return Section(str(path), tuple(bundle_findings(path) if path.is_dir() else file_findings(path)))
@@ -216,9 +233,9 @@ def identity(path: Path, size: int, digest: str, public: PublicFile | None) -> I
         yield Finding(NOTE, "identity", "not one of the publicly known files")
 
 
-def _beginning(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(4096)
+def _beginning(path: Path, count: int = 4096) -> bytes:
+    with open_regular(path) as stream:
+        return stream.read(count)
 
 
 def damaged(path: Path, size: int) -> str | None:
@@ -227,7 +244,7 @@ def damaged(path: Path, size: int) -> str | None:
         return "the file is empty; download it again"
     beginning = _beginning(path)
     if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(HTML_SIGNS):
-        quota = " (it speaks of a download quota)" if b"quota" in path.read_bytes()[:200_000].lower() else ""
+        quota = " (it speaks of a download quota)" if b"quota" in _beginning(path, 200_000).lower() else ""
         return f"this is a web page, not weights{quota}; open the link in a browser, or download the file again later"
     if beginning.startswith(b"version https://git-lfs"):
         return "this is a Git LFS pointer, not the file itself; fetch it with git lfs pull"
@@ -244,15 +261,16 @@ def damaged(path: Path, size: int) -> str | None:
 
 def safetensors_header(path: Path, size: int) -> tuple[dict[str, Any] | None, int]:
     """The header of a safetensors file, None when there is none that fits into the file; and how many bytes the file should have."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         length = int.from_bytes(stream.read(8), "little")
-        try:
-            header = json.loads(stream.read(length)) if 8 + length <= size else None
-        except ValueError:
-            header = None
-    if not isinstance(header, dict):
+        text = stream.read(length) if 8 + length <= size and length <= LARGEST else b""
+    try:
+        header = parse_json(text, dict[str, Any])
+        convert(header.get(METADATA, {}), dict[str, str])
+        entries = convert({name: entry for name, entry in header.items() if name != METADATA}, dict[str, TensorEntry])
+    except JsonError:
         return None, size
-    return header, 8 + length + max((entry["data_offsets"][1] for name, entry in header.items() if name != METADATA), default=0)
+    return header, 8 + length + max((entry.data_offsets[1] for entry in entries.values()), default=0)
 
 
 def safetensors_findings(header: dict[str, Any]) -> Iterator[Finding]:

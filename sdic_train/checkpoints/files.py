@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sdic_runtime.errors import CheckpointError, FileError
-from sdic_runtime.files import replacing
+from sdic_runtime.files import open_regular, reason, replacing
+from sdic_train.checkpoints.limits import Unusable, check_announced
 
 GIVE = "give an SDIC, e4e or rosinality StyleGAN2 checkpoint"
 ZIP_MAGIC, PICKLE_MAGIC = b"PK", b"\x80"
@@ -25,6 +26,9 @@ def load_container(path: Path) -> dict[str, Any]:
         raise CheckpointError(f'"{path}" is a web page and not a checkpoint, so the download failed; download it again')
     if not start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
         raise CheckpointError(f'"{path}" is no PyTorch file (it starts with {start[:8]!r}); give a checkpoint written by torch.save')
+    announced = unusable(path)
+    if announced:
+        raise CheckpointError(f'"{path}" is not read: {announced}; get the file again from where it was published')
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             container = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP_MAGIC) or None)
@@ -40,6 +44,15 @@ def load_container(path: Path) -> dict[str, Any]:
     if not isinstance(container, dict):
         raise CheckpointError(f'"{path}" holds a {type(container).__name__} and not a checkpoint; {GIVE}')
     return container
+
+
+def unusable(path: Path) -> str:
+    """Why a file of torch.save is not read at all, see `limits`; "" where nothing speaks against it."""
+    try:
+        check_announced(path)
+    except Unusable as error:
+        return str(error)
+    return ""
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -70,12 +83,12 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
 
 def _first_bytes(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
     except FileNotFoundError as error:
         raise CheckpointError(f'there is no file "{path}"; check the path') from error
     except OSError as error:
-        raise CheckpointError(f'cannot read "{path}" ({error.strerror}); give a readable checkpoint file') from error
+        raise CheckpointError(f'cannot read "{path}" ({reason(error)}); give a readable checkpoint file') from error
     if not start:
         raise CheckpointError(f'"{path}" is empty (0 bytes); download it again')
     return start

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdic_runtime.errors import CheckpointError
+from sdic_runtime.json_text import JsonError, parse_json
 from sdic_train.checkpoints.files import GIVE, load_container, read_safetensors, write_safetensors
 from sdic_train.checkpoints.recognise import KINDS, encoder_type, kind_of, prefixes_of
 from sdic_train.checkpoints.shapes import config_from_shapes
@@ -83,7 +84,10 @@ def read_checkpoint(path: str | Path, domain: str | None = None, kind: str | Non
         if metadata.get("format") != FORMAT:
             raise CheckpointError(f'"{path}" is a safetensors file of another program; give one that sdic-train wrote')
         average = state.pop("latent_avg", None)
-        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        try:
+            config = ModelConfig.from_dict(parse_json(metadata.get("config", ""), dict[str, Any]))
+        except JsonError as error:
+            raise CheckpointError(f'"{path}" has a damaged configuration ({error}); save the checkpoint again') from error
         kind = kind_of(path, state, {"encoder_type": encoder_type(config.encoder)}, kind)
         return Checkpoint(path, kind, state, config, None if average is None else average.float())
     container = load_container(path)
@@ -220,12 +224,15 @@ def describe(path: Path) -> list[tuple[str, str]]:
 
 def _released_state(path: Path, container: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     options = container.get("opts") or container.get("args") or {}
-    options = dict(vars(options)) if hasattr(options, "__dict__") else dict(options)
-    if "g_ema" in container:
-        return {f"generator.{name}": tensor for name, tensor in container["g_ema"].items()}, options
-    state = container.get("state_dict", container.get("enc_state_dict", container))
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
+    options = dict(vars(options)) if hasattr(options, "__dict__") else options
+    options = {str(name): value for name, value in options.items()} if isinstance(options, dict) else {}
+    generator = container.get("g_ema")
+    state = container.get("state_dict", container.get("enc_state_dict", container)) if generator is None else generator
+    plain = isinstance(state, dict) and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
+    if not plain or not state:
         raise CheckpointError(f'"{path}" holds none of the known layouts (top-level entries: {_some(list(container))}); {GIVE}')
+    if generator is not None:
+        return {f"generator.{name}": tensor for name, tensor in state.items()}, options
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if "block_1.0.bn1.weight" in state and "content_layer.0.weight" in state:
         return {f"fs.{name}": tensor for name, tensor in state.items()}, options
