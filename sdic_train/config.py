@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sdic_runtime.errors import ArgumentError, CheckpointError
+from sdic_runtime.errors import ArgumentError, CheckpointError, SdicError
 from sdic_runtime.json_text import convert
 from sdic_runtime.program import LARGEST_SIZE
 
@@ -115,7 +115,7 @@ class ModelConfig:
             config = cls(encoder=encoder, discrepancy=discrepancy, channels=channels, **values)
             _check_numbers(convert(msgspec.to_builtins(config, str_keys=True), cls, str_keys=True))
             return config
-        except ArgumentError:
+        except SdicError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise CheckpointError(
@@ -124,9 +124,9 @@ class ModelConfig:
 
 
 def _check_numbers(value: Any) -> None:
-    """Raise ValueError for a size, somewhere in a configuration, that no network has."""
+    """Raise CheckpointError for a size, somewhere in a configuration, that no network has."""
     if isinstance(value, int) and not 0 <= value <= LARGEST_SIZE:
-        raise ValueError(f"it has a size of {value}, and sizes are 0 to {LARGEST_SIZE}")
+        raise CheckpointError(f"the model configuration has a size of {value}, and sizes are 0 to {LARGEST_SIZE}")
     if is_dataclass(value):
         value = {item.name: getattr(value, item.name) for item in fields(value)}
     for part in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, tuple) else ():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -98,6 +101,7 @@ class OnnxRuntime(Backend):
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
         self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
         self._closed = False
+        _alive.add(self)
         _register_shared_arena()
 
     @property
@@ -129,6 +133,13 @@ class OnnxRuntime(Backend):
         self._closed = True
         self._answers.clear()
         self._sessions.clear()
+
+    def after_fork(self) -> None:
+        """In a new process: the threads of the sessions are not there. They are never used or ended, which would wait for these threads;
+        the stages are loaded anew when they are asked for."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object([self._answers, self._sessions]))
+        self._answers, self._sessions = {}, {}
+        self._locks = {stage: threading.Lock() for stage in self._locks}
 
     def _answer(self, stage: str, outputs: Sequence[str]) -> Any:
         """The session that computes `outputs` of `stage` with the least work, made on first use."""
@@ -250,6 +261,18 @@ def _bring_outside(options: Any, weights: Mapping[str, Path]) -> list[mmap.mmap]
 
 def _shape(tensor: Any) -> tuple[int, ...]:
     return tensor.shape if isinstance(tensor, np.ndarray) else tuple(tensor.shape())
+
+
+_alive: weakref.WeakSet[OnnxRuntime] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for backend in list(_alive):
+        backend.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdic_runtime.errors import CheckpointError, FileError
 from sdic_runtime.files import open_regular, reason, replacing
-from sdic_train.checkpoints.limits import Unusable, check_announced
+from sdic_train.checkpoints.limits import check_announced
 
 GIVE = "give an SDIC, e4e or rosinality StyleGAN2 checkpoint"
 ZIP_MAGIC, PICKLE_MAGIC = b"PK", b"\x80"
@@ -50,7 +50,7 @@ def unusable(path: Path) -> str:
     """Why a file of torch.save is not read at all, see `limits`; "" where nothing speaks against it."""
     try:
         check_announced(path)
-    except Unusable as error:
+    except CheckpointError as error:
         return str(error)
     return ""
 

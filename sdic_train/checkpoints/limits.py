@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+from sdic_runtime.errors import CheckpointError
 from sdic_runtime.files import open_regular
 
 SPARE = 256 << 20  # bytes that a file may announce beyond its own
@@ -26,13 +27,9 @@ LEGACY_PICKLES = 5  # magic number, protocol, machine, the object, the keys of i
 WIDTHS = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2, "ComplexFloat": 8, "ComplexDouble": 16}
 
 
-class Unusable(Exception):
-    """Why a file is not read, in a few words that begin with it. Callers make the sentence."""
-
-
 def check_announced(path: Path) -> None:
-    """Raise Unusable where `path`, written by torch.save, would need far more memory than its own size. Damaged files pass: whoever reads
-    them says what is wrong. Raises OSError."""
+    """Raise CheckpointError, in a few words for the caller's sentence, where `path`, written by torch.save, would need far more memory than
+    its own size. Damaged files pass: whoever reads them says what is wrong. Raises OSError."""
     with open_regular(path) as stream:
         size = path.stat().st_size
         if zipfile.is_zipfile(stream):
@@ -50,7 +47,7 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
             for entry in entries:
                 if entry.filename.endswith("data.pkl"):
                     if entry.file_size > LARGEST_PICKLE:
-                        raise Unusable(f"the list of its tensors has {entry.file_size} bytes, and the limit is {LARGEST_PICKLE}")
+                        raise CheckpointError(f"the list of its tensors has {entry.file_size} bytes, and the limit is {LARGEST_PICKLE}")
                     with archive.open(entry) as member:
                         _check_pickles(member, size, 1)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError):
@@ -62,7 +59,7 @@ def _check_pickles(stream: Any, size: int, count: int) -> None:
     try:
         for _ in range(count):
             _Walker(stream, announced).load()
-    except Unusable:
+    except CheckpointError:
         raise
     except Exception:  # damaged, or of another program: a pickle fails in as many ways as there are bytes
         return
@@ -71,7 +68,7 @@ def _check_pickles(stream: Any, size: int, count: int) -> None:
 def _limit(announced: int, size: int, what: str) -> None:
     limit = EXPANSION * size + SPARE
     if announced > limit:
-        raise Unusable(f"{what} have {announced} bytes where the file has {size}, and the limit is {limit}")
+        raise CheckpointError(f"{what} have {announced} bytes where the file has {size}, and the limit is {limit}")
 
 
 class _Announced:
@@ -102,7 +99,7 @@ class _Counted:
     def read(self, size: int) -> Any:
         self._reads += 1
         if self._reads > MOST_READS:
-            raise Unusable(f"its pickle has more than {MOST_READS} parts")
+            raise CheckpointError(f"its pickle has more than {MOST_READS} parts")
         return self._stream.read(size)
 
     def readline(self) -> Any:
@@ -130,7 +127,7 @@ class _Walker(pickle._Unpickler):  # in Python: its memo is a dictionary that no
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         announced = self._announced
         if name.startswith(STRANGE_TENSORS):
-            raise Unusable(f"it holds tensors of the kind {name.removeprefix('_rebuild_')}")
+            raise CheckpointError(f"it holds tensors of the kind {name.removeprefix('_rebuild_')}")
 
         class StandIn(dict):
             """Takes any arguments, items and state, and keeps the items alone."""
