@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import os
 import threading
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,6 +15,7 @@ import numpy as np
 
 from sdic_runtime.backends.bands import REBUILD, Bands, for_one
 from sdic_runtime.backends.base import Backend
+from sdic_runtime.backends.forks import leave, register
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, Graph, files_in
 from sdic_runtime.bundle.manifest import STANDARD
@@ -101,7 +99,7 @@ class OnnxRuntime(Backend):
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
         self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
         self._closed = False
-        _alive.add(self)
+        register(self)
         _register_shared_arena()
 
     @property
@@ -137,7 +135,7 @@ class OnnxRuntime(Backend):
     def after_fork(self) -> None:
         """In a new process: the threads of the sessions are not there. They are never used or ended, which would wait for these threads;
         the stages are loaded anew when they are asked for."""
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object([self._answers, self._sessions]))
+        leave(self._answers, self._sessions)
         self._answers, self._sessions = {}, {}
         self._locks = {stage: threading.Lock() for stage in self._locks}
 
@@ -261,18 +259,6 @@ def _bring_outside(options: Any, weights: Mapping[str, Path]) -> list[mmap.mmap]
 
 def _shape(tensor: Any) -> tuple[int, ...]:
     return tensor.shape if isinstance(tensor, np.ndarray) else tuple(tensor.shape())
-
-
-_alive: weakref.WeakSet[OnnxRuntime] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for backend in list(_alive):
-        backend.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache
