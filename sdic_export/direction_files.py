@@ -8,7 +8,7 @@ from typing import Any
 
 from sdic_runtime.directions import LARGEST_DIRECTION, load_direction, save_direction
 from sdic_runtime.edits import Direction, Pca
-from sdic_runtime.errors import ArgumentError, FileError, SdicError
+from sdic_runtime.errors import ArgumentError, FileError, OutOfMemoryError, SdicError
 from sdic_runtime.files import open_regular, reason
 
 FOLDER = "directions"
@@ -113,5 +113,7 @@ def _load(path: Path) -> Any:
         raise FileError(f"{path} is not a file of tensors alone, and nothing else is read; get the direction again") from error
     except OSError as error:
         raise FileError(f"cannot read the direction {path}: {reason(error)}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except MemoryError as error:
+        raise OutOfMemoryError(f"not enough memory to read {path}; free some") from error
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise FileError(f"{path} is truncated or damaged; get the direction again") from error

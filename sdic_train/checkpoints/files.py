@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdic_runtime.errors import CheckpointError, FileError
+from sdic_runtime.errors import CheckpointError, FileError, OutOfMemoryError
 from sdic_runtime.files import open_regular, reason, replacing
 from sdic_train.checkpoints.limits import check_announced
 
@@ -39,7 +39,9 @@ def load_container(path: Path) -> dict[str, Any]:
             f'"{path}" is a pickle that asks to run code{what}, which is refused; '
             "give a file of weights alone (convert NVIDIA .pkl files to the rosinality layout first)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except MemoryError as error:
+        raise OutOfMemoryError(f'not enough memory to read "{path}"; free some') from error
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise CheckpointError(f'"{path}" ({path.stat().st_size} bytes) is truncated or damaged; download it again') from error
     if not isinstance(container, dict):
         raise CheckpointError(f'"{path}" holds a {type(container).__name__} and not a checkpoint; {GIVE}')

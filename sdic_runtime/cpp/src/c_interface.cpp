@@ -21,8 +21,34 @@ namespace {
 // No allocation, so that running out of memory can still be told.
 thread_local char last_error[4096];
 
+constexpr std::size_t kLongestSentence = 400, kSentenceEnd = 150;  // bytes of a sentence, and of its end, which says what to do
+
+bool continues(char byte) noexcept { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; }  // a character of UTF-8
+
+// Keeps a sentence in one line that a terminal can show, without control codes; of a long one the middle is omitted.
 sdic_status fail(sdic_status status, const char *sentence) noexcept {
-    std::strncpy(last_error, sentence, sizeof last_error - 1);
+    std::size_t length = std::strlen(sentence), out = 0, first = length, last = length;
+    if (length > kLongestSentence) {
+        first = kLongestSentence - kSentenceEnd - 5;
+        last = length - kSentenceEnd;
+        while (first > 0 && continues(sentence[first])) --first;
+        while (last < length && continues(sentence[last])) ++last;
+    }
+    const auto copy = [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end && out + 1 < sizeof last_error; ++i) {
+            const auto byte = static_cast<unsigned char>(sentence[i]);
+            const bool control = byte < 0x20 || byte == 0x7F || (byte == 0xC2 && static_cast<unsigned char>(sentence[i + 1]) < 0xA0);
+            last_error[out++] = control ? '?' : sentence[i];
+            if (control && byte == 0xC2) ++i;
+        }
+    };
+    copy(0, first);
+    if (last < length || first < length) {
+        std::memcpy(last_error + out, " ... ", 5);
+        out += 5;
+        copy(last, length);
+    }
+    last_error[out] = '\0';
     return status;
 }
 
@@ -37,8 +63,9 @@ sdic_status guarded(Work work) noexcept {
     } catch (const std::bad_alloc &) {
         return fail(SDIC_ERROR_MEMORY, "there is not enough memory; use a smaller batch");
     } catch (const std::exception &error) {
-        std::snprintf(last_error, sizeof last_error, "libsdic failed unexpectedly, please report it: %s", error.what());
-        return SDIC_ERROR_INTERNAL;
+        char sentence[512];
+        std::snprintf(sentence, sizeof sentence, "libsdic failed unexpectedly, please report it: %s", error.what());
+        return fail(SDIC_ERROR_INTERNAL, sentence);
     } catch (...) {
         return fail(SDIC_ERROR_INTERNAL, "libsdic failed unexpectedly; please report it");
     }
