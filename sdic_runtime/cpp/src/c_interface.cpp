@@ -25,6 +25,22 @@ constexpr std::size_t kLongestSentence = 400, kSentenceEnd = 150;  // bytes of a
 
 bool continues(char byte) noexcept { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; }  // a character of UTF-8
 
+// The bytes of the printable character of UTF-8 that begins at `text`, which ends with a zero; 0 where none does.
+std::size_t printable(const char *text) noexcept {
+    const auto lead = static_cast<unsigned char>(*text);
+    if (lead < 0x80) return lead < 0x20 || lead == 0x7F ? 0 : 1;
+    const std::size_t count = lead >= 0xF0 && lead < 0xF5 ? 4 : lead >= 0xE0 && lead < 0xF0 ? 3 : lead >= 0xC2 && lead < 0xE0 ? 2 : 0;
+    for (std::size_t i = 1; i < count; ++i) {
+        if (!continues(text[i])) return 0;
+    }
+    const auto next = static_cast<unsigned char>(text[1]), third = static_cast<unsigned char>(count > 2 ? text[2] : 0);
+    const bool surrogate = lead == 0xED && next >= 0xA0, control = lead == 0xC2 && next <= 0xA0;
+    const bool longer = (lead == 0xE0 && next < 0xA0) || (lead == 0xF0 && next < 0x90) || (lead == 0xF4 && next >= 0x90);
+    const bool invisible = (lead == 0xE2 && next == 0x80) || (lead == 0xE2 && next == 0x81 && third >= 0x9F) || lead == 0xEE ||
+                           (lead == 0xEF && (next >= 0xBF || next < 0xA4)) || lead >= 0xF3;
+    return surrogate || control || longer || invisible ? 0 : count;
+}
+
 // Keeps a sentence in one line that a terminal can show, without control codes; of a long one the middle is omitted.
 sdic_status fail(sdic_status status, const char *sentence) noexcept {
     std::size_t length = std::strlen(sentence), out = 0, first = length, last = length;
@@ -35,11 +51,11 @@ sdic_status fail(sdic_status status, const char *sentence) noexcept {
         while (last < length && continues(sentence[last])) ++last;
     }
     const auto copy = [&](std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end && out + 1 < sizeof last_error; ++i) {
-            const auto byte = static_cast<unsigned char>(sentence[i]);
-            const bool control = byte < 0x20 || byte == 0x7F || (byte == 0xC2 && static_cast<unsigned char>(sentence[i + 1]) < 0xA0);
-            last_error[out++] = control ? '?' : sentence[i];
-            if (control && byte == 0xC2) ++i;
+        for (std::size_t i = begin; i < end;) {
+            const std::size_t count = printable(sentence + i);
+            if (count == 0) last_error[out++] = '?';
+            for (std::size_t k = 0; k < count; ++k) last_error[out++] = sentence[i + k];
+            i += count == 0 ? 1 : count;
         }
     };
     copy(0, first);
