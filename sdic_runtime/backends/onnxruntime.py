@@ -187,7 +187,7 @@ class OnnxRuntime(Backend):
         providers = [(provider, settings), *([(PROVIDERS["cpu"], {})] if self._kind != "cpu" else [])]
         with self._readable(f'the stage "{name}" could not be loaded from {path}', f"see: sdic-export verify {self.bundle.path}"):
             read = _bring_outside(options, self.bundle.outside(path))  # must be there until the session is
-            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
             del read
         # ONNX Runtime goes on with the CPU when CUDA cannot start, and only logs it.
         if provider not in session.get_providers():

@@ -50,6 +50,8 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
                         raise CheckpointError(f"the list of its tensors has {entry.file_size} bytes, and the limit is {LARGEST_PICKLE}")
                     with archive.open(entry) as member:
                         _check_pickles(member, size, 1)
+    except CheckpointError:
+        raise
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError):
         return  # damaged
 

@@ -1,6 +1,6 @@
 """Mutated files for libsdic through its C interface: `python -m fuzz.native LIBSDIC --cases 500`, best on a library with sanitizers.
 
-Every answer must be a status that a caller can act on, with a sentence; an inversion that Python reads is read here, and the other way round.
+Every answer must be a status that a caller can act on, with a sentence. An inversion that Python reads is read here, and no other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+
 from fuzz.targets import make_bundle, make_inversion, read_inversion, sound_bundle, verdict
 
 OK, INTERNAL = 0, 9

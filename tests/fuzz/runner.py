@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from fuzz.targets import TARGETS, verdict
 
 SECONDS, MEGABYTES = 10.0, 2048

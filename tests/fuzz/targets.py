@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz.mutations import Rng, mutated_archive, mutated_bytes, mutated_json, mutated_safetensors
 from tiny_bundle import SIZES, write_bundle
 
+from fuzz.mutations import Rng, mutated_archive, mutated_bytes, mutated_json, mutated_safetensors
 from sdic_runtime.errors import LONGEST, SdicError
 
 SMALL_ARRAYS = {"mean": (1, 8), "comp": (6, 1, 8), "std": (6,)}
@@ -23,8 +23,8 @@ SMALL_ARRAYS = {"mean": (1, 8), "comp": (6, 1, 8), "std": (6,)}
 
 @dataclass(frozen=True)
 class Target:
-    """`make(rng, folder)` writes a mutated file into the empty `folder` and gives what `read` takes; `read` says what it is: a right result,
-    or it raises an SdicError."""
+    """`make(rng, folder)` writes a mutated file into the empty `folder` and gives its path. `read` says what is there: a right result, or it
+    raises an SdicError."""
 
     make: Callable[[Rng, Path], Path]
     read: Callable[[Path], Any]
@@ -184,7 +184,7 @@ def sound_pictures() -> Mapping[str, bytes]:
         Image.fromarray(noise).convert(mode).save(stream, name, **options)
         made[name] = stream.getvalue()
     stream = io.BytesIO()
-    Image.fromarray((noise[..., 0].astype(np.uint16) * 257)).save(stream, "PNG")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(stream, "PNG")
     return {**made, "gray16": stream.getvalue()}
 
 

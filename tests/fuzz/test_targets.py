@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fuzz.targets import TARGETS, verdict
 
 CASES = 200
