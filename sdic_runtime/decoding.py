@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from sdic_runtime.colours import PROFILE, in_srgb, profile_of, without_profile
 from sdic_runtime.errors import PictureError
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ PIXEL_LIMIT = 100_000_000  # width * height; above it a file is refused before i
 SIDE_LIMIT = 65_535  # of the longer side: between the two resizings a picture is S x its height
 BYTE_LIMIT = 1 << 29  # of a file
 # What decoders hold more than once, or are slow on -> pixels.
-FORMAT_LIMITS = {"WEBP": 50_000_000, "AVIF": 40_000_000, "GIF": 50_000_000}
+FORMAT_LIMITS = {"WEBP": 50_000_000, "AVIF": 40_000_000, "HEIF": 40_000_000, "GIF": 50_000_000}
 PROGRESSIVE_LIMIT = 75_000_000  # of a JPEG file, whose coefficients are in memory beside its pixels
 DEEP_LIMIT = 50_000_000  # of 16-bit colours
-STRIP = 1 << 20  # pixels that are converted at a time
+STRIP = 1 << 21  # pixels that are converted at a time
 ORIENTATION = 0x0112
 TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")  # of orientation 2 to 8
 XMP_KEYS, XMP_ORIENTATION = ("xmp", "XML:com.adobe.xmp"), r'tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>'
@@ -67,15 +68,22 @@ def turned(image: Image, orientation: int) -> Image:
     return upright
 
 
-def as_rgb(image: Image, name: str) -> Image:
-    """A copy in 8-bit RGB, transparency composited on white, 16-bit gray scaled. Raises PictureError."""
+def as_rgb(image: Image, name: str, profiles: bool = True) -> Image:
+    """A copy in 8-bit RGB: colours of a profile in sRGB, transparency composited on white, 16-bit gray scaled. Raises PictureError."""
     image.load()
     if image.mode == "F":
         raise PictureError(f"{name} holds floating-point gray values; save it with 8 or 16 bits")
+    profile = profile_of(image) if profiles else None
+
+    def plain(strip: Image) -> Image:
+        return strip.convert("RGB") if profile is None else in_srgb(strip, profile)
+
     if image.mode.startswith("I"):
-        return _in_strips(image, lambda strip: _scaled(strip, name))
+        return _in_strips(image, lambda strip: plain(_scaled(strip, name)))
     try:
-        return _in_strips(image, _on_white) if image.has_transparency_data else image.convert("RGB")
+        if image.has_transparency_data:
+            return _in_strips(image, lambda strip: _on_white(strip, plain))
+        return without_profile(image.convert("RGB")) if profile is None else _in_strips(image, plain)
     except ValueError as error:
         raise PictureError(f"{name} has the colour mode {image.mode}, which cannot be turned into RGB; save it as RGB") from error
 
@@ -85,7 +93,7 @@ def _in_strips(image: Image, convert: Callable[[Image], Image]) -> Image:
     from PIL import Image
 
     result = Image.new("RGB", image.size)
-    result.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    result.info = {key: value for key, value in image.info.items() if key not in ("transparency", PROFILE)}
     rows = max(1, STRIP // max(1, image.width))
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
@@ -93,11 +101,13 @@ def _in_strips(image: Image, convert: Callable[[Image], Image]) -> Image:
     return result
 
 
-def _on_white(strip: Image) -> Image:
+def _on_white(strip: Image, plain: Callable[[Image], Image]) -> Image:
     from PIL import Image
 
     colours = strip.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
+    seen = plain(strip.convert("L") if strip.mode == "LA" else colours.convert("RGB"))
+    seen.putalpha(colours.getchannel("A"))
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
 
 
 def _scaled(strip: Image, name: str) -> Image:
@@ -106,7 +116,7 @@ def _scaled(strip: Image, name: str) -> Image:
     values = np.asarray(strip, np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise PictureError(f"{name} has gray values from {values.min()} to {values.max()}; save it with 8 or 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def without_metadata(stream: BinaryIO) -> io.BytesIO | None:

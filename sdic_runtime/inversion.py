@@ -182,6 +182,10 @@ class Inversion(Pictures):
         tensors = {name: Held(np.concatenate([part.tensors[name].host() for part in parts])) for name in first.model.tensors}
         return cls(first.model, tensors, [name for part in parts for name in part.names])
 
+    def named(self, names: Sequence[str]) -> Inversion:
+        """The same inversion, which says that its pictures came from `names`."""
+        return Inversion(self.model, self.tensors, names)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file, whole or not at all. Raises FileError, or ArgumentError for no pictures, or for more
         than LARGEST_TENSORS bytes."""

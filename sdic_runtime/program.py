@@ -26,10 +26,15 @@ IMAGE, PICTURE, INVERT = "image", "picture", "invert"
 PREPARE = "prepare"  # the program of what edits alone need, see `Method.prepared`
 FIXED_AXES: dict[str, Axes] = {IMAGE: (BATCH, 3, "S", "S"), PICTURE: (BATCH, 3, "R", "R")}
 CODE_AXES: Axes = (BATCH, "L", "C")
+MASK_AXES: Axes = (BATCH, 1, "S", "S")  # of what an edit takes to keep a region as it is
 LARGEST_SIZE = 1 << 16  # of one axis
 LARGEST_TENSOR = 1 << 28  # values of one picture
 MOST_AXES = 8
 EDIT_KINDS = ("direction", "ganspace")
+# Offsets to what the generator makes of a code, where a method has them: an inversion keeps zeros, and an edit in style space adds to them
+# in every move whose program takes them.
+STYLES, STYLES_LETTER, STYLE_KIND = "styles", "M", "style"
+STYLE_AXES: Axes = (BATCH, STYLES_LETTER)
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -199,6 +204,8 @@ def _check_editing(method: Method) -> None:
     for tensor in method.keeps:
         _require(tensor in (*invert.takes, *invert.gives), f'keeps has "{tensor}", which the program "{INVERT}" neither takes nor gives')
     _require(PICTURE in method.keeps, f'keeps lacks "{PICTURE}"')
+    offsets = STYLES not in method.tensors or (method.tensors[STYLES] == STYLE_AXES and STYLES in method.keeps)
+    _require(offsets, f'the tensor "{STYLES}" must have the axes {list(STYLE_AXES)}, and an inversion must keep it')
     twice = [tensor for tensor in method.prepared if tensor in method.keeps]
     _require(not twice, f'the program "{PREPARE}" gives {", ".join(twice)}, which an inversion keeps already')
     for name, program in method.programs.items():

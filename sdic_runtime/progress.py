@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -36,3 +37,25 @@ def progress(items: Iterable[Item], description: str, total: int | None = None, 
 
     with tqdm(items, desc=description, total=total, unit=unit, file=sys.stderr, delay=DELAY_SECONDS, leave=False) as bar:
         yield from bar
+
+
+@contextmanager
+def byte_progress(description: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], object]]:
+    """A function that counts bytes on a bar with speed and remaining time. `done`: how many are there already."""
+    if not shown():
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(
+        desc=description,
+        total=total,
+        initial=done,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        file=sys.stderr,
+        delay=DELAY_SECONDS,
+        leave=False,
+    ) as bar:
+        yield bar.update

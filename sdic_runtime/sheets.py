@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,19 +22,24 @@ PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEB
 SAVE_OPTIONS: dict[str, dict[str, object]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 
 
-def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], height: int | None = None) -> Image.Image:
+def sheet(
+    rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], height: int | None = None, labels: Sequence[str] | None = None
+) -> Image.Image:
     """A grid of pictures on white, one caption below each column.
 
     rows      rows of equally many pictures, any size and mode; every one is drawn `height` pixels high and the widest
               aspect ratio gives the width of all cells
     captions  one text per column, shortened when it is wider than its column
     height    of a cell in pixels; the tallest picture's when None
+    labels    one text to the left of each row; none when None
     """
     if not rows or not rows[0]:
         raise ArgumentError("a sheet needs at least one picture")
     wrong = next((row for row in rows if len(row) != len(captions)), None)
     if wrong is not None:
         raise ArgumentError(f"a sheet has {len(captions)} captions and a row of {len(wrong)} pictures; give one caption per column")
+    if labels is not None and len(labels) != len(rows):
+        raise ArgumentError(f"a sheet has {len(labels)} labels and {len(rows)} rows; give one label per row")
     from PIL import Image, ImageDraw, ImageFont
 
     cell_height = height or max(picture.height for row in rows for picture in row)
@@ -41,19 +47,23 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], height
     font = ImageFont.load_default(size=max(SMALLEST_FONT, cell_height // CAPTION_SHARE))  # Pillow's own: no file has to be found
     assert isinstance(font, ImageFont.FreeTypeFont)  # as always when a size is given
     caption_height = round(font.size * 1.6)
-    width, height = len(captions) * (cell_width + GAP) + GAP, len(rows) * (cell_height + GAP) + GAP + caption_height
+    margin = max((int(font.getlength(label)) + 2 * GAP for label in labels), default=0) if labels else 0
+    width, height = margin + len(captions) * (cell_width + GAP) + GAP, len(rows) * (cell_height + GAP) + GAP + caption_height
     canvas = Image.new("RGB", (width, height), BACKGROUND)
     for row_index, row in enumerate(rows):
         for column, picture in enumerate(row):
             drawn = fitted(picture, cell_width, cell_height)
-            left = GAP + column * (cell_width + GAP) + (cell_width - drawn.width) // 2
+            left = margin + GAP + column * (cell_width + GAP) + (cell_width - drawn.width) // 2
             canvas.paste(drawn, (left, GAP + row_index * (cell_height + GAP)))
     draw = ImageDraw.Draw(canvas)
     top = GAP + len(rows) * (cell_height + GAP) - GAP // 2
     for column, caption in enumerate(captions):
         text = shortened(draw, caption, font, cell_width)
-        left = GAP + column * (cell_width + GAP) + (cell_width - int(draw.textlength(text, font=font))) // 2
+        left = margin + GAP + column * (cell_width + GAP) + (cell_width - int(draw.textlength(text, font=font))) // 2
         draw.text((left, top), text, fill=INK, font=font)
+    for row_index, label in enumerate(labels or ()):
+        middle = GAP + row_index * (cell_height + GAP) + (cell_height - int(font.size)) // 2
+        draw.text((GAP, middle), label, fill=INK, font=font)
     return canvas
 
 
@@ -84,11 +94,19 @@ def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int 
         raise ArgumentError("an animation needs at least one picture")
     if path.suffix.lower() != ".gif":
         raise ArgumentError(f'an animation is written as .gif, not as "{path.name}"')
+    content = gif(frames, milliseconds)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def gif(frames: Sequence[Image.Image], milliseconds: int = 120) -> bytes:
+    """The frames as an endless animated GIF."""
     # One palette per frame: skin tones band visibly under the common palette that Pillow would choose.
     coloured = [frame.convert("RGB").quantize(256) for frame in frames]
-    with replacing(path) as temporary:
-        coloured[0].save(temporary, format="GIF", save_all=True, append_images=coloured[1:], duration=milliseconds, loop=0, disposal=1)
-    return path
+    stream = BytesIO()
+    coloured[0].save(stream, format="GIF", save_all=True, append_images=coloured[1:], duration=milliseconds, loop=0, disposal=1)
+    return stream.getvalue()
 
 
 def save_picture(picture: Image.Image, path: Path) -> Path:

@@ -50,13 +50,13 @@ def load(
         raise MissingExtraError("torch", "train", PURPOSE)
     import torch
 
-    from sdic_train.methods import method_named
+    from sdic_train.methods import code_of
 
     if precision not in (None, "fp32"):
         raise ArgumentError(f'the PyTorch backend runs in fp32 and not in "{precision}"; omit the precision')
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise BackendError(f'PyTorch sees no GPU for the device "{device}"; use device="cpu"')
-    code, manifest = method_named(bundle.manifest.method), bundle.manifest
+    code, manifest = code_of(bundle.manifest), bundle.manifest
     if threads is not None:
         torch.set_num_threads(threads)
     path = Path(checkpoint) if checkpoint is not None else recorded_checkpoint(bundle)
@@ -114,13 +114,13 @@ class TorchBackend(Backend):
     def __init__(self, method: Method, model: nn.Module, device: str = "cpu", compiled: bool = False, plain: bool = False) -> None:
         import torch
 
-        from sdic_train.methods import method_named
+        from sdic_train.methods import code_of
         from sdic_train.networks.reference import PlainGenerator
 
         super().__init__(method)
         networks: Any = model
         generator = PlainGenerator(networks.generator) if plain else networks.generator
-        functions = method_named(method.method).functions(networks, generator)
+        functions = code_of(method).functions(networks, generator)
         self.name, self.device = "torch-plain" if plain else "torch", device
         self._form = ", torch.compile" * compiled + ", plain generator" * plain
         self._stages = {name: torch.compile(function) if compiled else function for name, function in functions.items()}

@@ -14,6 +14,8 @@ from sdic_runtime.program import LARGEST_SIZE
 
 FEATURE_SIZE = 64  # height and width of the layer-7 feature
 RELEASED_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
+GROUPS = 4  # of an encoder's body
+PARTS = {"scales": 4, "up": 3, "volume": 4, "stem": 2}  # of the discrepancy networks
 FUSIONS = ("attention", "affine")
 ENCODER_FORMS = ("e4e", "psp")
 ENCODER_BODIES = ("ir_se", "resnet")
@@ -104,6 +106,17 @@ class ModelConfig:
         """Plain values that JSON keeps."""
         return {**asdict(self), "channels": {str(size): width for size, width in self.channels.items()}}
 
+    def _check_parts(self) -> None:
+        """Raise CheckpointError where sizes are missing, or given for another number of parts."""
+        missing = [str(4 << layer) for layer in range(int(log2(self.resolution)) - 1) if 4 << layer not in self.channels]
+        groups = (len(self.encoder.widths), len(self.encoder.units))
+        lengths = {item.name: len(getattr(self.discrepancy, item.name)) for item in fields(self.discrepancy) if item.name in PARTS}
+        if missing or groups != (GROUPS, GROUPS) or lengths != PARTS or 0 in self.channels.values() or self.style_width == 0:
+            raise CheckpointError(
+                f"the model configuration has no channels at {', '.join(missing) or 'no size'}, an encoder of {groups} groups and units, "
+                f"and discrepancy networks of {lengths} parts; save the checkpoint again with this version"
+            )
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """The inverse of `as_dict`, also after a trip through JSON."""
@@ -114,6 +127,7 @@ class ModelConfig:
             channels = {int(size): width for size, width in values.pop("channels").items()}
             config = cls(encoder=encoder, discrepancy=discrepancy, channels=channels, **values)
             _check_numbers(convert(msgspec.to_builtins(config, str_keys=True), cls, str_keys=True))
+            config._check_parts()
             return config
         except SdicError:
             raise

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sdic_export.graphs.bytes_graph import bytes_nodes, save_small_graph
-from sdic_runtime.program import BATCH
+from sdic_runtime.program import BATCH, PICTURE
 
 MOVED = "_edited"
 RESULT = "_result"
@@ -35,15 +35,16 @@ def write_mover(path: Path, codes: Sequence[str], shape: Sequence[int]) -> None:
 
 
 def write_results(path: Path, tensors: Mapping[str, Sequence[int]], side: int, rows: tuple[int, int]) -> None:
-    """Every one of `tensors` (name -> shape without the batch axis) unchanged as NAME_result, and `picture`, whose side is given, also as
-    `bytes`: see `bytes_nodes`."""
+    """Every one of `tensors` (name -> shape without the batch axis) unchanged as NAME_result, and `picture` where it is among them, whose
+    side is given, also as `bytes`: see `bytes_nodes`."""
     from onnx import TensorProto, helper
 
-    nodes, constants = bytes_nodes(rows)
+    nodes, constants = bytes_nodes(rows) if PICTURE in tensors else ([], {})
     nodes = [*(helper.make_node("Identity", [name], [name + RESULT]) for name in tensors), *nodes]
     inputs, outputs = (
         [helper.make_tensor_value_info(name + ending, TensorProto.FLOAT, [BATCH, *shape]) for name, shape in tensors.items()]
         for ending in ("", RESULT)
     )
-    outputs.append(helper.make_tensor_value_info("bytes", TensorProto.UINT8, [BATCH, rows[1] - rows[0], side, 3]))
+    if PICTURE in tensors:
+        outputs.append(helper.make_tensor_value_info("bytes", TensorProto.UINT8, [BATCH, rows[1] - rows[0], side, 3]))
     save_small_graph(path, "results", nodes, inputs, outputs, constants)

@@ -1,6 +1,7 @@
 """A bundle becomes a model repository of the Triton Inference Server: a model per stage, and ensembles that invert and edit.
 
-The ensembles are the programs of the bundle: that of the inversion, and per move one that moves the codes first.
+The ensembles are the programs of the bundle: that of the inversion, that of what edits alone need where there is one, and per move one
+that moves the codes first.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import files_of, graph_keys, parts
 from sdic_runtime.errors import ArgumentError, BackendError, FileError, MissingExtraError
 from sdic_runtime.files import reason
-from sdic_runtime.program import IMAGE, INVERT, Method, Program
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, Method, Program
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,8 @@ def write_repository(options: TritonOptions, progress: Callable[[str], None] = l
     if options.backend == ENGINE_TARGET:
         placed, serving = engine_stages(bundle, options, prefix)
     else:
-        placed, serving = graph_stages(bundle, precision, options.backend, prefix), options.serving
+        placed = graph_stages(bundle, precision, options.backend, prefix)
+        serving = replace(options.serving, max_batch=1) if any(map(_for_one, placed)) else options.serving
     warm = warm_up_arrays(bundle, precision, progress) if options.warm_up else {}
     with placed_folder(options.repository, options.force, check_repository) as folder:
         stages = {item.graph: item.model for item in placed}
@@ -118,6 +120,14 @@ def graph_stages(bundle: Bundle, precision: str, backend: str, prefix: str) -> l
         files = {"model.onnx": graph, **{path.name: path for path in weights}}
         placed.append(Placed(stage_model(key, bundle.manifest, backend, prefix), key, files))
     return placed
+
+
+def _for_one(placed: Placed) -> bool:
+    """Whether a graph is for one picture at a time, because the weights of its layers are a picture's own: ensembles with it are then."""
+    import onnx
+
+    graph = onnx.load(placed.files["model.onnx"], load_external_data=False).graph
+    return any(item.type.tensor_type.shape.dim[0].dim_value == 1 for item in graph.input)
 
 
 def engine_stages(bundle: Bundle, options: TritonOptions, prefix: str) -> tuple[list[Placed], Serving]:
@@ -173,10 +183,11 @@ class Ensemble:
 
 
 def ensembles(bundle: Bundle, prefix: str, stages: Mapping[str, Model], runner: str) -> list[Ensemble]:
-    """The program "invert", and per move the program that it runs behind the model that moves its codes. An ensemble is called as its
-    program is, and as its move where another one runs the same program."""
+    """The program "invert", "prepare" where there is one, and per move the program that it runs behind the model that moves its codes. An
+    ensemble is called as its program is, and as its move where another one runs the same program."""
     manifest = bundle.manifest
-    made = [_ensemble(bundle, prefix + INVERT, manifest.programs[INVERT], (), stages, runner)]
+    plain = [name for name in (INVERT, PREPARE) if name in manifest.programs]
+    made = [_ensemble(bundle, prefix + name, manifest.programs[name], (), stages, runner) for name in plain]
     programs = [move.program for move in manifest.moves.values()]
     for form, move in manifest.moves.items():
         name = prefix + (move.program if programs.count(move.program) == 1 else f"{move.program}_{form}")
@@ -186,7 +197,7 @@ def ensembles(bundle: Bundle, prefix: str, stages: Mapping[str, Model], runner: 
 
 def _ensemble(bundle: Bundle, name: str, program: Program, codes: Sequence[str], stages: Mapping[str, Model], runner: str) -> Ensemble:
     """The ensemble of `program`, before which `codes` are moved. It takes what the program takes, and for codes a direction and a strength;
-    it gives what the program gives, the moved codes, and the picture's bytes."""
+    it gives what the program gives, the moved codes, and a picture's bytes too."""
     method, (first, end) = bundle.manifest, bundle.manifest.visible_rows
     helpers: list[tuple[Model, Callable[[Path], None]]] = []
     steps: list[Step] = []
@@ -212,7 +223,7 @@ def _ensemble(bundle: Bundle, name: str, program: Program, codes: Sequence[str],
         steps.append(Step(stages[alone if alone in stages else step.stage].name, *pairs))
     # One step makes all results because Triton omits a step when none of its outputs is among those that a request asks for, even where
     # other steps read them (triton-inference-server/server, issue 7482).
-    given = [*results, Tensor("bytes", (end - first, method.sizes["R"], 3), BYTE)]
+    given = [*results, *([Tensor("bytes", (end - first, method.sizes["R"], 3), BYTE)] if PICTURE in shown else [])]
     names = {tensor.name + (RESULT if tensor in results else ""): tensor.name for tensor in given}
     outputs = [replace(tensor, name=name) for name, tensor in zip(names, given, strict=True)]
     last = Model(name + RESULTS, tuple(results), tuple(outputs), runner)

@@ -16,10 +16,11 @@ import msgspec
 from sdic_runtime.errors import BundleError, printable
 from sdic_runtime.files import is_inside, replacing, sha256
 from sdic_runtime.json_text import SHOWN, JsonError, convert, parse_json
-from sdic_runtime.program import Method, check
+from sdic_runtime.program import STYLES_LETTER, Method, check
 
 SCHEMA = 2
 MANIFEST_NAME = "bundle.json"
+FFHQ = "ffhq"  # the alignment of faces in FFHQ, for `Manifest.faces`
 STANDARD = "fp32"  # the variant that every other is checked against
 BUILD_HINT = "build it with: sdic-export build CHECKPOINT --out DIR"
 FIRST_SCHEMA = Path(__file__).with_name("schema1.json")
@@ -50,6 +51,7 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output) from top to bottom, each for one picture. `weights`: graph file -> the files of external weights that it reads. `tolerances`:
     precision -> the largest difference over the expected tensor's standard deviation that the export allowed. `psnr`: precision -> dB of
     the worst golden picture against fp32, where it was measured. `faces`: the alignment that the model was trained on ("ffhq"), or None.
+    `style_layers`: how many styles each layer of the generator has, in the order of the tensor "styles"; empty without style space.
     `checkpoint`: where the PyTorch weights are ("path", relative to the bundle; "sha256"; "weights"): only the PyTorch backend reads them.
     """
 
@@ -57,6 +59,7 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     domain: str
     input: Input
     faces: str | None = None
+    style_layers: tuple[int, ...] = ()
     graphs: dict[str, dict[str, tuple[str, ...]]]
     weights: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     default_precision: str
@@ -186,6 +189,9 @@ def _check(manifest: Manifest) -> None:
         raise BundleError(f"visible_rows is {[first, end]}, expected [first, end] within 0..{picture}")
     if any(row * working % picture for row in (first, end)):
         raise BundleError(f"visible_rows {[first, end]} does not fall on whole rows at the working size {working}")
+    if sum(manifest.style_layers) != manifest.sizes.get(STYLES_LETTER, 0) or any(width < 1 for width in manifest.style_layers):
+        have = manifest.sizes.get(STYLES_LETTER, "no")
+        raise BundleError(f"style_layers has {sum(manifest.style_layers)} styles, and the sizes say {have}")
     for stage in manifest.stages:
         if not manifest.graphs.get(stage):
             raise BundleError(f'the stage "{stage}" has no graphs')

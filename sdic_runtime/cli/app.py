@@ -20,7 +20,7 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 EXTRAS = {"sdic-export": "export", "sdic-train": "train"}  # command line -> the extra that brings what it imports
 TRUST_HELP = "Let a bundle of someone known run any operator, and auto its engines."
-COMMANDS = ("invert", "edit", "sweep", "batch", "compare", "bench", "doctor", "demo")
+COMMANDS = ("invert", "edit", "sweep", "studio", "video", "directions", "batch", "compare", "bench", "doctor", "download", "demo")
 
 
 def command_line(name: str, description: str, example: str) -> typer.Typer:

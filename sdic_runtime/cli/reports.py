@@ -24,6 +24,14 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
     return "\n".join("  ".join(to(text, width) for text, width, to in zip(line, widths, align, strict=True)).rstrip() for line in lines)
 
 
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as a Markdown table: its cells are padded, so that it reads well as text too; bars in them are escaped."""
+    lines = [[text.replace("|", "\\|") for text in line] for line in (headings, *rows)]
+    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(headings))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(text.ljust(width) for text, width in zip(line, widths, strict=True))} |" for line in lines)
+
+
 def scientific(value: float) -> str:
     """Two significant digits, for differences."""
     return f"{value:.1e}" if math.isfinite(value) else str(value)

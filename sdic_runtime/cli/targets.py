@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -30,6 +30,10 @@ class Target:
     def main(self, ending: str) -> Path:
         """The output that was asked for by name, or else the one with this ending."""
         return self.named or self.path(ending)
+
+    def unnamed(self) -> Target:
+        """The same for further results, whose names are made here."""
+        return replace(self, named=None)
 
 
 def targets(sources: Sequence[Path], out: Path | None) -> list[Target]:

@@ -7,29 +7,23 @@ import platform
 import shutil
 import subprocess
 import sys
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sdic_runtime.backends.onnxruntime import GPU_HINT
+from sdic_runtime.contents import METADATA, OTHER, SAFETENSORS, content_of, safetensors_header
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import MissingExtraError, SdicError, printable
-from sdic_runtime.files import open_regular, sha256
-from sdic_runtime.json_text import LARGEST, JsonError, convert, parse_json
+from sdic_runtime.files import sha256
 from sdic_runtime.tools.public_files import DIRECTION, PublicFile, candidates, known, same_size
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
-HTML_SIGNS = (b"<!doctype html", b"<html", b"<head", b"<?xml")
-PYTORCH_SIGNS = (b"PK\x03\x04", b"\x80\x02")  # what torch.save writes: an archive, and in earlier versions a pickle
 # What saved inversions, directions and PCA bases say of themselves: files without weights.
 RESULT_METADATA = {"format": ("sdic-inversion",), "kind": ("direction", "pca")}
-METADATA = "__metadata__"  # of a safetensors header
 SHOWN = 8  # tensors of a file
 LONGEST_SUBJECT, LONGEST_FINDING = 120, 1000  # characters
 DOCTOR_GROUP = "sdic.doctor"
@@ -46,20 +40,13 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "torch": ("the torch backend, training and export", 'pip install "sdic-toolkit[train]"'),
     "onnx": ("export", 'pip install "sdic-toolkit[export]"'),
     "onnxscript": ("export", 'pip install "sdic-toolkit[export]"'),
+    "pooch": ("sdic-run download", 'pip install "sdic-toolkit[download]"'),
     "tensorrt": ("the tensorrt backend", 'pip install "sdic-toolkit[tensorrt]"'),
     "tensorrt-rtx": ("the tensorrt-rtx backend", 'pip install "sdic-toolkit[tensorrt-rtx]"'),
     "cuda-bindings": ("GPU memory and streams", 'pip install "sdic-toolkit[tensorrt]"'),
     "pycuda": ("GPU memory and streams, instead of cuda-bindings", "pip install pycuda"),
 }
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")  # each fills the folder "onnxruntime"
-
-
-class TensorEntry(msgspec.Struct):
-    """What the header of a safetensors file says of one tensor."""
-
-    dtype: str
-    shape: list[int]
-    data_offsets: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -194,83 +181,62 @@ def bundle_findings(path: Path) -> Iterator[Finding]:
 
 def file_findings(path: Path) -> Iterator[Finding]:
     """What a file is: its identity among the public files, whether it is whole, its licence, and what is inside."""
-    size = path.stat().st_size
-    damage = damaged(path, size)
-    if damage is not None:
-        yield Finding(PROBLEM, "content", damage)
+    content, size = content_of(path), path.stat().st_size
+    if content.wrong and content.broken:
+        yield Finding(PROBLEM, "content", f"this {content.wrong}")
         return
     digest = sha256(path)
     public = known(size, digest)
     yield from identity(path, size, digest, public)
-    header = safetensors_header(path, size)[0] if path.suffix == ".safetensors" else None
-    if header is not None:
+    if content.form == SAFETENSORS:
+        header = safetensors_header(path, size)[0] or {}
+        if path.suffix.lower() != ".safetensors":
+            yield Finding(NOTE, "format", f"a safetensors file called *{path.suffix}, read as what it is")
         yield from safetensors_findings(header)
         if any(header.get(METADATA, {}).get(key) in values for key, values in RESULT_METADATA.items()):
             return
+    elif path.suffix.lower() == ".safetensors":
+        yield Finding(NOTE, "format", "a PyTorch file called *.safetensors, read as what it is")
     if public is not None and public.licence == DIRECTION:
         return
-    if header is not None or _beginning(path).startswith(PYTORCH_SIGNS):
-        yield from deeper(path)
+    if content.form != OTHER:
+        yield from deeper(path, public)
     elif public is None:
-        yield Finding(NOTE, "content", "neither a PyTorch file nor safetensors, so there is nothing more to say about it")
+        yield Finding(NOTE, "content", f"this {content.wrong}")
 
 
 def identity(path: Path, size: int, digest: str, public: PublicFile | None) -> Iterator[Finding]:
-    """Size and hash against the table of public files."""
+    """Size and hash against the table of public files, and what that comparison can say."""
     yield Finding(OK, "size", f"{size:,} bytes, SHA-256 {digest}")
     by_name, by_size = candidates(path.name), same_size(size)
     if public is not None:
         yield Finding(OK, "known as", f"{public.what} ({public.names[0]})")
+        if public.sha256 is not None and len(public.sha256) < len(digest):
+            yield Finding(
+                NOTE, "identity", f"size and the first {len(public.sha256)} digits of the hash are as published; no listing has more"
+            )
         yield Finding(NOTE, "licence", public.licence)
-    elif by_size:
+    elif by_size and all(entry.sha256 for entry in by_size):
         yield Finding(PROBLEM, "identity", f"as large as {by_size[0].what} but with another hash: damaged or altered, so download it again")
     elif by_name:
-        sizes = sorted({entry.bytes for entry in by_name if entry.bytes})
-        expected = f"; the known ones have {' or '.join(f'{value:,}' for value in sizes)} bytes" if sizes else ""
-        yield Finding(NOTE, "identity", f"called like {by_name[0].what}, with a hash that is in no public listing{expected}")
+        yield Finding(NOTE, "identity", f"called like {by_name[0].what}, {_compared(by_name, size)}")
         yield Finding(NOTE, "licence", by_name[0].licence)
     else:
-        yield Finding(NOTE, "identity", "not one of the publicly known files")
+        yield Finding(NOTE, "identity", "not one of the publicly known files, which are told by size and hash")
 
 
-def _beginning(path: Path, count: int = 4096) -> bytes:
-    with open_regular(path) as stream:
-        return stream.read(count)
-
-
-def damaged(path: Path, size: int) -> str | None:
-    """Why the file cannot be weights at all, from its first bytes and its structure; None when nothing speaks against it."""
-    if size == 0:
-        return "the file is empty; download it again"
-    beginning = _beginning(path)
-    if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(HTML_SIGNS):
-        quota = " (it speaks of a download quota)" if b"quota" in _beginning(path, 200_000).lower() else ""
-        return f"this is a web page, not weights{quota}; open the link in a browser, or download the file again later"
-    if beginning.startswith(b"version https://git-lfs"):
-        return "this is a Git LFS pointer, not the file itself; fetch it with git lfs pull"
-    if beginning.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
-        return f"the archive ends early after {size:,} bytes: the download was cut off, so download it again"
-    if path.suffix == ".safetensors":
-        header, announced = safetensors_header(path, size)
-        if header is None:
-            return "this is no safetensors file: its header cannot be read; write or download it again"
-        if announced != size:
-            return f"the file has {size:,} bytes where its header announces {announced:,}: cut off, so write or download it again"
-    return None
-
-
-def safetensors_header(path: Path, size: int) -> tuple[dict[str, Any] | None, int]:
-    """The header of a safetensors file, None when there is none that fits into the file; and how many bytes the file should have."""
-    with open_regular(path) as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        text = stream.read(length) if 8 + length <= size and length <= LARGEST else b""
-    try:
-        header = parse_json(text, dict[str, Any])
-        convert(header.get(METADATA, {}), dict[str, str])
-        entries = convert({name: entry for name, entry in header.items() if name != METADATA}, dict[str, TensorEntry])
-    except JsonError:
-        return None, size
-    return header, 8 + length + max((entry.data_offsets[1] for entry in entries.values()), default=0)
+def _compared(entries: Sequence[PublicFile], size: int) -> str:
+    """What could be compared of a file that goes by the name of `entries` and is none of them by its hash."""
+    hashed = [entry for entry in entries if entry.sha256]
+    sizes = sorted({entry.bytes for entry in entries if entry.bytes})
+    expected = f"; the known ones have {' or '.join(f'{value:,}' for value in sizes)} bytes" if sizes else ""
+    if hashed:
+        return f"with a hash that is in no public listing{expected}"
+    same = "; its size is the published one" if size in sizes else expected
+    return (
+        f"whose hash was never published, so that its content can be looked at, and not its origin{same}; compare the SHA-256 with that "
+        "of someone who has the file from its authors"
+    )
 
 
 def safetensors_findings(header: dict[str, Any]) -> Iterator[Finding]:
@@ -282,14 +248,16 @@ def safetensors_findings(header: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(OK, f"metadata {key}", str(value)[:200])
 
 
-def deeper(path: Path) -> Iterator[Finding]:
-    """What installed packages can say about the inside of a checkpoint, through the entry points of group `sdic.doctor`."""
+def deeper(path: Path, public: PublicFile | None = None) -> Iterator[Finding]:
+    """What installed packages can say about the inside of a checkpoint, through the entry points of group `sdic.doctor`: pairs of a topic
+    and a sentence; a topic that ends in "?" is a question, which the user has to answer."""
     for entry in metadata.entry_points(group=DOCTOR_GROUP):
         try:
             describe: Callable[[Path], list[tuple[str, str]]] = entry.load()
             for subject, text in describe(path):
-                yield Finding(OK, subject, text)
+                yield Finding(NOTE if subject.endswith("?") else OK, subject, text)
         except (MissingExtraError, ImportError):
             yield Finding(NOTE, entry.name, 'keys, generator size and latent_avg can be read with: pip install "sdic-toolkit[train]"')
         except SdicError as error:
-            yield Finding(PROBLEM, entry.name, str(error))
+            # A network that judges pictures, say, is no checkpoint, and a public file all the same.
+            yield Finding(PROBLEM if public is None else NOTE, entry.name, str(error))

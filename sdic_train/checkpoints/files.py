@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-import argparse
 import pickle
-import re
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sdic_runtime.contents import PICKLE, SAFETENSORS, TORCH, content_of
 from sdic_runtime.errors import CheckpointError, FileError, OutOfMemoryError
-from sdic_runtime.files import open_regular, reason, replacing
+from sdic_runtime.files import reason, replacing
+from sdic_runtime.json_text import JsonError, parse_json
 from sdic_train.checkpoints.limits import check_announced
+from sdic_train.checkpoints.stand_ins import RUNS, Emptied, Refused, Skipped, for_torch, names_in, persistent
 
+STATE_DICT = "write its weights alone, with torch.save(model.state_dict(), FILE)"
 GIVE = "give an SDIC, e4e or rosinality StyleGAN2 checkpoint"
-ZIP_MAGIC, PICKLE_MAGIC = b"PK", b"\x80"
+WRAPPERS = ("module", "_orig_mod")  # parts of names that DistributedDataParallel and torch.compile put in
+WHOLE_WRAPPERS = ("model.", "net.")  # and what a program's own class puts in front of every name
+CONTAINERS = ("state_dict.", "g_ema.")  # dictionaries that a conversion to safetensors has flattened
 
 
 def load_container(path: Path) -> dict[str, Any]:
-    """The dictionary that `torch.save` wrote, on the CPU; the tensors of current files stay mapped from disk."""
-    start = _first_bytes(path)
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointError(f'"{path}" is a web page and not a checkpoint, so the download failed; download it again')
-    if not start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
-        raise CheckpointError(f'"{path}" is no PyTorch file (it starts with {start[:8]!r}); give a checkpoint written by torch.save')
-    announced = unusable(path)
-    if announced:
+    """The dictionary of a file of weights, on the CPU: what `torch.save` wrote, the entries of a safetensors file, or a pickle's generator.
+
+    The tensors of current files stay mapped from disk. No code of a file runs. Raises CheckpointError, for one for anything that is no
+    file of weights.
+    """
+    form = weight_form(path)
+    if form == SAFETENSORS:
+        tensors, metadata = read_safetensors(path)
+        return flattened(tensors) | {"opts": recorded_options(metadata)}
+    if announced := unusable(path):
         raise CheckpointError(f'"{path}" is not read: {announced}; get the file again from where it was published')
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            container = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP_MAGIC) or None)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"(?:GLOBAL|global|class|function) `?([\w.]+)", str(error))
-        what = f' "{wanted.group(1)}"' if wanted else ""
-        raise CheckpointError(
-            f'"{path}" is a pickle that asks to run code{what}, which is refused; '
-            "give a file of weights alone (convert NVIDIA .pkl files to the rosinality layout first)"
-        ) from error
-    except MemoryError as error:
-        raise OutOfMemoryError(f'not enough memory to read "{path}"; free some') from error
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
-        raise CheckpointError(f'"{path}" ({path.stat().st_size} bytes) is truncated or damaged; download it again') from error
+    if form == PICKLE:
+        from sdic_train.checkpoints.nvidia import read_pickle
+
+        return read_pickle(path)
+    container = _load_torch(path, form)
+    if persistent(container):
+        from sdic_train.checkpoints.nvidia import container_of
+
+        return container_of(path, container)
+    if isinstance(container, OrderedDict) and not container and vars(container):
+        raise CheckpointError(f'"{path}" holds a whole model as an object of its program; {STATE_DICT}')
     if not isinstance(container, dict):
         raise CheckpointError(f'"{path}" holds a {type(container).__name__} and not a checkpoint; {GIVE}')
     return container
@@ -57,11 +62,81 @@ def unusable(path: Path) -> str:
     return ""
 
 
+def weight_form(path: Path) -> str:
+    """What kind of file of weights it is, see `sdic_runtime.contents`. Raises CheckpointError for any other file."""
+    try:
+        content = content_of(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f'there is no file "{path}"; check the path') from error
+    except OSError as error:
+        raise CheckpointError(f'cannot read "{path}" ({reason(error)}); give a readable checkpoint file') from error
+    if content.wrong:
+        raise CheckpointError(f'"{path}" {content.wrong}')
+    return content.form
+
+
+def _load_torch(path: Path, form: str) -> Any:
+    try:
+        names = names_in(path)
+        for otherwise in (Skipped, Emptied):  # objects that take entries; objects with a state of any form
+            try:
+                with torch.serialization.safe_globals(for_torch(names, otherwise)):
+                    if path.suffix == ".safetensors":  # which torch.load would take for one by its name
+                        with path.open("rb") as stream:
+                            return torch.load(stream, map_location="cpu", weights_only=True)
+                    return torch.load(path, map_location="cpu", weights_only=True, mmap=form == TORCH or None)
+            except (pickle.UnpicklingError, TypeError, ValueError):
+                if otherwise is Emptied:
+                    raise
+    except Refused as error:
+        raise CheckpointError(f'"{path}" {RUNS.format(error.name)}') from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f'"{path}" holds objects that are not read here; {STATE_DICT}') from error
+    except MemoryError as error:
+        raise OutOfMemoryError(f'not enough memory to read "{path}"; free some') from error
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        raise CheckpointError(f'"{path}" ({path.stat().st_size} bytes) is truncated or damaged; download it again') from error
+
+
+def unwrapped(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """`state` under the names of its networks alone, without what wrappers put into them. Raises CheckpointError."""
+    names = {name: ".".join(part for part in str(name).split(".") if part not in WRAPPERS) for name in state}
+    while prefix := next((prefix for prefix in WHOLE_WRAPPERS if names and all(ours.startswith(prefix) for ours in names.values())), ""):
+        names = {name: ours.removeprefix(prefix) for name, ours in names.items()}
+    found = {ours: state[name] for name, ours in names.items()}
+    if len(found) < len(names):
+        twice = next(ours for ours, count in Counter(names.values()).items() if count > 1)
+        raise CheckpointError(f'"{path}" has the weight "{twice}" twice, with and without a wrapper; save one model alone')
+    return found
+
+
+def flattened(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The container whose dictionaries a conversion has flattened into names: {"state_dict.a": x} -> {"state_dict": {"a": x}}."""
+    container: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        prefix = next((prefix for prefix in CONTAINERS if name.startswith(prefix)), "")
+        if prefix:
+            container.setdefault(prefix.removesuffix("."), {})[name.removeprefix(prefix)] = tensor
+        else:
+            container[name] = tensor
+    return container
+
+
+def recorded_options(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The training options in the metadata of a safetensors file: as JSON under "opts", or each under its own name."""
+    try:
+        found = parse_json(metadata.get("opts", "{}"))
+    except JsonError:
+        found = {}
+    return {**metadata, **(found if isinstance(found, dict) else {})}
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors (mapped from disk) and metadata of a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
-    _first_bytes(path)
+    if weight_form(path) != SAFETENSORS:
+        raise CheckpointError(f'"{path}" is not a safetensors file; write or download it again')
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
@@ -81,16 +156,3 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
         mode = temporary.stat().st_mode  # `save_file` would make the file readable for its owner alone
         save_file(tensors, temporary, metadata)
         temporary.chmod(mode)
-
-
-def _first_bytes(path: Path) -> bytes:
-    try:
-        with open_regular(path) as file:
-            start = file.read(64)
-    except FileNotFoundError as error:
-        raise CheckpointError(f'there is no file "{path}"; check the path') from error
-    except OSError as error:
-        raise CheckpointError(f'cannot read "{path}" ({reason(error)}); give a readable checkpoint file') from error
-    if not start:
-        raise CheckpointError(f'"{path}" is empty (0 bytes); download it again')
-    return start

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from sdic_runtime.errors import CheckpointError
 from sdic_runtime.json_text import JsonError, parse_json
-from sdic_train.checkpoints.files import GIVE, load_container, read_safetensors, write_safetensors
-from sdic_train.checkpoints.recognise import KINDS, encoder_type, kind_of, prefixes_of
+from sdic_runtime.tools.public_files import where
+from sdic_train.checkpoints.files import GIVE, load_container, unwrapped, write_safetensors
+from sdic_train.checkpoints.recognise import FURTHER, KINDS, encoder_type, kind_of, kinds_of, lacking, missing_parts, prefixes_of, question
 from sdic_train.checkpoints.shapes import config_from_shapes
 from sdic_train.config import FACES, FEATURE_SIZE, ModelConfig
 from sdic_train.networks.clcae.model import CLCAE
@@ -49,6 +50,8 @@ UNUSED = (
 # Entries whose values follow from the architecture; a file without them is complete.
 DERIVED = (".num_batches_tracked", ".kernel")
 FORMAT = "sdic"
+STATES = ("g_ema", "state_dict", "enc_state_dict")  # what a container calls its weights
+BESIDE = ("latent_avg", "opts", "args")  # what stands beside weights in a container without a dictionary of its own for them
 Model = TypeVar("Model", bound=SDIC | Encoded | SFEInverter | HyperStyle | CLCAE | FS)
 MEAN_SAMPLES = 4096
 HALF_FROM = 256  # elements from which a tensor is worth rounding to float16
@@ -64,6 +67,7 @@ class Checkpoint:
     config: ModelConfig
     latent_avg: Tensor | None  # [L, C]
     options: dict[str, Any] = field(default_factory=dict)  # the training options that the file records
+    may_be: tuple[str, ...] = ()  # the kinds that fit; several where a file cannot be told from another method's
 
     def __post_init__(self) -> None:
         for name, tensor in self.state.items():
@@ -79,25 +83,18 @@ def read_checkpoint(path: str | Path, domain: str | None = None, kind: str | Non
     checkpoint.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        state, metadata = read_safetensors(path)
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(f'"{path}" is a safetensors file of another program; give one that sdic-train wrote')
-        average = state.pop("latent_avg", None)
-        try:
-            config = ModelConfig.from_dict(parse_json(metadata.get("config", ""), dict[str, Any]))
-        except JsonError as error:
-            raise CheckpointError(f'"{path}" has a damaged configuration ({error}); save the checkpoint again') from error
-        kind = kind_of(path, state, {"encoder_type": encoder_type(config.encoder)}, kind)
-        return Checkpoint(path, kind, state, config, None if average is None else average.float())
     container = load_container(path)
+    recorded = container.get("opts")
+    if isinstance(recorded, Mapping) and recorded.get("format") == FORMAT:
+        return _own(path, container, kind)
     state, options = _released_state(path, container)
+    may_be = (kind,) if kind else tuple(kinds_of(path, state, options))
     kind = kind_of(path, state, options, kind, sure)
     if kind == "FS":  # an encoder alone, whose sizes are the released ones
-        return Checkpoint(path, kind, state, ModelConfig(domain=domain or FACES.domain), None, options)
+        return Checkpoint(path, kind, state, ModelConfig(domain=domain or FACES.domain), None, options, (kind,))
     config = config_from_shapes(path, state, options, domain)
     config = replace(config, encoder=replace(config.encoder, form=KINDS[kind].form))
-    return Checkpoint(path, kind, state, config, _latent_average(path, container, config), options)
+    return Checkpoint(path, kind, state, config, _latent_average(path, container, config), options, may_be)
 
 
 def load_sdic(path: str | Path, domain: str | None = None, others: Sequence[str | Path] = ()) -> SDIC:
@@ -114,10 +111,14 @@ def load_model(checkpoint: Checkpoint, build: Callable[[ModelConfig], Model], ot
     A mean latent code that `checkpoint` lacks comes from the first of the files `others`, or from the mapping network. A model that was
     trained without one starts from zeros.
     """
+    zero = checkpoint.options.get("start_from_latent_avg") is False
+    if others and (zero or checkpoint.latent_avg is not None or len(others) > 1):
+        has = "was trained without a mean code" if zero else "has its mean code" if len(others) == 1 else "takes one file beside it"
+        raise CheckpointError(f'"{checkpoint.path}" {has}, so "{others[-1]}" is not used; omit it')
     with torch.device("meta"):
         model = build(checkpoint.config)
     _load(model, checkpoint, "")
-    if checkpoint.options.get("start_from_latent_avg") is False:
+    if zero:
         model.latent_avg = torch.zeros(checkpoint.config.rows, checkpoint.config.style_width)
     elif checkpoint.latent_avg is not None:
         model.latent_avg = checkpoint.latent_avg
@@ -129,10 +130,11 @@ def load_model(checkpoint: Checkpoint, build: Callable[[ModelConfig], Model], ot
     return model
 
 
-def completed(checkpoint: Checkpoint, others: Sequence[str | Path], parts: Mapping[str, str]) -> Checkpoint:
+def completed(checkpoint: Checkpoint, others: Sequence[str | Path]) -> Checkpoint:
     """`checkpoint` with the networks that the files `others` hold: the generator with its mean latent code from a generator's file, the
-    encoder from e4e's. `parts`: prefix of a network that the whole must have -> what it is and where it is public."""
+    encoder from e4e's. Raises CheckpointError where one is missing that the whole must have."""
     state, average, domain = dict(checkpoint.state), checkpoint.latent_avg, checkpoint.config.domain
+    parts = [FURTHER[need].prefix for need in KINDS[checkpoint.kind].needs]
     for path in others:
         other = read_checkpoint(path, domain, sure=False)
         part = {"StyleGAN2": "generator.", "e4e": "encoder."}.get(other.kind, "")
@@ -141,9 +143,8 @@ def completed(checkpoint: Checkpoint, others: Sequence[str | Path], parts: Mappi
         state = {name: tensor for name, tensor in state.items() if not name.startswith(part)}
         state |= {name: tensor for name, tensor in other.state.items() if name.startswith(part)}
         average = other.latent_avg if part == "generator." else average
-    for part, where in parts.items():
-        if not any(name.startswith(part) for name in state):
-            raise CheckpointError(f'"{checkpoint.path}" holds no {where}; give it beside the checkpoint: --with FILE')
+    if missing := missing_parts(checkpoint.kind, state):
+        raise CheckpointError(lacking(checkpoint.path, checkpoint.kind, missing[0]))
     needed = {name: tensor for name, tensor in state.items() if name.startswith((*KINDS[checkpoint.kind].parts, *parts))}
     config = config_from_shapes(checkpoint.path, needed, checkpoint.options, domain)
     return replace(checkpoint, state=needed, config=config, latent_avg=average)
@@ -208,35 +209,78 @@ def mean_rows(generator: Generator) -> Tensor:
 
 
 def describe(path: Path) -> list[tuple[str, str]]:
-    """What `sdic-run doctor` says of a checkpoint: pairs of a topic and a sentence."""
-    checkpoint = read_checkpoint(path)
-    config = checkpoint.config
+    """What `sdic-run doctor` says of a checkpoint: pairs of a topic and a sentence; a topic with "?" is what the user has to say."""
+    checkpoint = read_checkpoint(path, sure=False)
+    config, kind = checkpoint.config, KINDS[checkpoint.kind]
     layers = f"{config.rows} rows of {config.style_width}, {config.channels[FEATURE_SIZE]} channels at layer 7"
-    rows = [("kind", checkpoint.kind), ("sizes", f"generator {config.resolution}, working {config.working}, {layers}")]
-    rows += [("method", KINDS[checkpoint.kind].method or "none: a generator alone"), ("domain", config.domain)]
-    average = "missing: it is computed from the mapping network at load" if checkpoint.latent_avg is None else "present"
-    rows += [("latent_avg", average), ("licence", KINDS[checkpoint.kind].licence)]
+    rows = [("kind", " or ".join(checkpoint.may_be))]
+    if len(checkpoint.may_be) > 1:
+        rows.append(("which?", question(checkpoint.may_be)))
+    rows.append(("sizes", f"generator {config.resolution}, working {config.working}, {layers}"))
+    methods = " or ".join(KINDS[name].method for name in checkpoint.may_be)
+    rows += [("method", methods or _no_method(checkpoint.kind)), ("domain", config.domain)]
+    if kind.encoder_types:
+        said = checkpoint.options.get("encoder_type")
+        says = f'encoder_type "{said}"' if said else "no encoder_type is recorded"
+        rows.append(("encoder", f"{says}: {config.encoder.inputs} channels, body {config.encoder.body}"))
+    for part in missing_parts(checkpoint.kind, checkpoint.state):
+        rows.append(("also needs", f"its {part.what}, in a file of its own, for --with: {where(part.file)}"))
+    rows += [("latent_avg", _said_of_average(checkpoint)), ("licence", kind.licence)]
+    clamp = checkpoint.options.get("conv_clamp")
+    if clamp is not None:
+        rows.append(
+            ("conv_clamp", f"activations were clamped to +-{clamp} in training and are not here: pictures differ where one goes beyond")
+        )
     said = checkpoint.options.get("stylegan_size")
     if said is not None and said != config.resolution:
         rows.append(("conflict", f"opts.stylegan_size says {said}, the weights are of a {config.resolution} generator; the weights decide"))
     return rows
 
 
+def _no_method(kind: str) -> str:
+    return "none: a generator alone" if kind == "StyleGAN2" else "none: a part of another model, for --with"
+
+
+def _said_of_average(checkpoint: Checkpoint) -> str:
+    if checkpoint.latent_avg is not None:
+        return "present"
+    if checkpoint.options.get("start_from_latent_avg") is False:
+        return "none: the model was trained without one"
+    if not any(name.startswith("generator.") for name in checkpoint.state):
+        return "missing: the generator's file has it"
+    return "missing: it is computed from the mapping network at load"
+
+
+def _own(path: Path, container: dict[str, Any], kind: str | None) -> Checkpoint:
+    """What `save_checkpoint` wrote."""
+    state, options = dict(container), container["opts"]
+    del state["opts"]
+    average = state.pop("latent_avg", None)
+    try:
+        config = ModelConfig.from_dict(parse_json(options["config"], dict[str, Any]))
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, JsonError) as error:
+        raise CheckpointError(f'"{path}" says nothing readable of its sizes ({error}); write it again with sdic-train') from error
+    kind = kind_of(path, state, {"encoder_type": encoder_type(config.encoder)}, kind)
+    return Checkpoint(path, kind, state, config, None if average is None else average.float(), may_be=(kind,))
+
+
 def _released_state(path: Path, container: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights of a file under our prefixes, and the options that it records."""
     options = container.get("opts") or container.get("args") or {}
-    options = dict(vars(options)) if hasattr(options, "__dict__") else options
-    options = {str(name): value for name, value in options.items()} if isinstance(options, dict) else {}
-    generator = container.get("g_ema")
-    state = container.get("state_dict", container.get("enc_state_dict", container)) if generator is None else generator
-    plain = isinstance(state, dict) and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
-    if not plain or not state:
+    options = dict(vars(options)) if hasattr(options, "__dict__") and not isinstance(options, Mapping) else options
+    options = {str(name): value for name, value in options.items()} if isinstance(options, Mapping) else {}
+    held = next((container[name] for name in STATES if isinstance(container.get(name), Mapping)), None)
+    state = {name: value for name, value in container.items() if name not in BESIDE} if held is None else held
+    if not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise CheckpointError(f'"{path}" holds none of the known layouts (top-level entries: {_some(list(container))}); {GIVE}')
-    if generator is not None:
+    state = unwrapped(path, state)
+    if "conv1.conv.weight" in state and "input.input" in state:
         return {f"generator.{name}": tensor for name, tensor in state.items()}, options
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if "block_1.0.bn1.weight" in state and "content_layer.0.weight" in state:
         return {f"fs.{name}": tensor for name, tensor in state.items()}, options
-    if "conv1.conv.weight" in state and "input.input" in state:
+    if "g_ema" in container:
         return {f"generator.{name}": tensor for name, tensor in state.items()}, options
     renamed, prefixes = {}, prefixes_of(state)
     for name, tensor in state.items():

@@ -18,9 +18,6 @@ from sdic_train.networks.restyle import ReStyle
 from sdic_train.networks.sfe.backbone import SFESizes
 from sdic_train.networks.sfe.model import SFE, SFEInverter
 
-GENERATOR = 'generator (public as "stylegan2-ffhq-config-f.pt")'
-E4E = 'e4e encoder (public as "e4e_ffhq_encode.pt" at omertov/encoder4editing, and beside the files of StyleFeatureEditor)'
-
 # `others`: further files that belong to the model, such as the generator that its mean latent code is of. All raise SdicError for a
 # file of another kind, or one that lacks something.
 
@@ -67,13 +64,13 @@ def hfgi_sizes(state: dict[str, Tensor]) -> HFGISizes:
 def load_sfe(path: Path, domain: str | None = None, others: Sequence[Path] = ()) -> SFE:
     """StyleFeatureEditor, in evaluation mode. The file of training holds everything, the light one needs `others`: a generator's file with
     its mean latent code, and e4e's; what these hold is taken in place of the former's own."""
-    checkpoint = completed(read_checkpoint(path, domain, "SFE"), others, {"generator.": GENERATOR, "encoder.": E4E})
+    checkpoint = completed(read_checkpoint(path, domain, "SFE"), others)
     return load_model(checkpoint, lambda config: SFE(config, sfe_sizes(checkpoint)))
 
 
 def load_sfe_inverter(path: Path, domain: str | None = None, others: Sequence[Path] = ()) -> SFEInverter:
     """The first phase of StyleFeatureEditor, in evaluation mode; `others`: a generator's file."""
-    checkpoint = completed(read_checkpoint(path, domain, "SFE-inverter"), others, {"generator.": GENERATOR})
+    checkpoint = completed(read_checkpoint(path, domain, "SFE-inverter"), others)
     return load_model(checkpoint, lambda config: SFEInverter(config, sfe_sizes(checkpoint)))
 
 

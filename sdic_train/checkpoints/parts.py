@@ -17,18 +17,12 @@ from torch import Tensor
 from sdic_runtime.errors import ArgumentError, CheckpointError
 from sdic_runtime.pictures import prepare
 from sdic_train.checkpoints.load import Checkpoint, load_model, read_checkpoint
+from sdic_train.checkpoints.recognise import FURTHER, lacking
 from sdic_train.config import EncoderConfig, ModelConfig
 from sdic_train.networks.clcae.model import CLCAE, CLCAEConfig
 from sdic_train.networks.fs.model import FS
 from sdic_train.networks.hyperstyle.config import SHARED_BELOW, HyperConfig
 from sdic_train.networks.hyperstyle.model import HyperStyle
-
-# Where the second file of a model is public.
-PUBLIC = {
-    "W encoder": "faces_w_encoder.pt of yuval-alaluf/hyperstyle, Google Drive 1M-hsL3W_cJKs77xM1mwq2e9-J0_m7rHP",
-    "generator": "psp_ffhq_encode.pt of pSp, whose encoder is not read",
-    "average picture": "image_avg.png of the data that KumapowerLIU/CLCAE names, Google Drive 19Q75nlaZ8KVdUd6C9s2y6c1cKXuB90TS",
-}
 
 
 def load_hyperstyle(path: Path, domain: str | None = None, others: Sequence[Path] = ()) -> HyperStyle:
@@ -48,17 +42,17 @@ def load_hyperstyle(path: Path, domain: str | None = None, others: Sequence[Path
 
 
 def companion(path: Path, others: Sequence[Path], model: str, kind: str) -> Checkpoint:
-    """The one of the files `others` that is of `kind`, without which the `model` at `path` is not whole. Raises CheckpointError."""
+    """The one of the files `others` that is of `kind`, without which the `model` at `path` is not whole. Raises CheckpointError, also for a
+    file that the model does not use."""
     found = [read_checkpoint(other, sure=False) for other in others]
-    for checkpoint in found:
-        if checkpoint.kind == kind:
-            return checkpoint
-    given = "".join(f'; "{checkpoint.path}" is of {checkpoint.kind}' for checkpoint in found)
-    raise CheckpointError(_lacking(path, model, kind, given))
-
-
-def _lacking(path: Path, model: str, kind: str, given: str = "") -> str:
-    return f'"{path}" is {model} without its {kind}{given}; give that file with --with FILE ({PUBLIC[kind]})'
+    fitting = [checkpoint for checkpoint in found if checkpoint.kind == kind]
+    given = "".join(f'; "{checkpoint.path}" is of {checkpoint.kind}' for checkpoint in found if checkpoint.kind != kind)
+    if not fitting:
+        raise CheckpointError(lacking(path, model, FURTHER[kind], given))
+    if len(found) > 1:
+        more = given or f'; "{fitting[1].path}" is another {kind}'
+        raise CheckpointError(f'"{path}" is {model}, which takes one {kind} beside it{more}; omit the others')
+    return fitting[0]
 
 
 ALIAS = re.compile(r"hypernet\.refinement_blocks\.\d+\.hypernet\.(\w+)")
@@ -120,14 +114,15 @@ def load_clcae(path: Path, domain: str | None = None, others: Sequence[Path] = (
         raise CheckpointError(f'"{path}" was trained with the option {option}, which no released CLCAE was; give a released file')
     pictures = [other for other in others if is_picture(other)]
     if not pictures:
-        raise CheckpointError(_lacking(path, "CLCAE", "average picture"))
+        raise CheckpointError(lacking(path, "CLCAE", FURTHER["average picture"]))
     hidden = checkpoint.state["encoder.feature_cross_attention.linear1.weight"].shape[0]
 
     def build(config: ModelConfig) -> CLCAE:
         return CLCAE(CLCAEConfig(**{item.name: getattr(config, item.name) for item in fields(ModelConfig)}, hidden=hidden))
 
     average = [other for other in others if other not in pictures]
-    model = load_model(replace(checkpoint, options={}), build, average)
+    # As released, the mean code of the generator's file counts, whatever the checkpoint holds.
+    model = load_model(replace(checkpoint, options={}, latent_avg=None if average else checkpoint.latent_avg), build, average)
     if (model.latent_avg != model.latent_avg[:1]).any():
         raise CheckpointError(f'"{average[0]}" has a mean code whose rows differ; give the generator file that CLCAE was trained on')
     model.average = torch.from_numpy(prepare(pictures[0], model.config.sizes, model.config.visible_rows))
@@ -148,7 +143,7 @@ def load_fs(path: Path, domain: str | None = None, others: Sequence[Path] = ()) 
     encoder = read_checkpoint(path, domain, "FS")
     found = [checkpoint for other in others if (checkpoint := read_checkpoint(other, sure=False)).kind != "FS"]
     if not found:
-        raise CheckpointError(_lacking(path, "FS", "generator"))
+        raise CheckpointError(lacking(path, "FS", FURTHER["generator with its mean code"]))
     generator = found[0]
     if generator.latent_avg is None:
         raise CheckpointError(f'"{generator.path}" has no latent_avg; give a pSp or e4e file')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from sdic_runtime.errors import CheckpointError
+from sdic_runtime.tools.public_files import where
 from sdic_train.config import EncoderConfig
 
 # Prefix in a released file -> prefix of ours. Names behind the prefix are the same.
@@ -49,7 +50,25 @@ class Kind:
     mark: str = ""  # a weight that only this kind has, among those with the same parts
     optional: tuple[str, ...] = ()  # parts that files hold or not; other files give them
     licence: str = MIT  # of the released code and weights
+    needs: tuple[str, ...] = ()  # further files without which a model of it is not whole: keys of FURTHER
 
+
+@dataclass(frozen=True)
+class Further:
+    """A part of a model in a file of its own: what it is, the public file that has it, and our prefix where a model's file may hold it."""
+
+    what: str
+    file: str
+    prefix: str = ""
+
+
+FURTHER = {
+    "W encoder": Further("W encoder", "faces_w_encoder.pt"),
+    "average picture": Further("average picture", "image_avg.png"),
+    "generator with its mean code": Further("generator with its mean code", "psp_ffhq_encode.pt"),
+    "generator": Further("generator", "stylegan2-ffhq-config-f.pt", "generator."),
+    "e4e": Further("e4e encoder", "e4e_ffhq_encode.pt", "encoder."),
+}
 
 KINDS = {
     "SDIC": Kind("sdic", (*ENCODED, "dipn.", "dicn."), licence=NONE_STATED),
@@ -60,15 +79,33 @@ KINDS = {
     "ReStyle-pSp": Kind(
         "restyle-psp", ENCODED, "psp", 6, ("BackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "ResNetGradualStyleEncoder")
     ),
-    "HyperStyle": Kind("hyperstyle", ("generator.", "hypernet.")),
+    "HyperStyle": Kind("hyperstyle", ("generator.", "hypernet."), needs=("W encoder",)),
     "W encoder": Kind("", ENCODED, "psp", encoder_types=("WEncoder",), mark="encoder.linear.weight"),
-    "CLCAE": Kind("clcae", ENCODED, "psp", encoder_types=("GradualStyleEncoder",), mark="encoder.styles_others.0.linear.weight"),
-    "FS": Kind("fs", ("fs.",), licence=INTERDIGITAL),
-    "SFE": Kind("sfe", ("inverter.", "editor."), optional=ENCODED),
-    "SFE-inverter": Kind("sfe-inverter", ("inverter.",), optional=ENCODED),
+    "CLCAE": Kind(
+        "clcae",
+        ENCODED,
+        "psp",
+        encoder_types=("GradualStyleEncoder",),
+        mark="encoder.styles_others.0.linear.weight",
+        needs=("average picture",),
+    ),
+    "FS": Kind("fs", ("fs.",), licence=INTERDIGITAL, needs=("generator with its mean code",)),
+    "SFE": Kind("sfe", ("inverter.", "editor."), optional=ENCODED, needs=("generator", "e4e")),
+    "SFE-inverter": Kind("sfe-inverter", ("inverter.",), optional=ENCODED, needs=("generator",)),
     "StyleGAN2": Kind("", ("generator.",), licence=NVIDIA),
 }
 STYLEGAN3_PREFIX = "generator.synthesis."
+# Files that people hold beside checkpoints: names of some weights (any of them has to be there) -> what it is, and what takes it.
+BESIDE = {
+    ("encoder_q.conv1.weight",): "the MoCo network, which judges similarity (--identity) and inverts nothing",
+    ("input_layer.0.weight",): "a face recognition network, which judges identity (--identity) and inverts nothing",
+    ("lin0.model.1.weight",): "LPIPS' linear weights, which judge pictures (--perceptual) and invert nothing",
+    ("features.0.weight",): "a torchvision classifier, which judges pictures (--perceptual) and inverts nothing",
+    ("final_linear.1.weight", "final_conv.0.weight"): "a discriminator, which only training uses",
+    ("comp",): "a GANSpace basis, which edits use (--directions) and which inverts nothing",
+    ("mapper.course_mapping.1.weight", "course_mapping.1.weight"): "a StyleCLIP mapper, which no command here uses",
+    ("visual.proj", "text_projection"): "CLIP, which inverts nothing",
+}
 
 
 def kind_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any], wanted: str | None = None, sure: bool = True) -> str:
@@ -77,25 +114,42 @@ def kind_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any],
     `options`: what the file records of its training. `wanted`: the kind to take where the file fits several. Raises CheckpointError for
     an incomplete or unknown file, for one that is not of the kind wanted, and with `sure` for one that fits several kinds.
     """
-    known = dict.fromkeys(part for kind in KINDS.values() for part in kind.parts)
-    parts = {part for part in known if any(name.startswith(part) for name in state)}
-    fitting = [name for name, kind in KINDS.items() if set(kind.parts) <= parts <= {*kind.parts, *kind.optional}]
-    if not fitting:
-        raise CheckpointError(f'"{path}" {_incomplete(parts, state)}')
-    if any(name.startswith(STYLEGAN3_PREFIX) for name in state):
-        raise CheckpointError(f'"{path}" has a StyleGAN3 generator, which no method here uses; give the StyleGAN2 model of the same method')
-    fitting = [name for name in fitting if KINDS[name].mark in state] or [name for name in fitting if not KINDS[name].mark]
-    if len(fitting) > 1:
-        fitting = _by_encoder(path, state, options, fitting)
+    fitting = kinds_of(path, state, options)
     if wanted is not None and wanted not in fitting:
         raise CheckpointError(f'"{path}" is a checkpoint of {" or ".join(fitting)} and not of {wanted}; give a {wanted} checkpoint')
     if wanted is None and sure and len(fitting) > 1:
-        methods = " or ".join(f"--method {KINDS[name].method}" for name in fitting)
-        raise CheckpointError(
-            f'"{path}" may be of {" or ".join(fitting)}, whose weights have the same names, and its options do not say which; '
-            f"say it with {methods}"
-        )
+        raise CheckpointError(f'"{path}" {question(fitting)}')
     return wanted or fitting[0]
+
+
+def question(kinds: Sequence[str]) -> str:
+    """What a user is asked where a file may be of several kinds."""
+    methods = " or ".join(f"--method {KINDS[name].method}" for name in kinds)
+    return f"may be of {' or '.join(kinds)}, whose weights have the same names, and its options do not say which; say it with {methods}"
+
+
+def kinds_of(path: Path, state: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[str]:
+    """Every key of KINDS that fits, see `kind_of`: several where files of several kinds have the same names and shapes."""
+    known = dict.fromkeys(part for kind in KINDS.values() for part in kind.parts)
+    parts = {part for part in known if any(name.startswith(part) for name in state)}
+    if any(name.startswith(STYLEGAN3_PREFIX) for name in state):
+        raise CheckpointError(f'"{path}" has a StyleGAN3 generator, which no method here uses; give the StyleGAN2 model of the same method')
+    fitting = [name for name, kind in KINDS.items() if set(kind.parts) <= parts <= {*kind.parts, *kind.optional}]
+    if not fitting:
+        raise CheckpointError(f'"{path}" {_incomplete(parts, state)}')
+    fitting = [name for name in fitting if KINDS[name].mark in state] or [name for name in fitting if not KINDS[name].mark]
+    return _by_encoder(path, state, options, fitting) if len(fitting) > 1 else fitting
+
+
+def missing_parts(kind: str, state: Mapping[str, Tensor]) -> list[Further]:
+    """What a model of `kind` needs beside a file with the weights `state`."""
+    needed = (FURTHER[need] for need in KINDS[kind].needs)
+    return [part for part in needed if not part.prefix or not any(name.startswith(part.prefix) for name in state)]
+
+
+def lacking(path: Path, kind: str, part: Further, given: str = "") -> str:
+    """What is said of a model whose `part` is missing; `given`: what was given instead."""
+    return f'"{path}" is {kind} without its {part.what}{given}; give that file with --with FILE ({where(part.file)})'
 
 
 def prefixes_of(names: Iterable[str]) -> Mapping[str, str]:
@@ -153,5 +207,8 @@ def _incomplete(parts: set[str], state: Mapping[str, Tensor]) -> str:
         if missing and parts - set(ENCODED) and parts < set(kind.parts):
             return f"is {name} without {' and '.join(missing)}, so it is not complete; download it again"
     names = [str(name) for name in state]
+    for marks, what in BESIDE.items():
+        if any(mark in state for mark in marks):
+            return f"is {what}; give a checkpoint of {', '.join(known_methods())} or StyleGAN2"
     some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"holds no complete set of known networks (first names: {some}); give a checkpoint of {', '.join(known_methods())} or StyleGAN2"

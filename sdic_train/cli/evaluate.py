@@ -1,115 +1,127 @@
-"""`sdic-train evaluate`: the paper's Table 1 for a checkpoint or a bundle."""
+"""`sdic-train evaluate`: the paper's Table 1 for any bundles and checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from typer import Argument, Option, echo
+from typer import Argument, Exit, Option, echo
 
-from sdic_runtime.cli.options import Debug
-from sdic_runtime.errors import ArgumentError
+from sdic_runtime.cli.options import Debug, notice
+from sdic_runtime.errors import ArgumentError, SdicError
 from sdic_train.cli import options as shared
 
 HELD_OUT = 900_000
+MODELS_HELP = "Checkpoints of any method, and bundles' folders; NAME=PATH names the row."
 
 
 def run(
-    model: Annotated[Path, Argument(metavar="CHECKPOINT|BUNDLE", help="SDIC checkpoint file, or bundle folder.", show_default=False)],
+    models: Annotated[list[str], Argument(metavar="[NAME=]CHECKPOINT|BUNDLE...", help=MODELS_HELP, show_default=False)],
     data: shared.DataOption,
     count: Annotated[int, Option(min=1, help="Held-out pictures.")] = 256,
     data_seed: Annotated[int, Option(min=0, help="Random seed of the photos; from 900000 on, a folder's held-out pictures.")] = HELD_OUT,
+    data_size: Annotated[int, Option(min=0, help="Size of the cached pictures; 0: the largest that a model works at.")] = 0,
+    width: Annotated[int, Option(min=0, help="Pixels at which all are judged; 0: the smallest that a model works at.")] = 0,
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
+    inception: Annotated[
+        Path | None, Option(metavar="FILE", help="Inception network of FID: an .onnx, or TorchScript such as inception-2015-12-05.pt.")
+    ] = None,
+    published: Annotated[bool, Option("--published", help="Also print the paper's figures, and mark its misprints.")] = False,
     directions: Annotated[
-        Path | None, Option(metavar="DIR", help="Directions whose edits are measured; by default the bundle's own.")
+        Path | None, Option(metavar="DIR", help="Directions whose edits are measured; by default each bundle's own.")
     ] = None,
     reader: Annotated[
         Path | None, Option(metavar="FILE", help="Portrait reader that measures edits; train it apart from the losses'.")
     ] = None,
     strength: Annotated[float, Option(help="Of the edits, times the distance between an attribute's two sides.")] = 1.0,
-    edit_first: Annotated[bool, Option("--edit-first", help="Edit, then compensate: the paper's ablation; for checkpoints.")] = False,
-    backend: Annotated[str, Option(help="Backend for a bundle.")] = "auto",
+    edit_first: Annotated[
+        bool, Option("--edit-first", help="Edit, then compensate: the paper's ablation; for checkpoints of SDIC.")
+    ] = False,
+    baseline: Annotated[
+        bool | None, Option("--baseline/--no-baseline", help="A row of what the method starts from, such as e4e; yes for one model.")
+    ] = None,
+    others: Annotated[
+        list[Path] | None, Option("--with", metavar="FILE", help="Further file that belongs to the only checkpoint; may be repeated.")
+    ] = None,
+    method: Annotated[str | None, Option("--method", help="What the only checkpoint is of, where it does not say.")] = None,
+    backend: Annotated[str, Option(help="Backend for bundles.")] = "auto",
+    device: Annotated[str, Option(help="Of checkpoints and judges: auto, cpu, cuda or cuda:<number>.")] = "cpu",
     batch: Annotated[int, Option(min=1, help="Pictures computed at once.")] = 8,
+    runs: Annotated[int, Option(min=1, help="Timed calls, of one picture each; their median is printed.")] = 10,
     threads: shared.ThreadsOption = 0,
     out: Annotated[Path | None, Option("--out", "-o", metavar="DIR", help="Folder for evaluation.json and evaluation.md.")] = None,
     debug: Debug = False,
 ) -> None:
     """Measure inversions and edits on held-out pictures.
 
-    ID, SSIM, PSNR, LPIPS, L2 and time of e4e and SDIC; the paper's Table 1.
+    The paper's Table 1 for any number of models: ID, SSIM, PSNR, LPIPS, L2 and time, and MS-SSIM and FID; ID, LPIPS and
+    FID where their networks are named. A model that fails says why, the others are printed, and the exit code is 2.
 
     \b
     Example:
       sdic-train evaluate runs/sdic/model.safetensors --data data/portraits --identity runs/reader/model.safetensors
+      sdic-train evaluate engines/sdic engines/hfgi e4e_ffhq_encode.pt --data data/celeba --published
     """
     import json
 
-    import numpy as np
-
+    from sdic_runtime.cli.targets import writable_folder
     from sdic_runtime.files import replacing
-    from sdic_train.evaluation import evaluate as evaluation
+    from sdic_runtime.progress import progress
+    from sdic_train.evaluation.evaluate import Timing
+    from sdic_train.evaluation.fid import open_features
+    from sdic_train.evaluation.measures import Judges
+    from sdic_train.evaluation.published import published as paper
+    from sdic_train.evaluation.report import Report
+    from sdic_train.evaluation.session import Edits, Entry, Session, entry, looked_at
     from sdic_train.losses.networks import identity_network, open_reader, perceptual_network
-    from sdic_train.trainers.pictures import scaled
+    from sdic_train.methods import METHODS
+    from sdic_train.trainers.compute import Compute
 
     if threads:
         import torch
 
         torch.set_num_threads(threads)
+    entries = [entry(text) for text in models]
+    entries = [each if each.is_bundle else Entry(each.path, each.label, method, tuple(others or ())) for each in entries]
+    checkpoints = sum(not each.is_bundle for each in entries)
+    if (others or method) and checkpoints != 1:
+        raise ArgumentError(f"--with and --method are for one checkpoint, and {checkpoints} are given; evaluate bundles of them instead")
     if directions is not None and reader is None:
         raise ArgumentError("edits are measured with a portrait reader; name one with --reader")
-    inverter, working = _inverter(model, backend, threads, edit_first)
-    judge = open_reader(reader) if reader is not None else None
-    edits = _directions(directions, inverter) if judge is not None else {}
-    pictures = shared.pictures(data, working, shared.Photos.photo, data_seed)
-    images = scaled(pictures, np.arange(min(count, len(pictures))), working)
-    rows = evaluation.table(inverter, images, identity_network(identity), perceptual_network(perceptual), batch)
-    result: dict[str, Any] = {"pictures": len(images), "inversion": rows}
-    text = evaluation.markdown(rows, "method")
-    if judge is not None:
-        strengths = {name: strength * value for name, value in evaluation.default_strengths(edits).items()}
-        result["edits"] = evaluation.edit_table(inverter, images, edits, strengths, judge, batch)
-        text += "\n\n" + evaluation.markdown(result["edits"], "edit")
+    if reader is not None and directions is None and checkpoints:
+        raise ArgumentError("edits of a checkpoint are measured along directions; name their folder with --directions")
+    edits = Edits(open_reader(reader), directions, strength) if reader is not None else None
+    if edits is not None and directions is not None:
+        edits.directions(None)  # a folder without any is said before a model is loaded
+    place = str(Compute(1, device).device)
+    person, distance = (
+        None if network is None else network.to(place) for network in (identity_network(identity), perceptual_network(perceptual))
+    )
+    judges = Judges(person, distance, open_features(inception) if inception else None, place)
+    entries = looked_at(entries)
+    for terms in dict.fromkeys(METHODS[each.method].terms for each in entries if not each.is_bundle and each.method in METHODS):
+        notice(terms)
+    if out is not None:
+        writable_folder(out)
+    sizes = [each.working for each in entries if each.working]
+    held_out = shared.pictures(data, data_size or max(sizes, default=0), shared.Photos.photo, data_seed).pictures[:count]
+    report = Report(len(held_out), width or min(sizes, default=0), Timing(runs), published=paper() if published else None)
+    rows = len(entries) == 1 if baseline is None else baseline
+    session = Session(held_out, judges, edits, edit_first, rows, backend, place, threads or None, batch)
+    for each in progress(entries, "models", unit="model"):
+        try:
+            session.measure(each, report)
+        except SdicError as error:
+            if len(entries) == 1:
+                raise
+            report.failed[each.label] = str(error)
+            notice(f"error: {each.label}: {error}")
+    text = report.markdown()
     echo(text)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in (("evaluation.json", json.dumps(result, indent=1)), ("evaluation.md", text + "\n")):
+        for name, content in (("evaluation.json", json.dumps(report.as_dict(), indent=1)), ("evaluation.md", text + "\n")):
             with replacing(out / name) as temporary:
-                temporary.write_text(content)
-
-
-def _inverter(model: Path, backend: str, threads: int, edit_first: bool) -> tuple[Any, int]:
-    """The model behind a file or a folder, and its working size."""
-    from sdic_train.evaluation.evaluate import ModelInverter, PipelineInverter
-
-    if model.is_dir() and edit_first:
-        raise ArgumentError("--edit-first needs a checkpoint: a bundle compensates first")
-    if model.is_dir():
-        from sdic_runtime.pipeline import Pipeline
-
-        pipeline = Pipeline.load(model, backend=backend, threads=threads or None)
-        return PipelineInverter(pipeline), pipeline.sizes["S"]
-    from sdic_train.checkpoints.load import load_sdic
-
-    network = load_sdic(model)
-    return ModelInverter(network, edit_first), network.config.working
-
-
-def _directions(folder: Path | None, inverter: Any) -> dict[str, Any]:
-    """The constant directions in a folder, or the bundle's own."""
-    from sdic_runtime.directions import load_direction
-    from sdic_train.evaluation.evaluate import PipelineInverter, only_directions
-    from sdic_train.portraits.portraits import ATTRIBUTES
-
-    if folder is not None:
-        found = only_directions({path.stem: load_direction(path) for path in sorted(folder.glob("*.safetensors"))})
-    elif isinstance(inverter, PipelineInverter):
-        found = only_directions(inverter.pipeline.directions)
-    else:
-        raise ArgumentError("edits of a checkpoint are measured along directions; name their folder with --directions")
-    found = {name: direction for name, direction in found.items() if name in ATTRIBUTES}
-    if not found:
-        raise ArgumentError(
-            f"{folder or 'the bundle'} holds no direction of a portrait's attribute; make some with `sdic-train directions`"
-        )
-    return found
+                temporary.write_text(content, encoding="utf-8")
+    if report.failed:
+        raise Exit(2)

@@ -1,153 +1,75 @@
-"""The paper's Table 1 for any model or bundle: e4e beside SDIC, and edits."""
+"""The paper's Table 1 for any models and bundles, and a table of edits."""
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sdic_runtime.edits import Direction
-from sdic_runtime.errors import ArgumentError
-from sdic_runtime.pipeline import BASELINE, Pipeline
-from sdic_runtime.program import IMAGE, INVERT, PICTURE, Program, Step, run
-from sdic_train.losses.pixels import l2, psnr, ssim
+from sdic_train.evaluation.fid import frechet_distance
+from sdic_train.evaluation.measures import Judges
+from sdic_train.evaluation.models import Inverter
 from sdic_train.networks.portrait_reader import PortraitReader
-from sdic_train.networks.sdic.model import SDIC
-from sdic_train.networks.stylegan2 import downsample
 from sdic_train.portraits.portraits import PARAMETERS
 
-Distance = Callable[[Tensor, Tensor], Tensor]
-Change = tuple[Direction, float]  # a direction and its strength
 # Kind of a parameter -> the distance between the means of its two sides, as a share of its range.
 BETWEEN_SIDES = {"uniform": 0.5, "bell": 0.375, "sides": 0.7, "switch": 1.0, "rare": 0.9}
+SECONDS = "seconds"
+HEADINGS = {SECONDS: "Time (s)", "edit seconds": "edit (s)"}
+# The columns of the paper's table, and behind them those that it does not have.
+ORDER = ("ID", "SSIM", "PSNR", "LPIPS", "L2", SECONDS, "MS-SSIM", "FID", "moved", "others", "identity", "edit seconds")
+Rows = Mapping[str, Mapping[str, float | str]]
+Pictures = NDArray[np.uint8]  # [N, H, W, 3]
 
 
-class Inverter(Protocol):
-    """What is evaluated: all pictures [n, 3, S, S] float32 in [-1, 1]."""
+@dataclass(frozen=True)
+class Timing:
+    """How times are measured: `runs` calls with one picture each, in turn from the set, behind `warm_up` calls that are not counted."""
 
-    def e4e(self, image: Tensor) -> Tensor:
-        """The reconstruction from the encoder's code alone."""
+    runs: int = 10
+    warm_up: int = 2
 
-    def sdic(self, image: Tensor) -> Tensor:
-        """The inversion."""
-
-    def edits(self, image: Tensor, changes: Sequence[Change]) -> tuple[Tensor, list[Tensor]]:
-        """The inversion, and what each change makes of it."""
-
-
-@dataclass
-class ModelInverter:
-    """A PyTorch model; pictures are brought to the working size as the release does.
-
-    `edit_first` edits the encoder's code and then compensates, the paper's ablation, instead of compensating and then editing.
-    """
-
-    model: SDIC
-    edit_first: bool = False
-
-    @torch.no_grad()
-    def e4e(self, image: Tensor) -> Tensor:
-        return self._small(self.model.generator(self.model.encode(image)))
-
-    @torch.no_grad()
-    def sdic(self, image: Tensor) -> Tensor:
-        return self._small(self.model(image))
-
-    @torch.no_grad()
-    def edits(self, image: Tensor, changes: Sequence[Change]) -> tuple[Tensor, list[Tensor]]:
-        found = self.model.invert(image)
-        codes = found.latent.cpu().numpy()
-        offsets = (torch.from_numpy(strength * direction.offset(codes)) for direction, strength in changes)
-        deltas = [offset.to(image.device).expand_as(found.latent) for offset in offsets]
-        if self.edit_first:
-            return self._small(found.picture), [self._small(self._compensated(image, found.latent + delta)) for delta in deltas]
-        return self._small(found.picture), [self._small(self.model.edit(found, delta)) for delta in deltas]
-
-    def _compensated(self, image: Tensor, latent: Tensor) -> Tensor:
-        """The picture of an edited code with the discrepancy between the unedited input and the edited reconstruction put back."""
-        generator = self.model.generator
-        feature, rgb = generator.head(latent)
-        discrepancy = self.model.dipn(image, generator.preview(feature, rgb, latent))
-        enhanced, residual = self.model.dicn(discrepancy, feature, latent)
-        return generator.tail(feature, generator.head(enhanced)[1], enhanced, residual)
-
-    def _small(self, picture: Tensor) -> Tensor:
-        return downsample(picture.clamp(-1, 1), self.model.config.working)
+    def median(self, call: Callable[[int], object]) -> float:
+        """The middle of the wall-clock seconds of call(number of the call), the first that counts being call(0)."""
+        seconds = []
+        for number in range(-self.warm_up, self.runs):
+            start = time.perf_counter()
+            call(number)
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds[self.warm_up :])
 
 
-@dataclass
-class PipelineInverter:
-    """A bundle on any backend."""
-
-    pipeline: Pipeline
-
-    def e4e(self, image: Tensor) -> Tensor:
-        backend, manifest = self.pipeline.backend, self.pipeline.bundle.manifest
-        baseline = manifest.programs.get(BASELINE)
-        if baseline is None:
-            raise ArgumentError(f'the bundle "{manifest.name}" has no program "{BASELINE}" to compare its inversions with')
-        tensors = {IMAGE: backend.upload(image.numpy())}
-        tensors |= run(_only(manifest.programs[INVERT], set(baseline.takes) - set(baseline.zeros)), backend, tensors)
-        tensors |= {name: backend.upload(np.zeros(manifest.shape(name, len(image)), np.float32)) for name in baseline.zeros}
-        picture = backend.run_program(BASELINE, {name: tensors[name] for name in baseline.takes})[PICTURE]
-        return self._small(backend.download(picture))
-
-    def sdic(self, image: Tensor) -> Tensor:
-        return self._small(self.pipeline.invert(image.numpy()).pixels)
-
-    def edits(self, image: Tensor, changes: Sequence[Change]) -> tuple[Tensor, list[Tensor]]:
-        inversion = self.pipeline.invert(image.numpy())
-        edited = [self.pipeline.edit(inversion, direction, strength=strength) for direction, strength in changes]
-        return self._small(inversion.pixels), [self._small(result.pixels) for result in edited]
-
-    def _small(self, pixels: NDArray[np.float32]) -> Tensor:
-        return downsample(torch.from_numpy(np.array(pixels)).clamp(-1, 1), self.pipeline.sizes["S"])
+def inversion_row(inverter: Inverter, pictures: Pictures, judges: Judges, timing: Timing, batch: int = 8) -> dict[str, float]:
+    """Column -> mean over the pictures: those of `Judges.distances`; FID between the inversions and the pictures; and the median seconds of
+    inverting one picture, encoder included, to pixels on the host."""
+    parts, seen = list[dict[str, Tensor]](), list[tuple[NDArray[np.float64], NDArray[np.float64]]]()
+    for part in batches(pictures, batch):
+        picture, target = inverter.picture(inverter.invert(inverter.image(part))), inverter.target(part)
+        parts.append(judges.distances(picture, target))
+        if judges.features is not None:
+            seen.append((judges.features(picture), judges.features(target)))
+    row = {column: float(torch.cat([part[column].cpu() for part in parts]).mean()) for column in parts[0]}
+    if seen and len(pictures) > 1:
+        ours, theirs = zip(*seen, strict=True)
+        row["FID"] = frechet_distance(np.concatenate(ours), np.concatenate(theirs))
+    singles = [inverter.image(pictures[index : index + 1]) for index in range(min(len(pictures), timing.runs))]
+    return {**row, SECONDS: timing.median(lambda number: inverter.invert(singles[number % len(singles)]))}
 
 
-def _only(program: Program, tensors: Iterable[str]) -> Program:
-    """The steps of `program` that those of `tensors` which it gives need: so that their time alone is measured."""
-    gives = {name: program.gives[name] for name in tensors if name in program.gives}
-    steps: list[Step] = []
-    wanted = set(gives.values())
-    for step in reversed(program.steps):
-        if wanted & set(step.outputs.values()):
-            steps.insert(0, step)
-            wanted |= set(step.inputs.values())
-    return msgspec.structs.replace(program, steps=tuple(steps), gives=gives)
-
-
-def table(
-    inverter: Inverter, images: Tensor, identity: Distance | None, perceptual: Distance | None, batch: int = 8
-) -> dict[str, dict[str, float]]:
-    """Method -> metric -> mean over the pictures. Metrics: ID (cosine similarity), SSIM, PSNR (dB), LPIPS, L2 (on [-1, 1]), seconds per
-    picture (encoder included, after one call that is not counted)."""
-    rows: dict[str, dict[str, float]] = {}
-    for name, method in (("e4e", inverter.e4e), ("SDIC", inverter.sdic)):
-        method(images[:1])
-        parts, seconds = list[dict[str, Tensor]](), 0.0
-        for image in images.split(batch):
-            start = _now(image)
-            picture = method(image)
-            seconds += _now(image) - start
-            parts.append(_metrics(picture, image, identity, perceptual))
-        means = {metric: float(torch.cat([part[metric].cpu() for part in parts]).mean()) for metric in parts[0]}
-        rows[name] = {**means, "seconds": seconds / len(images)}
-    return rows
-
-
-def edit_table(
+def edit_rows(
     inverter: Inverter,
-    images: Tensor,
+    pictures: Pictures,
     directions: Mapping[str, Direction],
     strengths: Mapping[str, float],
     reader: PortraitReader,
+    timing: Timing,
     batch: int = 8,
 ) -> dict[str, dict[str, float]]:
     """Attribute -> what its edit does to portraits that lack it, or have it (then the strength is negative).
@@ -155,48 +77,60 @@ def edit_table(
     `moved`     the change of the attribute as a share of the distance between its two sides' means
     `others`    the mean absolute change of the other attributes, on the same scale
     `identity`  cosine similarity with the unedited inversion
+    `seconds`   the median of one edit of one stored inversion, to pixels on the host
     """
     attributes = {entry.name: (place, entry) for place, entry in enumerate(PARAMETERS) if entry.threshold is not None}
     columns = [place for place, _ in attributes.values()]
     spans = torch.tensor([BETWEEN_SIDES[entry.kind] * (entry.high - entry.low) for _, entry in attributes.values()])
     names = [name for name in directions if name in attributes]
-    changes = [(directions[name], sign * strengths[name]) for name in names for sign in (1, -1)]
     parts: dict[str, dict[str, list[Tensor]]] = {name: {"moved": [], "others": [], "identity": []} for name in names}
-    for image in images.split(batch):
+    for part in batches(pictures, batch):
+        inverted = inverter.invert(inverter.image(part))
         with torch.no_grad():
-            before, results = inverter.edits(image, changes)
+            before = inverter.picture(inverted)
             values, person = reader(before), reader.identity(before)
-            for index, name in enumerate(names):
+            for name in names:
                 place, entry = attributes[name]
                 own, rising = columns.index(place), values[:, place] <= (entry.threshold or 0.0)
-                after = torch.where(rising[:, None, None, None], results[2 * index], results[2 * index + 1])
+                up, down = (inverter.shown(inverter.edit(inverted, directions[name], sign * strengths[name])) for sign in (1, -1))
+                after = torch.where(rising[:, None, None, None], up, down)
                 change = (reader(after) - values)[:, columns] / spans
                 parts[name]["moved"].append(torch.where(rising, change[:, own], -change[:, own]))
                 parts[name]["others"].append(torch.cat([change[:, :own], change[:, own + 1 :]], 1).abs().mean(1))
                 parts[name]["identity"].append((person * reader.identity(after)).sum(1))
     means = {name: {measure: float(torch.cat(found).mean()) for measure, found in measures.items()} for name, measures in parts.items()}
-    return {name: {"strength": strengths[name], **measures} for name, measures in means.items()}
+    one = inverter.invert(inverter.image(pictures[:1]))
+
+    def seconds(name: str) -> float:
+        return timing.median(lambda _: inverter.edit(one, directions[name], strengths[name]))
+
+    return {name: {"strength": strengths[name], **means[name], SECONDS: seconds(name)} for name in names}
 
 
-def markdown(rows: Mapping[str, Mapping[str, float]], first: str) -> str:
-    """A Markdown table with one row per entry."""
-    columns = list(next(iter(rows.values())))
-    lines = [f"| {first} | {' | '.join(columns)} |", f"|{' --- |' * (len(columns) + 1)}"]
-    lines += [f"| {name} | {' | '.join(f'{values[column]:.4g}' for column in columns)} |" for name, values in rows.items()]
+def mean_edit(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The columns that edits add to the table of inversions: the means over the attributes."""
+    columns = ("moved", "others", "identity", SECONDS)
+    means = {column: statistics.fmean(row[column] for row in rows.values()) for column in columns} if rows else {}
+    return {f"edit {column}" if column == SECONDS else column: value for column, value in means.items()}
+
+
+def batches(pictures: Pictures, size: int) -> Iterator[Pictures]:
+    """`size` pictures at a time."""
+    for start in range(0, len(pictures), size):
+        yield pictures[start : start + size]
+
+
+def markdown(rows: Rows, first: str, order: Sequence[str] = ()) -> str:
+    """A Markdown table with one row per entry: the columns that rows have, those of `order` first; "-" where a row lacks one."""
+    there = dict.fromkeys(column for row in rows.values() for column in row)
+    columns = [*(column for column in order if column in there), *(column for column in there if column not in order)]
+    lines = [f"| {first} | {' | '.join(HEADINGS.get(column, column) for column in columns)} |", f"|{' --- |' * (len(columns) + 1)}"]
+    lines += [f"| {name} | {' | '.join(_cell(values.get(column)) for column in columns)} |" for name, values in rows.items()]
     return "\n".join(lines)
 
 
-def _metrics(picture: Tensor, image: Tensor, identity: Distance | None, perceptual: Distance | None) -> dict[str, Tensor]:
-    with torch.no_grad():
-        found = {} if identity is None else {"ID": 1 - identity(picture, image)}
-        found |= {"SSIM": ssim(picture, image), "PSNR": psnr(picture, image), "L2": l2(picture, image)}
-        return found if perceptual is None else {**found, "LPIPS": perceptual(picture, image)}
-
-
-def _now(image: Tensor) -> float:
-    if image.is_cuda:
-        torch.cuda.synchronize(image.device)
-    return time.perf_counter()
+def _cell(value: float | str | None) -> str:
+    return value if isinstance(value, str) else "-" if value is None else f"{value:.4g}"
 
 
 def default_strengths(directions: Mapping[str, Direction]) -> dict[str, float]:

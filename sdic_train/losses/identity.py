@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_runtime.errors import CheckpointError
-from sdic_train.checkpoints.files import load_container
+from sdic_train.checkpoints.files import load_container, unwrapped
 from sdic_train.networks.recognition import FACE_SIZE, FaceNetwork, ResNet50
 
 CROP = (35 / 256, 223 / 256, 32 / 256, 220 / 256)  # rows and columns of an aligned face that the loss of e4e and SDIC looks at
@@ -55,7 +55,7 @@ def load_identity(path: Path) -> nn.Module:
     """The identity distance of an IR-SE-50 (ArcFace), IR-101 (CurricularFace) or MoCo-v2 ResNet-50 file. Raises CheckpointError."""
     container = load_container(path)
     entries = container.get("state_dict", container).items()
-    state = {name.removeprefix("module."): value for name, value in entries if hasattr(value, "shape")}
+    state = unwrapped(path, {name: value for name, value in entries if hasattr(value, "shape")})
     moco = {name.removeprefix(MOCO_PREFIX): value for name, value in state.items() if name.startswith(MOCO_PREFIX) and ".fc." not in name}
     if moco:
         return ObjectIdentity(_filled(ResNet50(), moco, path))

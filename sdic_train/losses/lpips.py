@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_runtime.errors import CheckpointError
-from sdic_train.checkpoints.files import load_container
+from sdic_train.checkpoints.files import load_container, unwrapped
 
 # AlexNet's convolutions: index in `features`, inputs, outputs, kernel, stride, padding, and whether a pooling comes before it.
 CONVOLUTIONS = (
@@ -60,7 +60,7 @@ def load_lpips(paths: Path) -> LPIPS:
         raise CheckpointError(
             f"the perceptual weights \"{paths}\" are not two files; give AlexNet's and LPIPS' linear weights with a comma between"
         )
-    alexnet, linear = (load_container(Path(name.strip())) for name in names)
+    alexnet, linear = (_weights(Path(name.strip())) for name in names)
     network = LPIPS()
     state = dict(network.state_dict())
     for level, (index, *_) in enumerate(CONVOLUTIONS):
@@ -72,6 +72,11 @@ def load_lpips(paths: Path) -> LPIPS:
     except RuntimeError as error:
         raise CheckpointError(f'the perceptual weights "{paths}" have other shapes than AlexNet\'s; download the files again') from error
     return network.eval()
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    container = load_container(path)
+    return unwrapped(path, container.get("state_dict", container))
 
 
 def _entry(state: Mapping[str, Any], name: str, path: str) -> Tensor:

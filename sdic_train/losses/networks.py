@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import nn
 
+from sdic_runtime.contents import SAFETENSORS
 from sdic_runtime.errors import CheckpointError
-from sdic_train.checkpoints.files import read_safetensors
+from sdic_train.checkpoints.files import read_safetensors, weight_form
 from sdic_train.losses.identity import load_identity
 from sdic_train.losses.lpips import load_lpips
 from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
@@ -28,7 +29,12 @@ def identity_network(path: Path | None) -> nn.Module | None:
 def _opened(path: Path | None, of_reader: Callable[[PortraitReader], nn.Module], load: Callable[[Path], nn.Module]) -> nn.Module | None:
     if path is None:
         return None
-    return of_reader(open_reader(path)) if path.suffix == ".safetensors" else load(path)
+    return of_reader(open_reader(path)) if _is_reader(path) else load(path)
+
+
+def _is_reader(path: Path) -> bool:
+    """Whether the file is a portrait reader; `path` may also be two names with a comma between."""
+    return path.is_file() and weight_form(path) == SAFETENSORS and read_safetensors(path)[1].get("format") == READER_FORMAT
 
 
 def open_reader(path: Path) -> PortraitReader:

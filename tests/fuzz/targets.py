@@ -23,8 +23,8 @@ SMALL_ARRAYS = {"mean": (1, 8), "comp": (6, 1, 8), "std": (6,)}
 
 @dataclass(frozen=True)
 class Target:
-    """`make(rng, folder)` writes a mutated file into the empty `folder` and gives its path. `read` says what is there: a right result, or it
-    raises an SdicError."""
+    """`make(rng, folder)` writes a mutated file into the empty `folder` and gives its path. `read` says what is there: a right result, or
+    it raises an SdicError."""
 
     make: Callable[[Rng, Path], Path]
     read: Callable[[Path], Any]

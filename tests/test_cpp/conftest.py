@@ -7,7 +7,7 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,6 +89,10 @@ class EditPart(ctypes.Structure):
     ]
 
 
+class Extra(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("count", ctypes.c_size_t)]
+
+
 class EditParams(ctypes.Structure):
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
@@ -98,6 +102,8 @@ class EditParams(ctypes.Structure):
         ("strength_count", ctypes.c_size_t),
         ("move", ctypes.c_char_p),
         ("batch", ctypes.c_size_t),
+        ("extras", ctypes.POINTER(Extra)),
+        ("extra_count", ctypes.c_size_t),
     ]
 
 
@@ -256,8 +262,25 @@ class NativePipeline:
             setattr(part, name, value)
         return part
 
+    def shape(self, tensor: str) -> list[int]:
+        shape, rank = (ctypes.c_int64 * 8)(), ctypes.c_int32()
+        self.library.call("sdic_pipeline_shape", self.handle, tensor.encode(), shape, ctypes.byref(rank))
+        return shape[: rank.value]
+
+    def extra(self, name: str, array: np.ndarray) -> Extra:
+        extra = Extra()
+        self.library.raw.sdic_extra_default(ctypes.byref(extra))
+        extra.name, extra.data, extra.count = name.encode(), array.ctypes.data, array.size
+        return extra
+
     def edit(
-        self, inversion: NativeResult, parts: Any, strengths: Sequence[float] | None = None, move: str | None = None, batch: int = 0
+        self,
+        inversion: NativeResult,
+        parts: Any,
+        strengths: Sequence[float] | None = None,
+        move: str | None = None,
+        batch: int = 0,
+        extras: Mapping[str, np.ndarray] | None = None,
     ) -> NativeResult:
         """`parts`: a name, an array [rows, C], an EditPart, or a list of EditParts."""
         if not isinstance(parts, list):
@@ -268,6 +291,8 @@ class NativePipeline:
         if strengths is not None:
             params.strengths, params.strength_count = (ctypes.c_float * max(1, len(strengths)))(*strengths), len(strengths)
         params.move, params.batch = move.encode() if move is not None else None, batch
+        further = [self.extra(name, array) for name, array in (extras or {}).items()]
+        params.extras, params.extra_count = (Extra * max(1, len(further)))(*further), len(further)
         handle = ctypes.c_void_p()
         self.library.call("sdic_edit", self.handle, inversion.handle, ctypes.byref(params), ctypes.byref(handle))
         return self.result(handle)

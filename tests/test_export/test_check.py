@@ -13,12 +13,12 @@ from onnx import TensorProto, helper
 
 from sdic_export.check import check_stage, judged
 from sdic_export.golden import Example, example_direction, run_all, smooth_pictures
-from sdic_export.trace import method_of
 from sdic_runtime.errors import BackendError, BundleError
 from sdic_runtime.tools.compare import Difference
 from sdic_train.backend import TorchBackend
 from sdic_train.config import TINY
 from sdic_train.methods import METHODS
+from sdic_train.methods.trace import method_of
 from sdic_train.networks.sdic.model import SDIC
 
 METHOD = method_of(METHODS["sdic"], TINY)

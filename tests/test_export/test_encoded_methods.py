@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import small_methods as small
-import torch
+from PIL import Image
+from small_bundles import small_bundle
 from typer.testing import CliRunner
 
 from sdic_export import build as building
 from sdic_export.build import BuildOptions, build
 from sdic_export.cli.app import app
 from sdic_export.verify import verify
+from sdic_runtime.cli.app import main as run_command
 from sdic_runtime.errors import CheckpointError
 from sdic_runtime.pipeline import Pipeline
-
-ITERATIONS = 2
 
 
 @pytest.fixture(scope="module", params=small.BUILDERS)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    folder, method = tmp_path_factory.mktemp(request.param), request.param
-    model, others = small.small_model(method), []
-    changes: dict[str, Any] = {}
-    if method == "psp":  # its mean latent code is in another file
-        others, changes = [folder / "generator.pt"], {"latent_avg": None}
-        torch.save({"g_ema": model.generator.state_dict(), "latent_avg": model.latent_avg[0]}, others[0])
-    checkpoint = small.write_small(folder / "small.pt", method, model, **changes)
-    if method == "sfe":
-        checkpoint, others = small.split_sfe(folder, model)
-    build(BuildOptions(checkpoint, folder / "bundle", others=others, iterations=ITERATIONS if "restyle" in method else None))
-    return method, folder / "bundle"
+    return request.param, small_bundle(tmp_path_factory, request.param)
 
 
 def test_a_checkpoint_becomes_a_bundle_that_verifies(built: tuple[str, Path]) -> None:
@@ -79,6 +68,34 @@ def test_a_mask_keeps_a_region_of_the_feature_unedited(built: tuple[str, Path]) 
             edit = ort.edit(inversion, direction, extras={"mask": mask}).pixels
             close(edit, networks.edit(reference, direction, extras={"mask": mask}).pixels, f"mask {value}")
             assert (np.abs(edit - plain).max() > 1e-3) == bool(value)
+
+
+def test_the_command_line_keeps_a_region(
+    built: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--keep` is the mask of the edit; methods whose edits take none say so."""
+    method, bundle = built
+    if method not in ("sfe", "e4e"):
+        pytest.skip("one method with a mask and one without")
+    monkeypatch.chdir(tmp_path)
+    with Pipeline.load(bundle, backend="onnxruntime") as pipeline:
+        side, width = pipeline.sizes["S"], pipeline.sizes["C"]
+        picture = (np.random.default_rng(1).random((side, side, 3)) * 255).astype(np.uint8)
+        mask, vector = np.zeros((side, side), np.uint8), np.random.default_rng(0).normal(0, 1, (1, width)).astype(np.float32)
+        mask[:, : side // 2] = 255
+        Image.fromarray(picture).save("p.png"), Image.fromarray(mask).save("m.png"), np.save("d.npy", vector)
+        common = ["p.png", "--bundle", str(bundle), "--backend", "onnxruntime", "--edit", "d.npy:2"]
+        code = run_command(["edit", *common, "--keep", "m.png"])
+        if method == "e4e":
+            assert code == 2 and "(e4e) take no mask; leave it out" in capsys.readouterr().err
+            return
+        inversion = pipeline.invert(picture)
+        want = pipeline.edit(inversion, vector, 2.0, extras={"mask": mask[None, None].astype(np.float32) / 255}).images[0]
+        plain = pipeline.edit(inversion, vector, 2.0).images[0]
+    assert code == 0 and np.array_equal(np.asarray(Image.open("p.d+2.png")), np.asarray(want)) and want.tobytes() != plain.tobytes()
+    assert run_command(["sweep", *common, "--keep", "m.png", "--steps", "2"]) == 0
+    frames = [Path(name).read_bytes() for name in ("p.d+2.strip.png",)]
+    assert run_command(["sweep", *common, "--steps", "2"]) == 0 and Path("p.d+2.strip.png").read_bytes() != frames[0]
 
 
 def close(got: np.ndarray, want: np.ndarray, name: str) -> None:

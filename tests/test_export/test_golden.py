@@ -26,13 +26,13 @@ from sdic_export.golden import (
     thin,
     write_golden,
 )
-from sdic_export.trace import method_of
 from sdic_runtime.bundle.bundle import DEMO_FOLDER, Bundle
 from sdic_runtime.errors import BundleError
 from sdic_runtime.program import Method, Program, Step
 from sdic_train.backend import TorchBackend
 from sdic_train.config import TINY
 from sdic_train.methods import METHODS
+from sdic_train.methods.trace import method_of
 from sdic_train.networks.sdic.model import SDIC
 
 METHOD = method_of(METHODS["sdic"], TINY)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import small_methods
 import small_parts as small
+from small_bundles import small_bundle
 
 from sdic_export.build import BuildOptions, build
 from sdic_export.verify import verify
@@ -16,15 +17,10 @@ from sdic_runtime.edits import GanSpaceEdit, Pca
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.pipeline import Pipeline
 
-OPTIONS: dict[str, dict[str, object]] = {"hyperstyle": {"iterations": 2}, "fs": {"research": True}}
-
 
 @pytest.fixture(scope="module", params=small.BUILDERS)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    folder, method = tmp_path_factory.mktemp(request.param), request.param
-    others = small.write_small(folder / "small.pt", method)
-    build(BuildOptions(folder / "small.pt", folder / "bundle", others=others, **OPTIONS.get(method, {})))
-    return method, folder / "bundle"
+    return request.param, small_bundle(tmp_path_factory, request.param)
 
 
 def test_a_checkpoint_becomes_a_bundle_that_verifies(built: tuple[str, Path]) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from sdic_export.trace import method_of, trace
 from sdic_runtime.bundle.manifest import FIRST_SCHEMA
 from sdic_runtime.errors import BundleError
 from sdic_runtime.program import Method, Program, Step
 from sdic_train.config import FACES
 from sdic_train.methods import METHODS
+from sdic_train.methods.trace import method_of, trace
 
 
 def test_sdic_is_the_tables_that_schema_1_stands_for() -> None:

@@ -122,6 +122,21 @@ def test_saved_and_joined_inversions_hold_what_is_kept_alone(pipeline: Pipeline,
     np.testing.assert_allclose(pipeline.edit(joined, np.ones(WIDTH, np.float32), 2.0).pixels[:1], edited, rtol=1e-6)
 
 
+def test_a_picture_becomes_the_mask_of_an_edit(pipeline: Pipeline) -> None:
+    gray = np.zeros((40, 30, 3), np.uint8)
+    gray[:, :15] = 255
+    (mask,) = (masks := pipeline.masks(gray)).values()
+    assert list(masks) == ["mask"] and mask.shape == (1, 1, SIDE, SIDE) and mask.dtype == np.float32
+    np.testing.assert_array_equal(mask[0, 0, :, : SIDE // 2 - 1], 1)
+    np.testing.assert_array_equal(mask[0, 0, :, SIDE // 2 + 1 :], 0)
+    np.testing.assert_allclose(pipeline.masks(np.full((9, 9), 51, np.uint8))["mask"], 0.2, atol=1e-6)
+    with (
+        Pipeline.load(backend="onnxruntime", threads=1) as demo,
+        pytest.raises(ArgumentError, match=r"\(sdic\) take no mask; leave it out"),
+    ):
+        demo.masks(gray)
+
+
 def test_extras_take_the_place_of_zeros(pipeline: Pipeline, image: np.ndarray) -> None:
     inversion, direction = pipeline.invert(image), np.ones(WIDTH, np.float32)
     mask = np.zeros((1, 1, SIDE, SIDE), np.float32)

@@ -64,6 +64,17 @@ def test_wrong_number_of_captions_is_refused() -> None:
         sheets.sheet([], [])
 
 
+def test_labels_stand_to_the_left_of_their_rows() -> None:
+    pictures = [[plain(RED)], [plain(BLUE)]]
+    without, labelled = sheets.sheet(pictures, [""]), sheets.sheet(pictures, [""], labels=["", "second row"])
+    margin = labelled.width - without.width
+    assert margin > 20 and labelled.crop((margin, 0, labelled.width, labelled.height)).tobytes() == without.tobytes()
+    left = np.asarray(labelled)[:, :margin]
+    assert left[: 40 + sheets.GAP].min() == 255 and left[40 + 2 * sheets.GAP :].min() < 120
+    with pytest.raises(ArgumentError, match="a sheet has 1 labels and 2 rows; give one label per row"):
+        sheets.sheet(pictures, [""], labels=["a"])
+
+
 def test_back_and_forth_repeats_neither_end() -> None:
     frames = [plain((value, 0, 0)) for value in range(4)]
     assert [frame.getpixel((0, 0))[0] for frame in sheets.back_and_forth(frames)] == [0, 1, 2, 3, 2, 1]

@@ -165,7 +165,9 @@ def test_fs_reads_means_of_tiles_and_the_generator_of_another_file(tmp_path: Pat
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert encoder(image)[1].shape[2:] == (16, 16)
     (generator,) = small.write_small(tmp_path / "143_enc.pth", "fs")
-    with pytest.raises(CheckpointError, match=r"is FS without its generator; give that file with --with FILE \(psp_ffhq_encode.pt"):
+    with pytest.raises(
+        CheckpointError, match=r"is FS without its generator with its mean code; give that file with --with FILE \(psp_ffhq_encode.pt"
+    ):
         METHODS["fs"].load(tmp_path / "143_enc.pth", None, [])
     trained = tmp_path / "checkpoint.pth"
     torch.save({"n_epoch": 3, "enc_state_dict": torch.load(tmp_path / "143_enc.pth"), "enc_opt_state_dict": {}}, trained)

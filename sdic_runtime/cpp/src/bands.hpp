@@ -1,4 +1,5 @@
-// A stage in bands of rows: graphs that each compute some rows (axis 2) of every output, for one picture, and run side by side.
+// A stage in bands of rows: graphs that each compute some rows (axis 2) of every output, for one picture, and run side by side. A graph
+// that is for one picture at a time is one band.
 #pragma once
 
 #include <map>

@@ -133,13 +133,14 @@ void need_pictures(const void *images, std::size_t count) {
     need({{images, "the list of pictures"}});
 }
 
-// The parts of an edit, brought to this version's size one by one: their stride is the size the caller compiled with.
-std::vector<sdic_edit_part> complete_parts(const sdic_edit_part *parts, std::size_t count) {
-    std::vector<sdic_edit_part> all;
+// An array of structures, brought to this version's size one by one: their stride is the size the caller compiled with.
+template <typename Params>
+std::vector<Params> complete_all(const Params *parts, std::size_t count, void (*set_default)(Params *), const char *name) {
+    std::vector<Params> all;
     const auto *place = reinterpret_cast<const char *>(parts);
     for (std::size_t i = 0; parts != nullptr && i < count; ++i) {
-        const auto *part = reinterpret_cast<const sdic_edit_part *>(place);
-        all.push_back(complete(part, sdic_edit_part_default, "sdic_edit_part"));
+        const auto *part = reinterpret_cast<const Params *>(place);
+        all.push_back(complete(part, set_default, name));
         place += part->struct_size;
     }
     return all;
@@ -175,7 +176,12 @@ sdic_status sdic_open(const char *bundle, const sdic_open_params *params, sdic_p
         options.user_data = given.user_data;
         auto pipeline = std::unique_ptr<sdic_pipeline>(new sdic_pipeline{Pipeline(bundle, options, given.verify != 0), {}});
         const Manifest &manifest = pipeline->pipeline.manifest();
-        pipeline->lists = {keys_of(manifest.directions), keys_of(manifest.moves), keys_of(manifest.programs), manifest.keeps, keys_of(manifest.sizes)};
+        pipeline->lists = {keys_of(manifest.directions), keys_of(manifest.moves), keys_of(manifest.programs), manifest.keeps, keys_of(manifest.sizes), {}};
+        for (const auto &[name, move] : manifest.moves) {
+            for (const auto &extra : manifest.programs.find(move.program)->zeros) {
+                if (Names &extras = pipeline->lists.back(); !contains(extras, extra)) extras.push_back(extra);
+            }
+        }
         *out = pipeline.release();
     });
 }
@@ -209,6 +215,17 @@ sdic_status sdic_pipeline_size(const sdic_pipeline *pipeline, const char *letter
         const std::int64_t *size = sizes.find(letter);
         require_argument(size != nullptr, "there is no size \"", letter, "\"; there are: ", listed(keys_of(sizes)));
         *value = static_cast<int32_t>(*size);
+    });
+}
+
+sdic_status sdic_pipeline_shape(const sdic_pipeline *pipeline, const char *tensor, int64_t shape[8], int32_t *rank) {
+    return guarded([&] {
+        need({{pipeline, "the pipeline"}, {tensor, "the tensor's name"}, {shape, "the place for the shape"}, {rank, "the place for its rank"}});
+        const Manifest &manifest = pipeline->pipeline.manifest();
+        require_argument(manifest.tensors.find(tensor), "there is no tensor \"", tensor, "\"; there are: ", listed(keys_of(manifest.tensors)));
+        const Shape found = manifest.shape(tensor, 1);
+        std::copy(found.begin(), found.end(), shape);
+        *rank = static_cast<int32_t>(found.size());
     });
 }
 
@@ -274,15 +291,20 @@ void sdic_edit_part_default(sdic_edit_part *part) {
     part->weight = 1;
 }
 
+void sdic_extra_default(sdic_extra *extra) { start(extra); }
+
 void sdic_edit_params_default(sdic_edit_params *params) { start(params); }
 
 sdic_status sdic_edit(sdic_pipeline *pipeline, const sdic_result *inversion, const sdic_edit_params *params, sdic_result **out) {
     return guarded([&] {
         need({{pipeline, "the pipeline"}, {inversion, "the inversion"}, {params, "the edit's params"}, {out, "the place for the edited pictures"}});
         sdic_edit_params given = complete(params, sdic_edit_params_default, "sdic_edit_params");
-        const auto parts = complete_parts(given.parts, given.part_count);
+        const auto parts = complete_all(given.parts, given.part_count, sdic_edit_part_default, "sdic_edit_part");
+        const auto extras = complete_all(given.extras, given.extra_count, sdic_extra_default, "sdic_extra");
         given.parts = parts.data();
         given.part_count = parts.size();
+        given.extras = extras.data();
+        given.extra_count = extras.size();
         *out = new sdic_result{pipeline->pipeline.edit(inversion->result, given)};
     });
 }

@@ -82,7 +82,7 @@ void check_files(const Manifest &manifest, const Value &data) {
 
 Manifest read_manifest(const Value &data) {
     data.of({"method", "sizes", "tensors", "stages", "programs", "keeps", "moves", "name", "domain", "input", "graphs", "default_precision", "files"},
-            {"schema", "faces", "weights", "directions", "golden", "tolerances", "psnr", "tools", "licence", "checkpoint"});
+            {"schema", "faces", "style_layers", "weights", "directions", "golden", "tolerances", "psnr", "tools", "licence", "checkpoint"});
     const Json none = Json::object();
     Manifest manifest;
     manifest.method = data.at("method").text();

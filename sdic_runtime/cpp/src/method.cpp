@@ -50,7 +50,7 @@ public:
         for (const auto &[tensor, value] : program.gives) {
             require(same(value, tensor), "the program \"", name, "\" gives \"", tensor, "\" from \"", value, "\", which it does not make or has other axes");
         }
-        require(program.gives.find(kPicture), "the program \"", name, "\" gives no \"", kPicture, "\"");
+        require(name == kPrepare || program.gives.find(kPicture), "the program \"", name, "\" gives no \"", kPicture, "\"");
     }
 
 private:
@@ -88,9 +88,14 @@ void check_keeps(const Method &method) {
         require(there, "keeps has \"", tensor, "\", which the program \"", kInvert, "\" neither takes nor gives");
     }
     require(contains(method.keeps, kPicture), "keeps lacks \"", kPicture, "\"");
+    const Names prepared = method.prepared();
+    for (const auto &tensor : prepared) {
+        require(!contains(method.keeps, tensor), "the program \"", kPrepare, "\" gives \"", tensor, "\", which an inversion keeps already");
+    }
     for (const auto &[name, program] : method.programs) {
         for (const auto &tensor : program.takes) {
-            const bool had = name == kInvert || contains(method.keeps, tensor) || contains(program.zeros, tensor);
+            const bool made = name != kPrepare && contains(prepared, tensor);
+            const bool had = name == kInvert || made || contains(method.keeps, tensor) || contains(program.zeros, tensor);
             require(had, "the program \"", name, "\" takes ", tensor, ", which an inversion does not keep");
         }
     }
@@ -102,9 +107,11 @@ void check_moves(const Method &method) {
         const Program *program = method.programs.find(move.program);
         require(program, "the move \"", name, "\" runs \"", move.program, "\", which is no program");
         for (const auto &code : move.codes) {
-            const bool taken = contains(method.keeps, code) && *method.tensors.find(code) == code_axes;
+            const bool known = contains(method.keeps, code) || contains(method.prepared(), code);
+            const bool taken = known && *method.tensors.find(code) == code_axes;
             require(taken, "the move \"", name, "\" moves \"", code, "\", which is no latent code that an inversion keeps");
-            require(contains(program->takes, code), "the move \"", name, "\" moves \"", code, "\", which its program \"", move.program, "\" does not take");
+            const bool used = contains(program->takes, code) && !contains(program->zeros, code);
+            require(used, "the move \"", name, "\" moves \"", code, "\", which its program \"", move.program, "\" does not take");
         }
         require(!move.codes.empty() && !move.kinds.empty(), "the move \"", name, "\" moves nothing or is for no kind of edit");
         for (const auto &kind : move.kinds) {
@@ -156,6 +163,11 @@ Shape shape_of(const Axes &axes, const Sizes &sizes, std::int64_t batch) {
         shape.push_back(axes[i].is_string() ? *sizes.find(axes[i].get_ref<const std::string &>()) : axes[i].get<std::int64_t>());
     }
     return shape;
+}
+
+Names Method::prepared() const {
+    const Program *program = programs.find(kPrepare);
+    return program != nullptr ? keys_of(program->gives) : Names();
 }
 
 Shape Method::shape(const std::string &tensor, std::int64_t batch) const { return shape_of(*tensors.find(tensor), sizes, batch); }

@@ -9,7 +9,7 @@
 
 namespace sdic_internal {
 
-inline const std::string kImage = "image", kPicture = "picture", kInvert = "invert", kBaseline = "baseline";
+inline const std::string kImage = "image", kPicture = "picture", kInvert = "invert", kBaseline = "baseline", kPrepare = "prepare";
 inline const std::string kDirectionKind = "direction", kGanSpaceKind = "ganspace";
 
 using Sizes = Table<std::int64_t>;  // letter -> number
@@ -50,6 +50,9 @@ struct Method {
     Names keeps;  // the tensors that an inversion stores
     Table<Move> moves;
 
+    // What the program "prepare" gives: programs of edits may take it as if an inversion kept it. It runs once per inversion, before the
+    // first edit that takes any of it.
+    Names prepared() const;
     std::int64_t size(const std::string &letter) const { return *sizes.find(letter); }
     Shape shape(const std::string &tensor, std::int64_t batch) const;
     const Stage *stage(const std::string &name) const;

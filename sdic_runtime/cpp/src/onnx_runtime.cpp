@@ -78,8 +78,15 @@ void OnnxRuntime::add(Bundle &bundle, const Stage &stage, const Graph &graph) {
     for (const auto &file : graph.files) paths.push_back(bundle.file(file));
     options_.write_log(SDIC_LOG_INFO, say("loading \"", graph.key, "\" from ", listed(paths)));
     if (paths.size() == 1) {
-        auto &session = sessions_[graph.key] = load(stage, paths.front(), options_.threads);
+        auto session = load(stage, paths.front(), options_.threads);
         session->check_shapes(manifest_, paths.front());
+        if (!session->for_one()) {
+            sessions_.emplace(graph.key, std::move(session));
+            return;
+        }
+        std::vector<std::unique_ptr<Session>> one;
+        one.push_back(std::move(session));
+        bands_.emplace(graph.key, Bands(stage, manifest_, std::move(one), 1, bundle_path_));
         return;
     }
     const int threads = options_.threads > 0 ? options_.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));

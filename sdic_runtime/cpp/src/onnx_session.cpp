@@ -139,6 +139,10 @@ void Session::check_shapes(const Method &method, const std::string &path) const 
     }
 }
 
+bool Session::for_one() const {
+    return std::any_of(inputs_.begin(), inputs_.end(), [](const auto &item) { return !item.second.shape.empty() && item.second.shape[0] == 1; });
+}
+
 std::map<std::string, Border> Session::borders(bool of_inputs, const std::string &what) const {
     const OrtApi &api = *library_.api;
     const auto need = [&](OrtStatus *status) { check(library_, status, what, "build it again with: sdic-export build", "cpu"); };

@@ -45,6 +45,8 @@ public:
     // Safe to call from several threads.
     void run(const std::vector<View> &inputs, const std::vector<View> &outputs) const;
 
+    // Whether the graph is for one picture at a time, because the weights of its layers are a picture's own.
+    bool for_one() const;
     const Border &input(const std::string &name) const { return inputs_.at(name); }
     const Border &output(const std::string &name) const { return outputs_.at(name); }
 

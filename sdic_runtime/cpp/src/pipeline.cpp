@@ -44,7 +44,7 @@ Tensors interpret(const Program &program, const OnnxRuntime &runtime, Tensors va
 Pipeline::Pipeline(const std::string &bundle, const RunOptions &options, bool verify)
     : options_(options), bundle_(bundle, verify), model_(model_of(manifest())), directions_(bundle_), runtime_(bundle_, options_) {}
 
-Tensors Pipeline::run(const std::string &name, std::size_t count, std::size_t wanted, const Take &take) const {
+Tensors Pipeline::run(const std::string &name, std::size_t count, std::size_t wanted, const Take &take, const Tensors &extras) const {
     const Program &program = *manifest().programs.find(name);
     const auto side = static_cast<std::size_t>(manifest().size("R"));
     const std::size_t usual = std::clamp<std::size_t>(kBatchPixels / (side * side), 1, kLargestDefaultBatch);
@@ -56,7 +56,8 @@ Tensors Pipeline::run(const std::string &name, std::size_t count, std::size_t wa
         Tensors values;
         for (const auto &tensor : program.takes) {
             const Shape shape = manifest().shape(tensor, static_cast<std::int64_t>(end - first));
-            values[tensor] = contains(program.zeros, tensor) ? std::make_shared<Tensor>(shape) : take(tensor, first, end);
+            const bool zero = contains(program.zeros, tensor) && extras.count(tensor) == 0;
+            values[tensor] = zero ? std::make_shared<Tensor>(shape) : take(tensor, first, end);
         }
         for (auto &[tensor, part] : interpret(program, runtime_, std::move(values), progress)) parts[tensor].push_back(part);
     }
@@ -84,13 +85,18 @@ Result Pipeline::edit(const Result &inversion, const sdic_edit_params &params) {
     const CombinedEdit change(params.parts, params.part_count, directions_, {manifest().size("L"), manifest().size("C")});
     const Move &form = move(params.move, change.kinds());
     check_model(inversion, form.program);
-    Tensors codes;
-    for (const auto &code : form.codes) codes[code] = change.apply(*inversion.tensor(code), strengths);
+    const Program &program = *manifest().programs.find(form.program);
+    const Tensors further = extras(params.extras, params.extra_count, program, inversion.count());
+    Tensors held = prepared(inversion, program, params.batch), codes;
+    held.insert(further.begin(), further.end());
+    const auto own = [&](const std::string &name) { return held.count(name) != 0 ? held.at(name) : inversion.tensor(name); };
+    for (const auto &code : form.codes) codes[code] = change.apply(*own(code), strengths);
     const std::size_t times = strengths.size();
-    Tensors tensors = run(form.program, inversion.count() * times, params.batch, [&](const std::string &name, std::size_t first, std::size_t end) {
+    const auto take = [&](const std::string &name, std::size_t first, std::size_t end) {
         const auto code = codes.find(name);
-        return code != codes.end() ? slice(code->second, first, end) : slice(inversion.tensor(name), first, end, times);
-    });
+        return code != codes.end() ? slice(code->second, first, end) : slice(own(name), first, end, times);
+    };
+    Tensors tensors = run(form.program, inversion.count() * times, params.batch, take, further);
     tensors.merge(codes);
     Names names;
     for (const auto &name : inversion.names) names.insert(names.end(), times, name);
@@ -103,6 +109,40 @@ Result Pipeline::baseline(const Result &inversion, std::size_t batch) const {
     check_model(inversion, kBaseline);
     const auto take = [&](const std::string &name, std::size_t first, std::size_t end) { return slice(inversion.tensor(name), first, end); };
     return {model_, run(kBaseline, inversion.count(), batch, take), inversion.names};
+}
+
+Tensors Pipeline::extras(const sdic_extra *given, std::size_t number, const Program &program, std::size_t count) const {
+    Tensors all;
+    for (std::size_t i = 0; i < number; ++i) {
+        const std::string name = given[i].name != nullptr ? given[i].name : "";
+        require_argument(contains(program.zeros, name), "this edit takes no extra \"", name, "\"; it takes: ", listed(program.zeros));
+        const Shape shape = manifest().shape(name, static_cast<std::int64_t>(count));
+        const std::size_t whole = element_count(shape), one = whole / count;
+        const float *first = given[i].data;
+        const bool fits = first != nullptr && (given[i].count == one || given[i].count == whole) &&
+                          std::all_of(first, first + given[i].count, [](float value) { return std::isfinite(value); });
+        require_argument(fits, "the extra \"", name, "\" has ", given[i].count, " values; expected ", whole, " finite ones, of shape ", text_of(shape),
+                         ", or ", one, " for all pictures alike");
+        std::vector<float> values(first, first + given[i].count);
+        const TensorPtr tensor = std::make_shared<Tensor>(manifest().shape(name, static_cast<std::int64_t>(given[i].count / one)), std::move(values));
+        all[name] = tensor->batch() == count ? tensor : slice(tensor, 0, count, count);
+    }
+    return all;
+}
+
+Tensors Pipeline::prepared(const Result &inversion, const Program &program, std::size_t batch) const {
+    Tensors taken;
+    for (const auto &name : manifest().prepared()) {
+        if (!contains(program.takes, name)) continue;
+        const std::lock_guard<std::mutex> hold(inversion.prepared->lock);
+        Tensors &made = inversion.prepared->tensors;
+        if (made.empty()) {
+            const auto take = [&](const std::string &tensor, std::size_t first, std::size_t end) { return slice(inversion.tensor(tensor), first, end); };
+            made = run(kPrepare, inversion.count(), batch, take);
+        }
+        taken[name] = made.at(name);
+    }
+    return taken;
 }
 
 const Move &Pipeline::move(const char *name, const Names &kinds) const {
@@ -125,7 +165,9 @@ void Pipeline::check_model(const Result &inversion, const std::string &program) 
     require_argument(other.identity == model_.identity, "the inversion was made by the model \"", other.name, "\" (", other.identity.substr(0, 12),
                      "), and this is \"", model_.name, "\" (", model_.identity.substr(0, 12), "); invert the picture again with this bundle");
     const Program &takes = *manifest().programs.find(program);
+    const Names prepared = manifest().prepared();
     for (const auto &name : takes.takes) {
+        if (contains(prepared, name)) continue;
         const auto held = inversion.tensors.find(name);
         const Shape shape = manifest().shape(name, static_cast<std::int64_t>(inversion.count()));
         const bool fits = contains(takes.zeros, name) || (held != inversion.tensors.end() && held->second->shape == shape);

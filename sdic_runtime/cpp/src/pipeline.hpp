@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -21,12 +22,19 @@ struct Model {
     Rows visible_rows;
 };
 
+// What the program "prepare" made of an inversion, at the first edit that takes any of it.
+struct Prepared {
+    std::mutex lock;
+    Tensors tensors;
+};
+
 // N pictures of one model: their tensors by name, "picture" [N, 3, R, R] among them, unclamped; and where each came from ("" where that is
 // not known). An inversion has all that the model keeps; edited pictures have what their program gives, and the moved codes.
 struct Result {
     Model model;
     Tensors tensors;
     Names names;
+    std::shared_ptr<Prepared> prepared = std::make_shared<Prepared>();
 
     std::size_t count() const { return tensors.at(kPicture)->batch(); }
     // The tensor called `name`, also in the words of schema 1. Throws Error.
@@ -53,8 +61,13 @@ private:
     // A tensor that a program takes, for the pictures `first` to `end`.
     using Take = std::function<TensorPtr(const std::string &name, std::size_t first, std::size_t end)>;
 
-    // What the program called `name` gives for `count` pictures, `batch` at a time (0: the default).
-    Tensors run(const std::string &name, std::size_t count, std::size_t batch, const Take &take) const;
+    // What the program called `name` gives for `count` pictures, `batch` at a time (0: the default). `take` gives what it takes, but for its
+    // zeros that are not among `extras`.
+    Tensors run(const std::string &name, std::size_t count, std::size_t batch, const Take &take, const Tensors &extras = {}) const;
+    // The caller's own inputs of an edit of `count` pictures, each for one of them or for all.
+    Tensors extras(const sdic_extra *given, std::size_t number, const Program &program, std::size_t count) const;
+    // What the program takes of what "prepare" gives; made once per inversion.
+    Tensors prepared(const Result &inversion, const Program &program, std::size_t batch) const;
     const Move &move(const char *name, const Names &kinds) const;
     // The inversion is of this model, and has what the program takes.
     void check_model(const Result &inversion, const std::string &program) const;

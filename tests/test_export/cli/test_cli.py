@@ -35,7 +35,7 @@ def test_no_summary_in_the_list_of_commands_is_cut_off(monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "80")
     assert call("--help") == 0
     listed = capsys.readouterr().out.partition("Commands:")[2].partition("Example")[0].strip().splitlines()
-    assert [line.split()[0] for line in listed] == ["build", "half", "bf16", "engines", "triton", "verify", "inspect"]
+    assert [line.split()[0] for line in listed] == ["build", "half", "bf16", "engines", "triton", "verify", "inspect", "directions"]
     assert all(line.endswith(".") and not line.endswith("...") for line in listed)
 
 

@@ -12,9 +12,9 @@ from torch import nn
 from sdic_export.cpu.dicn import cpu_dicn, halfway
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import DICNGraph
-from sdic_export.trace import method_of
 from sdic_train.config import TINY
 from sdic_train.methods import METHODS
+from sdic_train.methods.trace import method_of
 from sdic_train.networks.sdic.model import SDIC
 
 

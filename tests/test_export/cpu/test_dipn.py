@@ -15,9 +15,9 @@ from sdic_export.cpu.dipn import cpu_dipn
 from sdic_export.cpu.slices import DepthSlices
 from sdic_export.graphs.exporter import export_stage
 from sdic_export.graphs.fusion import fused
-from sdic_export.trace import method_of
 from sdic_train.config import CARS, DEMO, FACES, TINY, ModelConfig
 from sdic_train.methods import METHODS
+from sdic_train.methods.trace import method_of
 from sdic_train.networks.sdic.dipn import DIPN
 
 CLOSE = 2e-5  # of the standard deviation; the tolerance of a bundle is ten times as much

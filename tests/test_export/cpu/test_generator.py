@@ -14,9 +14,9 @@ from sdic_export.cpu.generator import BandPreview, BandTail, Rows, StripedBlock,
 from sdic_export.graphs.exporter import export_stage, export_variant
 from sdic_export.graphs.sdic import PreviewGraph, TailGraph
 from sdic_export.inspect import multiplications
-from sdic_export.trace import method_of
 from sdic_train.config import TINY
 from sdic_train.methods import METHODS
+from sdic_train.methods.trace import method_of
 from sdic_train.networks.sdic.model import SDIC
 
 RESOLUTION, WORKING = 256, 64

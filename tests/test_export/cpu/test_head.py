@@ -16,9 +16,9 @@ from sdic_export.cpu.head import WinogradStyledConv, cpu_head
 from sdic_export.graphs.exporter import export_alone, export_stage
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import FoldedBlock, HeadGraph
-from sdic_export.trace import method_of
 from sdic_train.config import TINY
 from sdic_train.methods import METHODS
+from sdic_train.methods.trace import method_of
 from sdic_train.networks.sdic.model import SDIC
 
 METHOD = method_of(METHODS["sdic"], TINY)

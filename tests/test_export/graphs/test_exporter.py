@@ -17,9 +17,9 @@ from sdic_export.graphs import exporter
 from sdic_export.graphs.exporter import export_stage, export_variant, save_graph, weights_of
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import stage_modules
-from sdic_export.trace import method_of
 from sdic_train.config import TINY
 from sdic_train.methods import METHODS
+from sdic_train.methods.trace import method_of
 from sdic_train.networks.sdic.model import SDIC
 
 METHOD = method_of(METHODS["sdic"], TINY)

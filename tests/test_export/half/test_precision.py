@@ -24,7 +24,6 @@ from sdic_export.half.check import LayerRange, StageCheck, as_rounding_graph, ju
 from sdic_export.half.precision import Limits, Policy, Rules, load_policy, policy_names, to_half, write_half
 from sdic_export.half.stages import RoundedStages, add_precision
 from sdic_export.half.typed_graph import infer_shapes, prepared
-from sdic_export.trace import method_of
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, graph_keys
@@ -32,6 +31,7 @@ from sdic_runtime.errors import ArgumentError, BundleError, FileError
 from sdic_runtime.tools.compare import Difference
 from sdic_train.config import TINY
 from sdic_train.methods import METHODS
+from sdic_train.methods.trace import method_of
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import StyledConv
 

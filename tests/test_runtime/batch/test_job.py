@@ -322,7 +322,7 @@ def test_a_picture_that_kills_its_worker_costs_no_other(tiny_bundle: Path, tmp_p
     sitting.write_text(
         "import os, sdic_runtime.pictures as pictures\n"
         "load = pictures.load_picture\n"
-        "pictures.load_picture = lambda path: os._exit(9) if 'p002' in str(path) else load(path)\n"
+        "pictures.load_picture = lambda path, *more: os._exit(9) if 'p002' in str(path) else load(path, *more)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     words = command(folder, tiny_bundle, tmp_path / "out", "--workers", "1", "--batch", "2")

@@ -48,14 +48,14 @@ def archive(path: Path, size: int = 1000) -> Path:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "the file is empty; download it again"),
+        (b"", "this is empty (0 bytes); download it again"),
         (
             b"\n <!DOCTYPE HTML><html><head>",
-            "this is a web page, not weights; open the link in a browser, or download the file again later",
+            "this is a web page, not weights; open the link in a browser and save the file from there, or download it again later",
         ),
         (
             b"\xef\xbb\xbf<html>" + b" " * 5000 + b"Download Quota exceeded",
-            "this is a web page, not weights (it speaks of a download quota)",
+            "this is a web page, not weights: it speaks of a download quota; the place has reached its limit for today",
         ),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:1",
@@ -75,7 +75,7 @@ def test_a_cut_off_archive(tmp_path: Path) -> None:
     path = archive(tmp_path / "e4e.pt")
     assert examine(path).sound
     path.write_bytes(path.read_bytes()[:600])
-    assert findings(path)["content"].text == "the archive ends early after 600 bytes: the download was cut off, so download it again"
+    assert findings(path)["content"].text == "this ends early after 600 bytes: the download was cut off, so download it again"
 
 
 def test_a_safetensors_file_and_its_damages(tmp_path: Path) -> None:
@@ -86,11 +86,11 @@ def test_a_safetensors_file_and_its_damages(tmp_path: Path) -> None:
     assert found["metadata origin"].text == "somewhere"
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
-    sentence = f"the file has {len(whole) - 5} bytes where its header announces {len(whole)}: cut off"
+    sentence = f"this has {len(whole) - 5} bytes where its header announces {len(whole)}: it was cut off"
     assert findings(path)["content"].text.startswith(sentence)
     for content in (b"abc", b"\xff" * 100, (4).to_bytes(8, "little") + b"[12]", (3).to_bytes(8, "little") + b'"ab'):
         path.write_bytes(content)
-        assert findings(path)["content"].text == "this is no safetensors file: its header cannot be read; write or download it again"
+        assert findings(path)["content"].text.startswith("this is truncated or not a safetensors file: its header cannot be read")
 
 
 def test_a_missing_path(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_results_and_other_files_are_not_taken_for_checkpoints(
     for name in ("smile.safetensors", "inversion.safetensors", "notes.txt"):
         assert examine(tmp_path / name).sound, name
     assert findings(tmp_path / "inversion.safetensors")["metadata bundle"].text == "tiny"
-    assert findings(tmp_path / "notes.txt")["content"].text.startswith("neither a PyTorch file nor safetensors")
+    assert findings(tmp_path / "notes.txt")["content"].text.startswith("this is neither a PyTorch file nor safetensors")
 
 
 def test_a_sound_bundle(tiny_bundle: Path) -> None:

@@ -183,12 +183,9 @@ def test_loading_does_not_copy_the_weights(model: SDIC, tmp_path: Path) -> None:
 
 
 BAD_BYTES = {
-    "page.pt": (
-        b"<!DOCTYPE html><html>Quota exceeded</html>",
-        "is a web page and not a checkpoint, so the download failed; download it again",
-    ),
+    "page.pt": (b"<!DOCTYPE html><html>Quota exceeded</html>", "is a web page, not weights: it speaks of a download quota"),
     "empty.pt": (b"", r"is empty \(0 bytes\); download it again"),
-    "text.pt": (b"hello", "is no PyTorch file"),
+    "text.pt": (b"hello", "is neither a PyTorch file nor safetensors"),
     "broken.safetensors": (b"\x08\x00\x00\x00\x00\x00\x00\x00garbage!", "is truncated or not a safetensors file"),
 }
 
@@ -204,7 +201,7 @@ def test_bad_files(name: str, tmp_path: Path) -> None:
 def test_truncated_missing_and_folder(model: SDIC, tmp_path: Path) -> None:
     path = saved(tmp_path / "sdic.pt", container(model))
     path.write_bytes(path.read_bytes()[:-5000])
-    with pytest.raises(SdicError, match=r"\(\d+ bytes\) is truncated or damaged; download it again"):
+    with pytest.raises(SdicError, match=r"ends early after [\d,]+ bytes: the download was cut off"):
         load_sdic(path)
     with pytest.raises(SdicError, match='there is no file ".*none.pt"; check the path'):
         load_sdic(tmp_path / "none.pt")

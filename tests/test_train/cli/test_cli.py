@@ -192,7 +192,7 @@ def test_a_bundle_is_evaluated_with_its_own_directions(tmp_path: Path, capsys: p
     _run("dataset", "--out", data, "--size", size, "--count", 2, "--processes", 1, "--seed", 900_000, "--photo")
     write_safetensors(reader, PortraitReader().state_dict(), {"format": READER_FORMAT})
     capsys.readouterr()
-    options = ("--backend", "onnxruntime", "--threads", 1, "--reader", reader, "--out", tmp_path / "evaluation")
+    options = ("--backend", "onnxruntime", "--threads", 1, "--runs", 1, "--reader", reader, "--out", tmp_path / "evaluation")
     _run("evaluate", pipeline.bundle.path, "--data", data, *options)
     found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     assert capsys.readouterr().out == (tmp_path / "evaluation" / "evaluation.md").read_text()
@@ -204,7 +204,39 @@ def test_a_bundle_is_evaluated_with_its_own_directions(tmp_path: Path, capsys: p
         assert found["inversion"][method]["L2"] == pytest.approx(((pixels.clip(-1, 1) - image) ** 2).mean(), rel=1e-3)
         assert found["inversion"][method]["seconds"] > 0
     assert found["pictures"] == 2
-    assert {"smile", "age", "glasses"} <= set(found["edits"]) <= set(pipeline.directions)
+    assert list(found["edits"]) == ["SDIC"] and {"smile", "age", "glasses"} <= set(found["edits"]["SDIC"]) <= set(pipeline.directions)
+    assert found["models"]["SDIC"] == {"method": "sdic", "where": pipeline.backend.description} and found["runs"] == 1
+
+
+def test_any_models_are_evaluated_together(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sdic_runtime.pipeline import Pipeline
+
+    demo, data = Pipeline.load(backend="onnxruntime").bundle.path, tmp_path / "data"
+    for size in (64, 128):
+        _run("dataset", "--out", data, "--size", size, "--count", 2, "--processes", 1, "--seed", 900_000, "--photo")
+    capsys.readouterr()
+    base = ["evaluate", str(demo), str(encoder_file), f"mine={encoder_file}", "nowhere", "--data", str(data), "--runs", "1"]
+    assert main([*base, "--threads", "1", "--published", "--out", str(tmp_path / "out")]) == 2
+    out, errors = capsys.readouterr()
+    assert errors == 'error: nowhere: there is no file "nowhere"; check the path\n'
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert list(found["inversion"]) == ["SDIC", "e4e", "mine"] and found["width"] == 64 and list(found["failed"]) == ["nowhere"]
+    first, second = ({name: value for name, value in found["inversion"][label].items() if name != "seconds"} for label in ("e4e", "mine"))
+    assert first == second != found["inversion"]["SDIC"] and found["models"]["mine"]["method"] == "e4e"
+    assert "| PTI, the paper |" in out and "nowhere failed: there is no file" in out
+    assert main([*base, "--with", str(encoder_file)]) == 2
+    assert capsys.readouterr().err == (
+        "error: --with and --method are for one checkpoint, and 3 are given; evaluate bundles of them instead\n"
+    )
+    assert main(["evaluate", f"a={encoder_file}", f"a={encoder_file}", "--data", str(data)]) == 2
+    assert capsys.readouterr().err == 'error: two models would be called "a (encoder.safetensors)"; name them with NAME=PATH\n'
+    for words in (["nowhere"], ["nowhere", "elsewhere"]):
+        assert main(["evaluate", *words, "--data", str(data)]) == 2
+        assert capsys.readouterr().err == 'error: there is no file "nowhere"; check the path\n'
+    assert main([*base, "--out", str(encoder_file)]) == 2
+    assert "cannot write into the folder" in capsys.readouterr().err
+    assert main(["evaluate", str(demo), "--edit-first", "--data", str(data)]) == 2
+    assert capsys.readouterr().err == "error: --edit-first needs a checkpoint: a bundle compensates first\n"
 
 
 def test_edits_are_measured_with_a_reader_along_directions(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

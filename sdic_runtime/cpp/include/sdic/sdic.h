@@ -138,13 +138,17 @@ SDIC_API sdic_status sdic_pipeline_info(const sdic_pipeline *pipeline, sdic_info
 /* The size that a letter stands for in shapes: "R", "S", "L", "C", and the method's own. */
 SDIC_API sdic_status sdic_pipeline_size(const sdic_pipeline *pipeline, const char *letter, int32_t *value);
 
+/* The shape that a tensor of the method has for one picture, and how many of its numbers count. */
+SDIC_API sdic_status sdic_pipeline_shape(const sdic_pipeline *pipeline, const char *tensor, int64_t shape[8], int32_t *rank);
+
 /* What can be listed of a bundle. */
 typedef enum sdic_names {
     SDIC_NAMES_DIRECTIONS = 0, /* sorted */
     SDIC_NAMES_MOVES = 1,      /* forms of editing, for sdic_edit_params.move */
-    SDIC_NAMES_PROGRAMS = 2,   /* what the stages are run for: "invert", "baseline" where the method has one, those of the moves */
+    SDIC_NAMES_PROGRAMS = 2,   /* what the stages are run for: "invert", those of the moves; "baseline", "prepare" where the method has them */
     SDIC_NAMES_TENSORS = 3,    /* those that an inversion keeps */
-    SDIC_NAMES_SIZES = 4       /* the letters of sdic_pipeline_size */
+    SDIC_NAMES_SIZES = 4,      /* the letters of sdic_pipeline_size */
+    SDIC_NAMES_EXTRAS = 5      /* further inputs that edits take, see sdic_extra */
 } sdic_names;
 
 /* Name `index` of a list; NULL beyond the last one. */
@@ -207,6 +211,15 @@ typedef struct sdic_edit_part {
     float sigma;           /* GANSpace: in standard deviations */
 } sdic_edit_part;
 
+/* A further input of an edit, one of SDIC_NAMES_EXTRAS, zeros where it is not given: such as StyleFeatureEditor's "mask" [N, 1, S, S], 1
+ * where nothing may change. */
+typedef struct sdic_extra {
+    size_t struct_size; /* set by sdic_extra_default */
+    const char *name;
+    const float *data;  /* contiguous; see sdic_pipeline_shape */
+    size_t count;       /* of values: for one picture, then all N have the same, or for all N */
+} sdic_extra;
+
 /* Codes become code + strength * (sum of weight * part), each part read off the unedited code. M strengths for N pictures give N * M
  * pictures, all strengths of the first picture first. */
 typedef struct sdic_edit_params {
@@ -218,9 +231,12 @@ typedef struct sdic_edit_params {
     const char *move;             /* the form of editing, one of SDIC_NAMES_MOVES: for SDIC "paper" (strength 0 is the inversion) or "released"
                                      (as the released code does); NULL: the bundle's first for edits of these kinds */
     size_t batch;                 /* pictures at a time; 0: as in sdic_invert */
+    const sdic_extra *extras;     /* NULL: none */
+    size_t extra_count;
 } sdic_edit_params;
 
 SDIC_API void sdic_edit_part_default(sdic_edit_part *part);
+SDIC_API void sdic_extra_default(sdic_extra *extra);
 SDIC_API void sdic_edit_params_default(sdic_edit_params *params);
 
 /* `inversion` must be of this bundle's model, and have the tensors that the move's program takes. */

@@ -103,6 +103,13 @@ private:
     sdic_edit_part raw_ = defaults();
 };
 
+// A further input of an edit, which must stay alive during the call: see sdic_extra.
+struct Extra {
+    std::string name;
+    const float *data = nullptr;
+    std::size_t count = 0;
+};
+
 // N pictures and their tensors: an inversion, or edited pictures. May be moved, not copied.
 class Result {
 public:
@@ -199,11 +206,18 @@ public:
     }
 
     // N pictures and M strengths give N * M pictures, all strengths of the first picture first. `move`: the form of editing, see
-    // sdic_edit_params; "" for the bundle's first.
+    // sdic_edit_params; "" for the bundle's first. `extras`: what the move takes besides, see sdic_extra.
     Result edit(const Result &inversion, const std::vector<Part> &parts, const std::vector<float> &strengths = {1.0f},
-                  const std::string &move = "", std::size_t batch = 0) {
+                const std::string &move = "", std::size_t batch = 0, const std::vector<Extra> &extras = {}) {
         std::vector<sdic_edit_part> raw;
         for (const Part &part : parts) raw.push_back(part.raw());
+        std::vector<sdic_extra> further(extras.size());
+        for (std::size_t i = 0; i < extras.size(); ++i) {
+            sdic_extra_default(&further[i]);
+            further[i].name = extras[i].name.c_str();
+            further[i].data = extras[i].data;
+            further[i].count = extras[i].count;
+        }
         static const float none = 0;  // a list without strengths must not pass for "not given"
         sdic_edit_params params;
         sdic_edit_params_default(&params);
@@ -213,6 +227,8 @@ public:
         params.strength_count = strengths.size();
         params.move = move.empty() ? nullptr : move.c_str();
         params.batch = batch;
+        params.extras = further.data();
+        params.extra_count = further.size();
         sdic_result *handle = nullptr;
         finish(sdic_edit(get(), inversion.get(), &params, &handle));
         return Result(handle);
@@ -237,6 +253,14 @@ public:
         std::int32_t value = 0;
         detail::check(sdic_pipeline_size(handle_.get(), letter.c_str(), &value));
         return value;
+    }
+
+    // The shape that a tensor of the method has for one picture.
+    std::vector<std::int64_t> shape(const std::string &tensor) const {
+        std::int64_t axes[8] = {};
+        std::int32_t rank = 0;
+        detail::check(sdic_pipeline_shape(handle_.get(), tensor.c_str(), axes, &rank));
+        return {axes, axes + rank};
     }
 
     std::vector<std::string> names(sdic_names list) const {

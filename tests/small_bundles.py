@@ -1,0 +1,69 @@
+"""The bundles of the methods' small models, each built once for all processes of a test run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_methods
+import small_parts
+import torch
+from built_once import built_once
+
+from sdic_export import build as building
+from sdic_export.build import BuildOptions, build
+from sdic_export.graphs import exporter
+from sdic_export.graphs.exporter import export_stage
+
+ITERATIONS = 2
+OPTIONS: dict[str, dict[str, Any]] = {"hyperstyle": {"iterations": ITERATIONS}, "fs": {"research": True}}
+
+
+def small_bundle(factory: pytest.TempPathFactory, method: str) -> Path:
+    """The bundle of a small model; the files that it was built of lie beside it. No test may change it."""
+    fill = _fill_parts if method in small_parts.BUILDERS else _fill_encoded
+
+    def filled(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:  # small tensors are kept apart where those of a released model would be
+            patch.setattr(exporter, "EXTERNAL_TENSOR_FROM", 1024)
+            fill(folder, method)
+
+    return built_once(factory, method, filled) / "bundle"
+
+
+def styled_bundle(factory: pytest.TempPathFactory) -> Path:
+    """The small e4e with style space. Its encoder is copied from its other bundle. No test may change it."""
+    plain = small_bundle(factory, "e4e")
+
+    def export(module: Any, stage: Any, method: Any, path: Path, *options: Any, **named: Any) -> None:
+        if path.stem != "encoder":
+            export_stage(module, stage, method, path, *options, **named)
+            return
+        for file in (plain / "onnx/fp32").glob("encoder.onnx*"):
+            shutil.copy(file, path.parent)
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(building, "export_stage", export)
+            build(BuildOptions(plain.parent / "small.pt", folder / "bundle", style_space=True, cpu_graphs=False))
+
+    return built_once(factory, "e4e-styled", fill) / "bundle"
+
+
+def _fill_encoded(folder: Path, method: str) -> None:
+    model, others = small_methods.small_model(method), []
+    changes: dict[str, Any] = {}
+    if method == "psp":  # its mean latent code is in another file
+        others, changes = [folder / "generator.pt"], {"latent_avg": None}
+        torch.save({"g_ema": model.generator.state_dict(), "latent_avg": model.latent_avg[0]}, others[0])
+    checkpoint = small_methods.write_small(folder / "small.pt", method, model, **changes)
+    if method == "sfe":
+        checkpoint, others = small_methods.split_sfe(folder, model)
+    build(BuildOptions(checkpoint, folder / "bundle", others=others, iterations=ITERATIONS if "restyle" in method else None))
+
+
+def _fill_parts(folder: Path, method: str) -> None:
+    others = small_parts.write_small(folder / "small.pt", method)
+    build(BuildOptions(folder / "small.pt", folder / "bundle", others=others, **OPTIONS.get(method, {})))
