@@ -324,4 +324,6 @@ def _checkpoint_record(options: BuildOptions) -> dict[str, str]:
         return Path(os.path.relpath(Path(path).resolve(), Path(options.out).resolve())).as_posix()
 
     record = {"path": relative(options.checkpoint), "sha256": sha256(Path(options.checkpoint)), "weights": options.weights}
-    return record | ({"others": "\n".join(map(relative, options.others))} if options.others else {})
+    if not options.others:
+        return record
+    return record | {"others": "\n".join(map(relative, options.others)), "others_sha256": "\n".join(map(sha256, map(Path, options.others)))}

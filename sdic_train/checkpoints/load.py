@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdic_runtime.errors import CheckpointError
+from sdic_runtime.json_text import JsonError, parse_json
 from sdic_runtime.tools.public_files import where
 from sdic_train.checkpoints.files import GIVE, load_container, unwrapped, write_safetensors
 from sdic_train.checkpoints.recognise import (
@@ -97,7 +98,8 @@ def read_checkpoint(path: str | Path, domain: str | None = None, kind: str | Non
     """
     path = Path(path)
     container = load_container(path)
-    if container.get("opts", {}).get("format") == FORMAT:
+    recorded = container.get("opts")
+    if isinstance(recorded, Mapping) and recorded.get("format") == FORMAT:
         return _own(path, container, kind)
     state, options = _released_state(path, container)
     may_be = (kind,) if kind else tuple(kinds_of(path, state, options))
@@ -275,8 +277,10 @@ def _own(path: Path, container: dict[str, Any], kind: str | None) -> Checkpoint:
     del state["opts"]
     average, picture = state.pop("latent_avg", None), state.pop("average", None)
     try:
-        config = ModelConfig.from_dict(json.loads(options["config"]))
-    except (KeyError, ValueError) as error:
+        config = ModelConfig.from_dict(parse_json(options["config"], dict[str, Any]))
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, JsonError) as error:
         raise CheckpointError(f'"{path}" says nothing readable of its sizes ({error}); write it again with sdic-train') from error
     kind = kind_of(path, state, {"encoder_type": encoder_type(config.encoder)}, kind)
     return Checkpoint(path, kind, state, config, _float(average), may_be=(kind,), average=_float(picture), ours=True)
@@ -285,7 +289,8 @@ def _own(path: Path, container: dict[str, Any], kind: str | None) -> Checkpoint:
 def _released_state(path: Path, container: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights of a file under our prefixes, and the options that it records."""
     options = container.get("opts") or container.get("args") or {}
-    options = dict(vars(options)) if hasattr(options, "__dict__") and not isinstance(options, Mapping) else dict(options)
+    options = dict(vars(options)) if hasattr(options, "__dict__") and not isinstance(options, Mapping) else options
+    options = {str(name): value for name, value in options.items()} if isinstance(options, Mapping) else {}
     held = next((container[name] for name in STATES if isinstance(container.get(name), Mapping)), None)
     state = {name: value for name, value in container.items() if name not in BESIDE} if held is None else held
     if not all(isinstance(value, Tensor) for value in state.values()) or not state:
