@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 import statistics
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import ARGUMENTS
 from PIL import Image
 from site_pages import ISOLATED, Visits, drag, pictures_shown, send, shown, wait_for_picture
 
@@ -184,3 +186,20 @@ def test_a_damaged_file_of_the_bundle_is_said(demo_site: Path, visit: Visits, tm
     (damaged / name).write_bytes(content)
     page = visit(damaged, ISOLATED, ready=False)
     expect(page.locator("#error")).to_contain_text(f"{name} is damaged; load the page again, or write the site again", timeout=60_000)
+
+
+@pytest.mark.full
+def test_webgpu_makes_the_same_picture(browser: Any, demo_site: Path, pipeline: Pipeline) -> None:
+    """In software: minutes, for the numbers alone."""
+    arguments = [argument for argument in ARGUMENTS.split() if argument != "--disable-gpu"]
+    arguments += ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan,WebGPU"]
+    running = browser.browser_type.launch(executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=arguments)
+    with ExitStack() as stack:
+        stack.callback(running.close)
+        page = Visits(running, stack)(demo_site, ISOLATED, "?backend=webgpu", ready=False)
+        expect(page.locator("#status")).to_have_text("ready", timeout=400_000)
+        if "WebGPU" not in page.locator("#model").text_content():
+            pytest.skip("this Chromium has no WebGPU in software")
+        page.set_input_files("#file", PORTRAITS / "portrait_1.png")
+        expect(page.locator("#inversion")).to_have_attribute("data-shown", "1", timeout=200_000)
+        assert difference(page, "inversion", pipeline.invert(PORTRAITS / "portrait_1.png").images[0]) <= CLOSE
