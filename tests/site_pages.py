@@ -71,23 +71,24 @@ def shown(page: Any, canvas: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(page.evaluate(DATA_URL, canvas)))).convert("RGB"), int)
 
 
-def pictures_shown(page: Any) -> int:
-    """How many edited pictures the page has shown."""
-    return int(page.locator("#edited").get_attribute("data-shown") or 0)
+def pictures_shown(page: Any, canvas: str = "edited") -> int:
+    """How many pictures the canvas has shown."""
+    return int(page.locator(f"#{canvas}").get_attribute("data-shown") or 0)
 
 
-def wait_for_picture(page: Any, before: int) -> None:
-    """Wait until the page has shown a picture more than `before`, and is at rest."""
+def wait_for_picture(page: Any, before: int, canvas: str = "edited") -> None:
+    """Wait until the canvas has shown more than `before` pictures, and the page is at rest."""
     from playwright.sync_api import expect
 
-    expect(page.locator("#edited")).not_to_have_attribute("data-shown", str(before), timeout=60_000)
+    expect(page.locator(f"#{canvas}")).not_to_have_attribute("data-shown", str(before), timeout=60_000)
+    expect(page.locator("#status")).not_to_have_text("inverting", timeout=60_000)
     expect(page.locator("#stage")).not_to_have_class("busy", timeout=60_000)
 
 
 def send(page: Any, picture: Path) -> None:
-    before = pictures_shown(page)
+    before = pictures_shown(page, "inversion")
     page.set_input_files("#file", picture)
-    wait_for_picture(page, before)
+    wait_for_picture(page, before, "inversion")
 
 
 def drag(page: Any, name: str, part: float) -> float:

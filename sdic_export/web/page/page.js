@@ -87,7 +87,7 @@ async function invert(file) {
     draw($("input"), result.input);
     draw($("inversion"), result.inversion);
     draw($("before"), result.inversion);
-    $("inversion").dataset.milliseconds = milliseconds;
+    Object.assign($("inversion").dataset, { milliseconds, shown: 1 + Number($("inversion").dataset.shown) });
     $("middle-choice").hidden = Math.max(result.squashed, 1 / result.squashed) <= 1.03;
     $("views").hidden = $("controls").hidden = false;
     state.inverted = true;
@@ -173,7 +173,7 @@ function wire() {
   document.addEventListener("paste", (event) => invert(event.clipboardData.files[0]));
   $("middle").addEventListener("change", () => invert(state.file));
   $("reset").addEventListener("click", () => { state.edits.clear(); buildSliders(); });
-  $("link").addEventListener("click", async () => { try { await navigator.clipboard.writeText(location.href); say("the link is copied"); } catch { say(location.href); } });
+  $("link").addEventListener("click", async () => { remember(); try { await navigator.clipboard.writeText(location.href); say("the link is copied"); } catch { say(location.href); } });
   $("download").addEventListener("click", download);
   $("move").addEventListener("change", () => { state.move = $("move").value; render(); });
   $("wipe").addEventListener("input", () => { $("before").style.clipPath = `inset(0 ${100 - $("wipe").value}% 0 0)`; });
