@@ -29,7 +29,7 @@ from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import sha256
 from sdic_runtime.program import INVERT, PICTURE, Method
 from sdic_runtime.tools.compare import Difference, difference
-from sdic_train.config import FACES, ModelConfig
+from sdic_train.config import FACES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -156,7 +156,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 name=options.name or Path(options.out).resolve().name,
                 domain=config.domain,
                 input=Input(config.visible_rows),
-                faces=alignment(options.faces, config),
+                faces=alignment(options.faces, config.domain, method.sizes["R"]),
                 style_layers=layer_widths(config) if options.style_space else (),
                 graphs=graphs,
                 default_precision=STANDARD,
@@ -172,13 +172,13 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     return BuildReport(manifest, reports, rounding, half, time.perf_counter() - start)
 
 
-def alignment(wanted: str | None, config: ModelConfig) -> str | None:
+def alignment(wanted: str | None, domain: str, resolution: int) -> str | None:
     """How faces lie in the pictures that the model takes: as `wanted`, or for the size and the domain of the released face models as in
     FFHQ. Raises ArgumentError."""
     if wanted not in (None, *ALIGNMENTS):
         raise ArgumentError(f'the alignment of faces is "{wanted}"; use {" or ".join(ALIGNMENTS)}')
     if wanted is None:
-        return FFHQ if (config.domain, config.resolution) == (FACES.domain, FACES.resolution) else None
+        return FFHQ if (domain, resolution) == (FACES.domain, FACES.resolution) else None
     return wanted if wanted != NO_FACES else None
 
 

@@ -131,7 +131,12 @@ class Reader:
         if not self.photographs:
             return self._taken_whole(picture, name)
         photo = self._opened(picture)
-        faces = find(photo)
+        return self.of(photo, find(photo), name)
+
+    def of(self, photo: Photo, faces: Sequence[Face], name: str) -> Subject:
+        """The same for a photograph whose faces were found before."""
+        if not self.photographs:
+            return self._taken_whole(photo, name)
         if not faces:
             raise PictureError(f"no face was found in {name}; if it is an aligned crop of a face already, add --aligned")
         if not self.wishes.said and not self.wishes.keep and is_crop(faces[0]):

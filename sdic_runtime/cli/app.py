@@ -19,7 +19,7 @@ from sdic_runtime.files import reason
 BAD_INPUT = 2
 INTERRUPTED = 130
 EXTRAS = {"sdic-export": "export", "sdic-train": "train"}  # command line -> the extra that brings what it imports
-COMMANDS = ("invert", "edit", "sweep", "video", "directions", "batch", "compare", "bench", "doctor", "download", "demo")
+COMMANDS = ("invert", "edit", "sweep", "studio", "video", "directions", "batch", "compare", "bench", "doctor", "download", "demo")
 
 
 def command_line(name: str, description: str, example: str) -> typer.Typer:
