@@ -236,6 +236,7 @@ def stop(number: int, frame: object) -> None:
     """End the children too; each has saved its state less than four minutes ago."""
     for child in list(CHILDREN):
         child.terminate()
+    print(f"stopped by signal {number}; the same command goes on", flush=True)
     os._exit(128 + number)
 
 
