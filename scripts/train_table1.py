@@ -4,7 +4,7 @@
     python scripts/train_table1.py pack --state runs/table1 --out checkpoints
     python scripts/train_table1.py unpack --packed checkpoints --out runs/unpacked
 
-`train` goes round the methods in slices, so that they are equally far at any time; stop it, and the same command goes on. `pack` writes
+`train` gives the methods turns, the least far first, so that all are equally far at any time; stop it, and the same command goes on. `pack` writes
 what each method trained, in float16, without the generator and e4e that all share; `unpack` writes whole checkpoints again, for
 `sdic-export build` and `sdic-train evaluate`.
 """
@@ -94,6 +94,10 @@ class Run:
         """The stage that is not finished yet."""
         return next((stage for stage in METHODS[self.method] if done(self.folder / stage.name) < self.steps(stage)), None)
 
+    def progress(self) -> float:
+        """The share of the budget that is behind it."""
+        return sum(stage.share * done(self.folder / stage.name) / self.steps(stage) for stage in METHODS[self.method])
+
     def result(self) -> Path:
         return self.folder / METHODS[self.method][-1].name / RESULT
 
@@ -144,7 +148,7 @@ def call(arguments: list[str], state: Path, lock: int) -> float:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Prepare what is missing, then go round the runs until all are finished."""
+    """Prepare what is missing, then give the runs that are least far their turns until all are finished."""
     state = Path(options.state).resolve()
     options.state = str(state)
     state.mkdir(parents=True, exist_ok=True)
@@ -160,8 +164,8 @@ def train(options: argparse.Namespace) -> None:
                 call([part.format(data=state / "data", state=state) for part in command], state, lock.fileno())
         runs = runs_of(options)
         with ThreadPoolExecutor(options.processes) as pool:
-            while waiting := [(run, stage) for run in runs if (stage := run.waiting())]:
-                for job in [pool.submit(run.train, stage, lock.fileno()) for run, stage in waiting]:
+            while waiting := sorted((run for run in runs if run.waiting()), key=Run.progress)[: options.processes]:
+                for job in [pool.submit(run.train, run.waiting(), lock.fileno()) for run in waiting]:
                     job.result()
     print("all are trained")
 
@@ -236,6 +240,7 @@ def stop(number: int, frame: object) -> None:
     """End the children too; each has saved its state less than four minutes ago."""
     for child in list(CHILDREN):
         child.terminate()
+    print(f"stopped by signal {number}; the same command goes on", flush=True)
     os._exit(128 + number)
 
 

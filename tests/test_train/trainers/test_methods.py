@@ -15,7 +15,7 @@ from torch import nn
 
 from sdic_runtime.edits import Direction
 from sdic_runtime.errors import SdicError
-from sdic_train.checkpoints.load import load_encoder, load_generator, read_checkpoint
+from sdic_train.checkpoints.load import describe, load_encoder, load_generator, read_checkpoint
 from sdic_train.config import TINY
 from sdic_train.data.datasets import PictureSet
 from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
@@ -157,6 +157,8 @@ def test_the_result_is_a_checkpoint_of_the_method(method: str, make: Make, tmp_p
     trainer.save(path)
     code = method_of_file(path)
     assert code is METHODS[method]
+    said = dict(describe(path))
+    assert said["method"] == method and "also needs" not in said and "InterDigital" not in said["licence"]
     model = code.read(path, None)
     assert not model.training
     trainer.model.eval()
