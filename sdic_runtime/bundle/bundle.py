@@ -12,6 +12,7 @@ from sdic_runtime.bundle.manifest import BUILD_HINT, MANIFEST_NAME, Manifest, pa
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import ArgumentError, BundleError
 from sdic_runtime.files import reason, sha256
+from sdic_runtime.leftovers import bring_back
 
 DEMO_FOLDER = Path(__file__).with_name("demo")
 
@@ -36,6 +37,8 @@ class Bundle:
         manifest_path = folder / MANIFEST_NAME
         if path is None and not manifest_path.exists():
             raise BundleError(f"the embedded demo bundle is missing at {folder}; name a bundle or install sdic-toolkit again")
+        if not folder.exists():
+            bring_back(folder)  # a replacement may have died halfway
         if not folder.exists():
             raise BundleError(f"there is no bundle at {folder}; {BUILD_HINT}")
         try:
