@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import stat
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sdic_runtime.errors import FileError
+from sdic_runtime.leftovers import held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,28 +53,40 @@ def read_regular(path: str | os.PathLike[str], largest: int) -> bytes:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not. Raises FileError where the
-    folder is missing or cannot be written to."""
+    """A temporary path beside `path` that becomes `path` when the block ends well, and lasts a power failure then; it vanishes when the
+    block does not end well, and with the next file beside it when the process was killed. Raises FileError where the folder is missing or
+    cannot be written to."""
     target = Path(path)
     if os.path.isdir(target):
         raise FileError(f"cannot write {target}: it is a folder; name a file")
-    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.tmp")  # not longer than most names: a name that fits must not fail here
     try:
         with suppress(FileNotFoundError):
             os.lstat(target)  # its own name may be what is wrong
-        temporary.touch(exist_ok=False)
-    except ValueError as error:  # a path that no system has, such as one with a zero byte
+        with held(target.parent, lambda temporary: temporary.touch(exist_ok=False)) as temporary:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, target)
+            sync(target.parent)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    except ValueError as error:
+        if "\0" not in str(target):  # a path that no system has
+            raise
         raise FileError(f"cannot write {str(target)!r}: {error}; choose another name") from error
-    except OSError as error:
-        raise _cannot_write(target, error) from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk. Raises OSError."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield temporary
-        os.replace(temporary, target)
+        os.fsync(descriptor)
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # file systems that cannot
+            raise
     finally:
-        if os.path.exists(temporary):
-            temporary.unlink()
+        os.close(descriptor)
 
 
 def remedy(error: OSError) -> str:

@@ -14,6 +14,7 @@ from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import ArgumentError, BundleError
 from sdic_runtime.files import TRUST_VARIABLE, is_inside, open_regular, read_regular, reason, sha256
 from sdic_runtime.json_text import LARGEST
+from sdic_runtime.leftovers import bring_back
 
 TRUST_HINT = "--trust before the command, or trust=True in Python"
 SHOWN = 3  # operators in a sentence
@@ -43,6 +44,8 @@ class Bundle:
         manifest_path = folder / MANIFEST_NAME
         if path is None and not manifest_path.exists():
             raise BundleError(f"the embedded demo bundle is missing at {folder}; name a bundle or install sdic-toolkit again")
+        if not folder.exists():
+            bring_back(folder)  # a replacement may have died halfway
         if not folder.exists():
             raise BundleError(f"there is no bundle at {folder}; {BUILD_HINT}")
         try:

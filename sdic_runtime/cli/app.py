@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from sdic_runtime.cli.options import Debug
+from sdic_runtime.cli.signals import BROKEN_PIPE, SIGNALLED, ending_well, hold_standard_streams, reader_gone, silence
 from sdic_runtime.errors import MissingExtraError, SdicError, printable
 from sdic_runtime.files import TRUST_VARIABLE, reason
 
@@ -31,28 +32,38 @@ def command_line(name: str, description: str, example: str) -> typer.Typer:
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 a check failed, 2 bad input or an error, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 a check failed, 2 bad input or an error, 130 interrupted, and as shells count
+    them 143 after SIGTERM, 129 after SIGHUP, 141 where nobody reads the results any more."""
+    hold_standard_streams()
     streams = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115 - None: it was closed at the start
     sys.stdout, sys.stderr = streams
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # no name of a file is worth a failure to print it
     settings, name = {"debug": False}, str(app.info.name)  # what holds for this call, whichever command runs
-    try:
-        code = app(args=list(arguments) if arguments is not None else None, prog_name=name, standalone_mode=False, obj=settings)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the results has gone; without this, Python would complain once more when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BAD_INPUT
-    except Exception as error:
-        if settings["debug"]:
-            traceback.print_exc()
-        typer.echo(f"error: {printable(_explained(error, name))}", err=True)
-        return BAD_INPUT
+    with ending_well() as heard:
+        try:
+            code = app(args=list(arguments) if arguments is not None else None, prog_name=name, standalone_mode=False, obj=settings)
+            sys.stdout.flush()
+            return heard.code(INTERRUPTED) if code == INTERRUPTED else code if isinstance(code, int) else 0
+        except (KeyboardInterrupt, typer.Abort):
+            return heard.code(INTERRUPTED)
+        except (Exception, SystemExit) as raised:
+            # The parser of the command line makes an exit of a broken pipe.
+            error = raised.__context__ if isinstance(raised, SystemExit) else raised
+            if not isinstance(error, Exception):
+                raise
+            gone = [stream for stream in (sys.stdout, sys.stderr) if reader_gone(stream)]
+            if gone and isinstance(error, BrokenPipeError):
+                for stream in gone:
+                    silence(stream)
+                return SIGNALLED + BROKEN_PIPE
+            if heard.number:  # a library made an error of the interruption
+                return heard.code(INTERRUPTED)
+            if settings["debug"]:
+                traceback.print_exc()
+            typer.echo(f"error: {printable(_explained(error, name))}", err=True)
+            return BAD_INPUT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -139,14 +139,16 @@ class Training:
         return pictures(self.data, self.data_size or size, photos, self.data_seed)
 
     def run(self, trainer: Trainer) -> None:
-        """Trains with messages on standard error, and prints the run's folder."""
+        """Trains with messages on standard error, and prints the run's folder; of several processes one speaks."""
         from sdic_train.trainers.run import RunOptions, train
 
         options = RunOptions(
             self.out, self.steps, self.save_minutes * 60, resume=not self.restart, tensorboard=self.tensorboard, minutes=self.minutes
         )
-        train(trainer, options, lambda text: echo(text, err=True))
-        echo(self.out)
+        speaks = trainer.compute.main
+        train(trainer, options, lambda text: echo(text, err=True) if speaks else None)
+        if speaks:
+            echo(self.out)
 
 
 def training(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
