@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,12 @@ from sdic_export.half.stages import Graphs, HalfProgress, HalfStages, add_half, 
 from sdic_export.inspect import multiplications
 from sdic_export.placement import check_place, placed_folder
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, OPENVINO, parts
-from sdic_runtime.bundle.manifest import STANDARD, Input, Manifest, file_entries, write_manifest
+from sdic_runtime.bundle.manifest import FFHQ, STANDARD, Input, Manifest, file_entries, write_manifest
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import sha256
 from sdic_runtime.program import INVERT, PICTURE, Method
 from sdic_runtime.tools.compare import Difference, difference
+from sdic_train.config import FACES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 CPU = "cpu"  # how the files of CPU-optimized graphs are called: dicn.cpu.onnx
 WEIGHTS = ("float32", "float16")
+NO_FACES = "none"
+ALIGNMENTS = (FFHQ, NO_FACES)
 SAVING = 0.05  # of a stage's multiplications, from which an output that programs ask for alone gets a graph of its own
 UNKNOWN_LICENCE = "The weights are under the licence of their authors, which this bundle does not change."
 
@@ -49,6 +52,7 @@ class BuildOptions:
     checkpoint: Path
     out: Path
     name: str | None = None  # the folder's name when None
+    faces: str | None = None  # the alignment that the model was trained on, "ffhq" or "none"; by the domain when None
     domain: str | None = None  # "faces" or "cars" in spite of what the checkpoint says of itself
     directions: Sequence[Path] = ()  # files and folders
     pictures: Sequence[Path] = ()  # for the golden tensors; synthetic ones when empty
@@ -62,6 +66,7 @@ class BuildOptions:
     method: str | None = None  # what the checkpoint is of, see `sdic_export.methods`; told by what is in it when None
     others: Sequence[Path] = ()  # further files that belong to the model
     iterations: int | None = None  # of a method that iterates; its own number when None
+    style_space: bool = False  # whether the generator takes offsets to its styles, see `sdic_train.methods.style_space`
     research: bool = False  # whether the terms of a method whose weights are for research alone are agreed to
 
 
@@ -100,17 +105,23 @@ class Progress:
 def build(options: BuildOptions, progress: Progress | None = None) -> BuildReport:
     """Build the bundle `options.out`, whole or not at all. Raises SdicError, for one when a stage differs from PyTorch."""
     require_packages("sdic-export build")
+    from sdic_export.graphs.style_space import styled_export
     from sdic_export.methods import export_code
+    from sdic_train.checkpoints.load import read_checkpoint
     from sdic_train.methods import method_of_file
     from sdic_train.methods.trace import method_of
+    from sdic_train.networks.style_space import layer_widths
 
     progress, start = progress or Progress(), time.perf_counter()
     _check(options)
     progress.begin(f"loading {options.checkpoint}")
     export = export_code(options.method or method_of_file(options.checkpoint).name)
-    code = export.code.iterating(options.iterations)
-    if code.terms and not options.research:
-        raise ArgumentError(f"{code.terms} Build it with --research-only if that is your use")
+    export = replace(export, code=export.code.iterating(options.iterations))
+    export = styled_export(export) if options.style_space else export
+    code = export.code
+    terms = code.terms if code.terms and not read_checkpoint(options.checkpoint, sure=False).ours else ""  # of the released weights
+    if terms and not options.research:
+        raise ArgumentError(f"{terms} Build it with --research-only if that is your use")
     model: Any = code.read(options.checkpoint, options.domain, options.others)
     config, method = model.config, method_of(code, model.config)
     if not options.parts:
@@ -149,6 +160,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 name=options.name or Path(options.out).resolve().name,
                 domain=config.domain,
                 input=Input(config.visible_rows),
+                faces=alignment(options.faces, config.domain, method.sizes["R"]),
+                style_layers=layer_widths(config) if options.style_space else (),
                 graphs=graphs,
                 part_graphs=part_graphs,
                 default_precision=STANDARD,
@@ -157,11 +170,21 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 golden=GOLDEN_FILE,
                 tolerances={STANDARD: TOLERANCES[STANDARD], **({half.precision: half.tolerance} if half else {})},
                 tools=tool_versions(),
-                licence=f"{code.terms} {options.licence}" if code.terms else options.licence,
+                licence=f"{terms} {options.licence}" if terms else options.licence,
                 checkpoint=_checkpoint_record(options),
             ),
         )
     return BuildReport(manifest, reports, rounding, half, time.perf_counter() - start)
+
+
+def alignment(wanted: str | None, domain: str, resolution: int) -> str | None:
+    """How faces lie in the pictures that the model takes: as `wanted`, or for the size and the domain of the released face models as in
+    FFHQ. Raises ArgumentError."""
+    if wanted not in (None, *ALIGNMENTS):
+        raise ArgumentError(f'the alignment of faces is "{wanted}"; use {" or ".join(ALIGNMENTS)}')
+    if wanted is None:
+        return FFHQ if (domain, resolution) == (FACES.domain, FACES.resolution) else None
+    return wanted if wanted != NO_FACES else None
 
 
 def _graphs_of_whole(method: Method, part: str, graphs: Graphs) -> list[str]:
@@ -327,4 +350,6 @@ def _checkpoint_record(options: BuildOptions) -> dict[str, str]:
         return Path(os.path.relpath(Path(path).resolve(), Path(options.out).resolve())).as_posix()
 
     record = {"path": relative(options.checkpoint), "sha256": sha256(Path(options.checkpoint)), "weights": options.weights}
-    return record | ({"others": "\n".join(map(relative, options.others))} if options.others else {})
+    if not options.others:
+        return record
+    return record | {"others": "\n".join(map(relative, options.others)), "others_sha256": "\n".join(map(sha256, map(Path, options.others)))}

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sdic_runtime.directions import load_direction, save_direction
-from sdic_runtime.edits import Direction, Pca
-from sdic_runtime.errors import ArgumentError, FileError, SdicError
+from sdic_runtime.directions import SUFFIXES, AnyDirection, direction_of, is_old_torch, load_direction, save_direction
+from sdic_runtime.edits import Pca
+from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError, OutOfMemoryError, SdicError
+from sdic_runtime.files import reason
 
 FOLDER = "directions"
-TORCH_SUFFIXES = (".pt", ".pth")
-SUFFIXES = (*TORCH_SUFFIXES, ".safetensors", ".npy", ".npz")
-PCA_PARTS = ("mean", "comp", "std")
+RELEASED_WIDTH = 512  # of the models that public directions are of
 RELEASED_FOR = {"ffhq_pca": "faces", "cars_pca": "cars"}  # bases of the same shape, published together
 
 
-def read_directions(places: Sequence[Path], sizes: Mapping[str, int], domain: str) -> dict[str, Direction | Pca]:
+@dataclass(frozen=True)
+class Published:
+    """What is known of a public file: the useful strengths that StyleFeatureEditor's authors found by eye, and its licence."""
+
+    strength_range: tuple[float, float]
+    licence: str = ""
+
+
+INTERDIGITAL = "of the Feature-Style encoder's release: InterDigital's evaluation licence, for research alone"
+PUBLISHED = {  # by the names of the files; their powers of InterFaceGAN's directions are twice our strengths
+    "age": Published((-5, 5)),
+    "smile": Published((-2.5, 2.5)),
+    "Smiling_boundary": Published((-10, 10), INTERDIGITAL),
+    "Eyeglasses_boundary": Published((-20, 30), INTERDIGITAL),
+    "Heavy_Makeup_boundary": Published((-10, 15), INTERDIGITAL),
+}
+
+
+def read_directions(places: Sequence[Path], sizes: Mapping[str, int], domain: str) -> dict[str, AnyDirection]:
     """Every direction and PCA basis in `places`, files or folders, by name; checked to fit latent codes of `sizes`. Raises SdicError."""
     return {name: read_direction(path, sizes) for name, path in find_directions(places, domain).items()}
 
@@ -46,20 +64,30 @@ def find_directions(places: Sequence[Path], domain: str) -> dict[str, Path]:
     return found
 
 
-def read_direction(path: Path, sizes: Mapping[str, int]) -> Direction | Pca:
-    """The direction or PCA basis in `path`, checked to fit latent codes of `sizes`. Raises FileError."""
-    direction = _from_torch(path) if path.suffix.lower() in TORCH_SUFFIXES else load_direction(path)
+def read_direction(path: Path, sizes: Mapping[str, int]) -> AnyDirection:
+    """The direction or PCA basis in `path`, checked to fit latent codes of `sizes`. A file of ours says its useful strengths itself; of a
+    public one they are known, if the model's codes are like those it was published for. Raises FileError."""
+    direction = _from_old_torch(path, sizes) if is_old_torch(path) else load_direction(path, sizes)
     try:
-        if isinstance(direction, Direction):
-            direction.check(sizes)
-        elif direction.mean.shape[-1] != sizes["C"]:
-            raise FileError(f"the PCA basis is of codes {direction.mean.shape[-1]} wide, and this model's are {sizes['C']} wide")
+        fits(direction, sizes)
     except SdicError as error:
         raise FileError(f"{path} does not fit this model: {error}") from None
-    return direction
+    direction = direction if direction.method else replace(direction, method=f"converted from {path.name}")
+    known = PUBLISHED.get(path.stem)
+    if known is None or path.suffix == ".safetensors" or isinstance(direction, Pca) or sizes["C"] != RELEASED_WIDTH:
+        return direction
+    return replace(direction, strength_range=direction.strength_range or known.strength_range, licence=direction.licence or known.licence)
 
 
-def write_directions(folder: Path, directions: Mapping[str, Direction | Pca]) -> dict[str, str]:
+def fits(direction: AnyDirection, sizes: Mapping[str, int]) -> None:
+    """Raise ArgumentError where a direction or a basis is not of a model of these `sizes`."""
+    if not isinstance(direction, Pca):
+        direction.check(sizes)
+    elif direction.mean.shape[-1] != sizes["C"]:
+        raise ArgumentError(f"the PCA basis is of codes {direction.mean.shape[-1]} wide, and this model's are {sizes['C']} wide")
+
+
+def write_directions(folder: Path, directions: Mapping[str, AnyDirection]) -> dict[str, str]:
     """Write directions into `folder`; name -> file below `folder`, as a manifest lists them. Raises FileError."""
     if directions:
         (folder / FOLDER).mkdir()
@@ -69,42 +97,39 @@ def write_directions(folder: Path, directions: Mapping[str, Direction | Pca]) ->
     return files
 
 
-def _from_torch(path: Path) -> Direction | Pca:
-    content = _load(path)
-    origin = f"converted from {path.name}"
-    try:
-        if isinstance(content, dict) and set(PCA_PARTS) <= set(content):
-            mean, comp, std = (_numbers(content[part]) for part in PCA_PARTS)
-            return Pca(mean, comp, std, path.stem, origin)
-        if isinstance(content, dict):
-            listed = ", ".join(str(key) for key in list(content)[:4]) or "nothing"
-            raise FileError(f"it holds {listed}, expected one tensor, or a PCA basis with mean, comp and std")
-        return Direction(_numbers(content), name=path.stem, method=origin)
-    except SdicError as error:
-        raise FileError(f"{path} is not a direction: {error}") from None
-
-
-def _numbers(value: Any) -> Any:
-    """A numpy array of a tensor; anything else unchanged, for the direction's own checks."""
-    return value.detach().float().numpy() if hasattr(value, "detach") else value
-
-
-def _load(path: Path) -> Any:
+def _from_old_torch(path: Path, sizes: Mapping[str, int]) -> AnyDirection:
     import pickle
 
-    import torch
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("torch", "export", f"{path}, a file of PyTorch before 1.6,") from None
+    from sdic_train.checkpoints.files import unusable
 
     try:
-        with path.open("rb") as stream:
-            start = stream.read(64).lstrip().lower()
-        if start.startswith((b"<!doctype", b"<html")):
-            raise FileError(f"{path} is a web page, not a direction: the download failed; download it again")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if announced := unusable(path):
+            raise FileError(f"{path} is not read: {announced}; get the direction again from where it was published")
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except SdicError:
         raise
     except pickle.UnpicklingError as error:
         raise FileError(f"{path} is not a file of tensors alone, and nothing else is read; get the direction again") from error
     except OSError as error:
-        raise FileError(f"cannot read the direction {path}: {error.strerror or error}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise FileError(f"cannot read the direction {path}: {reason(error)}") from error
+    except MemoryError as error:
+        raise OutOfMemoryError(f"not enough memory to read {path}; free some") from error
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise FileError(f"{path} is truncated or damaged; get the direction again") from error
+    try:
+        return direction_of(_arrays(content), path.stem, sizes)
+    except SdicError as error:
+        raise FileError(f"{path} is not a direction: {error}") from None
+
+
+def _arrays(content: Any) -> Any:
+    """Numpy arrays in place of tensors."""
+    if isinstance(content, dict):
+        return {name: _arrays(part) for name, part in content.items()}
+    if isinstance(content, list | tuple):
+        return [_arrays(part) for part in content]
+    return content.detach().float().numpy() if hasattr(content, "detach") else content

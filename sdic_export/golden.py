@@ -20,13 +20,14 @@ from sdic_runtime.backends.base import Backend
 from sdic_runtime.bundle.manifest import first_schema
 from sdic_runtime.errors import BundleError
 from sdic_runtime.files import save_tensors
-from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, Method, Step, run
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, STYLES, STYLES_LETTER, Method, Step, run
 from sdic_runtime.tools.wrapper import Wrapper
 
 FILE = "golden/golden.safetensors"
 STRENGTH = 1.5
 KEPT = 1 << 16  # elements of one picture's map that are kept at most
 DIRECTION_DEVIATION = 0.2
+STYLE_AMPLITUDE = 0.3
 WHOLE = (IMAGE, "direction")  # inputs, which cannot be thinned
 METADATA = "golden"
 
@@ -46,7 +47,8 @@ class Golden:
 
 @dataclass(frozen=True)
 class Example:
-    """What one stage reads in the first step that runs it, and everything that it makes of that; in the order of the stage table."""
+    """What one stage reads in the first step that runs it (see `Watched`), and everything that it makes of that; in the order of the stage
+    table."""
 
     inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
@@ -81,6 +83,11 @@ def example_direction(sizes: Mapping[str, int]) -> np.ndarray:
     return (DIRECTION_DEVIATION * rng.standard_normal((1, sizes["L"], sizes["C"]))).astype(np.float32)
 
 
+def example_styles(sizes: Mapping[str, int]) -> np.ndarray:
+    """Offsets [1, M] to the styles for the golden edit of a method that has style space: a wave over all channels."""
+    return (STYLE_AMPLITUDE * np.sin(1.7 * np.arange(sizes[STYLES_LETTER])))[None].astype(np.float32)
+
+
 def makers(method: Method) -> dict[str, Step]:
     """Golden value -> the step that makes it, in the order in which they are made: every value of the program "invert" by its name, and
     the picture of an edit by every move."""
@@ -111,7 +118,9 @@ def run_chain(backend: Backend, image: np.ndarray, direction: np.ndarray, streng
     results = {name: backend.download(values[name]) for name in made}
     kept |= run_with(backend, PREPARE, kept, len(image)) if method.prepared else {}
     for name, move in method.moves.items():
-        moved = {code: backend.upload(backend.download(kept[code]) + np.float32(strength) * direction) for code in move.codes}
+        offsets = dict.fromkeys(move.codes, direction)
+        offsets |= {STYLES: example_styles(method.sizes)} if STYLES in method.programs[move.program].takes else {}
+        moved = {code: backend.upload(backend.download(kept[code]) + np.float32(strength) * offset) for code, offset in offsets.items()}
         results[edited(name)] = backend.download(run_with(backend, move.program, {**kept, **moved}, len(image))[PICTURE])
     return results
 
@@ -124,14 +133,15 @@ def run_with(backend: Backend, program: str, kept: Mapping[str, Any], count: int
 
 
 class Watched(Wrapper):
-    """A backend that takes an example of every stage of `inner`: the first run, for all outputs."""
+    """A backend that takes an example of every stage of `inner`: the first run, for all outputs. Of a stage that takes offsets to styles
+    it is the first run where they are not zeros."""
 
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner)
         self.examples: dict[str, Example] = {}
 
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        if stage in self.examples:
+        if stage in self.examples and np.any(self.examples[stage].inputs.get(STYLES, 1)):
             return self.inner.run(stage, inputs, outputs)
         table = self.method.stage(stage)
         results = self.inner.run(stage, inputs, table.outputs)

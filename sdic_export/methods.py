@@ -16,9 +16,12 @@ from sdic_export.graphs.fs import fs_modules
 from sdic_export.graphs.hyperstyle import hyperstyle_modules
 from sdic_export.graphs.parts import sdic_modules
 from sdic_export.graphs.sfe import inverter_modules, sfe_modules
+from sdic_export.graphs.style_space import styled_export
 from sdic_runtime.errors import BundleError
+from sdic_runtime.program import Method
 from sdic_train.methods import METHODS
 from sdic_train.methods.base import MethodCode
+from sdic_train.methods.style_space import has_style_space
 
 # (module of a stage, *example inputs [1, ...]) -> modules with the same inputs and outputs, for ONNX Runtime on CPUs; None where nothing is
 # gained. Constants of the module are folded, and nobody uses it afterwards: it may be changed in place. Several modules are bands of rows
@@ -57,3 +60,9 @@ def export_code(method: str) -> ExportCode:
     if method not in EXPORTS:
         raise BundleError(f'the method "{method}" cannot be exported here; known are: {", ".join(EXPORTS)}')
     return EXPORTS[method]
+
+
+def export_of(method: Method) -> ExportCode:
+    """How the method of a bundle is exported. Raises BundleError for one that is not known here."""
+    export = export_code(method.method)
+    return styled_export(export) if has_style_space(method) else export

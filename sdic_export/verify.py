@@ -153,11 +153,11 @@ def _from_checkpoint(bundle: Bundle, checkpoint: Path, golden: Golden) -> Golden
     from sdic_export.graphs.exporter import require_packages
 
     require_packages("sdic-export verify --checkpoint")
-    from sdic_export.methods import export_code
+    from sdic_export.methods import export_of
     from sdic_train.backend import recorded_others
 
     manifest = bundle.manifest
-    export = export_code(manifest.method)
+    export = export_of(manifest)
     model: Any = export.code.read(checkpoint, manifest.domain, recorded_others(bundle))
     sizes = export.code.tables(model.config).sizes
     if sizes != manifest.sizes:

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sdic_runtime import faces
     from sdic_runtime.bundle.bundle import Bundle
     from sdic_runtime.bundle.manifest import Manifest
     from sdic_runtime.directions import load_direction, save_direction
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_ROOMS = ("faces",)  # modules that are part of the face
 # Where the names come from that are not errors.
 _MODULES = {
     "bundle.bundle": ("Bundle",),
@@ -42,13 +44,15 @@ _MODULES = {
 __all__ = [
     "ArgumentError", "BackendError", "Bundle", "BundleError", "CheckpointError", "CombinedEdit", "Direction", "Edit", "Edited", "FileError",
     "GanSpaceEdit", "Inversion", "Manifest", "MissingExtraError", "OutOfMemoryError", "Pca", "PictureError", "PictureResult", "Pipeline",
-    "SdicError", "load_direction", "save_direction",
+    "SdicError", "faces", "load_direction", "save_direction",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
     module = next((module for module, names in _MODULES.items() if name in names), "errors")
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 

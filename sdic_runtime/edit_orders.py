@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
-import numpy as np
-
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.directions import Directions, load_direction
-from sdic_runtime.edits import GANSPACE_PRESETS, CombinedEdit, Direction, GanSpaceEdit, Pca, as_edit, check_number
+from sdic_runtime.directions import SUFFIXES, Directions, load_direction
+from sdic_runtime.edits import GANSPACE_PRESETS, CombinedEdit, Direction, GanSpaceEdit, Pca, as_edit, check_number, fingerprint
 from sdic_runtime.errors import ArgumentError
+from sdic_runtime.styles import STYLE_PRESETS, StyleDirection
 
 FORM = "NAME:STRENGTH, such as smile:2, or several with commas"
-FILE_SUFFIXES = (".safetensors", ".npy", ".npz")
+COMPONENT_FORM = "choose a component: INDEX/START/END/SIGMA, such as 0/0/4/2, moves the style rows START to END - 1"
 
 
 @dataclass(frozen=True)
 class EditOrder:
     """One edited picture to be made: edits by name, each with its strength.
 
-    A name is that of a direction of the bundle, a direction file, a GANSpace preset of the bundle's domain ("eyes"), or a GANSpace
-    component as INDEX/START/END/SIGMA ("54/7/8/20"). GANSpace needs a PCA basis: the file `pca`, or else the bundle's only one.
+    A name is that of a direction of the bundle, a direction file, a preset of the bundle's domain (GANSpace's "eyes", StyleSpace's
+    "black_hair"), a GANSpace component as INDEX/START/END/SIGMA ("54/7/8/20"), or a channel in style space as LAYER/CHANNEL ("9/6").
+    GANSpace needs a PCA basis: the file `pca`, or else the bundle's only one.
     """
 
     parts: tuple[tuple[str, float], ...]
@@ -59,19 +60,53 @@ class EditOrder:
         return edit
 
     def fingerprint(self, bundle: Bundle) -> str:
-        """A hash over what the edit does to two different codes, whatever files it came from."""
-        sizes = bundle.manifest.sizes
-        codes = np.zeros((2, sizes["L"], sizes["C"]), np.float32)
-        codes[1] = np.linspace(-1, 1, codes[1].size).reshape(codes[1].shape)
-        return hashlib.sha256(np.broadcast_to(self.edit(bundle).offset(codes), codes.shape).tobytes()).hexdigest()
+        """See `edits.fingerprint`."""
+        return fingerprint(self.edit(bundle), bundle.manifest.sizes)
 
-    def _found(self, name: str, bundle: Bundle, directions: Directions) -> Direction | Pca | GanSpaceEdit:
-        presets = GANSPACE_PRESETS.get(bundle.manifest.domain, {})
-        if name not in directions and name.endswith(FILE_SUFFIXES):
-            return load_direction(name)
-        if name not in directions and (name in presets or "/" in name):
-            return GanSpaceEdit(self._basis(directions), *(presets[name] if name in presets else _component(name)))
-        return directions[name]  # raises for an unknown name, with the names there are
+    def strength_range(self, bundle: Bundle, directions: Directions | None = None) -> tuple[float, float] | None:
+        """The useful range of a factor on all strengths: no part leaves its own. None where no part has one."""
+        first, last = -math.inf, math.inf
+        for useful, strength, _ in self._ranges(bundle, directions):
+            if strength:
+                low, high = sorted(end / strength for end in useful)
+                first, last = max(first, low), min(last, high)
+        return (first, last) if -math.inf < first < last < math.inf else None
+
+    def excesses(self, bundle: Bundle, directions: Directions | None = None, factors: Sequence[float] = (1.0,)) -> list[str]:
+        """A sentence for every part whose strength, times the largest of `factors`, is beyond its useful range."""
+        found = []
+        for (low, high), strength, name in self._ranges(bundle, directions) if factors else ():
+            worst = max((strength * factor for factor in factors), key=lambda value: max(value - high, low - value))
+            if not low <= worst <= high:
+                found.append(
+                    f'the strength {worst:g} of "{name}" is beyond its useful range, {low:g} to {high:g}: expect a damaged picture'
+                )
+        return found
+
+    def _ranges(self, bundle: Bundle, directions: Directions | None) -> Iterator[tuple[tuple[float, float], float, str]]:
+        known = directions if directions is not None else Directions(bundle)
+        for name, strength in self.parts:
+            useful = getattr(self._found(name, bundle, known), "strength_range", None)
+            if useful is not None:
+                yield useful, strength, name
+
+    def _found(self, name: str, bundle: Bundle, directions: Directions) -> Direction | GanSpaceEdit | StyleDirection:
+        domain, layers = bundle.manifest.domain, bundle.manifest.style_layers
+        if name in directions or name.endswith(SUFFIXES):
+            found = directions[name] if name in directions else load_direction(name, bundle.manifest.sizes)
+            if isinstance(found, Pca):
+                raise ArgumentError(f'"{name}" is a PCA basis of {len(found.std)} components, and no edit by itself; {COMPONENT_FORM}')
+            return found
+        if name in GANSPACE_PRESETS.get(domain, {}):
+            return GanSpaceEdit(self._basis(directions), *GANSPACE_PRESETS[domain][name])
+        if name in STYLE_PRESETS.get(domain, {}):
+            return StyleDirection.preset(layers, domain, name)
+        numbers = name.split("/")
+        if len(numbers) == 2:
+            return StyleDirection.of_channels(layers, [(*_channel(name), 1.0)], name)
+        if len(numbers) > 1:
+            return GanSpaceEdit(self._basis(directions), *_component(name))
+        raise ArgumentError(_unknown(name, bundle))
 
     def _basis(self, directions: Directions) -> Pca:
         """The PCA basis in the file, or the one basis among the bundle's directions."""
@@ -86,13 +121,43 @@ class EditOrder:
         return bases[0]
 
 
+def presets(bundle: Bundle) -> dict[str, list[str]]:
+    """The presets of the bundle's domain that it can run, by kind: GANSpace with a basis, StyleSpace with style space."""
+    manifest = bundle.manifest
+    bases = any(isinstance(found, Pca) for found in Directions(bundle).values())
+    ganspace = list(GANSPACE_PRESETS.get(manifest.domain, {})) if bases else []
+    return {"ganspace": ganspace, "style": list(STYLE_PRESETS.get(manifest.domain, {})) if manifest.style_layers else []}
+
+
+def _unknown(name: str, bundle: Bundle) -> str:
+    """What there is, for a name that there is not."""
+    manifest = bundle.manifest
+    other = [domain for table in (GANSPACE_PRESETS, STYLE_PRESETS) for domain, names in table.items() if name in names]
+    if other:
+        why = f'"{name}" is a preset for models of "{other[0]}", and the bundle "{manifest.name}" is of "{manifest.domain}"'
+        return f"{why}; its directions are: {', '.join(sorted(manifest.directions)) or 'none'}"
+    further = [preset for names in presets(bundle).values() for preset in names]
+    close = get_close_matches(name, [*manifest.directions, *further], 1)
+    known = ", ".join(sorted(manifest.directions)) or "none"
+    known += f", and the presets {', '.join(further)}" if further else ""
+    return f'there is no direction "{name}"; the bundle "{manifest.name}" has: {known}' + (f'; did you mean "{close[0]}"?' if close else "")
+
+
 def _short(name: str) -> str:
     """The name, or that of a file without its folders and its ending."""
-    return Path(name).stem if name.endswith(FILE_SUFFIXES) else name
+    return Path(name).stem if name.endswith(SUFFIXES) else name
 
 
 def _for_file(words: Iterable[str]) -> str:
     return re.sub(r"[^\w.+-]", "-", "_".join(words))
+
+
+def _channel(text: str) -> tuple[int, int]:
+    try:
+        layer, channel = map(int, text.split("/"))
+        return layer, channel
+    except ValueError:
+        raise ArgumentError(f'"{text}" is no channel in style space LAYER/CHANNEL, such as 9/6') from None
 
 
 def _component(text: str) -> tuple[int, int, int, float]:

@@ -5,6 +5,7 @@ Every edit offers `offset(latent)`, and the edited code is latent + strength * o
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +13,25 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from sdic_runtime.arrays import finite_array
 from sdic_runtime.errors import ArgumentError
+from sdic_runtime.program import STYLE_KIND
+from sdic_runtime.styles import StyleDirection
 
-# Domain -> name -> (component, first row, end row, sigma): the edits published with the SDIC release.
+# Domain -> name -> (component, first row, end row, sigma): the edits published with SDIC and StyleFeatureEditor.
 GANSPACE_PRESETS: dict[str, dict[str, tuple[int, int, int, float]]] = {
-    "faces": {"eyes": (54, 7, 8, 20.0), "beard": (58, 7, 9, -20.0), "lip": (34, 10, 11, 20.0)},
+    "faces": {
+        "eyes": (54, 7, 8, 20.0), "beard": (58, 7, 9, -20.0), "lip": (34, 10, 11, 20.0), "face_roundness": (37, 0, 5, 20.0),
+        "nose_length": (51, 4, 5, -30.0), "eyebrow_thickness": (37, 8, 9, 20.0), "head_angle_up": (11, 1, 4, -10.5),
+        "displeased": (36, 4, 7, 10.0),
+    },
     "cars": {
         "left": (0, 0, 5, 2.0), "right": (0, 0, 5, -2.0), "cube": (16, 3, 6, 25.0), "color": (22, 9, 11, -8.0), "grass": (41, 9, 11, -18.0),
     },
 }  # fmt: skip
 
 
+GANSPACE_RANGE = (-1.5, 1.5)  # useful strengths of these: StyleFeatureEditor's authors use coordinates to about 30 where sigma is 20
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
@@ -50,21 +59,6 @@ def check_number(value: Any, what: str) -> float:
     return number
 
 
-def _array(value: Any, what: str) -> np.ndarray:
-    """`value` as a finite float32 array. Raises ArgumentError."""
-    try:
-        array = np.asarray(value)
-        if array.dtype.kind not in "fiu":
-            raise TypeError(f"its type is {array.dtype}")
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ArgumentError(f"{what} is not an array of numbers ({error})") from error
-    if not np.isfinite(array).all():
-        raise ArgumentError(f"{what} holds NaN or infinite values; make it again")
-    return array
-
-
 @dataclass(frozen=True, eq=False)
 class Direction:
     """A constant offset in latent space, such as an InterFaceGAN boundary normal.
@@ -78,9 +72,10 @@ class Direction:
     method: str = ""
     strength_range: tuple[float, float] | None = None
     rows: tuple[int, int] | None = None
+    licence: str = ""
 
     def __post_init__(self) -> None:
-        array = _array(self.vector, self._label)
+        array = finite_array(self.vector, self._label)
         if array.ndim == 3 and array.shape[0] == 1:
             array = array[0]
         if array.ndim == 1:
@@ -117,9 +112,10 @@ class Pca:
     std: np.ndarray
     name: str = ""
     method: str = ""
+    licence: str = ""
 
     def __post_init__(self) -> None:
-        mean, comp, std = (_array(getattr(self, part), f"the PCA basis' {part}") for part in ("mean", "comp", "std"))
+        mean, comp, std = (finite_array(getattr(self, part), f"the PCA basis' {part}") for part in ("mean", "comp", "std"))
         width = mean.shape[-1] if mean.ndim else 0
         if width < 1 or mean.size != width or std.ndim != 1 or comp.shape not in ((len(std), 1, width), (len(std), width)):
             found = f"mean {list(mean.shape)}, comp {list(comp.shape)} and std {list(std.shape)}"
@@ -159,6 +155,11 @@ class GanSpaceEdit:
         if self.mode not in ("set", "add"):
             raise ArgumentError(f'the GANSpace mode is "{self.mode}"; use "set" or "add"')
         check_number(self.sigma, "the GANSpace sigma")
+
+    @property
+    def strength_range(self) -> tuple[float, float]:
+        """A suggestion for sliders."""
+        return GANSPACE_RANGE
 
     @classmethod
     def preset(cls, pca: Any, domain: str, name: str, mode: str = "set") -> GanSpaceEdit:
@@ -237,7 +238,7 @@ def _is_combination(value: Any) -> bool:
     return all(np.ndim(strength) == 0 and (isinstance(edit, str) or not np.isscalar(edit)) for edit, strength in value)
 
 
-def as_edit(value: Any, directions: Mapping[str, Direction | Pca] | None = None) -> Edit:
+def as_edit(value: Any, directions: Mapping[str, Direction | StyleDirection | Pca] | None = None) -> Edit:
     """The edit that `value` stands for: an edit itself, a name in `directions`, an array [C], [1, C], [L, C] or [1, L, C], or a
     list of (edit, strength). Raises ArgumentError."""
     if isinstance(value, str):
@@ -258,12 +259,29 @@ def as_edit(value: Any, directions: Mapping[str, Direction | Pca] | None = None)
 
 
 def kinds_of(edit: Edit) -> set[str]:
-    """Which of `program.EDIT_KINDS` an edit is made of."""
+    """Which of `program.EDIT_KINDS` an edit is made of, and `program.STYLE_KIND`."""
     if isinstance(edit, CombinedEdit):
         return set().union(*(kinds_of(part) for part, _ in edit.parts if not isinstance(part, str)))
-    return {"ganspace" if isinstance(edit, GanSpaceEdit) else "direction"}
+    return {STYLE_KIND if isinstance(edit, StyleDirection) else "ganspace" if isinstance(edit, GanSpaceEdit) else "direction"}
+
+
+def style_offset(edit: Edit) -> np.ndarray | None:
+    """What strength 1 of `edit` adds to the styles, [1, M]; None where it is no edit in style space."""
+    if isinstance(edit, CombinedEdit):
+        parts = [(style_offset(part), strength) for part, strength in edit.parts]
+        offsets = [np.float32(strength) * offset for offset, strength in parts if offset is not None]
+        return sum(offsets[1:], offsets[0]) if offsets else None
+    return edit.style_offset if isinstance(edit, StyleDirection) else None
 
 
 def edited(latent: np.ndarray, edit: Edit, strength: float) -> np.ndarray:
     """latent + strength * offset(latent), float32 [N, L, C]: `latent` is float32 [N, L, C]."""
     return latent + np.float32(strength) * edit.offset(latent)
+
+
+def fingerprint(edit: Edit, sizes: Mapping[str, int]) -> str:
+    """A hash over what an edit does to two different codes [L, C] and to the styles, whatever files it came from."""
+    codes = np.zeros((2, sizes["L"], sizes["C"]), np.float32)
+    codes[1] = np.linspace(-1, 1, codes[1].size).reshape(codes[1].shape)
+    content, styles = np.broadcast_to(edit.offset(codes), codes.shape).tobytes(), style_offset(edit)
+    return hashlib.sha256(content if styles is None else content + styles.tobytes()).hexdigest()

@@ -13,14 +13,27 @@ PICTURE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
     ".heic", ".heif",
 )  # fmt: skip
+# The ending of a photograph that is written again -> that of its results; .png for all others.
+PHOTO_SUFFIXES = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".avif", ".heic", ".heif"), ".jpg"),
+    ".webp": ".webp", ".tif": ".tif", ".tiff": ".tif",
+}  # fmt: skip
+PNG = ".png"
 INVERTED, BASELINE, SIDE_BY_SIDE, STRIP, INVERSION = ".inverted.png", ".baseline.png", ".side-by-side.png", ".strip.png", ".safetensors"
 COMPARED = ".compared.png"
 # What the commands write, so that a folder that is read and written twice does not feed on its own results: these endings, and beside
-# NAME.png or NAME.safetensors also an edit, NAME.smile+2.png, and a sweep, NAME.smile.gif.
-OWN_ENDINGS = (INVERTED, BASELINE, SIDE_BY_SIDE, STRIP, COMPARED)
-OWN_LABEL = re.compile(r"(?P<stem>.+?)\.(?:[^.].*[+-]\d[\d.e+-]*\.png|[^.][^/]*\.gif)")
+# NAME.png or NAME.safetensors also an edit, NAME.smile+2.png, and a sweep, NAME.smile.gif. Photographs keep their kind: NAME.smile+2.jpg.
+RESULT_SUFFIXES = tuple(dict.fromkeys((PNG, *PHOTO_SUFFIXES.values())))
+OWN_ENDINGS = (*(INVERTED.removesuffix(PNG) + suffix for suffix in RESULT_SUFFIXES), BASELINE, SIDE_BY_SIDE, STRIP, COMPARED)
+OWN_LABEL = re.compile(rf"(?P<stem>.+?)\.(?:[^.].*[+-]\d[\d.e+-]*(?:{'|'.join(map(re.escape, RESULT_SUFFIXES))})|[^.][^/]*\.gif)")
 STANDARD_INPUT = Path("-")
+BACKGROUND = "background"  # for `--keep`, beside files
 SHOWN = 3  # names of skipped files
+
+
+def of_photo(ending: str, source: Path) -> str:
+    """The ending of a result that is a whole photograph: of the kind that `source` is, where it is one that photographs are kept in."""
+    return ending.removesuffix(PNG) + PHOTO_SUFFIXES.get(source.suffix.lower(), PNG)
 
 
 def pictures_in(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:

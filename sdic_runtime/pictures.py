@@ -7,13 +7,15 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
-from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError
+from sdic_runtime.decoding import BYTE_LIMIT, PIXEL_LIMIT, SIDE_LIMIT, as_rgb, orientation_of, pixel_limit, turned, without_metadata
+from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError, printable
 from sdic_runtime.files import reason
 
 if TYPE_CHECKING:
@@ -28,24 +30,54 @@ class ArrayLike(Protocol):
 
 PictureLike: TypeAlias = "str | os.PathLike[str] | Image | np.ndarray | ArrayLike"  # see `prepare`
 
-PIXEL_LIMIT = 100_000_000  # width * height; above it a file is refused before it is decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # decoders that run no other program
+HEIF = "HEIF"  # of pillow-heif, where that is installed
+# The kinds of ISO media files that hold HEIC pictures, at bytes 8 to 12.
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 RANGE_SLACK = 1e-3  # how far beyond [-1, 1] a float picture may be, for rounding
 
+FIRST_TURNED = 5  # EXIF orientations from which width and height change places
 _warnings_lock = threading.Lock()
 
 
-def load_picture(path: str | os.PathLike[str]) -> Image:
+def load_picture(path: str | os.PathLike[str], profiles: bool = True) -> Image:
     """Decode a picture file to an upright 8-bit RGB image.
 
-    The EXIF orientation is applied; transparency is composited on white; 16-bit gray is scaled to 8 bits (16-bit colour loses its low
-    byte in the decoder); of an animation the first frame is taken; colour profiles are ignored, as in the release. Raises PictureError for
-    what is missing, unreadable, damaged, not a picture, or larger than PIXEL_LIMIT.
+    The EXIF orientation is applied; colour profiles are converted to sRGB (with `profiles=False` they are ignored, as in the release);
+    transparency is composited on white; 16-bit gray is scaled to 8 bits (16-bit colour loses its low byte in the decoder); of an animation
+    the first frame is taken. Damaged metadata is ignored. Raises PictureError for what is missing, unreadable, damaged, not a picture, or
+    larger than the limits of `decoding`.
     """
+    with opened_file(path) as image:
+        colours, orientation = as_rgb(image, str(path), profiles), orientation_of(image)
+    del image  # turning needs as much memory again
+    return turned(colours, orientation)
+
+
+def decode_picture(stream: BinaryIO, name: str = "the picture", limit: int = PIXEL_LIMIT, profiles: bool = True) -> Image:
+    """Decode an open file, or bytes in an io.BytesIO, as `load_picture` does; `name` is what errors call it. Raises PictureError for more
+    than `limit` pixels, before anything is decoded."""
+    with opened(stream, name, limit) as image:
+        colours, orientation = as_rgb(image, name, profiles), orientation_of(image)
+    del image
+    return turned(colours, orientation)
+
+
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of a picture file as a person sees it, from its header. Raises PictureError."""
+    with opened_file(path, decode=False) as image:
+        return (image.height, image.width) if orientation_of(image) >= FIRST_TURNED else image.size
+
+
+@contextmanager
+def opened_file(path: str | os.PathLike[str], decode: bool = True) -> Iterator[Image]:
+    """The decoded image of a picture file, or of a pipe, as it is in there; see `opened`. Raises PictureError."""
     path = Path(path)
     try:
         with path.open("rb") as stream:
-            return decode_picture(stream if stream.seekable() else io.BytesIO(stream.read()), str(path))  # a pipe is read whole
+            whole = stream if stream.seekable() else io.BytesIO(_all_of(stream, str(path)))  # a pipe is read whole
+            with opened(whole, str(path), decode=decode) as image:
+                yield image
     except FileNotFoundError:
         raise PictureError(f"there is no picture at {path}") from None
     except IsADirectoryError:
@@ -58,29 +90,53 @@ def load_picture(path: str | os.PathLike[str]) -> Image:
         raise PictureError(f"cannot read {str(path)!r}: {error}") from error
 
 
-def decode_picture(stream: BinaryIO, name: str = "the picture", limit: int = PIXEL_LIMIT) -> Image:
-    """Decode an open file, or bytes in an io.BytesIO, as `load_picture` does; `name` is what errors call it. Raises PictureError for more
-    than `limit` pixels, before anything is decoded."""
+@contextmanager
+def opened(stream: BinaryIO, name: str = "the picture", limit: int = PIXEL_LIMIT, decode: bool = True) -> Iterator[Image]:
+    """The image in an open file, decoded (or with its header alone), as it is in there. What goes wrong with it in the block too becomes a
+    PictureError, or an OutOfMemoryError."""
     from PIL import Image
 
     try:
         if not stream.read(1):
             raise PictureError(f"{name} is empty (0 bytes); get the picture again")
-        stream.seek(0)
-        with _open(stream, name) as image:
-            _check_size(image.width * image.height, name, limit)
-            image.load()
-            return to_rgb(image, name)
-    except PictureError:
+        try:
+            image = _loaded(stream, name, limit, decode)
+        except (MemoryError, Image.DecompressionBombError):
+            raise
+        except Exception:
+            if (pixels_alone := without_metadata(stream)) is None:
+                raise
+            image = _loaded(pixels_alone, name, limit, decode)
+        with image:
+            yield image
+    except SdicError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.search(r"\d+", str(error))
-        _check_size(int(pixels.group()) if pixels else limit + 1, name, limit)
+        _check_pixels(int(pixels.group()) if pixels else limit + 1, name, limit)
         raise PictureError(f"{name} is too large: {error}") from error
     except MemoryError as error:
         raise OutOfMemoryError(f"not enough memory to decode {name}; make the picture smaller") from error
     except Exception as error:  # a damaged file fails in as many ways as there are decoders
-        raise PictureError(f"{name} is damaged: {str(error) or type(error).__name__}; get the picture again") from error
+        raise PictureError(f"{name} is damaged: {printable(str(error), 200) or type(error).__name__}; get the picture again") from error
+
+
+def _all_of(stream: BinaryIO, name: str) -> bytes:
+    """What comes through a pipe, to its end."""
+    data = stream.read(BYTE_LIMIT + 1)
+    if len(data) > BYTE_LIMIT:
+        raise PictureError(f"{name} has more than {BYTE_LIMIT} bytes; give a picture")
+    return data
+
+
+def _loaded(stream: BinaryIO, name: str, limit: int, decode: bool) -> Image:
+    """The image in an open file, within the limits, decoded or with its header alone."""
+    stream.seek(0)
+    image = _open(stream, name)
+    _check_size(image, name, min(limit, pixel_limit(image)))
+    if decode:
+        image.load()
+    return image
 
 
 def _open(stream: BinaryIO, name: str) -> Image:
@@ -88,55 +144,74 @@ def _open(stream: BinaryIO, name: str) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
+    heic = _is_heic(stream)
+    if heic and HEIF not in Image.OPEN:
+        _register_heic(name)
     try:
         with _warnings_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(stream, formats=[kind for kind in FORMATS if kind in Image.OPEN])
+            return Image.open(stream, formats=[kind for kind in (*FORMATS, HEIF) if kind in Image.OPEN])
     except UnidentifiedImageError:
         raise PictureError(f"{name} is not a picture this program can read; use {', '.join(FORMATS)}") from None
 
 
-def _check_size(pixels: int, name: str, limit: int = PIXEL_LIMIT) -> None:
+def _is_heic(stream: BinaryIO) -> bool:
+    start = stream.read(12)
+    stream.seek(0)
+    return start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS
+
+
+def _register_heic(name: str) -> None:
+    """Have Pillow use the decoder of pillow-heif. Raises PictureError where that is not installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        advice = 'install its decoder with: pip install "sdic-toolkit[heic]", or save the picture as JPEG'
+        raise PictureError(f"{name} is a HEIC picture, as phones make them; {advice}") from None
+    register_heif_opener()
+
+
+def _check_size(image: Image, name: str, limit: int = PIXEL_LIMIT) -> None:
+    _check_pixels(image.width * image.height, name, limit)
+    if max(image.size) > SIDE_LIMIT:
+        raise PictureError(f"{name} is {image.width} x {image.height}, and the longest side is {SIDE_LIMIT}; make the picture smaller")
+
+
+def _check_pixels(pixels: int, name: str, limit: int) -> None:
     if pixels > limit:
         raise PictureError(f"{name} has {pixels / 1e6:.0f} megapixels, and the limit is {limit / 1e6:.0f}; make the picture smaller")
 
 
-def to_rgb(image: Image, name: str = "the picture") -> Image:
+def to_rgb(image: Image, name: str = "the picture", profiles: bool = True) -> Image:
     """An upright 8-bit RGB copy of a decoded image of any mode; see `load_picture`. Raises PictureError."""
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        values = np.asarray(image, np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise PictureError(f"{name} has gray values from {values.min()} to {values.max()}; save it with 8 or 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise PictureError(f"{name} holds floating-point gray values; save it with 8 or 16 bits")
-    try:
-        if not image.has_transparency_data:
-            return image.convert("RGB")
-        colours = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
-    except ValueError as error:
-        raise PictureError(f"{name} has the colour mode {image.mode}, which cannot be turned into RGB; save it as RGB") from error
+    return turned(as_rgb(image, name, profiles), orientation_of(image))
 
 
-def prepare(picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[int, int], resampling: str = "bilinear") -> np.ndarray:
+def prepare(
+    picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[int, int], resampling: str = "bilinear", profiles: bool = True
+) -> np.ndarray:
     """The network's input for one picture: float32 [1, 3, S, S] in [-1, 1] (or [N, 3, S, S] for a float32 array of N pictures).
 
     `picture`: a path; a PIL image; a uint8 array [H, W, 3] (also [H, W], [H, W, 1], [H, W, 4]) of any size; or a float32 array
     [N, 3, S, S] in [-1, 1], taken as it is; tensors of PyTorch count as arrays. `sizes` has R and S. Resized with Pillow's `resampling`
     filter, bilinear in the release; where `visible_rows` are not the whole generated picture, resized to S x (visible part of S) and
-    letterboxed with black. Raises PictureError, or ArgumentError for what is no picture.
+    letterboxed with black. `profiles`: see `load_picture`. Raises PictureError, ArgumentError for what is no picture, or OutOfMemoryError.
     """
+    try:
+        return _prepared(picture, sizes, visible_rows, resampling, profiles)
+    except MemoryError as error:
+        name = str(picture) if isinstance(picture, str | os.PathLike) else "the picture"
+        raise OutOfMemoryError(f"not enough memory to prepare {name}; make it smaller") from error
+
+
+def _prepared(picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[int, int], resampling: str, profiles: bool) -> np.ndarray:
     from PIL import Image
 
     if isinstance(picture, str | os.PathLike):
-        return fit(load_picture(picture), sizes, visible_rows, resampling)
+        return fit(load_picture(picture, profiles), sizes, visible_rows, resampling)
     if isinstance(picture, Image.Image):
-        _check_size(picture.width * picture.height, "the picture")
-        decoded = _decoded(picture)
+        _check_size(picture, "the picture")
+        decoded = _decoded(picture, profiles)
         if 0 in decoded.size:
             raise PictureError(f"the picture is {decoded.width} x {decoded.height}; give one of at least one pixel")
         return fit(decoded, sizes, visible_rows, resampling)
@@ -149,10 +224,10 @@ def prepare(picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[
     raise ArgumentError(f"a picture cannot be made from {type(picture).__name__}; give {forms}")
 
 
-def _decoded(picture: Image) -> Image:
+def _decoded(picture: Image, profiles: bool) -> Image:
     """An RGB copy of a PIL image, which may be one that is read from its file only now."""
     try:
-        return to_rgb(picture)
+        return to_rgb(picture, profiles=profiles)
     except SdicError:
         raise
     except MemoryError as error:
@@ -197,8 +272,9 @@ def _from_bytes(array: np.ndarray) -> Image:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
         raise PictureError(f"the uint8 picture has shape {list(array.shape)}; expected [H, W, 3]")
-    _check_size(array.shape[0] * array.shape[1], "the picture")
-    return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array))
+    image = Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)
+    _check_size(image, "the picture")
+    return to_rgb(image)
 
 
 def _check_floats(array: np.ndarray, side: int) -> np.ndarray:

@@ -16,11 +16,11 @@ from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.backends.registry import choose_backend, load_backend
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.directions import Directions
-from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of
+from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of, style_offset
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
-from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, Move, Program, run
+from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, STYLE_KIND, STYLES, Move, Program, run
 from sdic_runtime.unmoved import Split, first_row, split
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
@@ -41,8 +41,9 @@ class PictureResult:
 class Pipeline:
     """A bundle on a backend. May be used from several threads; `close` it, or use it in a `with` block, to give its memory back."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, reason: str = "") -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, reason: str = "", profiles: bool = True) -> None:
         self.bundle, self.backend = bundle, backend
+        self.profiles = profiles  # whether pictures' colour profiles are converted to sRGB
         self.reason = reason  # why `auto` took this backend; "" when it was named
         self.model = Model.of(bundle.manifest)
         self.directions = Directions(bundle)
@@ -56,18 +57,21 @@ class Pipeline:
         precision: str | None = None,
         threads: int | None = None,
         verify: bool = True,
+        trust: bool = False,
+        profiles: bool = True,
         **options: Any,
     ) -> Pipeline:
         """Load the bundle in the folder `path` (the embedded demo bundle when None) on a backend.
 
         `backend`: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, any other installed one, or "auto"; see `Pipeline.reason`.
         `precision`: the bundle's default when None; "auto" allows bf16 where that is faster; `backend.description` says what it costs.
-        `threads`: CPU threads, all cores when None. `verify=False` skips the comparison of hashes. `options` go to the backend, such as
-        `device="cuda"`. Raises SdicError.
+        `threads`: CPU threads, all cores when None. `verify=False` skips the comparison of hashes. `trust=True` is for bundles of someone
+        known, see docs/trust.md. `profiles=False` ignores pictures' colour profiles, as the release does. `options` go to the backend, such
+        as `device="cuda"`. Raises SdicError.
         """
-        bundle = Bundle.open(path, verify)
+        bundle = Bundle.open(path, verify, trust)
         name, reason = choose_backend(bundle, precision) if backend == "auto" else (backend, "")
-        return cls(bundle, load_backend(name, bundle, precision=precision, threads=threads, **options), reason)
+        return cls(bundle, load_backend(name, bundle, precision=precision, threads=threads, **options), reason, profiles)
 
     def __repr__(self) -> str:
         return f'<Pipeline of "{self.bundle.manifest.name}" ({self.bundle.manifest.method}) on {self.backend.description}>'
@@ -100,7 +104,7 @@ class Pipeline:
 
     def prepare(self, picture: PictureLike) -> np.ndarray:
         """The network's input for one picture, float32 [1, 3, S, S]; see `pictures.prepare`."""
-        return prepare(picture, self.sizes, self.model.visible_rows, self.bundle.manifest.input.resampling)
+        return prepare(picture, self.sizes, self.model.visible_rows, self.bundle.manifest.input.resampling, self.profiles)
 
     def invert(self, picture: PictureLike | Sequence[PictureLike], batch: int | None = None) -> Inversion:
         """Invert a picture or a list of pictures, `batch` at a time: each a path, a PIL image, a uint8 array [H, W, 3], or a float32
@@ -143,8 +147,9 @@ class Pipeline:
     ) -> Edited:
         """Edit an inversion of N pictures: latent codes become code + strength * edit.
 
-        `edit`: a Direction (or its name in this bundle), an array [C], [1, C], [L, C] or [1, L, C], a GanSpaceEdit, a CombinedEdit, or
-        a list of (edit, strength). `strength`: a number, or M of them for N * M pictures, all strengths of the first picture first.
+        `edit`: a Direction (or its name in this bundle), an array [C], [1, C], [L, C] or [1, L, C], a GanSpaceEdit, a StyleDirection, a
+        CombinedEdit, or a list of (edit, strength). `strength`: a number, or M of them for N * M pictures, all strengths of the first
+        picture first.
         `move`: one of `Pipeline.moves`; the first that is meant for this kind of edit when None. `eq6` is SDIC's name for the same: "paper"
         (strength 0 is the inversion) or "released". `extras`: further inputs of the move by name, zeros where they are omitted; each a
         float32 array for one picture or for all N, such as StyleFeatureEditor's "mask" [N, 1, S, S]: 1 where nothing may change; `masks`
@@ -164,6 +169,9 @@ class Pipeline:
         for name in form.codes:
             moved = np.stack([edited(inversion.tensors[name].host(), change, value) for value in strengths], axis=1)
             codes[name] = moved.reshape(-1, *moved.shape[2:])
+        if (offset := style_offset(change)) is not None:
+            styles = np.stack([inversion.tensors[STYLES].host() + np.float32(value) * offset for value in strengths], axis=1)
+            codes[STYLES] = styles.reshape(-1, styles.shape[-1])
         sources = np.repeat(np.arange(len(inversion)), len(strengths))
         given = codes | {name: array[sources] for name, array in further.items()}
         parts = self._split(form, inversion, codes, further, self._batch(batch))
@@ -196,7 +204,10 @@ class Pipeline:
         if None not in (move, eq6) and move != eq6:
             raise ArgumentError(f'move is "{move}" and eq6 is "{eq6}"; give one of them')
         label, name = ("eq6", eq6) if move is None else ("move", move)
-        fitting = [known for known, form in self.moves.items() if kinds <= set(form.kinds)]
+        styled = {name for name, program in self.bundle.manifest.programs.items() if STYLES in program.takes}
+        further = kinds - {STYLE_KIND}
+        able = {known: form for known, form in self.moves.items() if STYLE_KIND not in kinds or form.program in styled}
+        fitting = [known for known, form in able.items() if further <= set(form.kinds)]
         if name is not None and name not in list(self.moves):
             raise ArgumentError(f'{label} is "{name}"; the bundle "{self.model.name}" has: {", ".join(self.moves) or "none"}')
         if not fitting:
@@ -235,7 +246,7 @@ class Pipeline:
         """
         method, program, still = self.bundle.manifest, form.program, inversion.still
         times = len(next(iter(codes.values()))) // len(inversion)
-        row = min(first_row(inversion.tensors[name].host().repeat(times, 0), moved) for name, moved in codes.items())
+        row = min(first_row(inversion.tensors[name].host().repeat(times, 0), codes[name]) for name in form.codes)
         if not (self.backend.skips and 0 < row < method.sizes["L"]):
             return None
         again = times > 1 or (program, row) in still.asked

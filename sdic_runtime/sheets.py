@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,11 +94,19 @@ def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int 
         raise ArgumentError("an animation needs at least one picture")
     if path.suffix.lower() != ".gif":
         raise ArgumentError(f'an animation is written as .gif, not as "{path.name}"')
+    content = gif(frames, milliseconds)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def gif(frames: Sequence[Image.Image], milliseconds: int = 120) -> bytes:
+    """The frames as an endless animated GIF."""
     # One palette per frame: skin tones band visibly under the common palette that Pillow would choose.
     coloured = [frame.convert("RGB").quantize(256) for frame in frames]
-    with replacing(path) as temporary:
-        coloured[0].save(temporary, format="GIF", save_all=True, append_images=coloured[1:], duration=milliseconds, loop=0, disposal=1)
-    return path
+    stream = BytesIO()
+    coloured[0].save(stream, format="GIF", save_all=True, append_images=coloured[1:], duration=milliseconds, loop=0, disposal=1)
+    return stream.getvalue()
 
 
 def save_picture(picture: Image.Image, path: Path) -> Path:

@@ -58,12 +58,12 @@ def load(
         raise MissingExtraError("torch", "train", PURPOSE)
     import torch
 
-    from sdic_train.methods import method_named
+    from sdic_train.methods import code_of
 
     arithmetic = Arithmetic.of(precision or STANDARD, device, channels_last)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise BackendError(f'PyTorch sees no GPU for the device "{device}"; use device="cpu"')
-    code, manifest = method_named(bundle.manifest.method), bundle.manifest
+    code, manifest = code_of(bundle.manifest), bundle.manifest
     if threads is not None:
         torch.set_num_threads(threads)
     path = Path(checkpoint) if checkpoint is not None else recorded_checkpoint(bundle)
@@ -82,8 +82,12 @@ def load_plain(bundle: Bundle, **options: Any) -> TorchBackend:
 
 
 def recorded_others(bundle: Bundle) -> list[Path]:
-    """The further files of the model that `bundle` records."""
-    return [bundle.path / name for name in bundle.manifest.checkpoint.get("others", "").splitlines()]
+    """The further files of the model that `bundle` records, there and unchanged. Raises CheckpointError."""
+    record = bundle.manifest.checkpoint
+    names, hashes = record.get("others", "").splitlines(), record.get("others_sha256", "").splitlines()
+    if len(hashes) != len(names):
+        raise CheckpointError(f"the bundle {bundle.path} does not say which files its {len(names)} further ones are; build it again")
+    return [_unchanged(bundle, name, digest, "build it again") for name, digest in zip(names, hashes, strict=True)]
 
 
 def recorded_checkpoint(bundle: Bundle) -> Path:
@@ -92,13 +96,18 @@ def recorded_checkpoint(bundle: Bundle) -> Path:
     remedy = "name the checkpoint it was built from: checkpoint=PATH in Python, --checkpoint PATH on the command line"
     if "path" not in record:
         raise CheckpointError(f"the bundle {bundle.path} does not say which checkpoint it was built from; {remedy}")
-    path = bundle.path / record["path"]  # an absolute path stays as it is
-    if not path.is_file():
-        raise CheckpointError(f"the checkpoint {path} that the bundle {bundle.path} was built from is not there; {remedy}")
-    if sha256(path) != record.get("sha256"):
-        raise CheckpointError(
-            f"the checkpoint {path} has changed since the bundle {bundle.path} was built from it; build it again or {remedy}"
-        )
+    return _unchanged(bundle, record["path"], record.get("sha256", ""), remedy)
+
+
+def _unchanged(bundle: Bundle, name: str, digest: str, remedy: str) -> Path:
+    """The file `name`, which may lie outside `bundle`: it is read only where its hash is the recorded one. Raises CheckpointError."""
+    path = bundle.path / name  # an absolute path stays as it is
+    try:
+        found = sha256(path)
+    except (OSError, ValueError):
+        raise CheckpointError(f"the checkpoint {path} that the bundle {bundle.path} was built from is not there; {remedy}") from None
+    if found != digest:
+        raise CheckpointError(f"the checkpoint {path} has changed since the bundle {bundle.path} was built from it; {remedy}")
     return path
 
 
@@ -167,7 +176,7 @@ class TorchBackend(Backend):
     ) -> None:
         import torch
 
-        from sdic_train.methods import method_named
+        from sdic_train.methods import code_of
         from sdic_train.networks.reference import PlainGenerator
 
         super().__init__(method)
@@ -176,7 +185,7 @@ class TorchBackend(Backend):
         for weight in (*model.parameters(), *model.buffers()):
             weight.data = arithmetic.arranged(weight.data)
         generator = PlainGenerator(networks.generator) if plain else networks.generator
-        functions = method_named(method.method).functions(networks, generator)
+        functions = code_of(method).functions(networks, generator)
         self.name, self.device, self.skips = "torch-plain" if plain else "torch", device, not plain
         half = PRECISIONS[arithmetic.precision] is not None
         self._form = " autocast" * half + ", channels last" * arithmetic.channels_last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import small_parts
 import torch
 from built_once import built_once
 
+from sdic_export import build as building
 from sdic_export.build import BuildOptions, build
 from sdic_export.graphs import exporter
+from sdic_export.graphs.exporter import export_stage
 
 ITERATIONS = 2
 OPTIONS: dict[str, dict[str, Any]] = {"hyperstyle": {"iterations": ITERATIONS}, "fs": {"research": True}}
@@ -28,6 +31,25 @@ def small_bundle(factory: pytest.TempPathFactory, method: str) -> Path:
             fill(folder, method)
 
     return built_once(factory, method, filled) / "bundle"
+
+
+def styled_bundle(factory: pytest.TempPathFactory) -> Path:
+    """The small e4e with style space. Its encoder is copied from its other bundle. No test may change it."""
+    plain = small_bundle(factory, "e4e")
+
+    def export(module: Any, stage: Any, method: Any, path: Path, *options: Any, **named: Any) -> None:
+        if path.stem != "encoder":
+            export_stage(module, stage, method, path, *options, **named)
+            return
+        for file in (plain / "onnx/fp32").glob("encoder.onnx*"):
+            shutil.copy(file, path.parent)
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(building, "export_stage", export)
+            build(BuildOptions(plain.parent / "small.pt", folder / "bundle", style_space=True, cpu_graphs=False))
+
+    return built_once(factory, "e4e-styled", fill) / "bundle"
 
 
 def _fill_encoded(folder: Path, method: str) -> None:

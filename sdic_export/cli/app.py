@@ -11,10 +11,12 @@ import typer
 
 from sdic_export import report
 from sdic_export.cli.bf16 import bf16 as measure_bf16
+from sdic_export.cli.directions import app as directions_app
 from sdic_export.cli.engines import build_with_progress, engines
 from sdic_export.cli.half import half
 from sdic_export.cli.polygraphy import polygraphy
 from sdic_export.cli.triton import triton
+from sdic_export.cli.web import web
 from sdic_runtime.cli.app import command_line, run
 from sdic_runtime.cli.options import Debug, PrecisionOption
 
@@ -34,6 +36,13 @@ class Domain(str, Enum):
 
     faces = "faces"
     cars = "cars"
+
+
+class Faces(str, Enum):
+    """How faces lie in the pictures that a model takes."""
+
+    ffhq = "ffhq"
+    none = "none"
 
 
 class BuildTarget(str, Enum):
@@ -66,12 +75,16 @@ def build_bundle(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the new bundle.", show_default=False)],
     name: Annotated[str | None, typer.Option("--name", help="Name of the bundle; the folder's when omitted.")] = None,
     domain: Annotated[Domain | None, typer.Option("--domain", help="Override the domain recorded in the checkpoint.")] = None,
+    faces: Annotated[
+        Faces | None,
+        typer.Option("--faces", help="Faces lie in its pictures as in FFHQ, or not; when omitted, ffhq for face models of 1024 pixels."),
+    ] = None,
     directions: Annotated[
         list[Path] | None,
         typer.Option(
             "--directions",
             metavar="DIR|FILE",
-            help="Edit directions: .pt as published, .safetensors, .npy or .npz; may be given several times.",
+            help="Edit directions: .pt as published, .safetensors, .npy or .npz; may be given several times. More later: directions add.",
         ),
     ] = None,
     pictures: Annotated[
@@ -118,6 +131,9 @@ def build_bundle(
     iterations: Annotated[
         int | None, typer.Option("--iterations", min=1, help="Iterations of a method that iterates; 5 when omitted.")
     ] = None,
+    style_space: Annotated[
+        bool, typer.Option("--style-space", help="Let edits reach the generator's styles: StyleSpace channels and StyleCLIP's directions.")
+    ] = False,
     research_only: Annotated[
         bool, typer.Option("--research-only", help="Agree to the terms of weights that are for research alone, such as those of FS.")
     ] = False,
@@ -144,6 +160,7 @@ def build_bundle(
         checkpoint,
         out,
         name=name,
+        faces=faces.value if faces else None,
         domain=domain.value if domain else None,
         directions=directions or [],
         pictures=pictures or [],
@@ -157,6 +174,7 @@ def build_bundle(
         method=method,
         others=others or [],
         iterations=iterations,
+        style_space=style_space,
         research=research_only,
     )
     if target is not BuildTarget.onnx:
@@ -172,11 +190,13 @@ def build_bundle(
     typer.echo(str(out))
 
 
+app.add_typer(directions_app, name="directions")
 app.command("half")(half)
 app.command("bf16")(measure_bf16)
 app.command("engines")(engines)
 app.command("triton")(triton)
 app.command("polygraphy")(polygraphy)
+app.command("web")(web)
 
 
 @app.command("verify")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_train.networks.layers import BLUR_TAPS, LEAKY_SLOPE, EqualLinear
+from sdic_train.networks.style_space import StyleRow, styles_of
 from sdic_train.networks.stylegan2 import DEMODULATION_EPSILON, ModulatedConv2d, StyledConv, ToRGB
 
 GAIN = sqrt(2)
@@ -50,13 +51,13 @@ class FoldedModulation(nn.Module):
 
     def __init__(self, conv: ModulatedConv2d) -> None:
         super().__init__()
-        self.modulation = FoldedLinear(conv.modulation)
+        self.modulation, self.place = FoldedLinear(conv.modulation), conv.place
         weight = conv.weight[0] * conv.scale
         constant(self, "magnitude", weight.abs().max())
         constant(self, "energy", (weight / self.magnitude).square().sum((2, 3)))
 
-    def forward(self, style: Tensor) -> tuple[Tensor, Tensor]:
-        scales = self.modulation(style)
+    def forward(self, style: Tensor | StyleRow) -> tuple[Tensor, Tensor]:
+        scales = styles_of(self.modulation, style, self.place)
         largest = scales.abs().amax(1, keepdim=True)
         scales = scales / largest
         epsilon = DEMODULATION_EPSILON / (self.magnitude * largest).square()
@@ -106,7 +107,7 @@ class FoldedToRGB(nn.Module):
 
     def __init__(self, layer: ToRGB) -> None:
         super().__init__()
-        self.modulation = FoldedLinear(layer.conv.modulation)
+        self.modulation, self.place = FoldedLinear(layer.conv.modulation), layer.conv.place
         constant(self, "weight", layer.conv.weight[0, :, :, 0, 0] * layer.conv.scale)
         constant(self, "bias", layer.bias)
         self.has_skip = hasattr(layer, "upsample")
@@ -114,9 +115,9 @@ class FoldedToRGB(nn.Module):
             taps = torch.tensor(BLUR_TAPS) * (2 / sum(BLUR_TAPS))
             constant(self, "kernel", torch.outer(taps, taps).repeat(3, 1, 1, 1))
 
-    def matrix(self, style: Tensor) -> Tensor:
+    def matrix(self, style: Tensor | StyleRow) -> Tensor:
         """style [N, C] -> [N, 3, inputs]."""
-        return self.weight * self.modulation(style)[:, None, :]
+        return self.weight * styles_of(self.modulation, style, self.place)[:, None, :]
 
     def forward(self, x: Tensor, style: Tensor, skip: Tensor | None = None) -> Tensor:
         height, width = x.shape[2], x.shape[3]

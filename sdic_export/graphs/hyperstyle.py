@@ -13,6 +13,7 @@ from sdic_export.graphs.folded import GAIN, FoldedStyledConv, FoldedToRGB, const
 from sdic_train.networks.hyperstyle.config import styled_layer
 from sdic_train.networks.hyperstyle.model import HyperStyle
 from sdic_train.networks.layers import LEAKY_SLOPE
+from sdic_train.networks.style_space import styles_of
 from sdic_train.networks.stylegan2 import DEMODULATION_EPSILON, StyledConv
 
 
@@ -50,7 +51,7 @@ class TunedStyledConv(nn.Module):
     def __init__(self, layer: StyledConv, noise: Tensor) -> None:
         super().__init__()
         folded = FoldedStyledConv(layer, noise)
-        self.linear, self.magnitude = folded.modulation.modulation, folded.modulation.magnitude
+        self.linear, self.magnitude, self.place = folded.modulation.modulation, folded.modulation.magnitude, folded.modulation.place
         self.upsample, self.bias = folded.upsample, folded.bias
         constant(self, "noise", folded.noise)
         constant(self, "weight", folded.weight.transpose(0, 1) if folded.upsample else folded.weight)
@@ -60,7 +61,7 @@ class TunedStyledConv(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, delta: Tensor) -> Tensor:
         weight = self.weight * (1 + (delta[0] if delta.ndim == 5 else delta[0, :, :, None, None]))
-        scales = self.linear(style)
+        scales = styles_of(self.linear, style, self.place)
         largest = scales.abs().amax(1, keepdim=True)
         scales = scales / largest
         epsilon = DEMODULATION_EPSILON / (self.magnitude * largest).square()

@@ -11,12 +11,11 @@ import csv
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +23,21 @@ import msgspec
 
 from sdic_runtime.edit_orders import EditOrder
 from sdic_runtime.errors import FileError, SdicError
-from sdic_runtime.files import reason, replacing
-from sdic_runtime.folders import INVERSION, INVERTED
+from sdic_runtime.files import reason, replacing, sha256
+from sdic_runtime.folders import INVERSION, INVERTED, of_photo
+from sdic_runtime.leftovers import remove_dead
+from sdic_runtime.subjects import BACKGROUND, Inverted, Reader, Wishes, inverted
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from sdic_runtime.bundle.bundle import Bundle
-    from sdic_runtime.inversion import Inversion
 
 JOURNAL = ".sdic-batch.jsonl"
 LOCK = ".sdic-batch.lock"
 ATTEMPTS = ".sdic-batch.attempts"  # a file per picture that is being worked on, a byte per attempt
 FAILURES = "failures.csv"
 MOST_ATTEMPTS = 3
-LEFT_OVER = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what `replacing` leaves behind when its process is killed
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Job:
     save: bool = False
     batch: int = 1  # pictures that run at once
     threads: int | None = None  # CPU threads of a worker, for backends that know the option
+    wishes: Wishes = field(default_factory=Wishes)
+    photographs: bool = False  # whether results are whole photographs, of the kind that their sources are
+    profiles: bool = True
 
     @property
     def endings(self) -> list[str]:
@@ -61,7 +65,11 @@ class Job:
         """A hash over all that the results depend on besides the picture."""
         manifest = bundle.manifest
         edits = [edit.fingerprint(bundle) for edit in self.edits]
-        content = [manifest.identity, self.precision or manifest.default_precision, self.move if edits else None, self.endings, edits]
+        content: list[Any] = [manifest.identity, self.precision or manifest.default_precision, self.move if edits else None]
+        content += [self.endings, edits]
+        if (self.wishes, self.profiles) != (Wishes(), True) or self.photographs:
+            masks = [path if path == BACKGROUND else sha256(Path(path)) for path in self.wishes.keep]
+            content += [{**vars(self.wishes), "keep": masks}, self.photographs, self.profiles]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -73,17 +81,22 @@ class Task:
     stem: str
 
     def outputs(self, job: Job) -> list[str]:
-        return [self.stem + ending for ending in job.endings]
+        source = Path(self.source)
+        pictures = [ending for ending in job.endings if ending != INVERSION]
+        endings = [of_photo(ending, source) for ending in pictures] if job.photographs else pictures
+        return [self.stem + ending for ending in (*endings, *([INVERSION] if job.save else []))]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task. `size` and `modified` (nanoseconds) are the picture's from before it was read; `error` is "" on success."""
+    """What became of a task. `size` and `modified` (nanoseconds) are the picture's from before it was read; `error` is "" on success.
+    `notices`: what the user should know about the picture."""
 
     task: Task
     size: int = -1
     modified: int = -1
     error: str = ""
+    notices: tuple[str, ...] = ()
 
 
 @dataclass
@@ -120,7 +133,8 @@ class Worker:
 
         bundle = Bundle.open(job.bundle)
         backend = load_backend(job.backend, bundle, {"threads": job.threads}, precision=job.precision)
-        self.job, self.pipeline = job, Pipeline(bundle, backend)
+        self.job, self.pipeline = job, Pipeline(bundle, backend, profiles=job.profiles)
+        self._reader = Reader(bundle.manifest, job.wishes, job.profiles)
         self._edits = [order.edit(bundle, self.pipeline.directions) for order in job.edits]
 
     def __call__(self, tasks: Sequence[Task]) -> list[Outcome]:
@@ -143,7 +157,7 @@ class Worker:
     def _do(self, tasks: Sequence[Task]) -> list[Outcome]:
         stamps = [stamp(task.source) for task in tasks]
         try:
-            results = list(self.pipeline.invert_many([task.source for task in tasks], self.job.batch, keep_going=True))
+            results = list(inverted(self.pipeline, tasks, lambda task: self._reader.read(task.source), self.job.batch))
         except (SdicError, MemoryError) as problem:
             if len(tasks) > 1:  # perhaps one of them alone is at fault
                 return [outcome for task in tasks for outcome in self._do([task])]
@@ -153,22 +167,32 @@ class Worker:
             error = str(result.error) if result.error else ""
             if result.inversion is not None:
                 try:
-                    self._write(task, result.inversion)
+                    self._write(task, result)
                 except (SdicError, MemoryError) as problem:
                     error = _sentence(problem, task)
-            outcomes.append(Outcome(task, *times, error))
+            outcomes.append(Outcome(task, *times, error, tuple(result.subject.notices) if result.subject else ()))
         return outcomes
 
-    def _write(self, task: Task, inversion: Inversion) -> None:
+    def _write(self, task: Task, result: Inverted[Task]) -> None:
         from sdic_runtime.sheets import save_picture
 
         paths = [self.job.out / name for name in task.outputs(self.job)]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
+        subject, inversion = result.subject, result.inversion
+        assert subject is not None and inversion is not None
+
+        def write(images: Sequence[Image], path: Path, bases: Sequence[Image] | None = None) -> None:
+            if subject.whole:
+                subject.save(subject.pasted(images, bases), path)
+            else:
+                save_picture(images[0], path)
+
+        bases = inversion.images
         with ThreadPoolExecutor(1, "sdic-encode") as encoder:  # compresses a picture while the next edit is computed
-            saved = [encoder.submit(save_picture, inversion.images[0], paths[0])]
+            saved = [encoder.submit(write, bases, paths[0])]
             for path, edit in zip(paths[1:], self._edits, strict=False):
                 edited = self.pipeline.edit(inversion, edit, move=self.job.move)
-                saved.append(encoder.submit(save_picture, edited.images[0], path))
+                saved.append(encoder.submit(write, edited.images, path, bases))
             if self.job.save:
                 inversion.save(paths[-1])
             for each in saved:
@@ -243,7 +267,7 @@ class Journal:
         except OSError as error:
             raise FileError(f"cannot read {self._path}: {reason(error)}; choose another folder with --out") from error
         for line in lines:
-            with suppress(ValueError, msgspec.ValidationError):  # a killed run leaves half a line
+            with suppress(ValueError, RecursionError):  # a killed run leaves half a line
                 entry = msgspec.convert(json.loads(line), Entry)
                 self._entries[entry.source] = entry
 
@@ -316,10 +340,9 @@ def _locked(out: Path) -> AbstractContextManager[Any]:
 
 
 def remove_left_overs(folders: Iterable[Path]) -> None:
-    """Remove the temporary files of workers that were killed; the caller holds the lock of the output folder."""
-    for path in (path for folder in folders for path in folder.glob(".*.tmp") if LEFT_OVER.fullmatch(path.name)):
-        with suppress(OSError):
-            path.unlink()
+    """Remove the temporary files of workers that were killed, on any machine; the caller holds the lock of the output folder."""
+    for folder in folders:
+        remove_dead(folder, others=True)
 
 
 def write_failures(path: Path, failures: Mapping[str, str]) -> None:

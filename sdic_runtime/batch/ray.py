@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,8 +28,11 @@ def execute(
         import ray.data
     except ImportError as error:
         raise MissingExtraError("ray", "ray", "sdic-run batch --executor ray") from error
+    main, ends = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        if main:
+            signal.signal(signal.SIGTERM, ends)  # Ray would answer it with a dump of its own
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise BackendError(f"Ray could not be reached at {address or 'this machine'}: {_line(error)}; check --address") from error
     try:
@@ -45,7 +50,8 @@ def execute(
         for row in dataset.iter_rows():
             if row["problem"]:
                 raise BackendError(row["problem"])
-            yield Outcome(Task(row["source"], row["stem"]), int(row["size"]), int(row["modified"]), row["error"])
+            notices = tuple(row["notices"].splitlines())
+            yield Outcome(Task(row["source"], row["stem"]), int(row["size"]), int(row["modified"]), row["error"], notices)
     except ray.exceptions.RayError as error:
         raise BackendError(f"the workers stopped: {_cause(error)}; what is done is kept, start again with the same command") from error
     finally:
@@ -65,7 +71,8 @@ class _Mapper:
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:
         tasks = [Task(str(source), str(stem)) for source, stem in zip(rows["source"], rows["stem"], strict=True)]
         outcomes = [Outcome(task) for task in tasks] if self._problem else self._worker(tasks)
-        found = {name: [getattr(outcome, name) for outcome in outcomes] for name in ("size", "modified", "error")}
+        found: dict[str, list[Any]] = {name: [getattr(outcome, name) for outcome in outcomes] for name in ("size", "modified", "error")}
+        found["notices"] = ["\n".join(outcome.notices) for outcome in outcomes]
         return {**{name: list(column) for name, column in rows.items()}, **found, "problem": [self._problem] * len(tasks)}
 
 

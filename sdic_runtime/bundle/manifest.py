@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sdic_runtime.errors import BundleError
+from sdic_runtime.errors import BundleError, printable
 from sdic_runtime.files import is_inside, replacing, sha256
-from sdic_runtime.program import Method, check
+from sdic_runtime.json_text import SHOWN, JsonError, convert, parse_json
+from sdic_runtime.program import STYLES_LETTER, Method, check
 
 SCHEMA = 2
 MANIFEST_NAME = "bundle.json"
+FFHQ = "ffhq"  # the alignment of faces in FFHQ, for `Manifest.faces`
 STANDARD = "fp32"  # the variant that every other is checked against
 BUILD_HINT = "build it with: sdic-export build CHECKPOINT --out DIR"
 FIRST_SCHEMA = Path(__file__).with_name("schema1.json")
@@ -49,14 +51,16 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output) from top to bottom, each for one picture. `part_graphs`: the same for the parts of stages, see `Method.cuts`. `weights`: graph
     file -> the files of external weights that it reads. `tolerances`: precision -> the largest difference over the expected tensor's
     standard deviation that the export allowed. `psnr`: precision -> dB of the worst golden picture against fp32, where it was measured.
-    `faces`: the alignment that the model was trained on ("ffhq"), or None. `checkpoint`: where the PyTorch weights are ("path", relative to
-    the bundle; "sha256"; "weights"): only the PyTorch backend reads them.
+    `faces`: the alignment that the model was trained on ("ffhq"), or None. `style_layers`: how many styles each layer of the generator has,
+    in the order of the tensor "styles"; empty without style space. `checkpoint`: where the PyTorch weights are ("path", relative to the
+    bundle; "sha256"; "weights"): only the PyTorch backend reads them.
     """
 
     name: str
     domain: str
     input: Input
     faces: str | None = None
+    style_layers: tuple[int, ...] = ()
     graphs: dict[str, dict[str, tuple[str, ...]]]
     part_graphs: dict[str, dict[str, tuple[str, ...]]] = msgspec.field(default_factory=dict)
     weights: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
@@ -97,9 +101,9 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def parse_manifest(text: bytes, origin: str = MANIFEST_NAME) -> Manifest:
     """The manifest in JSON; `origin` names it in errors. Raises BundleError for anything that its schema does not allow."""
     try:
-        data = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise BundleError(f"{origin} is not valid JSON ({error}); {BUILD_HINT}") from error
+        data = parse_json(text, what=origin)
+    except JsonError as error:
+        raise BundleError(f"{error}; {BUILD_HINT}") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
         update = "update with: pip install --upgrade sdic-toolkit"
@@ -110,11 +114,11 @@ def parse_manifest(text: bytes, origin: str = MANIFEST_NAME) -> Manifest:
         if schema not in (1, SCHEMA) or isinstance(schema, bool):
             raise BundleError(f"schema is {schema!r:.60}, expected {SCHEMA}")
         content = {key: value for key, value in (_from_first_schema(data) if schema == 1 else data).items() if key != "schema"}
-        manifest = msgspec.convert(content, Manifest)
+        manifest = convert(content, Manifest)
         check(manifest)
         _check(manifest)
-    except (msgspec.ValidationError, BundleError, RecursionError) as error:
-        raise BundleError(f"{origin} is not a valid bundle manifest: {str(error)[:300]}; {BUILD_HINT}") from error
+    except (JsonError, BundleError) as error:
+        raise BundleError(f"{origin} is not a valid bundle manifest: {printable(str(error), SHOWN)}; {BUILD_HINT}") from error
     return manifest
 
 
@@ -187,6 +191,9 @@ def _check(manifest: Manifest) -> None:
         raise BundleError(f"visible_rows is {[first, end]}, expected [first, end] within 0..{picture}")
     if any(row * working % picture for row in (first, end)):
         raise BundleError(f"visible_rows {[first, end]} does not fall on whole rows at the working size {working}")
+    if sum(manifest.style_layers) != manifest.sizes.get(STYLES_LETTER, 0) or any(width < 1 for width in manifest.style_layers):
+        have = manifest.sizes.get(STYLES_LETTER, "no")
+        raise BundleError(f"style_layers has {sum(manifest.style_layers)} styles, and the sizes say {have}")
     for stage in manifest.stages:
         if not manifest.graphs.get(stage):
             raise BundleError(f'the stage "{stage}" has no graphs')

@@ -27,6 +27,13 @@ def run(
     pca: options.PcaOption = None,
     move: options.MoveOption = None,
     save: Annotated[bool, typer.Option("--save", help="Also write NAME.safetensors, the inversion, for fast edits later.")] = False,
+    face: options.FaceOption = None,
+    crop_only: options.CropOnlyOption = False,
+    aligned: options.AlignedOption = False,
+    paste: options.PasteOption = None,
+    keep: options.KeepOption = None,
+    crop: options.CropOption = False,
+    ignore_profiles: options.IgnoreProfilesOption = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per CPU when omitted.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker; the CPUs are shared evenly.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that a worker computes at once.")] = 1,
@@ -40,6 +47,7 @@ def run(
 ) -> None:
     """Invert and edit any number of pictures.
 
+    With a model of aligned faces, they are photographs: the largest face of each is edited and pasted back.
     Run again after a stop, it skips what is complete and does the rest, also pictures that changed since.
     Pictures that fail are listed with the reason in DIR/failures.csv and the exit code is 2; the others are written.
 
@@ -57,7 +65,8 @@ def run(
     from sdic_runtime.edit_orders import EditOrder
     from sdic_runtime.errors import ArgumentError, PictureError
     from sdic_runtime.folders import skipped_notice
-    from sdic_runtime.progress import progress
+    from sdic_runtime.progress import progress, say
+    from sdic_runtime.subjects import ALL, BACKGROUND
 
     if executor is Executor.local and (gpus or address):
         raise ArgumentError(f"--{'gpus' if gpus else 'address'} is for Ray; add --executor ray")
@@ -67,8 +76,17 @@ def run(
     if move is not None and move not in opened.manifest.moves:
         raise ArgumentError(f'--move is "{move}"; the bundle has: {", ".join(opened.manifest.moves)}')
     orders = tuple(dict.fromkeys(EditOrder.parse(text, pca and pca.absolute()) for text in edits or []))
-    place = bundle.resolve() if bundle else None
-    job = batches.Job(place, out.absolute(), backend, precision, orders, move, save, batch)
+    kept = [name if name == BACKGROUND else str(Path(name).absolute()) for name in keep or ()]
+    wishes = options.wishes(face, crop_only, aligned, paste, kept, crop)
+    if crop_only and face == ALL:
+        raise ArgumentError("--crop-only with --face all writes as many files as there are faces; use: sdic-run edit")
+    photographs = wishes.photographs(opened.manifest) and not crop_only
+    if keep and not photographs:
+        raise ArgumentError("--keep of a batch is for photographs with a model of aligned faces; omit it")
+    place, profiles = bundle.resolve() if bundle else None, not ignore_profiles
+    job = batches.Job(
+        place, out.absolute(), backend, precision, orders, move, save, batch, wishes=wishes, photographs=photographs, profiles=profiles
+    )
     job.work(opened)  # refuses edits that do not fit
     tasks, skipped = tasks_of(source, job)
     writable_folder(out)
@@ -78,8 +96,9 @@ def run(
 
     chosen = partial(ray.execute, gpus=gpus, address=address) if executor is Executor.ray else local.execute
     execute, summary, start = partial(chosen, workers=workers, threads=threads), batches.Summary(), time.perf_counter()
-    for _ in progress(batches.run(job, opened, tasks, execute, summary), "pictures", total=len(tasks)):
-        pass
+    for outcome in progress(batches.run(job, opened, tasks, execute, summary), "pictures", total=len(tasks)):
+        for text in outcome.notices:
+            say(text, error=True)
     before = f", {summary.complete} were complete before" if summary.complete else ""
     typer.echo(f"{summary.done} of {len(tasks)} pictures done{before}")
     options.notice(summary.throughput(time.perf_counter() - start))

@@ -11,6 +11,7 @@ import typer
 from sdic_runtime.cli import options
 
 if TYPE_CHECKING:
+    from sdic_runtime.subjects import Wishes
     from sdic_runtime.tools.compare import Comparison
 
 BUNDLES_HELP = "Bundle folder; the embedded demo bundle when omitted. Repeat it to compare bundles instead of backends."
@@ -24,6 +25,8 @@ def run(
     bundles: Annotated[list[Path] | None, typer.Option("--bundle", metavar="DIR", help=BUNDLES_HELP)] = None,
     edits: Annotated[list[str] | None, typer.Option("--edit", metavar="NAME[:STRENGTH]", help=EDIT_HELP)] = None,
     pca: options.PcaOption = None,
+    face: options.FaceOption = None,
+    aligned: options.AlignedOption = False,
     backend: Annotated[
         str | None, typer.Option(help="The backend examined (onnxruntime), or of all bundles (auto).", show_default=False)
     ] = None,
@@ -61,6 +64,7 @@ def run(
     one = {
         "--against": against, "--against-precision": against_precision, "--swap": swap, "--checkpoint": checkpoint, "--tolerance": tolerance
     }  # fmt: skip
+    wishes = options.wishes(face, aligned=aligned)
     several = {"--out": out, "--runs": runs, "--identity": identity, "--perceptual": perceptual}
     if len(bundles or ()) > 1:
         _refuse(one, ONE, SEVERAL)
@@ -68,7 +72,7 @@ def run(
         from sdic_runtime.cli.compared import Order, compare_and_report
 
         networks = {"identity": identity, "perceptual": perceptual}
-        order = Order(picture, bundles or [], edits or [], pca, backend or "auto", precision, runs or RUNS, networks)
+        order = Order(picture, bundles or [], edits or [], pca, backend or "auto", precision, runs or RUNS, networks, wishes)
         return compare_and_report(order, out, json_file)
     _refuse(several, SEVERAL, ONE)
     check_report(json_file)
@@ -79,7 +83,7 @@ def run(
         "checkpoint": checkpoint,
         "tolerance": tolerance,
     }
-    _backends(bundles[0] if bundles else None, picture, backend or "onnxruntime", against or "torch", edits, pca, wanted, json_file)
+    _backends(bundles[0] if bundles else None, picture, backend or "onnxruntime", against or "torch", edits, pca, wishes, wanted, json_file)
 
 
 def _refuse(values: Mapping[str, object], what: str, here: str) -> None:
@@ -99,10 +103,12 @@ def _backends(
     against: str,
     edits: Sequence[str] | None,
     pca: Path | None,
+    wishes: Wishes,
     wanted: Mapping[str, Any],
     json_file: Path | None,
 ) -> None:
     """Two backends on one bundle."""
+    from sdic_runtime.cli.inputs import compared_picture
     from sdic_runtime.cli.reports import report
     from sdic_runtime.edit_orders import EditOrder
     from sdic_runtime.errors import ArgumentError
@@ -113,7 +119,8 @@ def _backends(
     options.check_checkpoint([backend, against], wanted["checkpoint"])
     options.notice(options.DEMO_NOTICE if bundle is None else "")
     order = EditOrder.parse(edits[0], pca) if edits else None
-    comparison = compare_backends(bundle, picture, backend, against, order=order, **wanted)
+    taken = compared_picture(picture, [bundle], wishes)
+    comparison = compare_backends(bundle, taken, backend, against, order=order, **wanted)
     report(comparison.as_dict(), json_file, lambda: show(comparison))
     if not comparison.passed:
         first = comparison.excessive[0]

@@ -15,6 +15,8 @@ from sdic_runtime.tools.compare_bundles import Outcome, Plan, compare_bundles, j
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from sdic_runtime.subjects import Wishes
+
 CELL = 512  # pixels: how high a picture of the sheet is at most
 INVERSION = "inversion"
 
@@ -31,12 +33,13 @@ class Order:
     precision: str | None
     runs: int
     networks: Mapping[str, Path | None]
+    wishes: Wishes
 
 
 def compare_and_report(order: Order, out: Path | None, json_file: Path | None) -> None:
     """Run every bundle, write the sheet, print the table. Raises SdicError for what is wrong with the call, and Exit(2) where a bundle
     failed."""
-    from sdic_runtime.cli.inputs import decoded, existing
+    from sdic_runtime.cli.inputs import compared_picture, existing
     from sdic_runtime.cli.reports import report
     from sdic_runtime.cli.targets import targets
     from sdic_runtime.edit_orders import EditOrder
@@ -47,7 +50,7 @@ def compare_and_report(order: Order, out: Path | None, json_file: Path | None) -
 
     (target,) = targets([existing(order.source)], out)
     edits = list(dict.fromkeys(EditOrder.parse(text, order.pca) for text in order.edits))
-    picture = decoded(order.source)  # once, and refused before any bundle is opened
+    picture = compared_picture(order.source, order.bundles, order.wishes)  # once, and refused before any bundle is opened
     judges = {COLUMNS[name]: load_judge(name, weights) for name, weights in order.networks.items() if weights is not None}
     plan, width = Plan(picture, edits, order.backend, order.precision, order.runs, judges), judging_width(order.bundles)
     outcomes = list(progress(compare_bundles(order.bundles, plan, width), "bundles", total=len(order.bundles), unit="bundle"))

@@ -12,6 +12,6 @@ from sdic_runtime.faces.align import Square
 from sdic_runtime.faces.detect import detect
 from sdic_runtime.faces.face import Face, find
 from sdic_runtime.faces.landmarks import Landmarks
-from sdic_runtime.faces.photo import Photo, open_photo
+from sdic_runtime.faces.photo import Photo, open_photo, read_photo
 
-__all__ = ["Face", "Landmarks", "Photo", "Square", "detect", "find", "open_photo"]
+__all__ = ["Face", "Landmarks", "Photo", "Square", "detect", "find", "open_photo", "read_photo"]

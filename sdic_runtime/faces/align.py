@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+GAP, ROUGH_GAP = 3, 2  # how many times finer the cheap first reduction leaves a photograph that is made much smaller
 FINER = 1.5  # a square is resampled this many times finer than asked for, where the photograph has the pixels
 
 
@@ -74,7 +75,7 @@ class Square:
 
     def cut(self, photo: Image, size: int, pad: bool = True) -> Image:
         """The square as a picture of `size` x `size`, antialiased. Beyond the photograph lies its reflection, blurred and fading into one
-        colour (see `padding`); black without `pad`."""
+        colour (see `padding`); without `pad` black, and all of it faster and rougher."""
         from PIL import Image
 
         step = self.side / size  # pixels of the photograph per pixel of the result
@@ -85,7 +86,7 @@ class Square:
         if step > FINER:
             smaller = math.ceil(part.width * FINER / step), math.ceil(part.height * FINER / step)
             scale = np.array(smaller) / part.size
-            part = part.resize(smaller, Image.Resampling.LANCZOS, reducing_gap=3)
+            part = part.resize(smaller, Image.Resampling.LANCZOS, reducing_gap=GAP if pad else ROUGH_GAP)
         finer = round(size * FINER) if step > 1 else size
         # The affine map from a pixel of the result to one of the part.
         matrix = np.column_stack([self.axes.T * (2 / finer), np.array(self.centre) - self.axes.sum(0) - (left, top)]) * scale[:, None]

@@ -57,11 +57,11 @@ class Detection:
 def detect(photo: Image) -> list[Detection]:
     """The faces of an RGB picture, best score first. Those that are turned by more than about 45 degrees are found where they are large, or
     where nobody is upright."""
-    sides = looks(*photo.size)
-    found = [*_look(photo, SHORT_RANGE, 0, sides[:1]), *_look(photo, FULL_RANGE, 0, sides)]
+    sides, scales = looks(*photo.size), Scales(photo)
+    found = [*_look(scales, SHORT_RANGE, 0, sides[:1]), *_look(scales, FULL_RANGE, 0, sides)]
     turned = sides[:2] if found else sides
     for turns in (1, 2, 3):
-        found += [*_look(photo, SHORT_RANGE, turns, sides[:1]), *_look(photo, FULL_RANGE, turns, turned)]
+        found += [*_look(scales, SHORT_RANGE, turns, sides[:1]), *_look(scales, FULL_RANGE, turns, turned)]
     return _distinct(found)
 
 
@@ -74,18 +74,33 @@ def looks(width: int, height: int) -> list[int]:
     return sides
 
 
-def _look(photo: Image, detector: Detector, turns: int, sides: list[int]) -> Iterator[Detection]:
+class Scales:
+    """A photograph at any size, each made once."""
+
+    def __init__(self, photo: Image) -> None:
+        self.photo = photo
+        self._made: dict[int, np.ndarray] = {}
+
+    def at(self, side: int) -> np.ndarray:
+        """uint8 [H, W, 3] with `side` pixels on the longer side."""
+        from PIL import Image
+
+        if side not in self._made:
+            scale = side / max(self.photo.size)
+            size = max(round(self.photo.width * scale), 1), max(round(self.photo.height * scale), 1)
+            self._made[side] = np.asarray(self.photo.resize(size, Image.Resampling.BILINEAR, reducing_gap=3))
+        return self._made[side]
+
+
+def _look(scales: Scales, detector: Detector, turns: int, sides: list[int]) -> Iterator[Detection]:
     for side in sides:
-        yield from _look_at(photo, detector, turns, side if side > sides[0] else detector.side)
+        yield from _look_at(scales, detector, turns, side if side > sides[0] else detector.side)
 
 
-def _look_at(photo: Image, detector: Detector, turns: int, side: int) -> Iterator[Detection]:
+def _look_at(scales: Scales, detector: Detector, turns: int, side: int) -> Iterator[Detection]:
     """Detections in the picture at the long side `side`, turned by quarters, anticlockwise."""
-    from PIL import Image
-
-    scale = side / max(photo.size)
-    size = max(round(photo.width * scale), 1), max(round(photo.height * scale), 1)
-    pixels = np.asarray(photo.resize(size, Image.Resampling.BILINEAR, reducing_gap=3))
+    pixels = scales.at(side)
+    size = pixels.shape[1], pixels.shape[0]
     tiles = [(x, y) for y in _starts(size[1], detector.side) for x in _starts(size[0], detector.side)]
     for first in range(0, len(tiles), BATCH):
         batch = tiles[first : first + BATCH]
@@ -98,7 +113,7 @@ def _look_at(photo: Image, detector: Detector, turns: int, side: int) -> Iterato
             half = points[1] / 2
             corners = np.array([points[0] - half, points[0] + half])
             places = _turned(np.concatenate([corners, points[2:]]), turns) * detector.side + batch[index]
-            places *= np.array(photo.size) / size
+            places *= np.array(scales.photo.size) / size
             box = np.concatenate([places[:2].min(0), places[:2].max(0)])
             yield Detection(box, places[2:], float(1 / (1 + np.exp(-scores[index, anchor, 0]))))
 

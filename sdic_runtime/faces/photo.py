@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from sdic_runtime.colours import PROFILE, in_srgb, out_of_srgb, profile_of, space_of, without_profile
 from sdic_runtime.errors import ArgumentError, FileError, PictureError
 from sdic_runtime.files import replacing
-from sdic_runtime.pictures import FORMATS, PictureLike, load_picture, to_rgb
+from sdic_runtime.pictures import FORMATS, PictureLike, opened, opened_file, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-KEPT = ("exif", "icc_profile", "xmp", "dpi")  # of Pillow's `info`
+KEPT = ("exif", PROFILE, "xmp", "dpi")  # of Pillow's `info`
 BEST = 95  # the quality of a JPEG or WebP file whose source was none
 
 
 @dataclass(frozen=True, eq=False)
 class Photo:
     """`image`: upright, 8-bit RGB in the photograph's own colours, transparent parts on white. `colours`, `alpha`: the same with
-    transparency apart, where the photograph has it. `info`: what is written with it."""
+    transparency apart, where the photograph has it. `info`: what is written with it. `converts`: whether models see its colours as its
+    colour profile says."""
 
     image: Image
     colours: Image
     alpha: Image | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    converts: bool = True
 
     @property
     def size(self) -> tuple[int, int]:
@@ -40,33 +41,15 @@ class Photo:
 
     @cached_property
     def _profile(self) -> Any:
-        """The colour profile, where it is one of RGB and not sRGB itself; a damaged one counts as none."""
-        from PIL import ImageCms
-
-        with suppress(Exception):  # whatever is in the file: the picture is shown without it
-            profile = ImageCms.getOpenProfile(BytesIO(self.info["icc_profile"]))
-            if profile.profile.xcolor_space == "RGB " and not ImageCms.getProfileDescription(profile).startswith("sRGB"):
-                return profile
-        return None
+        return profile_of(self.image) if self.converts and PROFILE in self.info else None
 
     def to_srgb(self, image: Image) -> Image:
         """Pixels of this photograph (or of a part) as sRGB, which the models were trained on."""
-        return self._converted(image, True)
+        return image if self._profile is None else in_srgb(image, self._profile)
 
     def from_srgb(self, image: Image) -> Image:
         """The way back from `to_srgb`."""
-        return self._converted(image, False)
-
-    def _converted(self, image: Image, to_srgb: bool) -> Image:
-        from PIL import ImageCms
-
-        if self._profile is None:
-            return image
-        pair = (self._profile, ImageCms.createProfile("sRGB"))
-        with suppress(ImageCms.PyCMSError):  # a profile that knows one direction alone
-            converted = ImageCms.profileToProfile(image, *(pair if to_srgb else pair[::-1]))
-            return image if converted is None else converted
-        return image
+        return image if self._profile is None else out_of_srgb(image, self._profile)
 
     def save(self, image: Image, path: str | os.PathLike[str]) -> None:
         """Write `image`, this photograph after pastes, with the photograph's colour profile and metadata; a JPEG that was one is
@@ -98,12 +81,10 @@ def open_photo(picture: PictureLike | Photo) -> Photo:
     if isinstance(picture, Photo):
         return picture
     if isinstance(picture, str | os.PathLike):
-        image = load_picture(picture)
-        with suppress(Exception), Image.open(picture, formats=FORMATS) as source:  # what the decoder above says no word about is no error
-            return _photo(image, source)
-        return Photo(image, image, None, {str(key): value for key, value in image.info.items()})
+        with opened_file(picture) as image:
+            return _photo(image, str(picture))
     if isinstance(picture, Image.Image):
-        return _photo(to_rgb(picture), picture)
+        return _photo(picture)
     if hasattr(picture, "__array__"):
         array = np.asarray(picture)
         if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (3, 4)):
@@ -112,15 +93,28 @@ def open_photo(picture: PictureLike | Photo) -> Photo:
     raise ArgumentError(f"a photograph cannot be made from {type(picture).__name__}; give a path, a PIL image or a uint8 array [H, W, 3]")
 
 
-def _photo(image: Image, source: Image) -> Photo:
-    """`image` is `source` upright and in RGB."""
+def read_photo(stream: BinaryIO, name: str = "the photograph") -> Photo:
+    """A photograph from an open file, or from bytes in an io.BytesIO; `name` is what errors call it. Raises PictureError."""
+    with opened(stream, name) as image:
+        return _photo(image, name)
+
+
+def _photo(source: Image, name: str = "the photograph") -> Photo:
+    """A decoded image as a photograph. Colours of a profile that is not one of RGB become sRGB: a picture in RGB cannot have it."""
     from PIL import ImageOps, JpegImagePlugin
 
-    info: dict[str, Any] = {key: image.info[key] for key in KEPT if key in image.info}
+    foreign = (profile := profile_of(source)) is not None and space_of(profile) != "RGB"
+    image = to_rgb(source, name, profiles=foreign)
+    upright = ImageOps.exif_transpose(source)
+    info: dict[str, Any] = {key: upright.info[key] for key in KEPT if key in upright.info}
+    if foreign or source.mode not in ("RGB", "RGBA", "P"):
+        info.pop(PROFILE, None)
+    if PROFILE in info:
+        image.info[PROFILE] = info[PROFILE]
     if isinstance(source, JpegImagePlugin.JpegImageFile) and source.mode == "RGB":
         sampling = JpegImagePlugin.get_sampling(source)
         info["jpeg"] = {"qtables": source.quantization, "subsampling": max(sampling, 0)}
     if not source.has_transparency_data:
         return Photo(image, image, None, info)
-    colours = ImageOps.exif_transpose(source).convert("RGBA")
-    return Photo(image, colours.convert("RGB"), colours.getchannel("A"), info)
+    colours = upright.convert("RGBA")
+    return Photo(image, without_profile(colours.convert("RGB")), colours.getchannel("A"), info)

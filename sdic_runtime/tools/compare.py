@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sdic_runtime.bundle.bundle import Bundle
     from sdic_runtime.edit_orders import EditOrder
     from sdic_runtime.edits import EditLike
+    from sdic_runtime.pictures import PictureLike
 
 PICTURE_RANGE = 2.0
 
@@ -130,7 +131,7 @@ class Comparison:
 
 def compare_backends(
     bundle_path: Path | None,
-    picture: Path,
+    picture: PictureLike,
     backend: str,
     against: str,
     swap: str | None = None,

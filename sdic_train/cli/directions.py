@@ -19,22 +19,98 @@ SeedOption = Annotated[int, Option("--seed", min=0, help="Seed of the sampled co
 
 @app.command("interfacegan")
 def interfacegan(
-    model: ModelOption,
-    reader: Annotated[Path, Option(metavar="FILE", help="Portrait reader that labels the samples.", show_default=False)],
+    model: Annotated[Path, Option("--model", metavar="FILE|BUNDLE", help="Checkpoint; or a bundle, for labels.", show_default=False)],
     out: FolderOption,
-    attributes: Annotated[str, Option(help="Portrait attributes, with commas between.")] = "smile,age,glasses",
+    labels: Annotated[
+        Path | None, Option(metavar="CSV", help="Your own labels: lines picture,value; more columns, more attributes.")
+    ] = None,
+    pictures: Annotated[Path | None, Option(metavar="DIR", help="Folder of the labelled pictures; that of the labels if omitted.")] = None,
+    space: Annotated[str, Option(help="Of labelled codes: w, one offset for all rows, or w+, one for each (wants more labels).")] = "w",
+    reader: Annotated[Path | None, Option(metavar="FILE", help="Portrait reader that labels samples, in place of labels.")] = None,
+    attributes: Annotated[str | None, Option(help="Attributes, with commas between; of a reader smile,age,glasses if omitted.")] = None,
     samples: Annotated[int, Option(min=1, help="Codes to sample.")] = 4000,
     margin: Annotated[float, Option(help="Share of an attribute's range around its threshold that counts as unsure.")] = 0.1,
+    backend: Annotated[str, Option(help="Backend for a bundle.")] = "auto",
     disentangle: Annotated[bool, Option("--disentangle/--plain", help="Take the other attributes' directions out of each.")] = True,
     seed: SeedOption = 0,
     debug: Debug = False,
 ) -> None:
-    """Linear SVMs on codes that a reader labels (InterFaceGAN).
+    """Linear SVMs on labelled codes (InterFaceGAN).
+
+    The labels are your own for your own pictures, aligned as the model's are, or what a reader says of samples.
 
     \b
-    Example:
+    Examples:
+      sdic-train directions interfacegan --model engines/mine --labels labels.csv --out directions
       sdic-train directions interfacegan --model runs/sdic/model.safetensors --reader runs/reader/model.safetensors --out runs/directions
     """
+    if (labels is None) == (reader is None):
+        raise ArgumentError("give either --labels, a CSV file of picture,value, or --reader, a network that labels samples")
+    if labels is not None:
+        _from_labels(model, labels, pictures, attributes, space, margin, disentangle, seed, backend, out)
+        return
+    assert reader is not None
+    _from_reader(model, reader, attributes or "smile,age,glasses", samples, margin, disentangle, seed, out)
+
+
+def _from_labels(
+    model: Path,
+    labels: Path,
+    pictures: Path | None,
+    attributes: str | None,
+    space: str,
+    margin: float,
+    disentangle: bool,
+    seed: int,
+    backend: str,
+    out: Path,
+) -> None:
+    """Directions of labelled pictures, and how far the model follows them."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from sdic_runtime.directions import save_direction
+    from sdic_runtime.progress import progress, say
+    from sdic_train.data.labels import read_labels
+    from sdic_train.trainers import labelled_directions as labelled
+    from sdic_train.trainers.latent_directions import Boundary, boundary
+
+    given = read_labels(labels, pictures, None if attributes is None or "," in attributes else attributes.strip())
+    if given.missing:
+        say(given.missing_notice, error=True)
+    names = [name.strip() for name in attributes.split(",")] if attributes else given.attributes
+    if unknown := [name for name in names if name not in given.attributes]:
+        raise ArgumentError(f'"{unknown[0]}" is no column of {labels}; it has {", ".join(given.attributes)}')
+    coder = labelled.open_coder(model, backend)
+    batches = progress(labelled.codes_of(coder, given.pictures), "pictures", total=-(-len(given.pictures) // 8), unit="batch")
+    codes = np.concatenate(list(batches))
+    points = labelled.flat(codes, space)
+
+    def made(name: str, against: np.ndarray | None) -> Boundary:
+        column = given.values[:, given.attributes.index(name)]
+        known = np.isfinite(column)
+        width = float(np.ptp(column[known])) if known.any() else 0.0
+        unsure = margin * width if len(np.unique(column[known])) > 2 else 0.0
+        return boundary(points[known], column[known], given.threshold(name), name, unsure, against, seed)
+
+    plain = {name: made(name, None) for name in names}
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        others = [plain[other].direction.vector[0] for other in names if other != name]
+        result = made(name, np.stack(others)) if disentangle and others else plain[name]
+        result = result if space == "w" else labelled.as_rows(result, codes.shape[1])
+        reach = labelled.measure_reach(coder, result, given.pictures, space)
+        low, high = reach.strength_range
+        how = "measured: to there the model finds the edit again" if reach.measured else "guessed: the model does not find the edit again"
+        method = f"{result.direction.method}; useful strengths {how}"
+        save_direction(out / f"{name}.safetensors", replace(result.direction, method=method, strength_range=reach.strength_range))
+        sides = f"accuracy {result.accuracy:.3f}, the sides are {result.separation:.2f} apart"
+        echo(f"{name}: {sides}, useful strengths {low:g} to {high:g} ({how.partition(':')[0]})")
+
+
+def _from_reader(model: Path, reader: Path, attributes: str, samples: int, margin: float, disentangle: bool, seed: int, out: Path) -> None:
+    """Directions of sampled codes that a reader labels."""
     import numpy as np
 
     from sdic_runtime.directions import save_direction

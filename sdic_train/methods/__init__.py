@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from sdic_runtime.errors import BundleError
+from sdic_runtime.program import Method
 from sdic_train.checkpoints.load import read_checkpoint
 from sdic_train.checkpoints.recognise import method_of
 from sdic_train.methods import clcae, fs, hfgi, hyperstyle, plain, restyle, sdic, sfe
 from sdic_train.methods.base import MethodCode
+from sdic_train.methods.style_space import has_style_space, with_style_space
 
 CODES = (
     *(sdic.METHOD, plain.E4E, plain.PSP, restyle.OVER_E4E, restyle.OVER_PSP),
@@ -20,6 +22,12 @@ def method_named(name: str) -> MethodCode:
     if name not in METHODS:
         raise BundleError(f'the method "{name}" is not known to sdic_train; known are: {", ".join(METHODS)}')
     return METHODS[name]
+
+
+def code_of(method: Method) -> MethodCode:
+    """The code of a bundle's method, with style space where the bundle has it. Raises BundleError for one that is not known here."""
+    code = method_named(method.method)
+    return with_style_space(code) if has_style_space(method) else code
 
 
 def method_of_file(path: Path) -> MethodCode:

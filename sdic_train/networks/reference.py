@@ -29,7 +29,7 @@ def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, pad: tuple[int, int] = (0,
 def modulated_conv2d(layer: ModulatedConv2d, x: Tensor, style: Tensor) -> Tensor:
     """x [N, inputs, H, W], style [N, C]: every sample is convolved with its own modulated and demodulated weight."""
     count, inputs, height, width = x.shape
-    weight = layer.scale * layer.weight * layer.modulation(style)[:, None, :, None, None]
+    weight = layer.scale * layer.weight * layer.styles(style)[:, None, :, None, None]
     if layer.demodulate:
         weight = weight * torch.rsqrt(weight.square().sum((2, 3, 4), keepdim=True) + DEMODULATION_EPSILON)
     outputs, kernel = weight.shape[1], weight.shape[-1]

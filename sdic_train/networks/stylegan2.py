@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.networks.layers import BLUR_TAPS, Activation, EqualLinear, blur, blur_kernel
+from sdic_train.networks.style_space import StyleRow, layer_widths, styles_of
 
 DEMODULATION_EPSILON = 1e-8
 BASE_BLOCKS = 2  # of 8 and 16, before which some methods put a feature of their own
@@ -44,13 +46,18 @@ class ModulatedConv2d(nn.Module):
         self.scale = 1 / sqrt(inputs * kernel**2)
         self.padding = kernel // 2
         self.demodulate, self.upsample = demodulate, upsample
+        self.place = slice(0, 0)  # of its styles among those of its generator
         if upsample:
             self.blur = Blur()
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+    def styles(self, style: Tensor | StyleRow) -> Tensor:
+        """style [N, style_width] -> what scales the input channels, [N, inputs]."""
+        return styles_of(self.modulation, style, self.place)
+
+    def forward(self, x: Tensor, style: Tensor | StyleRow) -> Tensor:
         """x [N, inputs, H, W], style [N, style_width] -> [N, outputs, H, W], twice as large when upsampling."""
         weight = self.weight[0] * self.scale
-        scales = self.modulation(style)
+        scales = self.styles(style)
         x = x * scales[:, :, None, None].to(x.dtype)
         if self.upsample:
             x = blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
@@ -156,6 +163,10 @@ class Generator(nn.Module):
             self.to_rgbs.append(ToRGB(channels[size], width))
             size, inputs = size * 2, channels[size]
         self.noises = Noises(config.rows)
+        end = 0
+        for layer, width in zip(self.modulated(), layer_widths(config), strict=True):
+            layer.place = slice(end, end + width)
+            end += width
 
     def mapping(self, z: Tensor) -> Tensor:
         """z [N, C], standard normal -> w [N, C]."""
@@ -245,6 +256,13 @@ class Generator(nn.Module):
             x, rgb = self._block(block, x, rgb, latent, noises)
             block += 1
         return rgb
+
+    def modulated(self) -> list[ModulatedConv2d]:
+        """Every layer that has styles, in the order of `style_space.layer_widths`."""
+        layers: list[Any] = [self.conv1, self.to_rgb1]
+        for block, to_rgb in enumerate(self.to_rgbs):
+            layers += [self.convs[2 * block], self.convs[2 * block + 1], to_rgb]
+        return [layer.conv for layer in layers]
 
     def styled(self, layer: int) -> StyledConv:
         """The styled convolution `layer`, 0 to L - 2; it reads the style row and the noise map of that number."""

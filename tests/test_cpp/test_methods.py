@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 import small_methods
-from small_bundles import small_bundle
+from small_bundles import small_bundle, styled_bundle
 
 METHODS = ("hfgi", "hyperstyle", "sfe")
 MOVES, EXTRAS = 1, 5
@@ -70,3 +71,21 @@ def test_a_mask_keeps_a_region_unedited(library: Any, tmp_path_factory: pytest.T
     ):
         assert sentence in refusal(lambda extras=extras: native.edit(inversion, direction, extras=extras))[1]
     assert 'there is no tensor "hat"' in refusal(lambda: native.shape("hat"))[1]
+
+
+def test_a_bundle_with_style_space_runs_and_its_style_directions_are_refused(
+    library: Any, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, refusal: Any
+) -> None:
+    from sdic_export.bundle_directions import add_directions
+    from sdic_runtime.styles import StyleDirection
+
+    bundle = Path(shutil.copytree(styled_bundle(tmp_path_factory), tmp_path / "styled"))
+    add_directions(bundle, lambda manifest: {"glow": StyleDirection(np.ones(sum(manifest.style_layers)))})
+    images = np.ascontiguousarray(small_methods.small_images(small_methods.SMALL).numpy())
+    direction = np.random.default_rng(0).normal(0, 0.2, (1, small_methods.SMALL.style_width)).astype(np.float32)
+    native = library.open(bundle)
+    with Pipeline.load(bundle, backend="onnxruntime", threads=1) as python:
+        ours, theirs = native.invert_tensor(images), python.invert(images)
+        assert not ours.tensor("styles").any()
+        alike(native.edit(ours, direction, [1.5]), python.edit(theirs, direction, 1.5))
+    assert 'it holds styles, expected "direction"' in refusal(lambda: native.edit(ours, "glow"))[1]

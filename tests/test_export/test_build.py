@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from sdic_export import build as building
-from sdic_export.build import BuildOptions, Progress, StageReport, build
+from sdic_export.build import BuildOptions, Progress, StageReport, alignment, build
 from sdic_export.golden import read_golden, smooth_pictures
 from sdic_export.graphs.exporter import save_graph
 from sdic_export.graphs.fusion import HALF_FROM
@@ -26,6 +27,7 @@ from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, graph_keys
 from sdic_runtime.bundle.manifest import Manifest
 from sdic_runtime.errors import ArgumentError, BundleError, CheckpointError, FileError, MissingExtraError, PictureError, SdicError
 from sdic_runtime.pipeline import Pipeline
+from sdic_train.config import CARS, DEMO, FACES, ModelConfig
 from sdic_train.networks.sdic.model import SDIC
 
 
@@ -43,7 +45,7 @@ def test_the_bundle_is_complete_and_sound(built: Any, checkpoint: Path) -> None:
     bundle.check()
     manifest = bundle.manifest
     assert manifest.name == "tiny" and manifest.domain == "portraits" and manifest.default_precision == "fp32"
-    assert manifest.method == "sdic" and manifest.tolerances == {"fp32": 2e-4}
+    assert manifest.method == "sdic" and manifest.tolerances == {"fp32": 2e-4} and manifest.faces is None
     on_disk = {path.relative_to(built.folder).as_posix() for path in built.folder.rglob("*") if path.is_file()}
     assert on_disk == {"bundle.json", *manifest.files}
     # The feature is asked for alone too, but needs almost all of the head.
@@ -347,3 +349,23 @@ def test_an_error_in_one_band_fails_the_build(copies: Any, checkpoint: Path, tmp
     with pytest.raises(BundleError, match=r'^"picture" of generator_tail \(onnxruntime-cpu\) is off by \S+ of its standard deviation'):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "config", "expected"),
+    [
+        (None, FACES, "ffhq"),
+        (None, CARS, None),
+        (None, DEMO, None),
+        (None, replace(FACES, resolution=256), None),
+        ("none", FACES, None),
+        ("ffhq", DEMO, "ffhq"),
+    ],
+)
+def test_the_alignment_of_faces_by_domain_and_by_wish(wanted: str | None, config: ModelConfig, expected: str | None) -> None:
+    assert alignment(wanted, config) == expected
+
+
+def test_an_unknown_alignment_is_refused() -> None:
+    with pytest.raises(ArgumentError, match='the alignment of faces is "mtcnn"; use ffhq or none'):
+        alignment("mtcnn", FACES)

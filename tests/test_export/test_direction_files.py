@@ -89,12 +89,12 @@ class RunsCode:
 def test_files_that_are_no_directions_are_refused_in_a_sentence(tmp_path: Path) -> None:
     cases: dict[str, tuple[Any, str]] = {
         "page": (b"<!DOCTYPE html><html>", "is a web page, not a direction: the download failed; download it again"),
-        "text": (b"hello there", "is (truncated or damaged|not a file of tensors alone)"),
-        "empty": (b"", "is truncated or damaged; get the direction again"),
-        "code": (RunsCode(), "is not a file of tensors alone, and nothing else is read; get the direction again"),
-        "weights": ({"layer": torch.zeros(2)}, "is not a direction: it holds layer, expected one tensor, or a PCA basis"),
-        "words": ("smile", "is not a direction: .* not an array of numbers"),
-        "nan": (torch.full((1, 512), torch.nan), "is not a direction: .* NaN"),
+        "text": (b"hello there", "is not in the form that torch.save writes since PyTorch 1.6"),
+        "empty": (b"", "is not in the form that torch.save writes since PyTorch 1.6; get it again"),
+        "code": (RunsCode(), "is not a file of tensors alone: it names .*system"),
+        "weights": ({"layer": torch.zeros(2)}, 'it holds layer, expected "direction", or "mean", "comp" and "std"'),
+        "words": ("smile", "it holds str, expected a tensor, or a PCA basis"),
+        "nan": (torch.full((1, 512), torch.nan), "nan.pt: the direction .* NaN"),
     }
     for name, (content, sentence) in cases.items():
         path = tmp_path / f"{name}.pt"
@@ -110,7 +110,7 @@ def test_files_that_are_no_directions_are_refused_in_a_sentence(tmp_path: Path) 
 def test_a_truncated_file_is_refused(published: Path) -> None:
     path = published / "smile.pt"
     path.write_bytes(path.read_bytes()[:-700])
-    with pytest.raises(FileError, match=r"smile\.pt is truncated or damaged; get the direction again"):
+    with pytest.raises(FileError, match=r"smile\.pt is not a direction file: it is truncated or damaged"):
         read_direction(path, FACES)
 
 
@@ -118,7 +118,7 @@ def test_places_without_directions_and_names_used_twice_are_refused(published: P
     with pytest.raises(ArgumentError, match=r"there are no directions at .*nowhere; name a file or a folder"):
         find_directions([tmp_path / "nowhere"], "faces")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ArgumentError, match=r"the folder .*empty holds no direction files; their names end in \.pt"):
+    with pytest.raises(ArgumentError, match=r"the folder .*empty holds no direction files; their names end in \.safetensors, \.npy"):
         find_directions([tmp_path / "empty"], "faces")
     np.save(tmp_path / "smile.npy", np.zeros(512, np.float32))
     with pytest.raises(ArgumentError, match=r'two directions are called "smile": .*smile\.pt and .*smile\.npy; rename one of them'):

@@ -103,6 +103,6 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for index, name in enumerate(("a.png", "b.jpg", "c.webp")):
-        noise = np.random.default_rng(index).integers(0, 256, (70 + index, 90, 3), dtype=np.uint8)
+        noise = np.random.default_rng(index).integers(0, 256, (70 + index, 70 + index, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / name)
     return folder

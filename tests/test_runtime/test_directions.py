@@ -9,6 +9,7 @@ from sdic_runtime import Bundle
 from sdic_runtime.directions import Directions, load_direction, save_direction
 from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import FileError
+from sdic_runtime.styles import StyleDirection
 
 
 @pytest.fixture
@@ -56,6 +57,51 @@ def test_numpy_files_are_read(tmp_path: Path, pca: dict[str, np.ndarray]) -> Non
     assert isinstance(load_direction(tmp_path / "basis.npz"), Pca)
 
 
+SIZES = {"L": 12, "C": 8, "M": 40}
+
+
+def test_the_fields_own_files_are_read(tmp_path: Path, pca: dict[str, np.ndarray]) -> None:
+    torch = pytest.importorskip("torch")
+    rows = np.arange(96, dtype=np.float32)
+    np.save(tmp_path / "Smiling_boundary.npy", rows[None])  # the Feature-Style encoder's: [1, L * C]
+    torch.save(torch.from_numpy(rows).reshape(1, 12, 8), tmp_path / "pose.pt")
+    for name in ("Smiling_boundary.npy", "pose.pt"):
+        boundary = load_direction(tmp_path / name, SIZES)
+        assert isinstance(boundary, Direction)
+        np.testing.assert_array_equal(boundary.vector, rows.reshape(12, 8))
+    np.save(tmp_path / "styles.npy", np.arange(40.0))
+    torch.save([torch.arange(25.0), torch.arange(25.0, 40.0)], tmp_path / "layers.pt")
+    for name in ("styles.npy", "layers.pt"):
+        style = load_direction(tmp_path / name, SIZES)
+        assert isinstance(style, StyleDirection)
+        np.testing.assert_array_equal(style.vector, np.arange(40))
+    torch.save({part: torch.from_numpy(array) for part, array in pca.items()}, tmp_path / "basis.pt")
+    found = load_direction(tmp_path / "basis.pt", SIZES)
+    assert isinstance(found, Pca) and found.std.shape == (60,)
+
+
+@pytest.mark.parametrize("use_w", [True, False])
+def test_the_file_of_ganspace_itself_is_read(tmp_path: Path, pca: dict[str, np.ndarray], use_w: bool) -> None:
+    """Without `use_w` the "lat" arrays are of the random input, with deviations of one, and "act" has the basis of W."""
+    own = {"lat_mean": pca["mean"], "lat_comp": pca["comp"], "lat_stdev": pca["std"]}
+    other = {"act_mean": pca["mean"] + 1, "act_comp": -pca["comp"], "act_stdev": 2 * pca["std"]}
+    if not use_w:
+        own, other = {**own, "lat_stdev": np.ones(60, np.float32)}, {f"act{name[3:]}": array for name, array in own.items()}
+    np.savez_compressed(tmp_path / "stylegan2-ffhq_style.npz", **own, **other, var_ratio=np.ones(60), random_stdevs=np.ones(60))
+    found = load_direction(tmp_path / "stylegan2-ffhq_style.npz")
+    assert isinstance(found, Pca)
+    for part, array in pca.items():
+        np.testing.assert_array_equal(getattr(found, part), array)
+
+
+def test_a_saved_style_direction_reads_back_equal(tmp_path: Path) -> None:
+    save_direction(tmp_path / "a.safetensors", StyleDirection(np.arange(9), "glow", "StyleSpace", (-2.0, 5.0), "MIT"))
+    loaded = load_direction(tmp_path / "a.safetensors")
+    assert isinstance(loaded, StyleDirection)
+    np.testing.assert_array_equal(loaded.vector, np.arange(9))
+    assert (loaded.name, loaded.method, loaded.strength_range, loaded.licence) == ("glow", "StyleSpace", (-2.0, 5.0), "MIT")
+
+
 def test_files_that_are_no_directions_are_one_sentence(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
@@ -66,6 +112,8 @@ def test_files_that_are_no_directions_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("<html>quota exceeded</html>")
     (tmp_path / "empty.npy").touch()
     (tmp_path / "smile.pt").touch()
+    (tmp_path / "old.pt").write_bytes(b"\x80\x02\x8a\nl\xfc")
+    (tmp_path / "page.pt").write_text("<!DOCTYPE html><html>")
     (tmp_path / "folder.npy").mkdir()
     np.save(tmp_path / "pickled.npy", np.array([{}], object), allow_pickle=True)
     for name, message in {
@@ -73,9 +121,12 @@ def test_files_that_are_no_directions_are_one_sentence(tmp_path: Path) -> None:
         "nan.safetensors": 'nan.safetensors: the direction "nan" holds NaN',
         "cut.safetensors": "is not a direction file",
         "range.safetensors": "its metadata \"strength_range\" is 'wide', expected two numbers",
-        "text.safetensors": "is not a direction file",
+        "text.safetensors": "is a web page, not a direction",
         "empty.npy": "is not a direction file",
-        "smile.pt": "use .safetensors, .npy or .npz",
+        "smile.pt": "form that torch.save writes since PyTorch 1.6; get it again",
+        "old.pt": "PyTorch 1.6; convert it with: sdic-export directions add BUNDLE FILE",
+        "page.pt": "is a web page, not a direction: the download failed; download it again",
+        "smile.csv": "use .safetensors, .npy, .npz, .pt or .pth",
         "folder.npy": "cannot read the direction",
         "pickled.npy": "is not a direction file",
         "a\0b.npy": "is not a direction file: embedded null byte",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,43 @@ def test_what_is_read_and_how_files_are_called(text: str, parts: tuple[tuple[str
 def test_edits_that_are_refused(tiny_bundle: Path, text: str, message: str) -> None:
     with pytest.raises(SdicError, match=message):
         EditOrder.parse(text).edit(Bundle.open(tiny_bundle))
+
+
+@pytest.mark.parametrize(
+    ("text", "useful"),
+    [
+        ("smile", (-3, 3)),
+        ("smile:2", (-1.5, 1.5)),
+        ("smile:-2", (-1.5, 1.5)),
+        ("smile:2,2/1/4/3:0.5", (-1.5, 1.5)),
+        ("smile:0.5,2/1/4/3", (-1.5, 1.5)),
+        ("age", None),
+        ("smile:0", None),
+    ],
+)
+def test_a_sweep_goes_as_far_as_every_part_is_useful(tiny_bundle: Path, text: str, useful: tuple[float, float] | None) -> None:
+    assert EditOrder.parse(text).strength_range(Bundle.open(tiny_bundle)) == useful
+
+
+def test_strengths_beyond_the_useful_range_are_told(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    assert EditOrder.parse("smile:3,age:1000").excesses(bundle) == []  # age does not say its range
+    told = EditOrder.parse("smile:-1000,2/1/4/3:2").excesses(bundle)
+    assert told == [
+        'the strength -1000 of "smile" is beyond its useful range, -3 to 3: expect a damaged picture',
+        'the strength 2 of "2/1/4/3" is beyond its useful range, -1.5 to 1.5: expect a damaged picture',
+    ]
+    assert EditOrder.parse("smile:2").excesses(bundle, factors=(-1, 2))[0].startswith('the strength 4 of "smile"')
+
+
+def test_what_is_no_edit_is_answered_with_what_there_is(tiny_bundle: Path) -> None:
+    for text, sentence in {
+        "basis": '"basis" is a PCA basis of 6 components, and no edit by itself; choose a component: INDEX/START/END/SIGMA',
+        "eyes": '"eyes" is a preset for models of "faces", and the bundle "tiny" is of "test"; its directions are: age, basis, smile',
+        "smille": 'there is no direction "smille"; the bundle "tiny" has: age, basis, smile; did you mean "smile"?',
+    }.items():
+        with pytest.raises(SdicError, match=re.escape(sentence)):
+            EditOrder.parse(text).edit(Bundle.open(tiny_bundle))
 
 
 def test_the_fingerprint_follows_the_content_and_not_the_name(

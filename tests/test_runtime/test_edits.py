@@ -165,7 +165,7 @@ def test_presets_are_the_published_ones(pca: dict[str, np.ndarray]) -> None:
     edit = GanSpaceEdit.preset(pca, "faces", "eyes")
     assert (edit.index, edit.start, edit.end, edit.sigma, edit.mode) == (54, 7, 8, 20, "set")
     assert {domain: sorted(edits) for domain, edits in GANSPACE_PRESETS.items()} == {
-        "faces": ["beard", "eyes", "lip"],
+        "faces": ["beard", "displeased", "eyebrow_thickness", "eyes", "face_roundness", "head_angle_up", "lip", "nose_length"],
         "cars": ["color", "cube", "grass", "left", "right"],
     }
     with pytest.raises(ArgumentError, match="there is no GANSpace preset faces/left; the presets are: faces/eyes"):

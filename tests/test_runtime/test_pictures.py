@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+import types
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, ImageFile
 
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError
-from sdic_runtime.pictures import load_picture, prepare, to_bytes, to_images
+from sdic_runtime.pictures import load_picture, picture_size, prepare, to_bytes, to_images, to_rgb
 
 SIZES = {"R": 128, "S": 64}
 ALL = (0, 128)
@@ -256,7 +258,7 @@ class Unreadable(Image.Image):
         super().__init__()
         self.error = error
 
-    def getexif(self) -> Any:
+    def load(self) -> Any:
         raise self.error
 
 
@@ -291,3 +293,83 @@ def test_a_generated_nan_is_an_error_not_a_picture() -> None:
     pixels[0, 0, 0, 0] = np.inf
     with pytest.raises(PictureError, match="holds NaN or infinite values; run with precision fp32"):
         to_images(pixels)
+
+
+def linear_profile(space: bytes = b"RGB ") -> bytes:
+    """A colour profile whose numbers are linear light."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for index in range(struct.unpack_from(">I", profile, 128)[0]):
+        name, at, size = struct.unpack_from(">4sII", profile, 132 + 12 * index)
+        if name.endswith(b"TRC"):
+            profile[at : at + size] = b"curv" + bytes(8) + bytes(size - 12)  # no points: the identity
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "line".encode("utf-16-be")).replace(b"sRGB", b"line")
+
+
+def test_colour_profiles_become_srgb_unless_they_are_ignored(tmp_path: Path, colours: np.ndarray) -> None:
+    profile = linear_profile()
+    light = colours / 255
+    expected = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055) * 255
+    alpha = np.full((*colours.shape[:2], 1), 255, np.uint8)
+    for name, pixels in (("plain", colours), ("clear", np.concatenate([colours, alpha], 2))):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png", icc_profile=profile)
+        found = load_picture(tmp_path / f"{name}.png")
+        assert np.abs(np.asarray(found, int) - expected).max() <= 2
+        assert np.array_equal(np.asarray(to_rgb(found)), np.asarray(found))  # once is enough
+        assert np.array_equal(np.asarray(load_picture(tmp_path / f"{name}.png", profiles=False)), colours)
+    sizes, rows = {"R": 64, "S": 64}, (0, 64)
+    converted, ignored = (prepare(tmp_path / "plain.png", sizes, rows, profiles=profiles) for profiles in (True, False))
+    assert converted.mean() > ignored.mean() + 0.1
+    with Image.open(tmp_path / "plain.png") as opened:
+        assert np.array_equal(prepare(opened, sizes, rows), converted)
+
+
+@pytest.mark.parametrize("profile", [b"no profile", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"space"])
+def test_profiles_that_say_nothing_else_change_nothing(tmp_path: Path, colours: np.ndarray, profile: bytes) -> None:
+    """A damaged one, sRGB itself, and one of another colour space than the picture's."""
+    if profile == b"space":
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    Image.fromarray(colours).save(tmp_path / "a.png", icc_profile=profile)
+    assert np.array_equal(loaded(tmp_path / "a.png"), colours)
+
+
+def test_the_size_of_a_turned_picture(tmp_path: Path, colours: np.ndarray) -> None:
+    exif, image = Image.Exif(), Image.fromarray(colours)
+    for orientation in (1, 3, 6, 8):
+        exif[0x0112] = orientation
+        image.save(tmp_path / "a.jpg", exif=exif)
+        assert picture_size(tmp_path / "a.jpg") == load_picture(tmp_path / "a.jpg").size
+    with pytest.raises(PictureError, match="there is no picture at"):
+        picture_size(tmp_path / "absent.jpg")
+
+
+def test_heic_is_named_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with pytest.raises(PictureError, match=r'is a HEIC picture, as phones make them; .* pip install "sdic-toolkit\[heic\]"'):
+        load_picture(tmp_path / "a.HEIC")
+
+
+def test_a_decoder_for_heic_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that stands in for pillow-heif: it is asked to register itself, and what it registered decodes."""
+
+    class Decoder(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self) -> None:
+            self._mode, self._size = "RGB", (3, 2)
+
+        def load(self) -> Any:
+            self.im = Image.new("RGB", (3, 2), (10, 20, 30)).im
+            return None
+
+    module = types.ModuleType("pillow_heif")
+    module.register_heif_opener = lambda: Image.register_open("HEIF", Decoder)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypmif1" + bytes(100))
+    try:
+        assert (loaded(tmp_path / "a.heic") == (10, 20, 30)).all()
+    finally:
+        Image.OPEN.pop("HEIF", None)
+        Image.ID.remove("HEIF")

@@ -83,7 +83,8 @@ void check_files(const Manifest &manifest, const Value &data) {
 Manifest read_manifest(const Value &data) {
     data.of({"method", "sizes", "tensors", "stages", "programs", "keeps", "moves", "name", "domain", "input", "graphs", "default_precision", "files"},
             // What edits skip that leave the first style rows alone is not read here: all steps run, with the same pictures.
-            {"schema", "rows", "cuts", "part_graphs", "faces", "weights", "directions", "golden", "tolerances", "psnr", "tools", "licence", "checkpoint"});
+            {"schema", "rows", "cuts", "part_graphs", "faces", "style_layers", "weights", "directions", "golden", "tolerances", "psnr", "tools",
+             "licence", "checkpoint"});
     const Json none = Json::object();
     Manifest manifest;
     manifest.method = data.at("method").text();

@@ -78,7 +78,7 @@ def tuned_conv(layer: ModulatedConv2d, x: Tensor, style: Tensor, delta: Tensor) 
     """`layer` with every picture's own weights W (1 + delta): x [N, inputs, H, W], delta [N, outputs, inputs] or with [3, 3] behind."""
     count, outputs = delta.shape[:2]
     weight = layer.weight * layer.scale * (1 + (delta[..., None, None] if delta.ndim == 3 else delta))
-    scales = layer.modulation(style)
+    scales = layer.styles(style)
     x = (x * scales[:, :, None, None]).flatten(0, 1)[None]  # a group of channels for every picture
     if layer.upsample:
         x = F.conv_transpose2d(x, weight.transpose(1, 2).flatten(0, 1), stride=2, groups=count)

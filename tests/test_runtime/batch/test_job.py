@@ -96,7 +96,7 @@ def test_a_run_that_stops_keeps_what_is_done(job: Job, tmp_path: Path) -> None:
     run_here(job, folder, limit=2)
     with (job.out / JOURNAL).open("a") as stream:
         stream.write('{"source": "/half a li')  # as a kill in the middle of a line leaves it
-    (job.out / ".0123abcd.tmp").write_bytes(b"half")
+    (job.out / ".01234567-01234567-01234567.tmp").write_bytes(b"half")
     summary, _ = run_here(job, folder)
     assert (summary.done, summary.complete) == (3, 2)
     assert len(results(job.out)) == 5
@@ -322,7 +322,7 @@ def test_a_picture_that_kills_its_worker_costs_no_other(tiny_bundle: Path, tmp_p
     sitting.write_text(
         "import os, sdic_runtime.pictures as pictures\n"
         "load = pictures.load_picture\n"
-        "pictures.load_picture = lambda path: os._exit(9) if 'p002' in str(path) else load(path)\n"
+        "pictures.load_picture = lambda path, *more: os._exit(9) if 'p002' in str(path) else load(path, *more)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     words = command(folder, tiny_bundle, tmp_path / "out", "--workers", "1", "--batch", "2")

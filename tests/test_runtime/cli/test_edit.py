@@ -108,7 +108,7 @@ def test_an_inversion_of_several_pictures_gives_numbered_files(
         (("--edit", "smiel:1"), 'there is no direction "smiel"; the bundle "tiny" has: age, basis, smile; did you mean "smile"?'),
         (("--edit", ":1"), '--edit is ":1"; give NAME:STRENGTH, such as smile:2, or several with commas'),
         ((), "give at least one --edit; the bundle's directions are: age, basis, smile"),
-        (("--edit", "basis:1"), "a PCA basis is not an edit by itself; choose a component with GanSpaceEdit"),
+        (("--edit", "basis:1"), '"basis" is a PCA basis of 6 components, and no edit by itself; choose a component: INDEX/START/END/SIGMA'),
         (("--edit", "long.npy"), 'the direction "long" has shape [1, 9], and this model\'s latent codes are [12, 8]'),
         (("--edit", "none.npy"), "cannot read the direction none.npy: no such file or directory"),
         (("--edit", "1/2/3"), '"1/2/3" is not a GANSpace component INDEX/START/END/SIGMA, such as 54/7/8/20'),

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
 
-from sdic_runtime.errors import FileError
-from sdic_runtime.faces import find, open_photo
+from sdic_runtime.errors import FileError, PictureError
+from sdic_runtime.faces import find, open_photo, read_photo
 
 ORIENTATION, MAKE = 0x0112, 0x010F
 
@@ -107,3 +108,22 @@ def test_text_of_a_png_costs_nothing(astronaut: Image.Image, tmp_path: Path) -> 
     text.add_text("note", "x" * 1000)
     astronaut.save(tmp_path / "a.png", pnginfo=text)
     assert open_photo(tmp_path / "a.png").size == (512, 512)
+
+
+def test_a_profile_that_is_not_of_rgb_is_not_written(astronaut: Image.Image, tmp_path: Path) -> None:
+    """A file of RGB with a profile of another colour space is damaged."""
+    astronaut.convert("CMYK").save(tmp_path / "a.jpg", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes())
+    photo = open_photo(tmp_path / "a.jpg")
+    photo.save(photo.image, tmp_path / "out.jpg")
+    with Image.open(tmp_path / "out.jpg") as written:
+        assert (written.mode, written.info.get("icc_profile")) == ("RGB", None)
+
+
+def test_a_photograph_from_an_open_file_keeps_what_belongs_to_it(astronaut: Image.Image) -> None:
+    stream = BytesIO()
+    astronaut.save(stream, "JPEG", dpi=(300, 300))
+    stream.seek(0)
+    photo = read_photo(stream, "the upload")
+    assert photo.info["dpi"] == (300, 300)
+    with pytest.raises(PictureError, match="the upload is empty"):
+        read_photo(BytesIO(), "the upload")

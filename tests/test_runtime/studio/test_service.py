@@ -24,17 +24,23 @@ from sdic_runtime.errors import ArgumentError, BackendError, BundleError, OutOfM
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
+pytest.importorskip("python_multipart")
+pytest.importorskip("prometheus_client")
 
-ROOT = Path(__file__).parents[2]
+from fastapi.testclient import TestClient  # noqa: E402 - it needs all of them
+
+from sdic_runtime.studio.service import create_app  # noqa: E402
+
 LAUNCHER = """
 import socket, sys
-sys.path.insert(0, sys.argv[1])
-import embed, uvicorn
-embed.UPLOAD_BYTES, embed.UPLOAD_SECONDS, embed.PIXELS = 200_000, 1.0, 1_000_000
+from sdic_runtime.studio.guard import Guard
+from sdic_runtime.studio.limits import Limits
+from sdic_runtime.studio.server import server
+from sdic_runtime.studio.service import create_app
 listening = socket.create_server(("127.0.0.1", 0))
 print(listening.getsockname()[1], flush=True)
-server = uvicorn.Server(uvicorn.Config(embed.create_app(sys.argv[2], threads=1), log_level="warning"))
-server.run(sockets=[listening])
+limits = Limits(upload_bytes=200_000, upload_seconds=1, pixels=1_000_000, header_seconds=1, kept=8)
+server(Guard(create_app([sys.argv[1]], limits, threads=1)), limits).run(sockets=[listening])
 """
 
 
@@ -73,7 +79,7 @@ class Server:
 
 def start(bundle: Path, log: Path) -> Server:
     with log.open("wb") as stream:
-        process = subprocess.Popen([sys.executable, "-c", LAUNCHER, ROOT / "examples", bundle], stdout=subprocess.PIPE, stderr=stream)
+        process = subprocess.Popen([sys.executable, "-c", LAUNCHER, bundle], stdout=subprocess.PIPE, stderr=stream)
     assert process.stdout
     server = Server(process, int(process.stdout.readline() or 0))
     for _ in range(600):
@@ -109,7 +115,7 @@ def expected(tiny_bundle: Path) -> dict[str, np.ndarray]:
     pictures = {
         "/invert": inversion,
         "/edit?direction=smile": pipeline.edit(inversion, "smile"),
-        "/edit?direction=age&strength=-2&eq6=released": pipeline.edit(inversion, "age", -2, "released"),
+        "/edit?direction=age&strength=-2&move=released": pipeline.edit(inversion, "age", -2, "released"),
     }
     return {path: np.asarray(picture.images[0], int) for path, picture in pictures.items()}
 
@@ -139,11 +145,11 @@ BAD: dict[str, tuple[str, bytes, int, str]] = {
         400,
         'there is no direction "smiel"; the bundle "tiny" has: age, basis, smile; did you mean "smile"?',
     ),
-    "basis": ("/edit?direction=basis", png(), 400, "a PCA basis is not an edit by itself"),
+    "basis": ("/edit?direction=basis", png(), 400, "is a PCA basis of 6 components, and no edit by itself"),
     "nan": ("/edit?direction=smile&strength=nan", png(), 400, "the strength is nan; give a finite number"),
-    "strength": ("/edit?direction=smile&strength=much", png(), 400, "the parameter strength is not right: "),
-    "eq6": ("/edit?direction=smile&eq6=other", png(), 400, 'eq6 is "other"; the bundle "tiny" has: paper, released'),
-    "no direction": ("/edit", png(), 400, "the parameter direction is not right: "),
+    "strength": ("/edit?direction=smile&strength=much", png(), 400, "strength is not right: "),
+    "move": ("/edit?direction=smile&move=other", png(), 400, 'move is "other"; the bundle "tiny" has: paper, released'),
+    "no direction": ("/edit", png(), 400, "direction is not right: "),
     "path": ("/nowhere", png(), 404, "Not Found"),
 }
 
@@ -160,7 +166,7 @@ def check_refused(server: Server, name: str) -> str:
 
 
 def head(length: int) -> bytes:
-    return f"POST /invert HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode()
+    return f"POST /invert HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode()
 
 
 def check_slow(server: Server) -> str:
@@ -174,28 +180,43 @@ def check_cut_off(server: Server) -> str:
     return "cut off"
 
 
+def check_slow_head(server: Server) -> str:
+    assert server.raw(b"POST /invert HTTP/1.1\r\nHost: localhost\r\n") == b""  # the connection is closed
+    return "slow head"
+
+
 def check_garbage(server: Server) -> str:
     assert server.raw(b"\x16\x03\x01 no HTTP at all\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     return "garbage"
 
 
 def test_it_is_ready_when_the_bundle_is_loaded(server: Server) -> None:
-    answer = httpx.get(server.url + "/ready").json()
-    assert answer["status"] == "ready" and answer["directions"] == ["age", "basis", "smile"]
-    assert answer["backend"].startswith("ONNX Runtime ")
+    assert httpx.get(server.url + "/ready").json() == {"status": "ready", "reasons": []}
+    (bundle,) = httpx.get(server.url + "/api/bundles").json()
+    assert [edit["name"] for edit in bundle["edits"]] == ["age", "smile"] and bundle["backend"].startswith("ONNX Runtime ")
+    assert [move["name"] for move in bundle["moves"]] == ["paper", "released"]
 
 
-def test_a_bundle_that_cannot_be_loaded_is_alive_and_not_ready(tmp_path: Path) -> None:
-    server = start(tmp_path / "nowhere", tmp_path / "log")
-    try:
-        while "still loading" in (answer := httpx.get(server.url + "/ready")).text:
-            time.sleep(0.05)
-        assert answer.status_code == 503 and answer.json()["error"].startswith(f"there is no bundle at {tmp_path}/nowhere")
-        assert server.post("/invert", png()).status_code == 503
-        assert httpx.get(server.url + "/health").status_code == 200
-    finally:
-        server.process.terminate()
-        server.process.wait(30)
+@pytest.mark.parametrize("fault", ["missing", "unexpected"])
+def test_loading_that_fails_in_any_way_is_told_apart_from_loading(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("the driver is gone")
+
+    if fault == "unexpected":
+        monkeypatch.setattr(Pipeline, "load", fail)
+    expected = {"missing": f"there is no bundle at {tmp_path}/nowhere", "unexpected": "loading failed: RuntimeError: the driver is gone"}
+    with TestClient(create_app([tmp_path / "nowhere"])) as client:
+        while (answer := client.get("/ready")).json()["status"] == "loading":
+            time.sleep(0.01)
+        assert answer.status_code == 503 and answer.json()["status"] == "failed"
+        assert answer.json()["reasons"][0].startswith(expected[fault])
+        assert client.post("/invert", content=png()).json()["error"].startswith(expected[fault])
+        assert client.get("/health").status_code == 200
+
+
+def ready(client: Any) -> None:
+    while client.get("/ready").status_code != 200:
+        time.sleep(0.01)
 
 
 def test_good_requests_give_the_pictures_of_python(server: Server, expected: dict[str, np.ndarray]) -> None:
@@ -224,17 +245,11 @@ def test_bad_requests_are_refused_in_one_sentence(server: Server, name: str) -> 
 def test_the_status_says_whose_fault_an_error_is(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, sentence: str
 ) -> None:
-    from fastapi.testclient import TestClient
-
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    import embed
-
     def fail(*arguments: Any, **options: Any) -> None:
         raise error
 
-    with TestClient(embed.create_app(str(tiny_bundle), threads=1)) as client:
-        while client.get("/ready").status_code != 200:
-            time.sleep(0.01)
+    with TestClient(create_app([tiny_bundle], threads=1)) as client:
+        ready(client)
         for part in ("prepare", "invert"):
             with monkeypatch.context() as patch:
                 patch.setattr(Pipeline, part, fail)
@@ -243,7 +258,7 @@ def test_the_status_says_whose_fault_an_error_is(
 
 
 def test_slow_and_cut_off_requests_and_garbage(server: Server, expected: dict[str, np.ndarray]) -> None:
-    for check in (check_slow, check_cut_off, check_garbage):
+    for check in (check_slow, check_slow_head, check_cut_off, check_garbage):
         check(server)
         check_good(server, expected, "/invert")
 
@@ -251,7 +266,7 @@ def test_slow_and_cut_off_requests_and_garbage(server: Server, expected: dict[st
 def storm(server: Server, expected: dict[str, np.ndarray], count: int) -> Counter[str]:
     """`count` requests from 8 clients: two in three are good, the others bad in every way in turn."""
     bad = [lambda name=name: check_refused(server, name) for name in BAD]
-    bad += [lambda check=check: check(server) for check in (check_slow, check_cut_off, check_garbage)]
+    bad += [lambda check=check: check(server) for check in (check_slow, check_slow_head, check_cut_off, check_garbage)]
     good = [lambda path=path: check_good(server, expected, path) for path in expected]
     work = [bad[index // 3 % len(bad)] if index % 3 == 0 else good[index % len(good)] for index in range(count)]
     with ThreadPoolExecutor(8) as clients:
@@ -260,7 +275,7 @@ def storm(server: Server, expected: dict[str, np.ndarray], count: int) -> Counte
 
 def test_a_small_storm(server: Server, expected: dict[str, np.ndarray], log: Path) -> None:
     seen = storm(server, expected, 48)
-    assert seen["good"] == 32 and len(seen) == 16
+    assert seen["good"] == 32 and len(seen) == 17
     assert httpx.get(server.url + "/ready").status_code == 200
     assert "Traceback" not in log.read_text()
 

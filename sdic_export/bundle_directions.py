@@ -1,0 +1,116 @@
+"""Directions of a finished bundle: added and removed so that it is the old or the new one at every moment.
+
+New files get names that the bundle does not list yet, then the manifest is replaced in one move, then files that nothing lists any more are
+deleted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from pathlib import Path
+
+import msgspec
+
+from sdic_export.direction_files import FOLDER, fits
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.manifest import Manifest, file_entries, write_manifest
+from sdic_runtime.directions import AnyDirection, save_direction
+from sdic_runtime.errors import ArgumentError, FileError
+from sdic_runtime.files import reason, sha256
+
+LOCK = f"{FOLDER}/.lock"
+NAME = re.compile(r"[^\W_][\w.+-]*")
+LONGEST_NAME = 100
+
+
+def check_name(name: str) -> str:
+    """A name that a direction may have: it is part of file names and of `--edit NAME:STRENGTH`. Raises ArgumentError."""
+    if len(name) > LONGEST_NAME or not NAME.fullmatch(name):
+        raise ArgumentError(f'"{name:.60}" is no name for a direction; use letters, digits and . + - _ alone, at most {LONGEST_NAME}')
+    return name
+
+
+def add_directions(folder: Path, make: Callable[[Manifest], Mapping[str, AnyDirection]], replacing: bool = False) -> list[str]:
+    """Add what `make` gives for the bundle in `folder`; their files below it, in the same order. With `replacing` a direction of the same
+    name goes; without, it is an error. Raises SdicError, and then the bundle is as it was."""
+    with _changing(folder) as bundle:
+        folder, manifest = bundle.path, bundle.manifest
+        directions = make(manifest)
+        for name, direction in directions.items():
+            check_name(name)
+            fits(direction, manifest.sizes)
+            if name in manifest.directions and not replacing:
+                raise ArgumentError(f'the bundle "{manifest.name}" has a direction "{name}" already; take another name, or give --replace')
+        made: dict[str, str] = {}
+        try:
+            for name, direction in directions.items():
+                made[name] = _written(folder, name, direction, manifest)
+            listed = {**manifest.directions, **made}
+            _write(folder, manifest, listed, list(made.values()))
+        except BaseException:
+            _delete(folder, set(made.values()) - set(manifest.files))
+            raise
+        return list(made.values())
+
+
+def remove_directions(folder: Path, names: Sequence[str]) -> None:
+    """Remove directions from the bundle in `folder`. Raises SdicError, and then the bundle is as it was."""
+    with _changing(folder) as bundle:
+        folder, manifest = bundle.path, bundle.manifest
+        for name in names:
+            if name not in manifest.directions:
+                close = get_close_matches(name, manifest.directions, 1)
+                guess = f'; did you mean "{close[0]}"?' if close else ""
+                known = ", ".join(sorted(manifest.directions)) or "none"
+                raise ArgumentError(f'there is no direction "{name}"; the bundle "{manifest.name}" has: {known}{guess}')
+        _write(folder, manifest, {name: file for name, file in manifest.directions.items() if name not in names}, [])
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[Bundle]:
+    """The bundle, opened when nobody else changes it. Raises FileError where someone does."""
+    from filelock import FileLock, Timeout
+
+    bundle = Bundle.open(folder)  # before anything is written into a folder that is none
+    try:
+        (bundle.path / FOLDER).mkdir(exist_ok=True)
+        with FileLock(bundle.path / LOCK, timeout=10):
+            yield Bundle.open(folder)
+    except Timeout:
+        raise FileError(f"another process is changing the directions of {folder}; wait for it and try again") from None
+    except OSError as error:
+        raise FileError(f"cannot write into {folder}: {reason(error)}; choose a bundle that you may change") from error
+
+
+def _written(folder: Path, name: str, direction: AnyDirection, manifest: Manifest) -> str:
+    """Write one direction; its file below `folder`: a listed one only where the contents are the same."""
+    plain = f"{FOLDER}/{name}.safetensors"
+    if plain not in manifest.files:
+        save_direction(folder / plain, direction)
+        return plain
+    draft = f"{FOLDER}/.{name}.new.safetensors"
+    save_direction(folder / draft, direction)
+    digest = sha256(folder / draft)
+    if manifest.files[plain].sha256 == digest:
+        (folder / draft).unlink()
+        return plain
+    file = f"{FOLDER}/{name}.{digest[:8]}.safetensors"
+    (folder / draft).replace(folder / file)
+    return file
+
+
+def _write(folder: Path, manifest: Manifest, directions: Mapping[str, str], new: Sequence[str]) -> None:
+    kept = set(directions.values())
+    gone = set(manifest.directions.values()) - kept
+    files = {name: entry for name, entry in manifest.files.items() if name not in gone} | file_entries(folder, new)
+    write_manifest(folder, msgspec.structs.replace(manifest, directions=dict(directions), files=files))
+    _delete(folder, gone)
+
+
+def _delete(folder: Path, names: set[str]) -> None:
+    for name in names:
+        with suppress(OSError):  # an unlisted file does no harm
+            (folder / name).unlink()

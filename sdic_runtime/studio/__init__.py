@@ -1,0 +1,1 @@
+"""The studio: a page with sliders, and the service behind it."""
