@@ -89,6 +89,8 @@ class OnnxRuntime(Backend):
             raise ArgumentError(f"threads is {threads!r}; give a whole number of at least 1, or None for all cores")
         if not isinstance(cpu_graphs, bool):
             raise ArgumentError(f"cpu_graphs is {cpu_graphs!r}; use true or false")
+        if kind == "cuda" and hasattr(onnxruntime, "preload_dlls"):  # finds the libraries that came as wheels
+            onnxruntime.preload_dlls()
         if PROVIDERS[kind] not in onnxruntime.get_available_providers():
             raise BackendError(f'the device "{device}" needs the package "onnxruntime-gpu"; {GPU_HINT}')
         self.bundle, self.precision = bundle, precision

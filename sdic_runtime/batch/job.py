@@ -131,7 +131,7 @@ class Worker:
         from sdic_runtime.bundle.bundle import Bundle
         from sdic_runtime.pipeline import Pipeline
 
-        bundle = Bundle.open(job.bundle)
+        bundle = Bundle.open(job.bundle, remember=True)
         backend = load_backend(job.backend, bundle, {"threads": job.threads}, precision=job.precision)
         self.job, self.pipeline = job, Pipeline(bundle, backend, profiles=job.profiles)
         self._reader = Reader(bundle.manifest, job.wishes, job.profiles)

@@ -10,6 +10,7 @@ from pathlib import Path
 from sdic_runtime.bundle.graphs import Graph, files_of, graph_for
 from sdic_runtime.bundle.manifest import BUILD_HINT, MANIFEST_NAME, Manifest, parse_manifest
 from sdic_runtime.bundle.onnx_file import OnnxFileError, read_onnx_file
+from sdic_runtime.bundle.unchanged import Record
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import ArgumentError, BundleError
 from sdic_runtime.files import TRUST_VARIABLE, is_inside, open_regular, read_regular, reason, sha256
@@ -24,20 +25,25 @@ DEMO_FOLDER = Path(__file__).with_name("demo")
 class Bundle:
     """An opened bundle: its manifest, and its files, each checked against its hash before its path is handed out."""
 
-    def __init__(self, path: Path, manifest: Manifest, verify: bool = True, trust: bool = False) -> None:
+    def __init__(self, path: Path, manifest: Manifest, verify: bool = True, trust: bool = False, remember: bool = False) -> None:
         self.path, self.manifest, self._verify = path, manifest, verify
+        self._record = Record(path) if remember and verify else None
         self.trust = trust or os.environ.get(TRUST_VARIABLE) == "1"
         self._checked: set[str] = set()
-        self._graphs = {file for variants in manifest.graphs.values() for files in variants.values() for file in files}
+        tables = (*manifest.graphs.values(), *manifest.part_graphs.values())
+        self._graphs = {file for variants in tables for files in variants.values() for file in files}
 
     def __repr__(self) -> str:
         return f'<Bundle "{self.manifest.name}" ({self.manifest.method}) at {self.path}>'
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] | None = None, verify: bool = True, trust: bool = False) -> Bundle:
-        """Open the bundle in the folder `path` (or the embedded demo bundle). With `verify=False` hashes are not compared. `trust` allows
-        graphs what only graphs of someone known may do: operators that may never end, and engines. Raises BundleError when it is no bundle,
-        of a newer schema, or its manifest is not valid."""
+    def open(
+        cls, path: str | os.PathLike[str] | None = None, verify: bool = True, trust: bool = False, remember: bool = False
+    ) -> Bundle:
+        """Open the bundle in the folder `path` (or the embedded demo bundle). With `verify=False` hashes are not compared; with `remember`
+        not those of files that this user compared before and that have not changed since, see `unchanged`. `trust` allows graphs what only
+        graphs of someone known may do: operators that may never end, and engines. Raises BundleError when it is no bundle, of a newer
+        schema, or its manifest is not valid."""
         folder = DEMO_FOLDER if path is None else Path(path)
         if folder.name == MANIFEST_NAME and folder.is_file():
             folder = folder.parent
@@ -54,7 +60,7 @@ class Bundle:
             raise BundleError(f"{folder} is not a bundle, it has no {MANIFEST_NAME}; {BUILD_HINT}") from None
         except OSError as error:
             raise BundleError(f"cannot read {manifest_path}: {reason(error)}") from error
-        return cls(folder, parse_manifest(text, str(manifest_path)), verify, trust)
+        return cls(folder, parse_manifest(text, str(manifest_path)), verify, trust, remember)
 
     def file(self, name: str) -> Path:
         """The path of the file `name`, there and (once per bundle) checked against its size and hash, and a graph also for what it asks to
@@ -69,7 +75,7 @@ class Bundle:
             with open_regular(path) as stream:
                 size = os.fstat(stream.fileno()).st_size
             damage = f"it has {size} bytes instead of {entry.bytes}" if size != entry.bytes else ""
-            if not damage and (self._verify or self.leaves(path)) and sha256(path) != entry.sha256:
+            if not damage and (self._verify or self.leaves(path)) and not self._has_hash(path, entry.sha256):
                 damage = "its SHA-256 is not the one in " + MANIFEST_NAME
         except FileNotFoundError:
             damage = "it is missing"
@@ -81,6 +87,17 @@ class Bundle:
             self._check_graph(name, path)
         self._checked.add(name)
         return path
+
+    def _has_hash(self, path: Path, expected: str) -> bool:
+        """Whether the file has this hash now, or had it and has not changed since. Raises OSError."""
+        if self._record is None or self.leaves(path):
+            return sha256(path) == expected
+        if not self._record.has(path, expected):
+            before = path.stat()
+            if sha256(path) != expected:
+                return False
+            self._record.add(path, expected, before)
+        return True
 
     def leaves(self, path: Path) -> bool:
         """Whether a file of the bundle is a link to a place outside it."""
@@ -110,6 +127,8 @@ class Bundle:
         """Check the files `names` (all of the bundle when not given), several at a time. Raises BundleError for the first damaged one."""
         with ThreadPoolExecutor(min(4, available_cpus())) as pool:
             list(pool.map(self.file, list(self.manifest.files if names is None else names)))
+        if self._record is not None:
+            self._record.save()
 
     def precision(self, wanted: str | None = None) -> str:
         """The precision to run in: `wanted`, or the bundle's default. Raises ArgumentError when a stage lacks it."""

@@ -70,7 +70,7 @@ def run(
 
     if executor is Executor.local and (gpus or address):
         raise ArgumentError(f"--{'gpus' if gpus else 'address'} is for Ray; add --executor ray")
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, remember=True)
     if precision not in (AUTO, *REDUCED.values()):
         opened.precision(precision)
     if move is not None and move not in opened.manifest.moves:

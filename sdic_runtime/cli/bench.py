@@ -26,6 +26,9 @@ def run(
     runs: Annotated[int, typer.Option(min=1, help="Measured calls for each number.")] = 10,
     warm_up: Annotated[int, typer.Option(min=0, help="Calls before the measured ones.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Times that all backends are measured in turn, for machines whose speed drifts.")] = 1,
+    rows: Annotated[
+        list[int] | None, typer.Option("--row", min=1, help="Also edits of the style rows from this one on; repeat it for several.")
+    ] = None,
     precision: options.PrecisionOption = None,
     checkpoint: options.CheckpointOption = None,
     json_file: options.JsonOption = None,
@@ -53,7 +56,7 @@ def run(
     weights = None if checkpoint is None else str(checkpoint)
     folders: list[str | None] = [str(path) for path in bundles or ()] or [None]
     sizes, pairs = tuple(batches or (1,)), product(folders, backends or ["auto"])
-    plans = [Plan(folder, backend, precision, weights, sizes, runs, warm_up) for folder, backend in pairs]
+    plans = [Plan(folder, backend, precision, weights, sizes, runs, warm_up, tuple(rows or ())) for folder, backend in pairs]
     found: dict[int, list[dict[str, Any]]] = {index: [] for index in range(len(plans))}
     failed = False
     for index in progress([*found] * rounds, "backends", unit="backend"):
@@ -76,6 +79,7 @@ def run(
 def show(measured: Sequence[dict[str, Any]]) -> None:
     """Print three tables: whole calls, stages, and what each process cost. The bundle is a column where there are several."""
     from sdic_runtime.cli.reports import table
+    from sdic_runtime.tools.bench import called
 
     calls, stages, costs = [], [], []
     several = len({result["path"] for result in measured}) > 1
@@ -85,7 +89,7 @@ def show(measured: Sequence[dict[str, Any]]) -> None:
         first = next(other for other in measured if other["path"] == result["path"])
         for batch in result["batches"]:
             size = batch["batch"]
-            for what in (name for name in ("inversion", "edit") if name in batch):
+            for what in called(batch):
                 faster = ratio(first, size, what, batch[what]["p50"])
                 speed = f"{batch[what]['pictures_per_second']:.2f}", f"{faster:.2f}x"
                 calls.append((*who, str(size), what, *milliseconds(batch[what]), *speed))

@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,13 @@ import numpy as np
 
 from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.cpus import available_cpus
+from sdic_runtime.edits import Direction
 from sdic_runtime.errors import BackendError, SdicError
 from sdic_runtime.program import IMAGE, INVERT
 from sdic_runtime.program import run as run_program
 
 if TYPE_CHECKING:
+    from sdic_runtime.inversion import Inversion
     from sdic_runtime.pipeline import Pipeline
 
 PERCENTILES = (50, 90, 99)
@@ -43,6 +46,7 @@ class Plan(msgspec.Struct, frozen=True):
     batches: tuple[int, ...]
     runs: int
     warm_up: int
+    rows: tuple[int, ...] = ()  # also edits that leave the style rows before each of these alone
 
 
 def timing(seconds: Sequence[float], batch: int) -> dict[str, Any]:
@@ -97,7 +101,7 @@ def measure(plan: Plan) -> dict[str, Any]:
     from sdic_runtime.bundle.bundle import Bundle
     from sdic_runtime.pipeline import Pipeline
 
-    bundle = Bundle.open(plan.bundle)
+    bundle = Bundle.open(plan.bundle, remember=True)
     backend = load_backend(plan.backend, bundle, {"checkpoint": plan.checkpoint}, precision=plan.precision)
     pipeline = Pipeline(bundle, backend)
     load_seconds = time.perf_counter() - start
@@ -119,9 +123,23 @@ def measure_batch(pipeline: Pipeline, plan: Plan, batch: int, pictures: np.ndarr
     calls: dict[str, Callable[[], object]] = {"inversion": lambda: pipeline.invert(pictures).pixels}
     if any("direction" in move.kinds for move in pipeline.moves.values()):
         calls["edit"] = lambda: pipeline.edit(inversion, direction, strength=1.0).pixels
+    for row in plan.rows:
+        calls[edit_from(row)] = partial(edit_rows, pipeline, inversion, direction, row)
+        for _ in range(2):  # from the second on an edit begins at its first row
+            calls[edit_from(row)]()
     timings = {what: timing(repeated(call, plan), batch) for what, call in calls.items()}
     passes = stage_seconds(pipeline.backend, pictures, plan)
     return {"batch": batch, **timings, "stages": {stage: timing([each[stage] for each in passes], batch) for stage in passes[0]}}
+
+
+def edit_from(row: int) -> str:
+    """How an edit of the style rows from `row` on is called among the timings."""
+    return f"edit from row {row}"
+
+
+def edit_rows(pipeline: Pipeline, inversion: Inversion, direction: np.ndarray, row: int) -> np.ndarray:
+    """The pictures [N, 3, R, R] of an edit of the style rows from `row` on."""
+    return pipeline.edit(inversion, Direction(direction, rows=(row, pipeline.sizes["L"])), strength=1.0).pixels
 
 
 def repeated(call: Callable[[], object], plan: Plan) -> list[float]:
@@ -168,6 +186,11 @@ def measure_apart(plan: Plan) -> dict[str, Any]:
     return answer
 
 
+def called(batch: Mapping[str, Any]) -> list[str]:
+    """The whole calls that were measured of a batch."""
+    return [what for what in batch if what not in ("batch", "stages")]
+
+
 def pooled(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The measurements of one plan in several rounds as one: all calls together, the middle load and first call, the most memory."""
 
@@ -177,7 +200,7 @@ def pooled(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     batches = []
     for parts in zip(*(each["batches"] for each in rounds), strict=True):
         size, stages = parts[0]["batch"], [part["stages"] for part in parts]
-        calls = {what: together([part[what] for part in parts], size) for what in ("inversion", "edit") if what in parts[0]}
+        calls = {what: together([part[what] for part in parts], size) for what in called(parts[0])}
         batches.append({"batch": size, **calls, "stages": {stage: together([each[stage] for each in stages], size) for stage in stages[0]}})
     middle = {name: float(np.median([each[name] for each in rounds])) for name in ("load_seconds", "first_call_seconds")}
     most = max(each["peak_memory_bytes"] or 0 for each in rounds) or None

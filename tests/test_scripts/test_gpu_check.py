@@ -1,0 +1,120 @@
+"""The script for a GPU: its sections, limits and table; and the whole of it, rehearsed on a CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts/gpu_check.sh"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "scripts/gpu_check.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_check"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def check(*words: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.run([SCRIPT, *map(str, words)], capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.fixture
+def planned(script: ModuleType, tmp_path: Path) -> Any:
+    """A plan of small commands in place of the product's."""
+
+    @dataclass(frozen=True)
+    class Small(script.Plan):  # type: ignore[name-defined,misc]
+        given: list[Any] = field(default_factory=list)
+
+        def sections(self) -> Iterator[Any]:
+            return iter(self.given)
+
+    def section(name: str, code: str, **rest: Any) -> Any:
+        return script.Section(name, rest.pop("seconds", 60), [sys.executable, "-c", code], **rest)
+
+    write = f"open({str(tmp_path / 'out' / 'b.json')!r}, 'w').write('[1, 2]'); print('written')"
+    given = [
+        section("good", write, data="b.json"),
+        section("bad", "raise SystemExit(3)"),
+        section("slow", "import time; time.sleep(60)", seconds=1),
+        section("behind", "print('never')", needs="bad"),
+        section("last", "print('here')", needs="good"),
+    ]
+    return Small(tmp_path / "out", None, True, given)
+
+
+def test_every_section_is_told_with_its_data(script: ModuleType, planned: Any) -> None:
+    said: list[str] = []
+    assert script.run_all(planned, [], said.append) is False
+    found = json.loads((planned.out / "results.json").read_text())
+    sections = found["sections"]
+    assert {name: told["code"] for name, told in sections.items()} == {"good": 0, "bad": 3, "slow": 124, "behind": None, "last": 0}
+    assert sections["good"]["data"] == [1, 2] and sections["good"]["output"] == "written\n" and "data" not in sections["last"]
+    assert sections["behind"]["output"] == '"bad" did not go well before it' and found["about"]["rehearsal"] is True
+    assert [line.split()[0] for line in said] == list(sections) and "left out" in said[3]
+    assert (planned.out / "last.log").read_text() == "here\n"
+
+
+def test_a_second_call_goes_on_from_what_is_there(script: ModuleType, planned: Any) -> None:
+    assert script.run_all(planned, ["good"], str) is True
+    assert script.run_all(planned, ["last"], str) is True
+    assert list(json.loads((planned.out / "results.json").read_text())["sections"]) == ["good", "last"]
+
+
+def test_the_table(script: ModuleType) -> None:
+    def measured(name: str, inversion: float, edit: float) -> dict[str, Any]:
+        batch = {"batch": 1, "inversion": {"p50": inversion}, "edit": {"p50": edit}}
+        return {"description": name, "batches": [batch], "peak_memory_bytes": 3.2e9}
+
+    sections = {
+        "libraries": {"code": 0, "data": {"card": "A Card", "torch": "2.13", "cuda": "13.0", "onnxruntime": "1.32"}},
+        "bench_fp32": {"code": 0, "data": {"measured": [measured("plain", 0.08, 0.02)]}},
+        "bench_fp16": {"code": 0, "data": {"measured": [measured("half", 0.01, 0.004)]}},
+        "gpu_tests": {"code": 124},
+    }
+    lines = script.table({"about": {"date": "2026-11-26", "rehearsal": False}, "sections": sections}).splitlines()
+    assert lines[0] == "A Card, 2026-11-26, torch 2.13, cuda 13.0, onnxruntime 1.32"
+    assert lines[4:6] == ["| plain | 1 | 80.0 | 1.00 x | 20.0 | 1.00 x | 3.2 |", "| half | 1 | 10.0 | 8.00 x | 4.0 | 5.00 x | 3.2 |"]
+    assert lines[-1] == "* gpu_tests: ran past its limit"
+
+
+def test_the_checkout_answers_without_being_installed(tmp_path: Path) -> None:
+    done = check(tmp_path / "out", "--rehearse", "--only", "libraries")
+    assert done.returncode == 0 and done.stdout.startswith("libraries") and "code 0" in done.stdout
+    told = json.loads((tmp_path / "out/results.json").read_text())["sections"]["libraries"]
+    assert told["data"]["torch"] and "CPUExecutionProvider" in told["data"]["providers"]
+    table = check(tmp_path / "out", "--table")
+    assert table.returncode == 0 and "(a rehearsal)" in table.stdout
+
+
+def test_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+    wrong = check(tmp_path, "--only", "everything")
+    assert wrong.returncode == 2 and 'there is no section "everything"; there are: libraries, driver, draw, build' in wrong.stderr
+    assert check(tmp_path, "--table").returncode == 2
+    listed = check(tmp_path, "--list").stdout.splitlines()
+    assert listed[0].split() == ["libraries", "120", "s"] and [line for line in listed if line.startswith("gpu_tests")]
+
+
+@pytest.mark.full
+def test_the_whole_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+    done = check(tmp_path / "out", "--rehearse")
+    assert done.returncode == 0, done.stdout
+    table = check(tmp_path / "out", "--table").stdout
+    for name in ("plain generator", "ONNX Runtime", "fp16 autocast, channels last", "torch.compile"):
+        assert name in table
