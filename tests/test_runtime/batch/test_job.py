@@ -243,6 +243,11 @@ def test_results_never_replace_inputs(tiny_bundle: Path, tmp_path: Path) -> None
         tasks_of(folder / "list.txt", Job(tiny_bundle, folder))
 
 
+def test_the_throughput_is_told() -> None:
+    assert Summary(done=3, complete=7).throughput(4.0) == "0.75 pictures/s: 3 in 4.0 s, the start of the workers included"
+    assert Summary(complete=7).throughput(4.0) == ""
+
+
 def test_workers_and_threads_share_the_cpus() -> None:
     asked = {(None, None): (8, 1), (2, None): (2, 4), (None, 4): (2, 4), (3, 2): (3, 2), (20, None): (20, 1)}
     assert {each: shares(8, *each) for each in asked} == asked

@@ -103,6 +103,13 @@ def test_a_real_measurement_has_all_its_parts(tiny_bundle: Path, pipeline: Any) 
             assert each["pictures_per_second"] == pytest.approx(batch["batch"] / each["mean"])
 
 
+def test_edits_of_the_later_rows_are_timed_beside_the_others(tiny_bundle: Path) -> None:
+    found = measure_apart(plan(tiny_bundle, rows=(2, 8)))
+    (batch,) = pooled([found, found])["batches"]
+    names = ["inversion", "edit", "edit from row 2", "edit from row 8"]
+    assert bench.called(batch) == names and all(len(batch[name]["seconds"]) == 4 for name in names)
+
+
 def test_rounds_are_pooled_call_by_call() -> None:
     def measured(seconds: Sequence[float], load: float, peak: int | None) -> dict[str, Any]:
         each = timing(seconds, 2)
