@@ -106,6 +106,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     require_packages("sdic-export build")
     from sdic_export.graphs.style_space import styled_export
     from sdic_export.methods import export_code
+    from sdic_train.checkpoints.load import read_checkpoint
     from sdic_train.methods import method_of_file
     from sdic_train.methods.trace import method_of
     from sdic_train.networks.style_space import layer_widths
@@ -117,8 +118,9 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     export = replace(export, code=export.code.iterating(options.iterations))
     export = styled_export(export) if options.style_space else export
     code = export.code
-    if code.terms and not options.research:
-        raise ArgumentError(f"{code.terms} Build it with --research-only if that is your use")
+    terms = code.terms if code.terms and not read_checkpoint(options.checkpoint, sure=False).ours else ""  # of the released weights
+    if terms and not options.research:
+        raise ArgumentError(f"{terms} Build it with --research-only if that is your use")
     model: Any = code.read(options.checkpoint, options.domain, options.others)
     config, method = model.config, method_of(code, model.config)
     policy = None if options.policy is None else load_policy(options.policy).check(method.stages)
@@ -163,7 +165,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 golden=GOLDEN_FILE,
                 tolerances={STANDARD: TOLERANCES[STANDARD], **({half.precision: half.tolerance} if half else {})},
                 tools=tool_versions(),
-                licence=f"{code.terms} {options.licence}" if code.terms else options.licence,
+                licence=f"{terms} {options.licence}" if terms else options.licence,
                 checkpoint=_checkpoint_record(options),
             ),
         )
@@ -322,4 +324,6 @@ def _checkpoint_record(options: BuildOptions) -> dict[str, str]:
         return Path(os.path.relpath(Path(path).resolve(), Path(options.out).resolve())).as_posix()
 
     record = {"path": relative(options.checkpoint), "sha256": sha256(Path(options.checkpoint)), "weights": options.weights}
-    return record | ({"others": "\n".join(map(relative, options.others))} if options.others else {})
+    if not options.others:
+        return record
+    return record | {"others": "\n".join(map(relative, options.others)), "others_sha256": "\n".join(map(sha256, map(Path, options.others)))}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
-import shutil
-import uuid
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sdic_runtime.bundle.manifest import MANIFEST_NAME
 from sdic_runtime.errors import ArgumentError, FileError
-from sdic_runtime.files import reason
+from sdic_runtime.files import reason, sync
+from sdic_runtime.leftovers import bring_back, held, set_aside
+
+HERE, RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag of renameat2(2)
 
 
 def check_place(path: Path, force: bool) -> None:
@@ -27,38 +31,48 @@ def check_place(path: Path, force: bool) -> None:
 
 @contextmanager
 def placed_folder(path: Path, force: bool = False, check: Callable[[Path, bool], None] = check_place) -> Iterator[Path]:
-    """A new folder beside `path` that becomes `path` when the block ends well and vanishes when it does not, Ctrl-C included.
+    """A new folder beside `path` that becomes `path` when the block ends well and vanishes when it does not, Ctrl-C included; after a kill
+    the next run removes it.
 
     `check` refuses places that may not be written to, by default for a bundle. What is there is replaced with `force`; it stays untouched
-    until the new folder is complete. Raises FileError.
+    until the new folder is complete, and the old or the new one is there whenever the process ends. Raises FileError.
     """
     path = Path(os.path.abspath(path))
+    bring_back(path)
     check(path, force)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    _made(path.parent)
     try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise FileError(f"cannot write to {path.parent}: {reason(error)}; choose another place") from error
-    try:
-        yield temporary
-        check(path, force)  # someone else may have built meanwhile
-        _swap(temporary, path)
+        with held(path.parent, os.mkdir) as temporary:
+            yield temporary
+            for folder, _, files in os.walk(temporary):
+                for name in files:
+                    sync(Path(folder, name))
+                sync(Path(folder))
+            check(path, force)  # someone else may have built meanwhile
+            _swap(temporary, path)
+            sync(path.parent)
     except OSError as error:
         raise FileError(f"cannot write {path}: {reason(error)}; choose another place or make room") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _made(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        words = os.strerror(errno.ENOTDIR).lower() if isinstance(error, FileExistsError) else reason(error)
+        raise FileError(f"cannot write to {folder}: {words}; choose another place") from error
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Move `new` to `path`; what was there is put back if that fails, and removed if it does not."""
+    """Move `new` to `path`. What was there is at `new` afterwards, or removed; it is put back if that fails."""
     if not path.exists():
         os.rename(new, path)
-        return
-    old = path.with_name(f"{new.name}.old")
-    os.rename(path, old)
-    try:
-        os.rename(new, path)
-    except BaseException:
-        os.rename(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    elif not exchange(new, path):
+        with set_aside(path):
+            os.rename(new, path)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step, so that there is no moment without either; False where the system or the file system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    return call is not None and call(HERE, os.fsencode(one), HERE, os.fsencode(other), RENAME_EXCHANGE) == 0

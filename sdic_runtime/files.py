@@ -6,18 +6,22 @@ import errno
 import hashlib
 import json
 import os
-import uuid
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sdic_runtime.errors import FileError
+from sdic_runtime.leftovers import held
 
 if TYPE_CHECKING:
     import numpy as np
 
 CHUNK = 1 << 20
+TRUST_VARIABLE = "SDIC_TRUST"  # of the environment: "1" trusts every bundle, see `Bundle.open`
+LARGEST_TENSORS = 1 << 32  # bytes of a file of tensors that is read as a whole: an inversion, a direction
+Shapes = dict[str, tuple[str, tuple[int, ...]]]  # tensor -> its type in the words of safetensors, and its shape
 
 
 def reason(error: OSError) -> str:
@@ -25,30 +29,64 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+def open_regular(path: str | os.PathLike[str], largest: int | None = None) -> BinaryIO:
+    """Open a file for reading. Raises OSError, also for a pipe, a device or a socket, which could block for ever or never end, and for more
+    than `largest` bytes."""
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    try:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device and not a file")
+        if largest is not None and status.st_size > largest:
+            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, and the limit is {largest}")
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def read_regular(path: str | os.PathLike[str], largest: int) -> bytes:
+    """The bytes of a file; see `open_regular`."""
+    with open_regular(path, largest) as stream:
+        return stream.read()
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not. Raises FileError where the
-    folder is missing or cannot be written to."""
+    """A temporary path beside `path` that becomes `path` when the block ends well, and lasts a power failure then; it vanishes when the
+    block does not end well, and with the next file beside it when the process was killed. Raises FileError where the folder is missing or
+    cannot be written to."""
     target = Path(path)
     if os.path.isdir(target):
         raise FileError(f"cannot write {target}: it is a folder; name a file")
-    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.tmp")  # not longer than most names: a name that fits must not fail here
     try:
         with suppress(FileNotFoundError):
             os.lstat(target)  # its own name may be what is wrong
-        temporary.touch(exist_ok=False)
-    except ValueError as error:  # a path that no system has, such as one with a zero byte
+        with held(target.parent, lambda temporary: temporary.touch(exist_ok=False)) as temporary:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, target)
+            sync(target.parent)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    except ValueError as error:
+        if "\0" not in str(target):  # a path that no system has
+            raise
         raise FileError(f"cannot write {str(target)!r}: {error}; choose another name") from error
-    except OSError as error:
-        raise _cannot_write(target, error) from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk. Raises OSError."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield temporary
-        os.replace(temporary, target)
+        os.fsync(descriptor)
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # file systems that cannot
+            raise
     finally:
-        if os.path.exists(temporary):
-            temporary.unlink()
+        os.close(descriptor)
 
 
 def remedy(error: OSError) -> str:
@@ -72,12 +110,20 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]
         temporary.write_bytes(_in_order(content))
 
 
-def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file. Raises OSError, or what safetensors raises for a damaged file."""
+def read_tensors(
+    path: str | os.PathLike[str],
+    largest: int = LARGEST_TENSORS,
+    choose: Callable[[Shapes, Mapping[str, str]], Iterable[str]] = lambda shapes, _: shapes,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file of at most `largest` bytes. `choose` is shown the shapes and the metadata before
+    any tensor is read, and names those to read. Raises OSError, what `choose` raises, or what safetensors raises for a damaged file."""
     from safetensors import safe_open
 
-    with Path(path).open("rb"), safe_open(path, framework="numpy") as stream:  # opened for Python's own words about what is wrong
-        return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118 - not a mapping
+    with open_regular(path, largest), safe_open(path, framework="numpy") as stream:  # opened for Python's own words about what is wrong
+        parts: dict[str, Any] = {name: stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
+        shapes = {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in parts.items()}
+        metadata = dict(stream.metadata() or {})
+        return {name: stream.get_tensor(name) for name in choose(shapes, metadata)}, metadata
 
 
 def _in_order(content: bytes) -> bytes:
@@ -91,9 +137,9 @@ def _in_order(content: bytes) -> bytes:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal, read in pieces."""
+    """The SHA-256 of a file in hexadecimal, read in pieces. Raises OSError, see `open_regular`."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while piece := stream.read(CHUNK):
             digest.update(piece)
     return digest.hexdigest()

@@ -68,6 +68,7 @@ def build_engine(onnx: Path, target: Target, settings: EngineSettings, step: Ste
     with _stopping(monitor):
         plan = builder.build_serialized_network(network, config)
     if monitor.stopped:
+        signal.raise_signal(monitor.stopped)
         raise KeyboardInterrupt
     if plan is None:
         raise BackendError(f"{library} cannot build {onnx.name}: {log.said() or 'it does not say why'}")
@@ -140,7 +141,7 @@ def _monitor(trt: Any, step: Step) -> Any:
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.stopped = False
+            self.stopped = 0  # the number of the signal that asked for it
             self.phases: dict[str, tuple[float, float]] = {}  # name -> where it begins, and the length of one step
             self.done = 0.0
 
@@ -164,16 +165,20 @@ def _monitor(trt: Any, step: Step) -> Any:
 
 @contextmanager
 def _stopping(monitor: Any) -> Iterator[None]:
-    """Ctrl-C asks the builder to stop at its next step instead of breaking through its C++ frames."""
+    """Ctrl-C, or SIGTERM where it is handled, asks the builder to stop at its next step instead of breaking through its C++ frames."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: Any) -> None:
-        monitor.stopped = True
+        monitor.stopped = number
 
-    before = signal.signal(signal.SIGINT, stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

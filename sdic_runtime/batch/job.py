@@ -11,7 +11,6 @@ import csv
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -25,6 +24,7 @@ from sdic_runtime.edit_orders import EditOrder
 from sdic_runtime.errors import FileError, SdicError
 from sdic_runtime.files import reason, replacing, sha256
 from sdic_runtime.folders import INVERSION, INVERTED, of_photo
+from sdic_runtime.leftovers import remove_dead
 from sdic_runtime.subjects import BACKGROUND, Inverted, Reader, Wishes, inverted
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ LOCK = ".sdic-batch.lock"
 ATTEMPTS = ".sdic-batch.attempts"  # a file per picture that is being worked on, a byte per attempt
 FAILURES = "failures.csv"
 MOST_ATTEMPTS = 3
-LEFT_OVER = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what `replacing` leaves behind when its process is killed
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ class Journal:
         except OSError as error:
             raise FileError(f"cannot read {self._path}: {reason(error)}; choose another folder with --out") from error
         for line in lines:
-            with suppress(ValueError, msgspec.ValidationError):  # a killed run leaves half a line
+            with suppress(ValueError, RecursionError):  # a killed run leaves half a line
                 entry = msgspec.convert(json.loads(line), Entry)
                 self._entries[entry.source] = entry
 
@@ -331,10 +330,9 @@ def _locked(out: Path) -> AbstractContextManager[Any]:
 
 
 def remove_left_overs(folders: Iterable[Path]) -> None:
-    """Remove the temporary files of workers that were killed; the caller holds the lock of the output folder."""
-    for path in (path for folder in folders for path in folder.glob(".*.tmp") if LEFT_OVER.fullmatch(path.name)):
-        with suppress(OSError):
-            path.unlink()
+    """Remove the temporary files of workers that were killed, on any machine; the caller holds the lock of the output folder."""
+    for folder in folders:
+        remove_dead(folder, others=True)
 
 
 def write_failures(path: Path, failures: Mapping[str, str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,8 +28,11 @@ def execute(
         import ray.data
     except ImportError as error:
         raise MissingExtraError("ray", "ray", "sdic-run batch --executor ray") from error
+    main, ends = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        if main:
+            signal.signal(signal.SIGTERM, ends)  # Ray would answer it with a dump of its own
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise BackendError(f"Ray could not be reached at {address or 'this machine'}: {_line(error)}; check --address") from error
     try:

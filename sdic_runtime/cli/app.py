@@ -13,12 +13,14 @@ from typing import Annotated
 import typer
 
 from sdic_runtime.cli.options import Debug
-from sdic_runtime.errors import MissingExtraError, SdicError
-from sdic_runtime.files import reason
+from sdic_runtime.cli.signals import BROKEN_PIPE, SIGNALLED, ending_well, hold_standard_streams, reader_gone, silence
+from sdic_runtime.errors import MissingExtraError, SdicError, printable
+from sdic_runtime.files import TRUST_VARIABLE, reason
 
 BAD_INPUT = 2
 INTERRUPTED = 130
 EXTRAS = {"sdic-export": "export", "sdic-train": "train"}  # command line -> the extra that brings what it imports
+TRUST_HELP = "Let a bundle of someone known run any operator, and auto its engines."
 COMMANDS = ("invert", "edit", "sweep", "studio", "video", "directions", "batch", "compare", "bench", "doctor", "download", "demo")
 
 
@@ -30,28 +32,38 @@ def command_line(name: str, description: str, example: str) -> typer.Typer:
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 a check failed, 2 bad input or an error, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 a check failed, 2 bad input or an error, 130 interrupted, and as shells count
+    them 143 after SIGTERM, 129 after SIGHUP, 141 where nobody reads the results any more."""
+    hold_standard_streams()
     streams = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115 - None: it was closed at the start
     sys.stdout, sys.stderr = streams
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # no name of a file is worth a failure to print it
     settings, name = {"debug": False}, str(app.info.name)  # what holds for this call, whichever command runs
-    try:
-        code = app(args=list(arguments) if arguments is not None else None, prog_name=name, standalone_mode=False, obj=settings)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the results has gone; without this, Python would complain once more when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BAD_INPUT
-    except Exception as error:
-        if settings["debug"]:
-            traceback.print_exc()
-        typer.echo(f"error: {_explained(error, name)}", err=True)
-        return BAD_INPUT
+    with ending_well() as heard:
+        try:
+            code = app(args=list(arguments) if arguments is not None else None, prog_name=name, standalone_mode=False, obj=settings)
+            sys.stdout.flush()
+            return heard.code(INTERRUPTED) if code == INTERRUPTED else code if isinstance(code, int) else 0
+        except (KeyboardInterrupt, typer.Abort):
+            return heard.code(INTERRUPTED)
+        except (Exception, SystemExit) as raised:
+            # The parser of the command line makes an exit of a broken pipe.
+            error = raised.__context__ if isinstance(raised, SystemExit) else raised
+            if not isinstance(error, Exception):
+                raise
+            gone = [stream for stream in (sys.stdout, sys.stderr) if reader_gone(stream)]
+            if gone and isinstance(error, BrokenPipeError):
+                for stream in gone:
+                    silence(stream)
+                return SIGNALLED + BROKEN_PIPE
+            if heard.number:  # a library made an error of the interruption
+                return heard.code(INTERRUPTED)
+            if settings["debug"]:
+                traceback.print_exc()
+            typer.echo(f"error: {printable(_explained(error, name))}", err=True)
+            return BAD_INPUT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in COMMANDS:
         app.command(name)(importlib.import_module(f"sdic_runtime.cli.{name}").run)
     return run(app, arguments)
+
+
+def _remember_trust(value: bool) -> bool:
+    """For this process and those that it starts."""
+    if value:
+        os.environ[TRUST_VARIABLE] = "1"
+    return value
 
 
 def _print_version(wanted: bool) -> None:
@@ -73,6 +92,7 @@ def _print_version(wanted: bool) -> None:
 
 def _options(
     debug: Debug = False,
+    trust: Annotated[bool, typer.Option("--trust", callback=_remember_trust, help=TRUST_HELP)] = False,
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Hold the options that stand before a command; their callbacks do all there is to do."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -11,6 +10,7 @@ from pathlib import Path
 from sdic_runtime.errors import ArgumentError, FileError
 from sdic_runtime.files import reason
 from sdic_runtime.folders import OWN_ENDINGS, STANDARD_INPUT, distinct_stems
+from sdic_runtime.leftovers import held
 from sdic_runtime.sheets import PICTURE_FORMATS
 
 
@@ -82,11 +82,10 @@ def _refuse_replacing(goals: Sequence[Target], folder: Path) -> None:
 
 def writable_folder(folder: Path) -> Path:
     """Make the folder and try that files can be written into it, before any work that would be lost. Raises FileError."""
-    probe = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        with held(folder, lambda probe: probe.touch(exist_ok=False)):
+            pass
     except OSError as error:
         raise FileError(f"cannot write into the folder {folder}: {reason(error)}; choose another one with --out") from error
     return folder

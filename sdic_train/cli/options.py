@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from enum import Enum
 from inspect import Parameter
@@ -73,7 +73,7 @@ def _value(name: str, text: str, example: Any) -> Any:
     return value
 
 
-def named(table: dict[str, Recipe], name: str, what: str) -> Recipe:
+def named(table: Mapping[str, Recipe], name: str, what: str) -> Recipe:
     """table[name], or an ArgumentError that lists the names."""
     if name not in table:
         raise ArgumentError(f'there is no {what} "{name}"; the {what}s are: {", ".join(table)}')
@@ -139,14 +139,16 @@ class Training:
         return pictures(self.data, self.data_size or size, photos, self.data_seed)
 
     def run(self, trainer: Trainer) -> None:
-        """Trains with messages on standard error, and prints the run's folder."""
+        """Trains with messages on standard error, and prints the run's folder; of several processes one speaks."""
         from sdic_train.trainers.run import RunOptions, train
 
         options = RunOptions(
             self.out, self.steps, self.save_minutes * 60, resume=not self.restart, tensorboard=self.tensorboard, minutes=self.minutes
         )
-        train(trainer, options, lambda text: echo(text, err=True))
-        echo(self.out)
+        speaks = trainer.compute.main
+        train(trainer, options, lambda text: echo(text, err=True) if speaks else None)
+        if speaks:
+            echo(self.out)
 
 
 def training(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

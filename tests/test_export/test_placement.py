@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from sdic_export import placement
 from sdic_export.placement import check_place, placed_folder
-from sdic_runtime.errors import SdicError
+from sdic_runtime import leftovers
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.errors import BundleError, SdicError
 
 
 def names(folder: Path) -> list[str]:
@@ -73,6 +78,7 @@ def test_the_old_bundle_survives_a_failure(tmp_path: Path, monkeypatch: pytest.M
             raise OSError(28, "No space left on device")
         rename(source, to)
 
+    monkeypatch.setattr(placement, "exchange", lambda new, old: False)
     monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(SdicError, match=r"cannot write .*bundle: no space left on device"), placed_folder(target, force=True):
         pass
@@ -93,3 +99,63 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     sentence = r"cannot write to .*file: not a directory; choose another place"
     with pytest.raises(SdicError, match=sentence), placed_folder(tmp_path / "file" / "bundle"):
         pass
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from sdic_export import placement
+exchange, rename, count = sys.argv[2] == "exchange", os.rename, 0
+if not exchange:
+    placement.exchange = lambda new, old: False
+def killing(source, target):
+    global count
+    count += 1
+    rename(source, target)
+    if count == int(sys.argv[3]):
+        os._exit(9)
+os.rename = killing
+with placement.placed_folder(Path(sys.argv[1]), force=True) as folder:
+    (folder / "bundle.json").write_text("new")
+    if int(sys.argv[3]) == 0:
+        os._exit(9)
+    if exchange:
+        from sdic_runtime import leftovers
+        leftovers.remove = lambda path: os._exit(9)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "after", "there", "content"),
+    [
+        ("exchange", 0, True, "old"),
+        ("exchange", 1, True, "new"),
+        ("renames", 0, True, "old"),
+        ("renames", 1, False, "old"),
+        ("renames", 2, True, "new"),
+    ],
+)
+def test_a_kill_leaves_the_old_or_the_new_bundle_and_the_next_run_nothing_else(
+    how: str, after: int, there: bool, content: str, tmp_path: Path
+) -> None:
+    target = bundle_at(tmp_path / "bundle")
+    if how == "exchange" and not placement.exchange(bundle_at(tmp_path / "a"), bundle_at(tmp_path / "b")):
+        pytest.skip("this file system cannot exchange two names")
+    for name in ("a", "b"):
+        leftovers.remove(tmp_path / name)
+    done = subprocess.run([sys.executable, "-c", KILLED, target, how, str(after)])
+    assert done.returncode == 9 and target.exists() is there and len(names(tmp_path)) == 2
+    with pytest.raises(BundleError, match="is not valid JSON"):
+        Bundle.open(target)  # a reader sees the bundle, whose manifest is a word
+    assert (target / "bundle.json").read_text() == content
+    with placed_folder(target, force=True) as folder:
+        (folder / "bundle.json").write_text("next")
+    assert names(tmp_path) == ["bundle"] and names(target) == ["bundle.json"] and (target / "bundle.json").read_text() == "next"
+
+
+def test_a_link_to_a_bundle_is_replaced_and_not_what_it_names(tmp_path: Path) -> None:
+    bundle_at(tmp_path / "one")
+    (tmp_path / "current").symlink_to("one")
+    with placed_folder(tmp_path / "current", force=True) as folder:
+        (folder / "bundle.json").write_text("new")
+    assert names(tmp_path) == ["current", "one"] and (tmp_path / "one/bundle.json").read_text() == "old"

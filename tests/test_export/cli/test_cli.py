@@ -114,7 +114,7 @@ def test_bad_input_is_one_sentence_and_code_2(built: Any, checkpoint: Path, tmp_
     page = tmp_path / "page.pt"
     page.write_text("<!DOCTYPE html><html>")
     cases: list[tuple[list[object], str]] = [
-        (["build", page, "--out", tmp_path / "new"], "is a web page and not a checkpoint"),
+        (["build", page, "--out", tmp_path / "new"], "is a web page, not weights"),
         (["build", tmp_path / "none.pt", "--out", tmp_path / "new"], "there is no file"),
         (["build", checkpoint, "--out", built.folder], "there is already a bundle at"),
         (["build", checkpoint], "Missing option '--out'"),

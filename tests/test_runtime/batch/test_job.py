@@ -96,7 +96,7 @@ def test_a_run_that_stops_keeps_what_is_done(job: Job, tmp_path: Path) -> None:
     run_here(job, folder, limit=2)
     with (job.out / JOURNAL).open("a") as stream:
         stream.write('{"source": "/half a li')  # as a kill in the middle of a line leaves it
-    (job.out / ".0123abcd.tmp").write_bytes(b"half")
+    (job.out / ".01234567-01234567-01234567.tmp").write_bytes(b"half")
     summary, _ = run_here(job, folder)
     assert (summary.done, summary.complete) == (3, 2)
     assert len(results(job.out)) == 5
