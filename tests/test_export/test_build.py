@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from sdic_export import build as building
-from sdic_export import report
+from sdic_export import report as reporting
 from sdic_export.build import BuildOptions, Progress, StageReport, alignment, build
 from sdic_export.cli.app import main
 from sdic_export.golden import read_golden, smooth_pictures
@@ -161,7 +161,7 @@ def test_a_build_that_is_asked_to_end_leaves_nothing(
     copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(report, "show_stage", lambda stage: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(reporting, "show_stage", lambda stage: os.kill(os.getpid(), signal.SIGTERM))
     assert main(["build", str(checkpoint), "--out", str(tmp_path / "bundle")]) == 143
     assert names(tmp_path) == [] and signal.getsignal(signal.SIGTERM) is before
 
