@@ -1,10 +1,11 @@
 # Two commands set everything up on a fresh machine: `make demo` and `make test`. Both make and use .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+CASES ?= 3000
 # The graphs and networks of the tests are tiny: more threads than one per test process only wait for each other.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test full lint clean
+.PHONY: demo test full fuzz lint clean
 
 demo: .venv/runtime  ## invert and edit the example portraits with the embedded bundle (no PyTorch, no GPU)
 	$(BIN)/sdic-run demo --out demo
@@ -14,6 +15,15 @@ test: .venv/dev  ## the fast tests
 
 full: .venv/dev  ## the full-size tests: the released sizes, checked against the official numbers
 	$(TEST) -m full
+
+fuzz: .venv/dev  ## thousands of mutated files; the C interface with sanitizers
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m fuzz --cases $(CASES)
+	cmake -S sdic_runtime/cpp -B build/fuzz -DSDIC_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug -DONNXRUNTIME_LIBRARY="$$($(BIN)/python -c \
+	    'import onnxruntime, pathlib; print(next(pathlib.Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")))')" && \
+	    cmake --build build/fuzz
+	cd tests && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1 OMP_NUM_THREADS=1 \
+	    ../$(BIN)/python -m fuzz.native ../build/fuzz/libsdic.so --cases $(CASES)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import sha256
 from sdic_runtime.program import INVERT, PICTURE, Method
 from sdic_runtime.tools.compare import Difference, difference
-from sdic_train.config import FACES, ModelConfig
+from sdic_train.config import FACES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,6 +106,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     require_packages("sdic-export build")
     from sdic_export.graphs.style_space import styled_export
     from sdic_export.methods import export_code
+    from sdic_train.checkpoints.load import read_checkpoint
     from sdic_train.methods import method_of_file
     from sdic_train.methods.trace import method_of
     from sdic_train.networks.style_space import layer_widths
@@ -117,8 +118,9 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     export = replace(export, code=export.code.iterating(options.iterations))
     export = styled_export(export) if options.style_space else export
     code = export.code
-    if code.terms and not options.research:
-        raise ArgumentError(f"{code.terms} Build it with --research-only if that is your use")
+    terms = code.terms if code.terms and not read_checkpoint(options.checkpoint, sure=False).ours else ""  # of the released weights
+    if terms and not options.research:
+        raise ArgumentError(f"{terms} Build it with --research-only if that is your use")
     model: Any = code.read(options.checkpoint, options.domain, options.others)
     config, method = model.config, method_of(code, model.config)
     policy = None if options.policy is None else load_policy(options.policy).check(method.stages)
@@ -154,7 +156,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 name=options.name or Path(options.out).resolve().name,
                 domain=config.domain,
                 input=Input(config.visible_rows),
-                faces=alignment(options.faces, config),
+                faces=alignment(options.faces, config.domain, method.sizes["R"]),
                 style_layers=layer_widths(config) if options.style_space else (),
                 graphs=graphs,
                 default_precision=STANDARD,
@@ -163,20 +165,20 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 golden=GOLDEN_FILE,
                 tolerances={STANDARD: TOLERANCES[STANDARD], **({half.precision: half.tolerance} if half else {})},
                 tools=tool_versions(),
-                licence=f"{code.terms} {options.licence}" if code.terms else options.licence,
+                licence=f"{terms} {options.licence}" if terms else options.licence,
                 checkpoint=_checkpoint_record(options),
             ),
         )
     return BuildReport(manifest, reports, rounding, half, time.perf_counter() - start)
 
 
-def alignment(wanted: str | None, config: ModelConfig) -> str | None:
+def alignment(wanted: str | None, domain: str, resolution: int) -> str | None:
     """How faces lie in the pictures that the model takes: as `wanted`, or for the size and the domain of the released face models as in
     FFHQ. Raises ArgumentError."""
     if wanted not in (None, *ALIGNMENTS):
         raise ArgumentError(f'the alignment of faces is "{wanted}"; use {" or ".join(ALIGNMENTS)}')
     if wanted is None:
-        return FFHQ if (config.domain, config.resolution) == (FACES.domain, FACES.resolution) else None
+        return FFHQ if (domain, resolution) == (FACES.domain, FACES.resolution) else None
     return wanted if wanted != NO_FACES else None
 
 
@@ -322,4 +324,6 @@ def _checkpoint_record(options: BuildOptions) -> dict[str, str]:
         return Path(os.path.relpath(Path(path).resolve(), Path(options.out).resolve())).as_posix()
 
     record = {"path": relative(options.checkpoint), "sha256": sha256(Path(options.checkpoint)), "weights": options.weights}
-    return record | ({"others": "\n".join(map(relative, options.others))} if options.others else {})
+    if not options.others:
+        return record
+    return record | {"others": "\n".join(map(relative, options.others)), "others_sha256": "\n".join(map(sha256, map(Path, options.others)))}

@@ -9,7 +9,8 @@ from typing import Any
 
 from sdic_runtime.directions import SUFFIXES, AnyDirection, direction_of, is_old_torch, load_direction, save_direction
 from sdic_runtime.edits import Pca
-from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError, SdicError
+from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError, OutOfMemoryError, SdicError
+from sdic_runtime.files import reason
 
 FOLDER = "directions"
 RELEASED_WIDTH = 512  # of the models that public directions are of
@@ -103,13 +104,21 @@ def _from_old_torch(path: Path, sizes: Mapping[str, int]) -> AnyDirection:
         import torch
     except ImportError:
         raise MissingExtraError("torch", "export", f"{path}, a file of PyTorch before 1.6,") from None
+    from sdic_train.checkpoints.files import unusable
+
     try:
+        if announced := unusable(path):
+            raise FileError(f"{path} is not read: {announced}; get the direction again from where it was published")
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except SdicError:
+        raise
     except pickle.UnpicklingError as error:
         raise FileError(f"{path} is not a file of tensors alone, and nothing else is read; get the direction again") from error
     except OSError as error:
-        raise FileError(f"cannot read the direction {path}: {error.strerror or error}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise FileError(f"cannot read the direction {path}: {reason(error)}") from error
+    except MemoryError as error:
+        raise OutOfMemoryError(f"not enough memory to read {path}; free some") from error
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise FileError(f"{path} is truncated or damaged; get the direction again") from error
     try:
         return direction_of(_arrays(content), path.stem, sizes)

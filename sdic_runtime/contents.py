@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
@@ -10,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import msgspec
+
+from sdic_runtime.files import open_regular
+from sdic_runtime.json_text import LARGEST, JsonError, convert, parse_json
+
 TORCH, TORCH_OLD, PICKLE, SAFETENSORS, OTHER = "torch", "torch-old", "pickle", "safetensors", "other"
 READ = 4096  # bytes that tell nearly every kind
 QUOTA_WITHIN = 200_000  # bytes of a page in which Google Drive speaks of its quota
 METADATA = "__metadata__"  # of a safetensors header
-LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 OLD_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # behind the protocol: the number with which torch.save began before PyTorch 1.6
 WEIGHT_SUFFIXES = (".pt", ".pth", ".pkl", ".ckpt", ".safetensors", ".bin", ".tar", ".dat")
 SHOWN = 3  # names of an archive
@@ -75,8 +78,8 @@ HTML_SIGNS = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")
 def content_of(path: str | os.PathLike[str]) -> Content:
     """What the file at `path` is. Raises OSError where it cannot be read."""
     path = Path(path)
-    size = path.stat().st_size
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
         start = stream.read(READ)
     if size == 0:
         return Content(OTHER, "is empty (0 bytes); download it again")
@@ -102,29 +105,31 @@ def content_of(path: str | os.PathLike[str]) -> Content:
     return Content(OTHER, f"is neither a PyTorch file nor safetensors (it starts with {start[:8]!r}); give a checkpoint", broken=False)
 
 
+class TensorEntry(msgspec.Struct):
+    """What the header of a safetensors file says of one tensor."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
 def safetensors_header(path: Path, size: int) -> tuple[dict[str, Any] | None, int]:
     """The header of a safetensors file, None when there is none that fits into the file; and how many bytes the file should have."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= min(size - 8, LONGEST_HEADER):
-            return None, size
-        try:
-            start = stream.read(1)
-            header = json.loads(start + stream.read(length - 1)) if start == b"{" else None
-        except ValueError:  # of JSON, and of text that is no UTF-8
-            return None, size
-    if not isinstance(header, dict):
-        return None, size
+        start = stream.read(1)
+        text = start + stream.read(length - 1) if start == b"{" and 2 <= length <= min(size - 8, LARGEST) else b""
     try:
-        end = max((int(entry["data_offsets"][1]) for name, entry in header.items() if name != METADATA), default=0)
-        metadata = header.get(METADATA, {})
-        return (header, 8 + length + end) if isinstance(metadata, dict) else (None, size)
-    except (KeyError, TypeError, IndexError, ValueError):
+        header = parse_json(text, dict[str, Any])
+        convert(header.get(METADATA, {}), dict[str, str])
+        entries = convert({name: entry for name, entry in header.items() if name != METADATA}, dict[str, TensorEntry])
+    except JsonError:
         return None, size
+    return header, 8 + length + max((entry.data_offsets[1] for entry in entries.values()), default=0)
 
 
 def _page(path: Path) -> str:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return QUOTA if b"quota" in stream.read(QUOTA_WITHIN).lower() else PAGE
 
 

@@ -7,6 +7,7 @@ Feature-Style encoder (.npy, [1, L * C]) and offsets in style space ([M]).
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,9 @@ import numpy as np
 
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.edits import Direction, Pca
-from sdic_runtime.errors import ArgumentError, FileError, SdicError
-from sdic_runtime.files import read_tensors, reason, save_tensors
+from sdic_runtime.errors import ArgumentError, FileError, SdicError, printable
+from sdic_runtime.files import open_regular, read_tensors, reason, save_tensors
+from sdic_runtime.json_text import JsonError, parse_json
 from sdic_runtime.program import STYLES, STYLES_LETTER
 from sdic_runtime.styles import StyleDirection
 from sdic_runtime.torch_files import read_torch
@@ -89,7 +91,7 @@ def load_direction(path: str | os.PathLike[str], sizes: Mapping[str, int] | None
     `sizes`: of the model that it is for, which tell a flat array [L * C] and one over all styles [M] from others. Raises FileError.
     """
     path = Path(path)
-    readers = {".safetensors": read_tensors, ".npy": _read_numpy, ".npz": _read_numpy, ".pt": _read_torch, ".pth": _read_torch}
+    readers = {".safetensors": _read_tensors, ".npy": _read_numpy, ".npz": _read_numpy, ".pt": _read_torch, ".pth": _read_torch}
     if path.suffix.lower() not in readers:
         raise FileError(f"{path} is not a direction file this program reads; use {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     if first_bytes(path).startswith((b"<!doctype", b"<html")):
@@ -102,7 +104,7 @@ def load_direction(path: str | os.PathLike[str], sizes: Mapping[str, int] | None
         raise FileError(f"{path} is not a direction file: it is too large; get it again") from error
     except Exception as error:  # a damaged file fails in as many ways as there are readers
         remedy = "convert it with: sdic-export directions add BUNDLE FILE" if is_old_torch(path) else "get it again"
-        raise FileError(f"{path} is not a direction file: {error}; {remedy}") from error
+        raise FileError(f"{path} is not a direction file: {printable(str(error), 200)}; {remedy}") from error
     try:
         return _made(tensors, metadata, path.stem, sizes or {})
     except SdicError as error:
@@ -116,7 +118,7 @@ def _made(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], stem: 
     if basis := _basis(tensors):
         described |= basis
         return Pca(**described)
-    described["strength_range"] = _pair(metadata, "strength_range", float)
+    described["strength_range"] = _pair(metadata, "strength_range", tuple[float, float])
     if STYLES in tensors:
         return StyleDirection(tensors[STYLES], **described)
     if "direction" not in tensors:
@@ -127,7 +129,7 @@ def _made(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], stem: 
         return StyleDirection(array, **described)
     if flat and array.size == sizes["L"] * sizes["C"]:
         array = array.reshape(sizes["L"], sizes["C"])
-    return Direction(array, rows=_pair(metadata, "rows", int), **described)
+    return Direction(array, rows=_pair(metadata, "rows", tuple[int, int]), **described)
 
 
 def _basis(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -145,28 +147,48 @@ def _ganspace(space: str) -> tuple[str, str, str]:
     return f"{space}_mean", f"{space}_comp", f"{space}_stdev"
 
 
-def _pair(metadata: Mapping[str, str], key: str, kind: type) -> Any:
+def _pair(metadata: Mapping[str, str], key: str, kind: Any) -> Any:
     if key not in metadata:
         return None
     try:
-        first, second = json.loads(metadata[key])
-        return kind(first), kind(second)
-    except (ValueError, TypeError) as error:
+        return parse_json(metadata[key], kind)
+    except JsonError as error:
         raise FileError(f'its metadata "{key}" is {metadata[key]!r:.60}, expected two numbers like [-3, 3]') from error
 
 
+def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    return read_tensors(path, LARGEST_FILE)
+
+
 def _read_numpy(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    if path.suffix.lower() == ".npz" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(item.file_size for item in archive.infolist()) > LARGEST_FILE:
-                raise FileError(f"it holds more than {LARGEST_FILE >> 20} MB")
-    loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix.lower() == ".npy" else None)
-    if isinstance(loaded, np.ndarray):
-        if loaded.nbytes > LARGEST_FILE:
-            raise FileError(f"it holds more than {LARGEST_FILE >> 20} MB")
-        return {"direction": np.array(loaded)}, {}
-    with loaded:
-        return {name: loaded[name] for name in loaded.files}, {}
+    """The arrays of an .npy or .npz file: a lone one is called "direction". Raises OSError, ValueError, or what zipfile raises; also for
+    more than LARGEST_FILE bytes, which are counted before any is unpacked."""
+    with open_regular(path, LARGEST_FILE) as stream:
+        if not zipfile.is_zipfile(stream):
+            stream.seek(0)
+            return {"direction": _read_array(stream, os.fstat(stream.fileno()).st_size)}, {}
+        with zipfile.ZipFile(stream) as archive:
+            entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
+            if (size := sum(entry.file_size for entry in entries)) > LARGEST_FILE:
+                raise ValueError(f"its arrays have {size} bytes, and the limit is {LARGEST_FILE}")
+            arrays = {}
+            for entry in entries:
+                with archive.open(entry) as member:
+                    arrays[entry.filename.removesuffix(".npy")] = _read_array(member, entry.file_size)
+            return arrays, {}
+
+
+def _read_array(stream: Any, size: int) -> np.ndarray:
+    """An array of numbers from an open .npy file of `size` bytes. Raises ValueError where it announces more than these."""
+    version = np.lib.format.read_magic(stream)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read_header is None:
+        raise ValueError(f"its format has version {version}")
+    shape, columns_first, kind = read_header(stream)
+    if kind.hasobject or math.prod(shape) * kind.itemsize > size:
+        raise ValueError(f"it announces {kind} {list(shape)}, which its {size} bytes do not hold")
+    values = np.frombuffer(stream.read(math.prod(shape) * kind.itemsize), kind, math.prod(shape))
+    return values.reshape(shape, order="F" if columns_first else "C").copy()
 
 
 def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -196,6 +218,6 @@ def is_old_torch(path: Path) -> bool:
 
 def first_bytes(path: Path) -> bytes:
     """The beginning of a file, by which web pages and old PyTorch files are told; empty where it cannot be read."""
-    with suppress(OSError, ValueError), path.open("rb") as stream:
+    with suppress(OSError, ValueError), open_regular(path) as stream:
         return stream.read(64).lstrip().lower()
     return b""

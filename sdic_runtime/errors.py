@@ -1,8 +1,26 @@
 """The errors this distribution raises on purpose: one sentence each, with the value and the way out. A service can answer by their kind."""
 
+LONGEST = 400  # characters of a sentence
+KEPT_END = 150  # of a longer one, where it says what to do
+
+
+def printable(text: str, longest: int = LONGEST) -> str:
+    """`text` in one line that a terminal can show: of at most `longest` characters (the middle is omitted), and with escapes in place of
+    control codes, invisible characters and bytes of names that are no text."""
+    if len(text) > longest:
+        end = min(KEPT_END, longest // 3)
+        text = printable(text[:longest], 10 * longest)[: longest - end - 5] + " ... " + printable(text[-longest:], 10 * longest)[-end:]
+    if text.isprintable():
+        return text
+    escaped = "".join(letter if letter.isprintable() else " " if letter in "\n\r\t" else ascii(letter)[1:-1] for letter in text)
+    return escaped if len(escaped) <= longest else printable(escaped, longest)
+
 
 class SdicError(ValueError):
-    """What is wrong, with the value, and what to do. Commands print it and exit with code 2."""
+    """What is wrong, with the value, and what to do: one `printable` sentence, whatever it quotes. Commands print it, exit code 2."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(printable(part) if isinstance(part, str) else part for part in arguments))
 
 
 class ArgumentError(SdicError):

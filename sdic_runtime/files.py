@@ -6,10 +6,11 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sdic_runtime.errors import FileError
 from sdic_runtime.leftovers import held
@@ -18,11 +19,36 @@ if TYPE_CHECKING:
     import numpy as np
 
 CHUNK = 1 << 20
+TRUST_VARIABLE = "SDIC_TRUST"  # of the environment: "1" trusts every bundle, see `Bundle.open`
+LARGEST_TENSORS = 1 << 32  # bytes of a file of tensors that is read as a whole: an inversion, a direction
+Shapes = dict[str, tuple[str, tuple[int, ...]]]  # tensor -> its type in the words of safetensors, and its shape
 
 
 def reason(error: OSError) -> str:
     """The operating system's words for `error`, in lower case: "permission denied"."""
     return (error.strerror or str(error)).lower()
+
+
+def open_regular(path: str | os.PathLike[str], largest: int | None = None) -> BinaryIO:
+    """Open a file for reading. Raises OSError, also for a pipe, a device or a socket, which could block for ever or never end, and for more
+    than `largest` bytes."""
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    try:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device and not a file")
+        if largest is not None and status.st_size > largest:
+            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, and the limit is {largest}")
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def read_regular(path: str | os.PathLike[str], largest: int) -> bytes:
+    """The bytes of a file; see `open_regular`."""
+    with open_regular(path, largest) as stream:
+        return stream.read()
 
 
 @contextmanager
@@ -84,12 +110,20 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]
         temporary.write_bytes(_in_order(content))
 
 
-def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file. Raises OSError, or what safetensors raises for a damaged file."""
+def read_tensors(
+    path: str | os.PathLike[str],
+    largest: int = LARGEST_TENSORS,
+    choose: Callable[[Shapes, Mapping[str, str]], Iterable[str]] = lambda shapes, _: shapes,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file of at most `largest` bytes. `choose` is shown the shapes and the metadata before
+    any tensor is read, and names those to read. Raises OSError, what `choose` raises, or what safetensors raises for a damaged file."""
     from safetensors import safe_open
 
-    with Path(path).open("rb"), safe_open(path, framework="numpy") as stream:  # opened for Python's own words about what is wrong
-        return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118 - not a mapping
+    with open_regular(path, largest), safe_open(path, framework="numpy") as stream:  # opened for Python's own words about what is wrong
+        parts: dict[str, Any] = {name: stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
+        shapes = {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in parts.items()}
+        metadata = dict(stream.metadata() or {})
+        return {name: stream.get_tensor(name) for name in choose(shapes, metadata)}, metadata
 
 
 def _in_order(content: bytes) -> bytes:
@@ -103,9 +137,9 @@ def _in_order(content: bytes) -> bytes:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal, read in pieces."""
+    """The SHA-256 of a file in hexadecimal, read in pieces. Raises OSError, see `open_regular`."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while piece := stream.read(CHUNK):
             digest.update(piece)
     return digest.hexdigest()

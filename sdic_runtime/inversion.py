@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ import numpy as np
 
 from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.bundle.manifest import Manifest, first_schema
-from sdic_runtime.errors import ArgumentError, FileError
-from sdic_runtime.files import read_tensors, reason, save_tensors
+from sdic_runtime.errors import ArgumentError, BundleError, FileError, printable
+from sdic_runtime.files import LARGEST_TENSORS, Shapes, read_tensors, reason, save_tensors
+from sdic_runtime.json_text import JsonError, convert, parse_json
 from sdic_runtime.pictures import to_bytes
-from sdic_runtime.program import BATCH, FIXED_AXES, PICTURE, Axes, sized
+from sdic_runtime.program import FIXED_AXES, PICTURE, Axes, check_axes, check_sizes, sized
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -185,10 +187,13 @@ class Inversion(Pictures):
         return Inversion(self.model, self.tensors, names)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file, whole or not at all. Raises FileError, or ArgumentError where it has no pictures."""
+        """Write everything to one safetensors file, whole or not at all. Raises FileError, or ArgumentError for no pictures, or for more
+        than LARGEST_TENSORS bytes."""
         if not len(self):
             raise ArgumentError("the inversion has no pictures to save")
         model = self.model
+        if (size := 4 * sum(math.prod(model.shape(name, len(self))) for name in model.tensors)) > LARGEST_TENSORS:
+            raise ArgumentError(f"the inversion has {size} bytes, and a file holds {LARGEST_TENSORS}; save it in parts: inversion[:100]")
         described = {"sizes": model.sizes, "tensors": model.tensors, "visible_rows": model.visible_rows, "names": self.names}
         metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "model": model.identity, "bundle": model.name}
         metadata |= {name: json.dumps(value) for name, value in described.items()}
@@ -199,8 +204,18 @@ class Inversion(Pictures):
         """Read an inversion that `save` wrote. Raises FileError for anything else, also for a damaged file."""
         from safetensors import SafetensorError
 
+        def check(shapes: Shapes, metadata: Mapping[str, str]) -> list[str]:
+            """The tensors to read, by their names in the file."""
+            model, names = read.setdefault("model", _read_metadata(metadata, path))
+            read["stored"] = stored = _stored_names(model, metadata["version"])
+            _check_shapes(shapes, stored, model, len(names), path)
+            return list(stored.values())
+
+        read: dict[str, Any] = {}
         try:
-            arrays, metadata = read_tensors(path)
+            arrays, _ = read_tensors(path, choose=check)
+        except FileError:
+            raise
         except FileNotFoundError:
             raise FileError(f"there is no inversion at {path}; make one with: sdic-run invert IMG --save") from None
         except (SafetensorError, TypeError, AttributeError) as error:  # of a type that numpy lacks, such as bfloat16
@@ -209,11 +224,11 @@ class Inversion(Pictures):
             raise FileError(f"cannot read the inversion {path}: {reason(error)}") from error
         except ValueError as error:
             raise FileError(f"cannot read the inversion {str(path)!r}: {error}") from error
-        model, names = _read_metadata(metadata, path)
-        if metadata["version"] == "1":
-            arrays = {first_schema()["kept_names"].get(name, name): array for name, array in arrays.items()}
-        _check_arrays(arrays, model, len(names), path)
-        return cls(model, {name: Held(arrays[name]) for name in model.tensors}, names)
+        model, names = read["model"]
+        for name, stored in read["stored"].items():
+            if not np.isfinite(arrays[stored]).all():
+                raise FileError(f'{path} holds NaN or infinite values in "{name}"; {AGAIN}')
+        return cls(model, {name: Held(arrays[stored]) for name, stored in read["stored"].items()}, names)
 
 
 class _Described(msgspec.Struct):
@@ -232,32 +247,35 @@ def _read_metadata(metadata: Mapping[str, str], path: str | os.PathLike[str]) ->
         found = metadata.get("version")
         raise FileError(f"{path} is an inversion of format version {found!r:.20}, and this program reads version {FORMAT_VERSION}; {AGAIN}")
     try:
-        data: dict[str, Any] = {name: msgspec.json.decode(metadata[name]) for name in ("sizes", "visible_rows", "names")}
+        data: dict[str, Any] = {name: parse_json(metadata[name]) for name in ("sizes", "visible_rows", "names")}
         if metadata["version"] == "1":
             first = first_schema()
             data["sizes"] = {first["sizes"][name]: size for name, size in data["sizes"].items()}
             data["tensors"] = {name: first["tensors"][name] for name in first["keeps"]}
         else:
-            data["tensors"] = msgspec.json.decode(metadata["tensors"])
-        described = msgspec.convert(data, _Described)
+            data["tensors"] = parse_json(metadata["tensors"])
+        described = convert(data, _Described)
         (first_row, end), picture = described.visible_rows, described.tensors.get(PICTURE)
-        batched = all(axes[:1] == (BATCH,) for axes in described.tensors.values())
-        if not batched or not 0 <= first_row < end <= described.sizes["R"] or not described.names or picture != FIXED_AXES[PICTURE]:
-            raise ValueError(f"visible rows {[first_row, end]}, {len(described.names)} names, {PICTURE} {picture}")
+        check_sizes(described.sizes)
+        for name, axes in described.tensors.items():
+            check_axes(name, axes, described.sizes)
+        if not 0 <= first_row < end <= described.sizes["R"] or not described.names or picture != FIXED_AXES[PICTURE]:
+            raise JsonError(f"visible rows {[first_row, end]}, {len(described.names)} names, {PICTURE} {picture}")
         model = Model(metadata["model"], metadata["bundle"], described.sizes, described.tensors, described.visible_rows)
         return model, described.names
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise FileError(f"{path} has damaged metadata ({str(error)[:200]}); {AGAIN}") from error
+    except (KeyError, TypeError, AttributeError, JsonError, BundleError) as error:
+        raise FileError(f"{path} has damaged metadata ({printable(str(error), 200)}); {AGAIN}") from error
 
 
-def _check_arrays(arrays: Mapping[str, np.ndarray], model: Model, count: int, path: str | os.PathLike[str]) -> None:
-    for name in model.tensors:
-        try:
-            expected = model.shape(name, count)
-        except KeyError as error:
-            raise FileError(f'{path} has damaged metadata (no size {error} for "{name}"); {AGAIN}') from error
-        if name not in arrays or arrays[name].shape != expected or arrays[name].dtype != np.float32:
-            found = f"{arrays[name].dtype} {list(arrays[name].shape)}" if name in arrays else "nothing"
-            raise FileError(f'{path} holds {found} as "{name}", expected float32 {list(expected)}; {AGAIN}')
-        if not np.isfinite(arrays[name]).all():
-            raise FileError(f'{path} holds NaN or infinite values in "{name}"; {AGAIN}')
+def _stored_names(model: Model, version: str) -> dict[str, str]:
+    """Kept tensor -> its name in a file of this version."""
+    ours = first_schema()["kept_names"] if version == "1" else {}
+    return {name: next((old for old, new in ours.items() if new == name), name) for name in model.tensors}
+
+
+def _check_shapes(shapes: Shapes, stored: Mapping[str, str], model: Model, count: int, path: str | os.PathLike[str]) -> None:
+    for name, key in stored.items():
+        expected = model.shape(name, count)
+        if shapes.get(key) != ("F32", expected):
+            found = f"{shapes[key][0]} {list(shapes[key][1])}" if key in shapes else "nothing"
+            raise FileError(f'{path} holds {found} as "{name}", expected F32 {list(expected)}; {AGAIN}')

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
-from sdic_runtime.colours import in_srgb, profile_of, without_profile
-from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError
+from sdic_runtime.decoding import BYTE_LIMIT, PIXEL_LIMIT, SIDE_LIMIT, as_rgb, orientation_of, pixel_limit, turned, without_metadata
+from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError, printable
 from sdic_runtime.files import reason
 
 if TYPE_CHECKING:
@@ -30,14 +30,13 @@ class ArrayLike(Protocol):
 
 PictureLike: TypeAlias = "str | os.PathLike[str] | Image | np.ndarray | ArrayLike"  # see `prepare`
 
-PIXEL_LIMIT = 100_000_000  # width * height; above it a file is refused before it is decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # decoders that run no other program
 HEIF = "HEIF"  # of pillow-heif, where that is installed
 # The kinds of ISO media files that hold HEIC pictures, at bytes 8 to 12.
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 RANGE_SLACK = 1e-3  # how far beyond [-1, 1] a float picture may be, for rounding
 
-ORIENTATION, FIRST_TURNED = 0x0112, 5  # the EXIF tag; its values from which width and height change places
+FIRST_TURNED = 5  # EXIF orientations from which width and height change places
 _warnings_lock = threading.Lock()
 
 
@@ -46,24 +45,28 @@ def load_picture(path: str | os.PathLike[str], profiles: bool = True) -> Image:
 
     The EXIF orientation is applied; colour profiles are converted to sRGB (with `profiles=False` they are ignored, as in the release);
     transparency is composited on white; 16-bit gray is scaled to 8 bits (16-bit colour loses its low byte in the decoder); of an animation
-    the first frame is taken. Raises PictureError for what is missing, unreadable, damaged, not a picture, or larger than PIXEL_LIMIT.
+    the first frame is taken. Damaged metadata is ignored. Raises PictureError for what is missing, unreadable, damaged, not a picture, or
+    larger than the limits of `decoding`.
     """
     with opened_file(path) as image:
-        return to_rgb(image, str(path), profiles)
+        colours, orientation = as_rgb(image, str(path), profiles), orientation_of(image)
+    del image  # turning needs as much memory again
+    return turned(colours, orientation)
 
 
 def decode_picture(stream: BinaryIO, name: str = "the picture", limit: int = PIXEL_LIMIT, profiles: bool = True) -> Image:
     """Decode an open file, or bytes in an io.BytesIO, as `load_picture` does; `name` is what errors call it. Raises PictureError for more
     than `limit` pixels, before anything is decoded."""
     with opened(stream, name, limit) as image:
-        return to_rgb(image, name, profiles)
+        colours, orientation = as_rgb(image, name, profiles), orientation_of(image)
+    del image
+    return turned(colours, orientation)
 
 
 def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Width and height of a picture file as a person sees it, from its header. Raises PictureError."""
     with opened_file(path, decode=False) as image:
-        turned = image.getexif().get(ORIENTATION, 1) >= FIRST_TURNED
-        return (image.height, image.width) if turned else image.size
+        return (image.height, image.width) if orientation_of(image) >= FIRST_TURNED else image.size
 
 
 @contextmanager
@@ -72,7 +75,7 @@ def opened_file(path: str | os.PathLike[str], decode: bool = True) -> Iterator[I
     path = Path(path)
     try:
         with path.open("rb") as stream:
-            whole = stream if stream.seekable() else io.BytesIO(stream.read())  # a pipe is read whole
+            whole = stream if stream.seekable() else io.BytesIO(_all_of(stream, str(path)))  # a pipe is read whole
             with opened(whole, str(path), decode=decode) as image:
                 yield image
     except FileNotFoundError:
@@ -96,22 +99,44 @@ def opened(stream: BinaryIO, name: str = "the picture", limit: int = PIXEL_LIMIT
     try:
         if not stream.read(1):
             raise PictureError(f"{name} is empty (0 bytes); get the picture again")
-        stream.seek(0)
-        with _open(stream, name) as image:
-            _check_size(image.width * image.height, name, limit)
-            if decode:
-                image.load()
+        try:
+            image = _loaded(stream, name, limit, decode)
+        except (MemoryError, Image.DecompressionBombError):
+            raise
+        except Exception:
+            if (pixels_alone := without_metadata(stream)) is None:
+                raise
+            image = _loaded(pixels_alone, name, limit, decode)
+        with image:
             yield image
     except SdicError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.search(r"\d+", str(error))
-        _check_size(int(pixels.group()) if pixels else limit + 1, name, limit)
+        _check_pixels(int(pixels.group()) if pixels else limit + 1, name, limit)
         raise PictureError(f"{name} is too large: {error}") from error
     except MemoryError as error:
         raise OutOfMemoryError(f"not enough memory to decode {name}; make the picture smaller") from error
     except Exception as error:  # a damaged file fails in as many ways as there are decoders
-        raise PictureError(f"{name} is damaged: {str(error) or type(error).__name__}; get the picture again") from error
+        raise PictureError(f"{name} is damaged: {printable(str(error), 200) or type(error).__name__}; get the picture again") from error
+
+
+def _all_of(stream: BinaryIO, name: str) -> bytes:
+    """What comes through a pipe, to its end."""
+    data = stream.read(BYTE_LIMIT + 1)
+    if len(data) > BYTE_LIMIT:
+        raise PictureError(f"{name} has more than {BYTE_LIMIT} bytes; give a picture")
+    return data
+
+
+def _loaded(stream: BinaryIO, name: str, limit: int, decode: bool) -> Image:
+    """The image in an open file, within the limits, decoded or with its header alone."""
+    stream.seek(0)
+    image = _open(stream, name)
+    _check_size(image, name, min(limit, pixel_limit(image)))
+    if decode:
+        image.load()
+    return image
 
 
 def _open(stream: BinaryIO, name: str) -> Image:
@@ -146,37 +171,20 @@ def _register_heic(name: str) -> None:
     register_heif_opener()
 
 
-def _check_size(pixels: int, name: str, limit: int = PIXEL_LIMIT) -> None:
+def _check_size(image: Image, name: str, limit: int = PIXEL_LIMIT) -> None:
+    _check_pixels(image.width * image.height, name, limit)
+    if max(image.size) > SIDE_LIMIT:
+        raise PictureError(f"{name} is {image.width} x {image.height}, and the longest side is {SIDE_LIMIT}; make the picture smaller")
+
+
+def _check_pixels(pixels: int, name: str, limit: int) -> None:
     if pixels > limit:
         raise PictureError(f"{name} has {pixels / 1e6:.0f} megapixels, and the limit is {limit / 1e6:.0f}; make the picture smaller")
 
 
 def to_rgb(image: Image, name: str = "the picture", profiles: bool = True) -> Image:
     """An upright 8-bit RGB copy of a decoded image of any mode; see `load_picture`. Raises PictureError."""
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    profile = profile_of(image) if profiles else None
-    if image.mode.startswith("I"):
-        values = np.asarray(image, np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise PictureError(f"{name} has gray values from {values.min()} to {values.max()}; save it with 8 or 16 bits")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise PictureError(f"{name} holds floating-point gray values; save it with 8 or 16 bits")
-
-    def plain(part: Image.Image) -> Image.Image:
-        return without_profile(part.convert("RGB")) if profile is None else in_srgb(part, profile)
-
-    try:
-        if not image.has_transparency_data:
-            return plain(image)
-        colours = image.convert("RGBA")
-        seen = plain(image.convert("L") if image.mode == "LA" else colours.convert("RGB"))
-        seen.putalpha(colours.getchannel("A"))
-        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
-    except ValueError as error:
-        raise PictureError(f"{name} has the colour mode {image.mode}, which cannot be turned into RGB; save it as RGB") from error
+    return turned(as_rgb(image, name, profiles), orientation_of(image))
 
 
 def prepare(
@@ -187,14 +195,22 @@ def prepare(
     `picture`: a path; a PIL image; a uint8 array [H, W, 3] (also [H, W], [H, W, 1], [H, W, 4]) of any size; or a float32 array
     [N, 3, S, S] in [-1, 1], taken as it is; tensors of PyTorch count as arrays. `sizes` has R and S. Resized with Pillow's `resampling`
     filter, bilinear in the release; where `visible_rows` are not the whole generated picture, resized to S x (visible part of S) and
-    letterboxed with black. `profiles`: see `load_picture`. Raises PictureError, or ArgumentError for what is no picture.
+    letterboxed with black. `profiles`: see `load_picture`. Raises PictureError, ArgumentError for what is no picture, or OutOfMemoryError.
     """
+    try:
+        return _prepared(picture, sizes, visible_rows, resampling, profiles)
+    except MemoryError as error:
+        name = str(picture) if isinstance(picture, str | os.PathLike) else "the picture"
+        raise OutOfMemoryError(f"not enough memory to prepare {name}; make it smaller") from error
+
+
+def _prepared(picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[int, int], resampling: str, profiles: bool) -> np.ndarray:
     from PIL import Image
 
     if isinstance(picture, str | os.PathLike):
         return fit(load_picture(picture, profiles), sizes, visible_rows, resampling)
     if isinstance(picture, Image.Image):
-        _check_size(picture.width * picture.height, "the picture")
+        _check_size(picture, "the picture")
         decoded = _decoded(picture, profiles)
         if 0 in decoded.size:
             raise PictureError(f"the picture is {decoded.width} x {decoded.height}; give one of at least one pixel")
@@ -256,8 +272,9 @@ def _from_bytes(array: np.ndarray) -> Image:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
         raise PictureError(f"the uint8 picture has shape {list(array.shape)}; expected [H, W, 3]")
-    _check_size(array.shape[0] * array.shape[1], "the picture")
-    return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array))
+    image = Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)
+    _check_size(image, "the picture")
+    return to_rgb(image)
 
 
 def _check_floats(array: np.ndarray, side: int) -> np.ndarray:

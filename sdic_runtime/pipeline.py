@@ -54,6 +54,7 @@ class Pipeline:
         precision: str | None = None,
         threads: int | None = None,
         verify: bool = True,
+        trust: bool = False,
         profiles: bool = True,
         **options: Any,
     ) -> Pipeline:
@@ -61,10 +62,11 @@ class Pipeline:
 
         `backend`: onnxruntime, openvino, tensorrt, tensorrt-rtx, torch, any other installed one, or "auto"; see `Pipeline.reason`.
         `precision`: the bundle's default when None; "auto" allows bf16 where that is faster; `backend.description` says what it costs.
-        `threads`: CPU threads, all cores when None. `verify=False` skips the comparison of hashes. `profiles=False` ignores pictures'
-        colour profiles, as the release does. `options` go to the backend, such as `device="cuda"`. Raises SdicError.
+        `threads`: CPU threads, all cores when None. `verify=False` skips the comparison of hashes. `trust=True` is for bundles of someone
+        known, see docs/trust.md. `profiles=False` ignores pictures' colour profiles, as the release does. `options` go to the backend, such
+        as `device="cuda"`. Raises SdicError.
         """
-        bundle = Bundle.open(path, verify)
+        bundle = Bundle.open(path, verify, trust)
         name, reason = choose_backend(bundle, precision) if backend == "auto" else (backend, "")
         return cls(bundle, load_backend(name, bundle, precision=precision, threads=threads, **options), reason, profiles)
 

@@ -7,6 +7,7 @@ method.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -27,6 +28,7 @@ FIXED_AXES: dict[str, Axes] = {IMAGE: (BATCH, 3, "S", "S"), PICTURE: (BATCH, 3, 
 CODE_AXES: Axes = (BATCH, "L", "C")
 MASK_AXES: Axes = (BATCH, 1, "S", "S")  # of what an edit takes to keep a region as it is
 LARGEST_SIZE = 1 << 16  # of one axis
+LARGEST_TENSOR = 1 << 28  # values of one picture
 MOST_AXES = 8
 EDIT_KINDS = ("direction", "ganspace")
 # Offsets to what the generator makes of a code, where a method has them: an inversion keeps zeros, and an edit in style space adds to them
@@ -134,16 +136,28 @@ def _require(holds: bool, what: str) -> None:
         raise BundleError(what)
 
 
-def _check_tables(method: Method) -> None:
-    missing = [letter for letter in SIZE_LETTERS if letter not in method.sizes]
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Raise BundleError for sizes that no model has."""
+    missing = [letter for letter in SIZE_LETTERS if letter not in sizes]
     _require(not missing, f"sizes lacks {', '.join(missing)}")
-    for letter, size in method.sizes.items():
+    for letter, size in sizes.items():
         _require(letter.isalpha() and letter != BATCH, f'sizes has "{letter}", which is not a letter for a size')
         _require(0 < size <= LARGEST_SIZE, f'sizes["{letter}"] is {size}, expected 1 to {LARGEST_SIZE}')
+
+
+def check_axes(name: str, axes: Axes, sizes: Mapping[str, int]) -> None:
+    """Raise BundleError for axes that no tensor has: of sizes that are not there, or of more than LARGEST_TENSOR values."""
+    known = all(axis in sizes if isinstance(axis, str) else 0 < axis <= LARGEST_SIZE for axis in axes[1:])
+    fits = axes[:1] == (BATCH,) and len(axes) <= MOST_AXES and known
+    _require(fits, f'the axes of the tensor "{name}" are {list(axes)}, expected "N", then at most {MOST_AXES - 1} sizes')
+    values = math.prod(sized(axes, sizes, 1))
+    _require(values <= LARGEST_TENSOR, f'the tensor "{name}" has {values} values for one picture, and the limit is {LARGEST_TENSOR}')
+
+
+def _check_tables(method: Method) -> None:
+    check_sizes(method.sizes)
     for name, axes in method.tensors.items():
-        known = all(axis in method.sizes if isinstance(axis, str) else 0 < axis <= LARGEST_SIZE for axis in axes[1:])
-        fits = axes[:1] == (BATCH,) and len(axes) <= MOST_AXES and known
-        _require(fits, f'the axes of the tensor "{name}" are {list(axes)}, expected "N", then at most {MOST_AXES - 1} sizes')
+        check_axes(name, axes, method.sizes)
     for name, expected in FIXED_AXES.items():
         _require(method.tensors.get(name) == expected, f'the tensor "{name}" must have the axes {list(expected)}')
     for name, stage in method.stages.items():

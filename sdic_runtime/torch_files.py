@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sdic_runtime.errors import FileError
+from sdic_runtime.files import open_regular
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_NAME, DATA_FOLDER, ORDER_NAME = "data.pkl", "data", "byteorder"
@@ -34,7 +35,7 @@ def read_torch(path: Path) -> Any:
     Raises OSError, and FileError for a file of another form (that of PyTorch before 1.6 among them), with anything but tensors in it, or
     damaged.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         if stream.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
             raise FileError("it is not in the form that torch.save writes since PyTorch 1.6")
     try:

@@ -75,8 +75,12 @@ def load_plain(bundle: Bundle, **options: Any) -> TorchBackend:
 
 
 def recorded_others(bundle: Bundle) -> list[Path]:
-    """The further files of the model that `bundle` records."""
-    return [bundle.path / name for name in bundle.manifest.checkpoint.get("others", "").splitlines()]
+    """The further files of the model that `bundle` records, there and unchanged. Raises CheckpointError."""
+    record = bundle.manifest.checkpoint
+    names, hashes = record.get("others", "").splitlines(), record.get("others_sha256", "").splitlines()
+    if len(hashes) != len(names):
+        raise CheckpointError(f"the bundle {bundle.path} does not say which files its {len(names)} further ones are; build it again")
+    return [_unchanged(bundle, name, digest, "build it again") for name, digest in zip(names, hashes, strict=True)]
 
 
 def recorded_checkpoint(bundle: Bundle) -> Path:
@@ -85,13 +89,18 @@ def recorded_checkpoint(bundle: Bundle) -> Path:
     remedy = "name the checkpoint it was built from: checkpoint=PATH in Python, --checkpoint PATH on the command line"
     if "path" not in record:
         raise CheckpointError(f"the bundle {bundle.path} does not say which checkpoint it was built from; {remedy}")
-    path = bundle.path / record["path"]  # an absolute path stays as it is
-    if not path.is_file():
-        raise CheckpointError(f"the checkpoint {path} that the bundle {bundle.path} was built from is not there; {remedy}")
-    if sha256(path) != record.get("sha256"):
-        raise CheckpointError(
-            f"the checkpoint {path} has changed since the bundle {bundle.path} was built from it; build it again or {remedy}"
-        )
+    return _unchanged(bundle, record["path"], record.get("sha256", ""), remedy)
+
+
+def _unchanged(bundle: Bundle, name: str, digest: str, remedy: str) -> Path:
+    """The file `name`, which may lie outside `bundle`: it is read only where its hash is the recorded one. Raises CheckpointError."""
+    path = bundle.path / name  # an absolute path stays as it is
+    try:
+        found = sha256(path)
+    except (OSError, ValueError):
+        raise CheckpointError(f"the checkpoint {path} that the bundle {bundle.path} was built from is not there; {remedy}") from None
+    if found != digest:
+        raise CheckpointError(f"the checkpoint {path} has changed since the bundle {bundle.path} was built from it; {remedy}")
     return path
 
 

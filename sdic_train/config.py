@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from math import log2
 from typing import Any
 
-from sdic_runtime.errors import ArgumentError, CheckpointError
+import msgspec
+
+from sdic_runtime.errors import ArgumentError, CheckpointError, SdicError
+from sdic_runtime.json_text import convert
+from sdic_runtime.program import LARGEST_SIZE
 
 FEATURE_SIZE = 64  # height and width of the layer-7 feature
+MOST_HALVINGS = 2  # of the networks that read a picture and give a feature: see `ModelConfig.halvings`
 RELEASED_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
+GROUPS = 4  # of an encoder's body
+PARTS = {"scales": 4, "up": 3, "volume": 4, "stem": 2}  # of the discrepancy networks
 FUSIONS = ("attention", "affine")
 ENCODER_FORMS = ("e4e", "psp")
 ENCODER_BODIES = ("ir_se", "resnet")
@@ -89,6 +96,11 @@ class ModelConfig:
         return {"R": self.resolution, "S": self.working, "L": self.rows, "C": self.style_width, "K": self.channels[FEATURE_SIZE]}
 
     @property
+    def halvings(self) -> int:
+        """How often the picture of the working size is halved down to the size of the layer-7 feature: twice in all released models."""
+        return int(log2(self.working // FEATURE_SIZE))
+
+    @property
     def visible_rows(self) -> tuple[int, int]:
         """Rows of the generator's picture that a user sees: all of them, or those between the bars of a letterboxed domain."""
         if self.encoder.crop is None:
@@ -97,8 +109,20 @@ class ModelConfig:
         return top * self.resolution // self.working, end * self.resolution // self.working
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values that JSON keeps."""
-        return {**asdict(self), "channels": {str(size): width for size, width in self.channels.items()}}
+        """Plain values that JSON keeps: those of every model, and none that a method adds, which the shapes of its weights say."""
+        values = {name: value for name, value in asdict(self).items() if name in ModelConfig.__dataclass_fields__}
+        return {**values, "channels": {str(size): width for size, width in self.channels.items()}}
+
+    def _check_parts(self) -> None:
+        """Raise CheckpointError where sizes are missing, or given for another number of parts."""
+        missing = [str(4 << layer) for layer in range(int(log2(self.resolution)) - 1) if 4 << layer not in self.channels]
+        groups = (len(self.encoder.widths), len(self.encoder.units))
+        lengths = {item.name: len(getattr(self.discrepancy, item.name)) for item in fields(self.discrepancy) if item.name in PARTS}
+        if missing or groups != (GROUPS, GROUPS) or lengths != PARTS or 0 in self.channels.values() or self.style_width == 0:
+            raise CheckpointError(
+                f"the model configuration has no channels at {', '.join(missing) or 'no size'}, an encoder of {groups} groups and units, "
+                f"and discrepancy networks of {lengths} parts; save the checkpoint again with this version"
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
@@ -108,11 +132,26 @@ class ModelConfig:
             encoder = EncoderConfig(**_with_tuples(values.pop("encoder")))
             discrepancy = DiscrepancyConfig(**_with_tuples(values.pop("discrepancy")))
             channels = {int(size): width for size, width in values.pop("channels").items()}
-            return cls(encoder=encoder, discrepancy=discrepancy, channels=channels, **values)
-        except (KeyError, TypeError, AttributeError) as error:
+            config = cls(encoder=encoder, discrepancy=discrepancy, channels=channels, **values)
+            _check_numbers(convert(msgspec.to_builtins(config, str_keys=True), cls, str_keys=True))
+            config._check_parts()
+            return config
+        except SdicError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise CheckpointError(
                 f"the model configuration does not fit this version ({error}); save the checkpoint again with it"
             ) from error
+
+
+def _check_numbers(value: Any) -> None:
+    """Raise CheckpointError for a size, somewhere in a configuration, that no network has."""
+    if isinstance(value, int) and not 0 <= value <= LARGEST_SIZE:
+        raise CheckpointError(f"the model configuration has a size of {value}, and sizes are 0 to {LARGEST_SIZE}")
+    if is_dataclass(value):
+        value = {item.name: getattr(value, item.name) for item in fields(value)}
+    for part in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, tuple) else ():
+        _check_numbers(part)
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -299,6 +299,21 @@ def _runner(backend: Backend) -> Callable[..., Arrays]:
     return run
 
 
+def whole_arrays(computed: Callable[[Backend, np.ndarray], Arrays], bundle: Path, backend: str, pictures: np.ndarray) -> Arrays:
+    """What `computed` gives of the bundle on the backend called `backend`."""
+    from sdic_runtime.pipeline import Pipeline
+
+    with Pipeline.load(bundle, backend=backend) as pipeline:
+        return computed(pipeline.backend, pictures)
+
+
+def remove_files(folder: Path) -> None:
+    """Remove every file below `folder`: a full-size model takes gigabytes."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+
 def worst(got: Arrays, want: Arrays) -> tuple[float, str]:
     """The largest difference over the standard deviation of what is expected (of statistics: the deviation that they state), and where.
 

@@ -15,6 +15,7 @@ from sdic_export.cli.directions import app as directions_app
 from sdic_export.cli.engines import build_with_progress, engines
 from sdic_export.cli.half import half
 from sdic_export.cli.triton import triton
+from sdic_export.cli.web import web
 from sdic_runtime.cli.app import command_line, run
 from sdic_runtime.cli.options import Debug, PrecisionOption
 
@@ -189,6 +190,7 @@ app.command("half")(half)
 app.command("bf16")(measure_bf16)
 app.command("engines")(engines)
 app.command("triton")(triton)
+app.command("web")(web)
 
 
 @app.command("verify")

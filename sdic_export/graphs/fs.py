@@ -10,7 +10,7 @@ from sdic_export.graphs.encoded import evaluated
 from sdic_export.graphs.folded import constant
 from sdic_export.graphs.replaced import cut_modules
 from sdic_export.graphs.sfe import AdaptiveMean, UnitGraph
-from sdic_train.networks.fs.model import FS, READ
+from sdic_train.networks.fs.model import FS
 from sdic_train.networks.sfe.backbone import Unit
 
 
@@ -22,9 +22,9 @@ class FSEncoderGraph(nn.Module):
 
     def __init__(self, model: FS) -> None:
         super().__init__()
-        encoder, side = model.fs, READ
+        encoder, side = model.fs, model.fs.read
         self.rows = model.config.rows
-        self.shrink = nn.AvgPool2d(model.config.working // READ)
+        self.shrink = nn.AvgPool2d(model.config.working // model.fs.read)
         self.stem = nn.Sequential(*encoder.conv)
         blocks, pools = [], []
         for number in range(1, 5):

@@ -32,11 +32,13 @@ PRECISION_TYPES = {"fp16": "float16", "bf16": "bfloat16"}  # the half type a pre
 PLAN_TENSOR = re.compile(rb"tensor=\{ ([ -~]{0,4000}?) type=(\w+) \}")
 PLAN_PAYLOAD = re.compile(rb"const_payload_size=(\d+)")
 PLAN_HOST = b"system_hmem"  # shapes and sizes live in host memory
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what half precision is for; other nodes only move or add what there is
 KEPT = 0.5  # of the graph's share of half weights, how much must be found in the engine: fusions keep some constants in float32
 
 
 class Census(msgspec.Struct, frozen=True):
-    """Tensors and weight bytes per type. `source` says where the numbers come from."""
+    """Tensors and weight bytes per type. `source` says where the numbers come from. `layers`: those that the inspector names, and of a
+    graph its convolutions and matrix products."""
 
     source: str
     tensors: dict[str, int] = {}
@@ -90,23 +92,25 @@ def inspector_census(information: str) -> Census:
 
 
 def graph_census(path: Path) -> Census:
-    """What the ONNX file at `path` asks for: the weights of its graph."""
+    """What the ONNX file at `path` asks for: the weights of its graph, and how many nodes multiply by them."""
     import onnx
 
     weights: Counter[str] = Counter()
-    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+    graph = onnx.load(path, load_external_data=False).graph
+    for tensor in graph.initializer:
         if tensor.data_type in (FLOAT, *HALVES.values()):
             weights[NAMES[tensor.data_type]] += prod(tensor.dims) * (4 if tensor.data_type == FLOAT else 2)
-    return Census("graph", {}, dict(weights))
+    return Census("graph", {}, dict(weights), sum(node.op_type in PRODUCTS for node in graph.node))
 
 
 def check_precision(graph: str, precision: str, engine: Census, asked: Census) -> None:
     """Raise BackendError when `engine`, built in a half precision, does not hold the half types that its graph asks for.
 
-    `asked` is the census of the graph. An engine that says nothing about its types is refused too: precision is checked, not assumed.
+    `asked` is the census of the graph. An engine that says nothing about its types is refused too: precision is checked, not assumed. A
+    graph without a convolution or a matrix product, such as a difference of two pictures, has nothing that must be half.
     """
     kind = PRECISION_TYPES.get(precision)
-    if kind is None:
+    if kind is None or asked.layers == 0:
         return
     again = f"write the graphs anew with: sdic-export half DIR --policy {precision}"
     if asked.weight_share(kind) == 0:

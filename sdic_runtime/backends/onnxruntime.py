@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,13 @@ import numpy as np
 
 from sdic_runtime.backends.bands import REBUILD, Bands, for_one
 from sdic_runtime.backends.base import Backend
+from sdic_runtime.backends.forks import leave, register
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, Graph, files_in
 from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import ArgumentError, BackendError, BundleError, OutOfMemoryError
+from sdic_runtime.files import open_regular
 from sdic_runtime.program import Method, Stage
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -28,6 +31,7 @@ QUIET = 3  # ONNX Runtime's log level for errors only
 # No extra can ask for it: both packages fill the same folder, and whichever is removed takes the other's files along.
 GPU_HINT = "in place of onnxruntime: pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu"
 FLOAT = "tensor(float)"
+NEEDED_FOR_LINKS = "add_external_initializers_from_files_in_memory"  # of its options, in later versions
 SAME_AS_REQUESTED = 1  # ONNX Runtime's number for the arena that does not double
 
 
@@ -95,6 +99,7 @@ class OnnxRuntime(Backend):
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
         self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
         self._closed = False
+        register(self)
         _register_shared_arena()
 
     @property
@@ -126,6 +131,13 @@ class OnnxRuntime(Backend):
         self._closed = True
         self._answers.clear()
         self._sessions.clear()
+
+    def after_fork(self) -> None:
+        """In a new process: the threads of the sessions are not there. They are never used or ended, which would wait for these threads;
+        the stages are loaded anew when they are asked for."""
+        leave(self._answers, self._sessions)
+        self._answers, self._sessions = {}, {}
+        self._locks = {stage: threading.Lock() for stage in self._locks}
 
     def _answer(self, stage: str, outputs: Sequence[str]) -> Any:
         """The session that computes `outputs` of `stage` with the least work, made on first use."""
@@ -174,7 +186,9 @@ class OnnxRuntime(Backend):
         settings = {"device_id": str(self._index), "use_tf32": str(int(self._tf32))} if self._kind == "cuda" else {}
         providers = [(provider, settings), *([(PROVIDERS["cpu"], {})] if self._kind != "cpu" else [])]
         with self._readable(f'the stage "{name}" could not be loaded from {path}', f"see: sdic-export verify {self.bundle.path}"):
-            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            read = _bring_outside(options, self.bundle.outside(path))  # must be there until the session is
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+            del read
         # ONNX Runtime goes on with the CPU when CUDA cannot start, and only logs it.
         if provider not in session.get_providers():
             why = f'ONNX Runtime could not start on "{self._kind}:{self._index}"'
@@ -225,6 +239,22 @@ class OnnxRuntime(Backend):
             if isinstance(error, MemoryError) or any(sign in text.lower() for sign in MEMORY_SIGNS):
                 raise OutOfMemoryError(f"{what}: not enough memory on {self._kind}; use a smaller batch") from error
             raise BackendError(f"{what}: {text[:300]}; {remedy}") from error
+
+
+def _bring_outside(options: Any, weights: Mapping[str, Path]) -> list[mmap.mmap]:
+    """Hand over weights whose files are links out of the bundle, which ONNX Runtime does not follow; their hashes were compared. What is
+    returned must be kept until the session is made. Raises BundleError."""
+    maps: list[mmap.mmap] = []
+    if not weights:
+        return maps
+    if not hasattr(options, NEEDED_FOR_LINKS):
+        first = next(iter(weights.values()))
+        raise BundleError(f"{first} is a link out of the bundle, which this ONNX Runtime does not follow; update it, or use: cp -rL")
+    for path in weights.values():
+        with open_regular(path) as stream:
+            maps.append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    getattr(options, NEEDED_FOR_LINKS)(list(weights), maps, [len(data) for data in maps])
+    return maps
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sdic_runtime.backends.base import Backend
+from sdic_runtime.backends.forks import leave, register
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import OPENVINO, Graph, files_in
 from sdic_runtime.bundle.manifest import STANDARD
@@ -96,6 +97,14 @@ class OpenVino(Backend):
         self._networks: dict[Graph, Network] = {}
         self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
         self._closed = False
+        register(self)
+
+    def after_fork(self) -> None:
+        """In a new process: see `OnnxRuntime.after_fork`."""
+        leave(self._networks, self._core)
+        _core.cache_clear()
+        self._core, self._networks = _core(), {}
+        self._locks = {stage: threading.Lock() for stage in self._locks}
 
     @property
     def description(self) -> str:

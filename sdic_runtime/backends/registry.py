@@ -33,7 +33,7 @@ class BackendEntry:
 
     `target` is "module:callable" of `load(bundle, **options) -> Backend`. The module may also offer
     `unavailable(bundle: Bundle | None) -> str | None`: in a few words why the backend cannot be used here (with this bundle); those of
-    REDUCED also take the precision that they would run in.
+    REDUCED also take the precision that they would run in. And `untrusted(bundle) -> str | None`: why `auto` must not choose it.
     """
 
     name: str
@@ -53,6 +53,11 @@ class BackendEntry:
             return f"it needs the package {error.name}" if error.name else str(error)
         check = getattr(module, "unavailable", None)
         return check(bundle, *([REDUCED[self.name]] if reduced else [])) if check else None
+
+    def untrusted(self, bundle: Bundle) -> str | None:
+        """Why this backend should only run `bundle` when it is named, in a few words; None when it may be chosen."""
+        check = getattr(importlib.import_module(self.target.split(":")[0]), "untrusted", None)
+        return check(bundle) if check else None
 
     def options(self) -> dict[str, inspect.Parameter]:
         """The options of `load`; a key "**" stands for any other. Empty for a backend whose package is not installed."""
@@ -79,6 +84,7 @@ def choose_backend(bundle: Bundle, precision: str | None = None) -> tuple[str, s
     passed: list[str] = []
     for name in order:
         obstacle = entries[name].unavailable(bundle, reduced=name in reducing) if name in entries else "not installed"
+        obstacle = obstacle or entries[name].untrusted(bundle)
         if obstacle is None:
             return name, f"{name} is the first of {', '.join(order)} that can be used here" + _because(passed)
         passed.append(f"{name}: {obstacle}")

@@ -257,7 +257,7 @@ class Journal:
         except OSError as error:
             raise FileError(f"cannot read {self._path}: {reason(error)}; choose another folder with --out") from error
         for line in lines:
-            with suppress(ValueError, msgspec.ValidationError):  # a killed run leaves half a line
+            with suppress(ValueError, RecursionError):  # a killed run leaves half a line
                 entry = msgspec.convert(json.loads(line), Entry)
                 self._entries[entry.source] = entry
 

@@ -9,28 +9,35 @@ from pathlib import Path
 
 from sdic_runtime.bundle.graphs import Graph, files_of, graph_for
 from sdic_runtime.bundle.manifest import BUILD_HINT, MANIFEST_NAME, Manifest, parse_manifest
+from sdic_runtime.bundle.onnx_file import OnnxFileError, read_onnx_file
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import ArgumentError, BundleError
-from sdic_runtime.files import reason, sha256
+from sdic_runtime.files import TRUST_VARIABLE, is_inside, open_regular, read_regular, reason, sha256
+from sdic_runtime.json_text import LARGEST
 from sdic_runtime.leftovers import bring_back
 
+TRUST_HINT = "--trust before the command, or trust=True in Python"
+SHOWN = 3  # operators in a sentence
 DEMO_FOLDER = Path(__file__).with_name("demo")
 
 
 class Bundle:
     """An opened bundle: its manifest, and its files, each checked against its hash before its path is handed out."""
 
-    def __init__(self, path: Path, manifest: Manifest, verify: bool = True) -> None:
+    def __init__(self, path: Path, manifest: Manifest, verify: bool = True, trust: bool = False) -> None:
         self.path, self.manifest, self._verify = path, manifest, verify
+        self.trust = trust or os.environ.get(TRUST_VARIABLE) == "1"
         self._checked: set[str] = set()
+        self._graphs = {file for variants in manifest.graphs.values() for files in variants.values() for file in files}
 
     def __repr__(self) -> str:
         return f'<Bundle "{self.manifest.name}" ({self.manifest.method}) at {self.path}>'
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] | None = None, verify: bool = True) -> Bundle:
-        """Open the bundle in the folder `path` (or the embedded demo bundle). With `verify=False` hashes are not compared. Raises
-        BundleError when it is no bundle, of a newer schema, or its manifest is not valid."""
+    def open(cls, path: str | os.PathLike[str] | None = None, verify: bool = True, trust: bool = False) -> Bundle:
+        """Open the bundle in the folder `path` (or the embedded demo bundle). With `verify=False` hashes are not compared. `trust` allows
+        graphs what only graphs of someone known may do: operators that may never end, and engines. Raises BundleError when it is no bundle,
+        of a newer schema, or its manifest is not valid."""
         folder = DEMO_FOLDER if path is None else Path(path)
         if folder.name == MANIFEST_NAME and folder.is_file():
             folder = folder.parent
@@ -42,15 +49,16 @@ class Bundle:
         if not folder.exists():
             raise BundleError(f"there is no bundle at {folder}; {BUILD_HINT}")
         try:
-            text = manifest_path.read_bytes()
+            text = read_regular(manifest_path, LARGEST)
         except (FileNotFoundError, NotADirectoryError):
             raise BundleError(f"{folder} is not a bundle, it has no {MANIFEST_NAME}; {BUILD_HINT}") from None
         except OSError as error:
             raise BundleError(f"cannot read {manifest_path}: {reason(error)}") from error
-        return cls(folder, parse_manifest(text, str(manifest_path)), verify)
+        return cls(folder, parse_manifest(text, str(manifest_path)), verify, trust)
 
     def file(self, name: str) -> Path:
-        """The path of the file `name`, there and (once per bundle) checked against its size and hash. Raises BundleError."""
+        """The path of the file `name`, there and (once per bundle) checked against its size and hash, and a graph also for what it asks to
+        run and to read. A link that leaves the bundle is followed where the hash of its target is right. Raises BundleError."""
         entry = self.manifest.files.get(name)
         if entry is None:
             raise BundleError(f'{self.path / MANIFEST_NAME} lists no file "{name}"; {BUILD_HINT}')
@@ -58,9 +66,10 @@ class Bundle:
         if name in self._checked:
             return path
         try:
-            size = path.stat().st_size
+            with open_regular(path) as stream:
+                size = os.fstat(stream.fileno()).st_size
             damage = f"it has {size} bytes instead of {entry.bytes}" if size != entry.bytes else ""
-            if not damage and self._verify and sha256(path) != entry.sha256:
+            if not damage and (self._verify or self.leaves(path)) and sha256(path) != entry.sha256:
                 damage = "its SHA-256 is not the one in " + MANIFEST_NAME
         except FileNotFoundError:
             damage = "it is missing"
@@ -68,8 +77,34 @@ class Bundle:
             damage = reason(error)
         if damage:
             raise BundleError(f"{path} is damaged: {damage}; see the whole extent with: sdic-export verify {self.path}")
+        if name in self._graphs:
+            self._check_graph(name, path)
         self._checked.add(name)
         return path
+
+    def leaves(self, path: Path) -> bool:
+        """Whether a file of the bundle is a link to a place outside it."""
+        return not path.resolve().is_relative_to(self.path.resolve())
+
+    def outside(self, graph: Path) -> dict[str, Path]:
+        """The external weights of a graph that are links to places outside the bundle: their names in the graph -> their files."""
+        names = self.manifest.weights.get(graph.relative_to(self.path).as_posix(), ())
+        paths = [path for path in (self.path / name for name in names) if self.leaves(path)]
+        return {Path(os.path.relpath(path, graph.parent)).as_posix(): path for path in paths}
+
+    def _check_graph(self, name: str, path: Path) -> None:
+        """A graph reads no file but the weights that the manifest lists for it, and runs known operators. Raises BundleError."""
+        try:
+            found = read_onnx_file(path)
+        except OnnxFileError as error:
+            raise BundleError(f"{path} is no ONNX file: {error}; {BUILD_HINT}") from error
+        listed = {os.path.normpath(os.path.join(self.path, weights)) for weights in self.manifest.weights.get(name, ())}
+        for location in sorted(found.locations):
+            if not is_inside(location) or os.path.normpath(path.parent / location) not in listed:
+                raise BundleError(f'{path} reads "{location}", which the bundle does not list as its weights; {BUILD_HINT}')
+        if found.unknown and not self.trust:
+            operators = ", ".join(found.unknown[:SHOWN]) + (f" and {len(found.unknown) - SHOWN} more" if len(found.unknown) > SHOWN else "")
+            raise BundleError(f"{path} runs {operators}, which may do anything or never end; if you know who made it, use: {TRUST_HINT}")
 
     def check(self, names: Iterable[str] | None = None) -> None:
         """Check the files `names` (all of the bundle when not given), several at a time. Raises BundleError for the first damaged one."""

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sdic_runtime.errors import BundleError
+from sdic_runtime.errors import BundleError, printable
 from sdic_runtime.files import is_inside, replacing, sha256
+from sdic_runtime.json_text import SHOWN, JsonError, convert, parse_json
 from sdic_runtime.program import STYLES_LETTER, Method, check
 
 SCHEMA = 2
@@ -98,9 +99,9 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def parse_manifest(text: bytes, origin: str = MANIFEST_NAME) -> Manifest:
     """The manifest in JSON; `origin` names it in errors. Raises BundleError for anything that its schema does not allow."""
     try:
-        data = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise BundleError(f"{origin} is not valid JSON ({error}); {BUILD_HINT}") from error
+        data = parse_json(text, what=origin)
+    except JsonError as error:
+        raise BundleError(f"{error}; {BUILD_HINT}") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
         update = "update with: pip install --upgrade sdic-toolkit"
@@ -111,11 +112,11 @@ def parse_manifest(text: bytes, origin: str = MANIFEST_NAME) -> Manifest:
         if schema not in (1, SCHEMA) or isinstance(schema, bool):
             raise BundleError(f"schema is {schema!r:.60}, expected {SCHEMA}")
         content = {key: value for key, value in (_from_first_schema(data) if schema == 1 else data).items() if key != "schema"}
-        manifest = msgspec.convert(content, Manifest)
+        manifest = convert(content, Manifest)
         check(manifest)
         _check(manifest)
-    except (msgspec.ValidationError, BundleError, RecursionError) as error:
-        raise BundleError(f"{origin} is not a valid bundle manifest: {str(error)[:300]}; {BUILD_HINT}") from error
+    except (JsonError, BundleError) as error:
+        raise BundleError(f"{origin} is not a valid bundle manifest: {printable(str(error), SHOWN)}; {BUILD_HINT}") from error
     return manifest
 
 

@@ -14,12 +14,13 @@ import typer
 
 from sdic_runtime.cli.options import Debug
 from sdic_runtime.cli.signals import BROKEN_PIPE, SIGNALLED, ending_well, hold_standard_streams, reader_gone, silence
-from sdic_runtime.errors import MissingExtraError, SdicError
-from sdic_runtime.files import reason
+from sdic_runtime.errors import MissingExtraError, SdicError, printable
+from sdic_runtime.files import TRUST_VARIABLE, reason
 
 BAD_INPUT = 2
 INTERRUPTED = 130
 EXTRAS = {"sdic-export": "export", "sdic-train": "train"}  # command line -> the extra that brings what it imports
+TRUST_HELP = "Let a bundle of someone known run any operator, and auto its engines."
 COMMANDS = ("invert", "edit", "sweep", "studio", "video", "directions", "batch", "compare", "bench", "doctor", "download", "demo")
 
 
@@ -61,7 +62,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
                 return heard.code(INTERRUPTED)
             if settings["debug"]:
                 traceback.print_exc()
-            typer.echo(f"error: {_explained(error, name)}", err=True)
+            typer.echo(f"error: {printable(_explained(error, name))}", err=True)
             return BAD_INPUT
 
 
@@ -74,6 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(app, arguments)
 
 
+def _remember_trust(value: bool) -> bool:
+    """For this process and those that it starts."""
+    if value:
+        os.environ[TRUST_VARIABLE] = "1"
+    return value
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -84,6 +92,7 @@ def _print_version(wanted: bool) -> None:
 
 def _options(
     debug: Debug = False,
+    trust: Annotated[bool, typer.Option("--trust", callback=_remember_trust, help=TRUST_HELP)] = False,
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Hold the options that stand before a command; their callbacks do all there is to do."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +15,10 @@ MEBIBYTE = 1 << 20
 
 
 def run(
-    bundle: options.BundleOption = None,
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Option("--bundle", metavar="DIR", help="Bundle folder, repeated to compare methods; the embedded demo bundle when omitted."),
+    ] = None,
     backends: Annotated[
         list[str] | None, typer.Option("--backend", help="Backend to measure; repeat to compare. Options: torch:compile=true.")
     ] = None,
@@ -29,22 +34,26 @@ def run(
     """Measure how fast backends are.
 
     Load time, first call, inversion, edit of an inversion, every stage, and peak memory. Each backend runs in a process
-    of its own, once in every round. Ratios say how many times as fast as the first backend.
+    of its own, once in every round. Ratios say how many times as fast as the first backend with the same bundle.
 
     \b
     Example:
-      sdic-run bench --bundle engines/ffhq1024 --backend onnxruntime --backend torch --batch 1 --batch 4
+      sdic-run bench --bundle engines/ffhq1024 --bundle engines/hfgi --backend torch-plain --backend onnxruntime
     """
     from sdic_runtime.cli.reports import check_report, report
-    from sdic_runtime.errors import SdicError
+    from sdic_runtime.errors import ArgumentError, SdicError
     from sdic_runtime.progress import progress
     from sdic_runtime.tools.bench import Plan, measure_apart, pooled
 
     options.check_checkpoint(backends or ["auto"], checkpoint)
     check_report(json_file)
-    options.notice(options.DEMO_NOTICE if bundle is None else "")
-    folder, weights = (str(path) if path is not None else None for path in (bundle, checkpoint))
-    plans = [Plan(folder, backend, precision, weights, tuple(batches or (1,)), runs, warm_up) for backend in backends or ["auto"]]
+    if checkpoint is not None and len(bundles or ()) > 1:
+        raise ArgumentError(f"--checkpoint is the weights of one bundle, and {len(bundles or ())} are named; measure its bundle alone")
+    options.notice("" if bundles else options.DEMO_NOTICE)
+    weights = None if checkpoint is None else str(checkpoint)
+    folders: list[str | None] = [str(path) for path in bundles or ()] or [None]
+    sizes, pairs = tuple(batches or (1,)), product(folders, backends or ["auto"])
+    plans = [Plan(folder, backend, precision, weights, sizes, runs, warm_up) for folder, backend in pairs]
     found: dict[int, list[dict[str, Any]]] = {index: [] for index in range(len(plans))}
     failed = False
     for index in progress([*found] * rounds, "backends", unit="backend"):
@@ -55,8 +64,9 @@ def run(
         except SdicError as error:
             failed = True
             del found[index]
-            options.notice(f"error: {plans[index].backend}: {error}")
-    measured = [pooled(results) for results in found.values()]
+            where = f" with {plans[index].bundle}" * (len(folders) > 1)
+            options.notice(f"error: {plans[index].backend}{where}: {error}")
+    measured = [{**pooled(results), "path": plans[index].bundle} for index, results in found.items()]
     if measured:
         report({"measured": measured}, json_file, lambda: show(measured))
     if failed:
@@ -64,24 +74,28 @@ def run(
 
 
 def show(measured: Sequence[dict[str, Any]]) -> None:
-    """Print three tables: whole calls, stages, and what each process cost."""
+    """Print three tables: whole calls, stages, and what each process cost. The bundle is a column where there are several."""
     from sdic_runtime.cli.reports import table
 
     calls, stages, costs = [], [], []
+    several = len({result["path"] for result in measured}) > 1
+    heading = ("bundle",) * several
     for result in measured:
-        backend, peak = result["backend"], result["peak_memory_bytes"]
+        who, peak = (result["bundle"],) * several + (result["backend"],), result["peak_memory_bytes"]
+        first = next(other for other in measured if other["path"] == result["path"])
         for batch in result["batches"]:
             size = batch["batch"]
             for what in (name for name in ("inversion", "edit") if name in batch):
-                faster = ratio(measured[0], size, what, batch[what]["p50"])
+                faster = ratio(first, size, what, batch[what]["p50"])
                 speed = f"{batch[what]['pictures_per_second']:.2f}", f"{faster:.2f}x"
-                calls.append((backend, str(size), what, *milliseconds(batch[what]), *speed))
-            stages += [(backend, str(size), stage, *milliseconds(timing)) for stage, timing in batch["stages"].items()]
+                calls.append((*who, str(size), what, *milliseconds(batch[what]), *speed))
+            stages += [(*who, str(size), stage, *milliseconds(timing)) for stage, timing in batch["stages"].items()]
         seconds = (f"{result[name]:.2f}" for name in ("load_seconds", "first_call_seconds"))
-        costs.append((backend, *seconds, f"{peak / MEBIBYTE:.0f}" if peak else "unknown", result["description"]))
-    typer.echo(table(("backend", "batch", "what", "p50 ms", "p90 ms", "p99 ms", "pictures/s", "ratio"), calls, left=3))
-    typer.echo("\n" + table(("backend", "batch", "stage of an inversion", "p50 ms", "p90 ms", "p99 ms"), stages, left=3))
-    typer.echo("\n" + table(("backend", "load s", "first call s", "peak MiB", "what ran"), costs))
+        costs.append((*who, *seconds, f"{peak / MEBIBYTE:.0f}" if peak else "unknown", result["description"]))
+    left = 3 + several
+    typer.echo(table((*heading, "backend", "batch", "what", "p50 ms", "p90 ms", "p99 ms", "pictures/s", "ratio"), calls, left=left))
+    typer.echo("\n" + table((*heading, "backend", "batch", "stage of an inversion", "p50 ms", "p90 ms", "p99 ms"), stages, left=left))
+    typer.echo("\n" + table((*heading, "backend", "load s", "first call s", "peak MiB", "what ran"), costs, left=1 + several))
 
 
 def milliseconds(timing: dict[str, float]) -> list[str]:

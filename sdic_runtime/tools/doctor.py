@@ -17,7 +17,7 @@ from typing import Any
 from sdic_runtime.backends.onnxruntime import GPU_HINT
 from sdic_runtime.contents import METADATA, OTHER, SAFETENSORS, content_of, safetensors_header
 from sdic_runtime.cpus import available_cpus
-from sdic_runtime.errors import MissingExtraError, SdicError
+from sdic_runtime.errors import MissingExtraError, SdicError, printable
 from sdic_runtime.files import sha256
 from sdic_runtime.tools.public_files import DIRECTION, PublicFile, candidates, known, same_size
 
@@ -25,6 +25,7 @@ OK, NOTE, PROBLEM = "ok", "note", "problem"
 # What saved inversions, directions and PCA bases say of themselves: files without weights.
 RESULT_METADATA = {"format": ("sdic-inversion",), "kind": ("direction", "pca")}
 SHOWN = 8  # tensors of a file
+LONGEST_SUBJECT, LONGEST_FINDING = 120, 1000  # characters
 DOCTOR_GROUP = "sdic.doctor"
 DRIVER_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader")
 DRIVER_SECONDS = 20
@@ -55,6 +56,10 @@ class Finding:
     level: str
     subject: str
     text: str
+
+    def __post_init__(self) -> None:  # names and metadata are of whoever wrote the file
+        object.__setattr__(self, "subject", printable(self.subject, LONGEST_SUBJECT))
+        object.__setattr__(self, "text", printable(self.text, LONGEST_FINDING))
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,8 @@ def backends() -> Iterator[Finding]:
 
 def examine(path: Path) -> Section:
     """A section on one path: a bundle folder, or any file that a user may take for weights."""
+    if path.exists() and not (path.is_dir() or path.is_file()):
+        return Section(str(path), (Finding(PROBLEM, "path", "it is a pipe or a device and not a file; name a file or a folder"),))
     if not path.exists():
         return Section(str(path), (Finding(PROBLEM, "path", f'there is no "{path}"; check the path'),))
     return Section(str(path), tuple(bundle_findings(path) if path.is_dir() else file_findings(path)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor
 
 from sdic_runtime.contents import PICKLE, SAFETENSORS, TORCH, content_of
-from sdic_runtime.errors import CheckpointError, FileError
-from sdic_runtime.files import replacing
+from sdic_runtime.errors import CheckpointError, FileError, OutOfMemoryError
+from sdic_runtime.files import reason, replacing
+from sdic_runtime.json_text import JsonError, parse_json
+from sdic_train.checkpoints.limits import check_announced
 from sdic_train.checkpoints.stand_ins import RUNS, Emptied, Refused, Skipped, for_torch, names_in, persistent
 
 STATE_DICT = "write its weights alone, with torch.save(model.state_dict(), FILE)"
@@ -34,6 +35,8 @@ def load_container(path: Path) -> dict[str, Any]:
     if form == SAFETENSORS:
         tensors, metadata = read_safetensors(path)
         return flattened(tensors) | {"opts": recorded_options(metadata)}
+    if announced := unusable(path):
+        raise CheckpointError(f'"{path}" is not read: {announced}; get the file again from where it was published')
     if form == PICKLE:
         from sdic_train.checkpoints.nvidia import read_pickle
 
@@ -50,6 +53,15 @@ def load_container(path: Path) -> dict[str, Any]:
     return container
 
 
+def unusable(path: Path) -> str:
+    """Why a file of torch.save is not read at all, see `limits`; "" where nothing speaks against it."""
+    try:
+        check_announced(path)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
 def weight_form(path: Path) -> str:
     """What kind of file of weights it is, see `sdic_runtime.contents`. Raises CheckpointError for any other file."""
     try:
@@ -57,7 +69,7 @@ def weight_form(path: Path) -> str:
     except FileNotFoundError as error:
         raise CheckpointError(f'there is no file "{path}"; check the path') from error
     except OSError as error:
-        raise CheckpointError(f'cannot read "{path}" ({error.strerror}); give a readable checkpoint file') from error
+        raise CheckpointError(f'cannot read "{path}" ({reason(error)}); give a readable checkpoint file') from error
     if content.wrong:
         raise CheckpointError(f'"{path}" {content.wrong}')
     return content.form
@@ -80,7 +92,9 @@ def _load_torch(path: Path, form: str) -> Any:
         raise CheckpointError(f'"{path}" {RUNS.format(error.name)}') from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f'"{path}" holds objects that are not read here; {STATE_DICT}') from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except MemoryError as error:
+        raise OutOfMemoryError(f'not enough memory to read "{path}"; free some') from error
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise CheckpointError(f'"{path}" ({path.stat().st_size} bytes) is truncated or damaged; download it again') from error
 
 
@@ -111,8 +125,8 @@ def flattened(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def recorded_options(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The training options in the metadata of a safetensors file: as JSON under "opts", or each under its own name."""
     try:
-        found = json.loads(metadata.get("opts", "{}"))
-    except ValueError:
+        found = parse_json(metadata.get("opts", "{}"))
+    except JsonError:
         found = {}
     return {**metadata, **(found if isinstance(found, dict) else {})}
 

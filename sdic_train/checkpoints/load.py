@@ -12,9 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from sdic_runtime.errors import CheckpointError
+from sdic_runtime.json_text import JsonError, parse_json
 from sdic_runtime.tools.public_files import where
 from sdic_train.checkpoints.files import GIVE, load_container, unwrapped, write_safetensors
-from sdic_train.checkpoints.recognise import FURTHER, KINDS, encoder_type, kind_of, kinds_of, lacking, missing_parts, prefixes_of, question
+from sdic_train.checkpoints.recognise import (
+    FURTHER,
+    INTERDIGITAL,
+    KINDS,
+    encoder_type,
+    kind_of,
+    kinds_of,
+    lacking,
+    missing_parts,
+    prefixes_of,
+    question,
+)
 from sdic_train.checkpoints.shapes import config_from_shapes
 from sdic_train.config import FACES, FEATURE_SIZE, ModelConfig
 from sdic_train.networks.clcae.model import CLCAE
@@ -53,6 +65,7 @@ STATES = ("g_ema", "state_dict", "enc_state_dict")  # what a container calls its
 BESIDE = ("latent_avg", "opts", "args")  # what stands beside weights in a container without a dictionary of its own for them
 Model = TypeVar("Model", bound=SDIC | Encoded | SFEInverter | HyperStyle | CLCAE | FS)
 MEAN_SAMPLES = 4096
+TRAINED = "trained with sdic-train: the licences of its generator and of its pictures count"
 HALF_FROM = 256  # elements from which a tensor is worth rounding to float16
 
 
@@ -67,6 +80,8 @@ class Checkpoint:
     latent_avg: Tensor | None  # [L, C]
     options: dict[str, Any] = field(default_factory=dict)  # the training options that the file records
     may_be: tuple[str, ...] = ()  # the kinds that fit; several where a file cannot be told from another method's
+    average: Tensor | None = None  # CLCAE's average picture [1, 3, S, S]
+    ours: bool = False  # written by `save_checkpoint`: the file is whole, and `config` is what it was trained with
 
     def __post_init__(self) -> None:
         for name, tensor in self.state.items():
@@ -83,7 +98,8 @@ def read_checkpoint(path: str | Path, domain: str | None = None, kind: str | Non
     """
     path = Path(path)
     container = load_container(path)
-    if container.get("opts", {}).get("format") == FORMAT:
+    recorded = container.get("opts")
+    if isinstance(recorded, Mapping) and recorded.get("format") == FORMAT:
         return _own(path, container, kind)
     state, options = _released_state(path, container)
     may_be = (kind,) if kind else tuple(kinds_of(path, state, options))
@@ -131,6 +147,8 @@ def load_model(checkpoint: Checkpoint, build: Callable[[ModelConfig], Model], ot
 def completed(checkpoint: Checkpoint, others: Sequence[str | Path]) -> Checkpoint:
     """`checkpoint` with the networks that the files `others` hold: the generator with its mean latent code from a generator's file, the
     encoder from e4e's. Raises CheckpointError where one is missing that the whole must have."""
+    if checkpoint.ours and not others:
+        return checkpoint
     state, average, domain = dict(checkpoint.state), checkpoint.latent_avg, checkpoint.config.domain
     parts = [FURTHER[need].prefix for need in KINDS[checkpoint.kind].needs]
     for path in others:
@@ -185,15 +203,15 @@ def save_checkpoint(
     latent_avg: Tensor | None = None,
     metadata: dict[str, str] | None = None,
     half: bool = False,
+    average: Tensor | None = None,
     **parts: nn.Module,
 ) -> None:
-    """Writes the parts named `encoder`, `generator`, `dipn`, `dicn` with their configuration to a safetensors file, in one move.
+    """Writes networks, named as in `recognise.KINDS`, with their configuration to a safetensors file, in one move.
 
     With `half` large tensors are rounded to float16, which halves the file; they are float32 again when they are read.
     """
     tensors = {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
-    if latent_avg is not None:
-        tensors["latent_avg"] = latent_avg
+    tensors |= {name: tensor for name, tensor in (("latent_avg", latent_avg), ("average", average)) if tensor is not None}
     state = {}
     for name, tensor in tensors.items():
         rounded = half and tensor.is_floating_point() and tensor.numel() >= HALF_FROM
@@ -221,9 +239,13 @@ def describe(path: Path) -> list[tuple[str, str]]:
         said = checkpoint.options.get("encoder_type")
         says = f'encoder_type "{said}"' if said else "no encoder_type is recorded"
         rows.append(("encoder", f"{says}: {config.encoder.inputs} channels, body {config.encoder.body}"))
-    for part in missing_parts(checkpoint.kind, checkpoint.state):
+    state = checkpoint.state if checkpoint.average is None else {**checkpoint.state, "average": checkpoint.average}
+    for part in missing_parts(checkpoint.kind, state):
         rows.append(("also needs", f"its {part.what}, in a file of its own, for --with: {where(part.file)}"))
-    rows += [("latent_avg", _said_of_average(checkpoint)), ("licence", kind.licence)]
+    rows += [
+        ("latent_avg", _said_of_average(checkpoint)),
+        ("licence", TRAINED if checkpoint.ours and kind.licence == INTERDIGITAL else kind.licence),
+    ]
     clamp = checkpoint.options.get("conv_clamp")
     if clamp is not None:
         rows.append(
@@ -253,19 +275,22 @@ def _own(path: Path, container: dict[str, Any], kind: str | None) -> Checkpoint:
     """What `save_checkpoint` wrote."""
     state, options = dict(container), container["opts"]
     del state["opts"]
-    average = state.pop("latent_avg", None)
+    average, picture = state.pop("latent_avg", None), state.pop("average", None)
     try:
-        config = ModelConfig.from_dict(json.loads(options["config"]))
-    except (KeyError, ValueError) as error:
+        config = ModelConfig.from_dict(parse_json(options["config"], dict[str, Any]))
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, JsonError) as error:
         raise CheckpointError(f'"{path}" says nothing readable of its sizes ({error}); write it again with sdic-train') from error
     kind = kind_of(path, state, {"encoder_type": encoder_type(config.encoder)}, kind)
-    return Checkpoint(path, kind, state, config, None if average is None else average.float(), may_be=(kind,))
+    return Checkpoint(path, kind, state, config, _float(average), may_be=(kind,), average=_float(picture), ours=True)
 
 
 def _released_state(path: Path, container: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights of a file under our prefixes, and the options that it records."""
     options = container.get("opts") or container.get("args") or {}
-    options = dict(vars(options)) if hasattr(options, "__dict__") and not isinstance(options, Mapping) else dict(options)
+    options = dict(vars(options)) if hasattr(options, "__dict__") and not isinstance(options, Mapping) else options
+    options = {str(name): value for name, value in options.items()} if isinstance(options, Mapping) else {}
     held = next((container[name] for name in STATES if isinstance(container.get(name), Mapping)), None)
     state = {name: value for name, value in container.items() if name not in BESIDE} if held is None else held
     if not all(isinstance(value, Tensor) for value in state.values()) or not state:
@@ -334,6 +359,10 @@ def _load(module: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
 def _complain(path: Path, what: str, names: list[str], meaning: str) -> None:
     if names:
         raise CheckpointError(f'"{path}" {what} ({_some(names)}), so {meaning}; download or convert the checkpoint again')
+
+
+def _float(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.float()
 
 
 def _some(names: list[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from itertools import groupby
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,19 +21,20 @@ from sdic_train.checkpoints.recognise import FURTHER, lacking
 from sdic_train.config import EncoderConfig, ModelConfig
 from sdic_train.networks.clcae.model import CLCAE, CLCAEConfig
 from sdic_train.networks.fs.model import FS
-from sdic_train.networks.hyperstyle.config import SHARED_BELOW, HyperConfig
+from sdic_train.networks.hyperstyle.config import HyperConfig
 from sdic_train.networks.hyperstyle.model import HyperStyle
 
 
 def load_hyperstyle(path: Path, domain: str | None = None, others: Sequence[Path] = ()) -> HyperStyle:
-    """HyperStyle from its two files, in evaluation mode. Of the W encoder's file the encoder alone is read."""
+    """HyperStyle from its two files, in evaluation mode, or from the one that `sdic-train method` wrote. Of the W encoder's file only the
+    encoder is read."""
     checkpoint = read_checkpoint(path, domain, "HyperStyle")
-    encoder = companion(path, others, "HyperStyle", "W encoder")
-    state = without_aliases(path, checkpoint.state)
-    config = hyper_config(
-        path, replace(checkpoint.config, encoder=replace(encoder.config.encoder, crop=checkpoint.config.encoder.crop)), state
-    )
-    state |= {name: tensor for name, tensor in encoder.state.items() if name.startswith("encoder.")}
+    state, config = without_aliases(path, checkpoint.state), checkpoint.config
+    if not checkpoint.ours:
+        encoder = companion(path, others, "HyperStyle", "W encoder")
+        config = replace(config, encoder=replace(encoder.config.encoder, crop=config.encoder.crop))
+        state |= {name: tensor for name, tensor in encoder.state.items() if name.startswith("encoder.")}
+    config = hyper_config(path, config, state)
 
     def build(_: ModelConfig) -> HyperStyle:
         return HyperStyle(config)
@@ -82,20 +83,18 @@ def hyper_config(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -
     if any(".make_kernel_in." in name for name in state):
         raise CheckpointError(f'"{path}" is the separable form of HyperStyle, which was never released; give a released file')
     body = sum(bool(re.fullmatch(r"hypernet\.body\.\d+\.conv1\.weight", name)) for name in state)
-    widths = [
-        (width, len(list(units))) for width, units in groupby(state[f"hypernet.body.{unit}.conv1.weight"].shape[0] for unit in range(body))
-    ]
+    starts = [unit for unit in range(body) if not unit or f"hypernet.body.{unit}.downsample.0.weight" in state]  # of the groups
 
     def width(shared: bool, otherwise: int) -> int:
-        found = [layer for layer in blocks if (layer < SHARED_BELOW) == shared]
+        found = [layer for layer in blocks if (f"hypernet.refinement_blocks.{layer}.linear.weight" in state) == shared]
         return state[f"hypernet.refinement_blocks.{found[0]}.convs.0.weight"].shape[0] if found else otherwise
 
     try:
         return HyperConfig(
             **{item.name: getattr(config, item.name) for item in fields(ModelConfig)},
             tuned=tuple(blocks),
-            backbone=tuple(width for width, _ in widths),
-            units=tuple(count for _, count in widths),
+            backbone=tuple(state[f"hypernet.body.{unit}.conv1.weight"].shape[0] for unit in starts),
+            units=tuple(end - start for start, end in pairwise([*starts, body])),
             narrow=width(True, HyperConfig.narrow),
             wide=width(False, HyperConfig.wide),
         )
@@ -105,7 +104,8 @@ def hyper_config(path: Path, config: ModelConfig, state: Mapping[str, Tensor]) -
 
 def load_clcae(path: Path, domain: str | None = None, others: Sequence[Path] = ()) -> CLCAE:
     """CLCAE from its three files, in evaluation mode: the weights, the average picture, and a file of the same generator that has its mean
-    code. Without the last the mean code is computed from the mapping network, which is not quite the same."""
+    code. Without the last the mean code is computed from the mapping network, which is not quite the same. A file of `sdic-train method`
+    holds all three."""
     checkpoint = read_checkpoint(path, domain, "CLCAE")
     variants = {"encoder.decoder.": "no_res", "encoder.content_layer.0.": "no_feature_attention"}
     found = [option for prefix, option in variants.items() if any(name.startswith(prefix) for name in checkpoint.state)]
@@ -113,7 +113,7 @@ def load_clcae(path: Path, domain: str | None = None, others: Sequence[Path] = (
         option = found[0] if found else "learn_in_w=False"
         raise CheckpointError(f'"{path}" was trained with the option {option}, which no released CLCAE was; give a released file')
     pictures = [other for other in others if is_picture(other)]
-    if not pictures:
+    if not pictures and checkpoint.average is None:
         raise CheckpointError(lacking(path, "CLCAE", FURTHER["average picture"]))
     hidden = checkpoint.state["encoder.feature_cross_attention.linear1.weight"].shape[0]
 
@@ -125,7 +125,10 @@ def load_clcae(path: Path, domain: str | None = None, others: Sequence[Path] = (
     model = load_model(replace(checkpoint, options={}, latent_avg=None if average else checkpoint.latent_avg), build, average)
     if (model.latent_avg != model.latent_avg[:1]).any():
         raise CheckpointError(f'"{average[0]}" has a mean code whose rows differ; give the generator file that CLCAE was trained on')
-    model.average = torch.from_numpy(prepare(pictures[0], model.config.sizes, model.config.visible_rows))
+    if checkpoint.average is not None:
+        model.average = checkpoint.average
+    else:
+        model.average = torch.from_numpy(prepare(pictures[0], model.config.sizes, model.config.visible_rows))
     return model
 
 
@@ -139,8 +142,11 @@ def is_picture(path: Path) -> bool:
 
 
 def load_fs(path: Path, domain: str | None = None, others: Sequence[Path] = ()) -> FS:
-    """FS from its encoder and a file that has the generator and its mean code, in evaluation mode."""
+    """FS from its encoder and a file that has the generator and its mean code, in evaluation mode, or from the one that `sdic-train method`
+    wrote."""
     encoder = read_checkpoint(path, domain, "FS")
+    if encoder.ours:
+        return load_model(encoder, FS)
     found = [checkpoint for other in others if (checkpoint := read_checkpoint(other, sure=False)).kind != "FS"]
     if not found:
         raise CheckpointError(lacking(path, "FS", FURTHER["generator with its mean code"]))

@@ -63,9 +63,9 @@ class Further:
 
 
 FURTHER = {
-    "W encoder": Further("W encoder", "faces_w_encoder.pt"),
-    "average picture": Further("average picture", "image_avg.png"),
-    "generator with its mean code": Further("generator with its mean code", "psp_ffhq_encode.pt"),
+    "W encoder": Further("W encoder", "faces_w_encoder.pt", "encoder."),
+    "average picture": Further("average picture", "image_avg.png", "average"),
+    "generator with its mean code": Further("generator with its mean code", "psp_ffhq_encode.pt", "generator."),
     "generator": Further("generator", "stylegan2-ffhq-config-f.pt", "generator."),
     "e4e": Further("e4e encoder", "e4e_ffhq_encode.pt", "encoder."),
 }
@@ -79,7 +79,7 @@ KINDS = {
     "ReStyle-pSp": Kind(
         "restyle-psp", ENCODED, "psp", 6, ("BackboneEncoder", "ResNetBackboneEncoder", "GradualStyleEncoder", "ResNetGradualStyleEncoder")
     ),
-    "HyperStyle": Kind("hyperstyle", ("generator.", "hypernet."), needs=("W encoder",)),
+    "HyperStyle": Kind("hyperstyle", ("generator.", "hypernet."), optional=("encoder.",), needs=("W encoder",)),
     "W encoder": Kind("", ENCODED, "psp", encoder_types=("WEncoder",), mark="encoder.linear.weight"),
     "CLCAE": Kind(
         "clcae",
@@ -89,7 +89,7 @@ KINDS = {
         mark="encoder.styles_others.0.linear.weight",
         needs=("average picture",),
     ),
-    "FS": Kind("fs", ("fs.",), licence=INTERDIGITAL, needs=("generator with its mean code",)),
+    "FS": Kind("fs", ("fs.",), optional=("generator.",), licence=INTERDIGITAL, needs=("generator with its mean code",)),
     "SFE": Kind("sfe", ("inverter.", "editor."), optional=ENCODED, needs=("generator", "e4e")),
     "SFE-inverter": Kind("sfe-inverter", ("inverter.",), optional=ENCODED, needs=("generator",)),
     "StyleGAN2": Kind("", ("generator.",), licence=NVIDIA),

@@ -1,18 +1,18 @@
-"""`sdic-train`: data sets, generator, encoder, SDIC, tuning, edit directions, evaluation."""
+"""`sdic-train`: data sets, generator, encoder, SDIC and other methods, tuning, edit directions, evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from sdic_runtime.cli.app import command_line, run
-from sdic_train.cli import dataset, directions, encoder, evaluate, generator, reader, sdic, tune
+from sdic_train.cli import dataset, directions, encoder, evaluate, generator, method, reader, sdic, tune
 
 app = command_line(
     "sdic-train",
     "Train and evaluate SDIC on any domain: generator, encoder, SDIC, edit directions, evaluation.",
     "sdic-train sdic --model runs/encoder/model.safetensors --data data/portraits --out runs/sdic",
 )
-for module in (dataset, reader, generator, encoder, sdic, tune, evaluate):
+for module in (dataset, reader, generator, encoder, sdic, method, tune, evaluate):
     app.command(module.__name__.rpartition(".")[2])(module.run)
 app.add_typer(directions.app, name="directions")
 

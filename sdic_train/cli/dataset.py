@@ -9,6 +9,8 @@ from typer import Option, echo
 
 from sdic_runtime.cli.options import Debug
 
+SHOWN = 10  # files that are omitted
+
 
 def run(
     out: Annotated[Path, Option("--out", "-o", metavar="DIR", help="Folder of the data set.", show_default=False)],
@@ -33,8 +35,13 @@ def run(
     from sdic_train.data.datasets import CHUNK, cache_folder, draw_portraits
 
     if source is not None:
-        counts = list(progress(cache_folder(source, out, size, held_out), "pictures"))
-        kept, left = counts[-1]
+        dropped: dict[Path, str] = {}
+        for kept, left in progress(cache_folder(source, out, size, held_out, dropped), "pictures"):  # noqa: B007 - the last ones count
+            pass
+        for reason in list(dropped.values())[:SHOWN]:
+            echo(f"omitted: {reason}", err=True)
+        if dropped:
+            echo(f"{len(dropped)} files of {source} are omitted", err=True)
         echo(f"{kept} pictures for training and {left} held out in {out}")
         return
     for _ in progress(draw_portraits(out, count, size, photo, seed, processes), "portraits", total=-(-count // CHUNK), unit="chunk"):

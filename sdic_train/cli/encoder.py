@@ -1,4 +1,4 @@
-"""`sdic-train encoder`: train an e4e encoder on a frozen generator."""
+"""`sdic-train encoder`: train an e4e or pSp encoder, or that of HyperStyle, on a frozen generator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from sdic_train.cli import options as shared
 def run(
     told: shared.Training,
     generator: Annotated[Path, Option(metavar="FILE", help="Checkpoint with the generator.", show_default=False)],
-    recipe: Annotated[str, Option(help="e4e, code (regression of known codes) or picture: the demo's two.")] = "e4e",
+    recipe: Annotated[
+        str, Option(help="e4e, psp, psp-released, w (one row, for HyperStyle); the demo's: code, picture, psp-demo, w-demo.")
+    ] = "e4e",
     start: Annotated[Path | None, Option("--from", metavar="FILE", help="Checkpoint with an encoder to start from.")] = None,
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
@@ -26,7 +28,7 @@ def run(
     Example:
       sdic-train encoder --generator runs/g128/model.safetensors --data data/portraits --recipe code --steps 5000 --out runs/encoder
     """
-    from sdic_train.checkpoints.load import load_encoder, load_generator
+    from sdic_train.checkpoints.load import load_generator
     from sdic_train.losses.networks import identity_network, perceptual_network
     from sdic_train.trainers.encoder import EncoderTrainer
     from sdic_train.trainers.recipes import ENCODER
@@ -36,5 +38,5 @@ def run(
     pictures, judges = told.pictures(network.config.working, photos), (perceptual_network(perceptual), identity_network(identity))
     trainer = EncoderTrainer(network, chosen, pictures, told.compute(), told.steps, *judges)
     if start is not None and not told.resumes:
-        trainer.start_from(load_encoder(start)[0])
+        trainer.start_from(start)
     told.run(trainer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from enum import Enum
 from inspect import Parameter
@@ -73,7 +73,7 @@ def _value(name: str, text: str, example: Any) -> Any:
     return value
 
 
-def named(table: dict[str, Recipe], name: str, what: str) -> Recipe:
+def named(table: Mapping[str, Recipe], name: str, what: str) -> Recipe:
     """table[name], or an ArgumentError that lists the names."""
     if name not in table:
         raise ArgumentError(f'there is no {what} "{name}"; the {what}s are: {", ".join(table)}')

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdic_runtime.errors import FileError, PictureError
-from sdic_runtime.files import replacing
+from sdic_runtime.errors import FileError, SdicError, printable
+from sdic_runtime.files import replacing, sha256
+from sdic_runtime.folders import PICTURE_SUFFIXES
 from sdic_runtime.pictures import fit, load_picture, to_bytes
 from sdic_train.portraits.portraits import PARAMETERS, Parameter, sample
 
 CHUNK = 500  # pictures that one process draws at a time
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 SIDED_KINDS = {"sides", "switch", "rare"}  # of parameters whose values omit the middle
 HELD_OUT_SEED = 900_000  # data sets of this seed and above are never trained on
 
@@ -110,31 +110,71 @@ def joined(*sets: PictureSet) -> PictureSet:
     return PictureSet(*(np.concatenate([getattr(part, entry.name) for part in sets]) for entry in fields(PictureSet)))
 
 
-def cache_folder(source: Path, folder: Path, size: int, held_out: float = 0.05) -> Iterator[tuple[int, int]]:
-    """Brings every picture below `source` to size x size, as the runtime prepares its input, and stores them in `folder`; yields how many
-    were kept for training and held out so far.
+def cache_folder(
+    source: Path, folder: Path, size: int, held_out: float = 0.05, dropped: dict[Path, str] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Brings every picture below `source` to size x size, as the runtime prepares its input, and stores them in `folder`, one after the
+    other; yields how many were kept for training and held out so far.
 
     A picture is held out when the hash of its file falls into the share `held_out`, so that copies stay on one side.
-    Files that are no pictures are passed over; none at all is a FileError.
+    Visible files that are no pictures or cannot be read are passed over, and put into `dropped` with the reason; no picture at all is a
+    FileError.
     """
     if not source.is_dir():
         raise FileError(f"{source} is not a folder; name a folder of pictures")
-    kept: dict[bool, list[NDArray[np.uint8]]] = {False: [], True: []}
-    for path in sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES):
-        try:
-            picture = square(path, size)
-        except PictureError:
-            continue
-        share = int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) / 2**32
-        kept[share < held_out].append(picture)
-        yield len(kept[False]), len(kept[True])
-    if not kept[False]:
-        raise FileError(f"{source} holds no pictures for training ({', '.join(sorted(SUFFIXES))}); name a folder that does")
+    dropped = {} if dropped is None else dropped
+    paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    for side, pictures in kept.items():
-        if pictures:
-            with replacing(_cached(folder, size, side)) as temporary, temporary.open("wb") as file:
-                np.save(file, np.stack(pictures))
+    try:
+        with ExitStack() as files:
+            sides: dict[bool, _Cache] = {}
+            for path in paths:
+                try:
+                    share = int(sha256(path)[:8], 16) / 2**32
+                    picture = square(path, size) if path.suffix.lower() in PICTURE_SUFFIXES else None
+                except (SdicError, OSError) as error:
+                    dropped[path] = printable(str(error))
+                    continue
+                if picture is None:
+                    dropped[path] = f"{path} is no picture by its name"
+                    continue
+                side = share < held_out
+                if side not in sides:
+                    sides[side] = _Cache(files.enter_context(replacing(_cached(folder, size, side))), size, len(paths))
+                    files.callback(sides[side].close)
+                sides[side].add(picture)
+                yield tuple(sides[side].count if side in sides else 0 for side in (False, True))  # type: ignore[misc]
+            if False not in sides:
+                raise FileError(f"{source} holds no pictures for training ({', '.join(PICTURE_SUFFIXES)}); name a folder that does")
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+class _Cache:
+    """A file of pictures [N, size, size, 3] that numpy reads, written one by one: N is known at the end."""
+
+    def __init__(self, path: Path, size: int, most: int) -> None:
+        self.count, self._size, self._file = 0, size, path.open("wb")
+        self._length = self._header(most)
+
+    def add(self, picture: NDArray[np.uint8]) -> None:
+        self._file.write(picture.tobytes())
+        self.count += 1
+
+    def close(self) -> None:
+        self._file.seek(0)
+        if self._header(self.count) != self._length:  # numpy leaves room for the number to grow
+            raise FileError(f"the header of {self._file.name} changed its length; report it")
+        self._file.close()
+
+    def _header(self, count: int) -> int:
+        shape = (count, self._size, self._size, 3)
+        np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        return self._file.tell()
 
 
 def square(path: Path, size: int) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_train.config import ModelConfig
-from sdic_train.networks.layers import BottleneckIR, EqualLinear
+from sdic_train.networks.layers import BottleneckIR, EqualLinear, ShortcutConv2d
 
 COARSE_ROWS, MIDDLE_ROWS = 3, 7  # rows 0-2 read the coarsest level, rows 3-6 the middle one, the others the finest
 REDUCTION = 16  # of the squeeze-and-excitation units
@@ -38,9 +38,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.downsample = (
-            None if inputs == outputs else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        )
+        self.downsample = None if inputs == outputs else nn.Sequential(ShortcutConv2d(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]."""

@@ -43,6 +43,18 @@ class EqualLinear(nn.Module):
         return F.leaky_relu(x, LEAKY_SLOPE) * sqrt(2) if self.activation else x
 
 
+def strided(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
+    """The convolution of x [N, inputs, H, W].
+
+    Where a gradient is wanted, the stride of a window of one pixel is taken before the convolution, which is the same: PyTorch 2.13 writes
+    outside its memory in the gradient of a strided one on CPUs, in the channels-last layout and with fewer than 16 inputs.
+    """
+    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and not torch.compiler.is_compiling()
+    if stride > 1 and weight.shape[2:] == (1, 1) and wanted:
+        return F.conv2d(x[:, :, ::stride, ::stride], weight, bias)
+    return F.conv2d(x, weight, bias, stride=stride, padding=padding)
+
+
 class EqualConv2d(nn.Module):
     """Convolution with an equalized learning rate."""
 
@@ -55,7 +67,7 @@ class EqualConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] -> [N, outputs, H', W']."""
-        return F.conv2d(x, self.weight * self.scale, self.bias, stride=self.stride, padding=self.padding)
+        return strided(x, self.weight * self.scale, self.bias, self.stride, self.padding)
 
 
 class ScaledLeakyReLU(nn.Module):
@@ -74,6 +86,17 @@ class Activation(ScaledLeakyReLU):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x + self.bias[:, None, None].to(x.dtype))
+
+
+class ShortcutConv2d(nn.Conv2d):
+    """The convolution of a residual unit's shortcut: one pixel wide, without bias."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]."""
+        return strided(x, self.weight, self.bias, self.stride[0])  # a norm that is folded in brings a bias
 
 
 class BasicConv(nn.Module):
@@ -125,9 +148,7 @@ class BottleneckIR(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1, reduction: int | None = None) -> None:
         super().__init__()
         self.stride = stride
-        self.shortcut_layer = (
-            None if inputs == outputs else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        )
+        self.shortcut_layer = None if inputs == outputs else nn.Sequential(ShortcutConv2d(inputs, outputs, stride), nn.BatchNorm2d(outputs))
         layers: list[nn.Module] = [
             nn.BatchNorm2d(inputs),
             nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),

@@ -1,26 +1,30 @@
-"""Training of the e4e encoder on a frozen generator (Tov et al. 2021): image losses, delta regularisation, latent discriminator,
-progressive deltas; and regression of the code itself where the person behind a picture is known."""
+"""Training of an encoder on a frozen generator: e4e (Tov et al. 2021: image losses, delta regularisation, latent discriminator, progressive
+deltas), pSp, and the one of HyperStyle into W; and regression of the code itself where the person behind a picture is known."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdic_runtime.errors import ArgumentError
 from sdic_train.checkpoints.load import mean_rows, save_checkpoint
 from sdic_train.data.datasets import PictureSet
 from sdic_train.networks.e4e import Encoder
-from sdic_train.networks.layers import EqualLinear
+from sdic_train.networks.hyperstyle.hypernet import WEncoder
 from sdic_train.networks.stylegan2 import Generator, downsample
+from sdic_train.trainers import start
+from sdic_train.trainers.adversaries import Adversary, LatentDiscriminator
 from sdic_train.trainers.base import Judge, Trainer, wide, widen
 from sdic_train.trainers.compute import Compute, Losses
+from sdic_train.trainers.method import noise, optimizer_of
 from sdic_train.trainers.pictures import batch_pictures, sheet_of
 
+FORMS: dict[str, type[Encoder]] = {"e4e": Encoder, "psp": Encoder, "w": WEncoder}
 REAL_SAMPLES = 4  # mapped codes per picture that the latent discriminator sees as real
 
 
@@ -28,7 +32,9 @@ REAL_SAMPLES = 4  # mapped codes per picture that the latent discriminator sees 
 class EncoderRecipe:
     """Weights and rates; the defaults are e4e's. A loss with weight 0 is not computed."""
 
+    form: str = "e4e"  # "psp": rows apart from each other; "w": one row for all, as HyperStyle starts from
     rate: float = 1e-4
+    optimizer: str = "adam"
     warm_up: int = 0
     decay: float = 0.0  # last share of the steps over which the rate falls to a twentieth
     l2: float = 1.0
@@ -42,48 +48,41 @@ class EncoderRecipe:
     latent_r1_every: int = 16
     first_delta: int = 20_000  # the step from which rows get their own offsets, one more every `delta_every` steps; -1: all at once
     delta_every: int = 2_000
+    random_noise: bool = False  # new generator noise in every step, as the released pSp does
     mirror: bool = True  # mirror half of the pictures; not where `code` is used
     seed: int = 0
-
-
-class LatentDiscriminator(nn.Module):
-    """Tells mapped codes from encoded ones: four equalized linear layers; [N, C] -> [N, 1]."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        hidden = [EqualLinear(width, width, rate=0.01, activation=True) for _ in range(3)]
-        self.layers = nn.Sequential(*hidden, EqualLinear(width, 1, rate=0.01))
-
-    def forward(self, latent: Tensor) -> Tensor:
-        return self.layers(latent)
 
 
 class EncoderTrainer(Trainer):
     """The encoder; the generator stays as it is."""
 
     kind = "encoder"
-    kept = ("encoder", "latent_discriminator", "optimizer", "latent_optimizer")
+    kept = ("encoder", "latent", "optimizer")
     losses = ("encoder", "l2", "perceptual", "identity", "code", "delta", "latent_adversarial", "latent_discriminator")
 
     def __init__(
         self, generator: Generator, recipe: EncoderRecipe, pictures: PictureSet, compute: Compute, steps: int, *judges: Judge
     ) -> None:
         """`judges`: the networks of the losses perceptual and identity."""
-        super().__init__(generator.config, recipe, pictures, compute, steps)
+        if recipe.form not in FORMS:
+            raise ArgumentError(f'the form "{recipe.form}" of an encoder is unknown; use {", ".join(FORMS)}')
+        form = "e4e" if recipe.form == "e4e" else "psp"
+        config = replace(generator.config, encoder=replace(generator.config.encoder, form=form))
+        super().__init__(config, recipe, pictures, compute, steps)
         if recipe.code and pictures.coordinates is None:
             raise ArgumentError("the loss code needs labelled pictures (the portraits); use --set code=0 for a folder")
         self.distances = self.judges(*judges)
         torch.manual_seed(recipe.seed)
-        self.encoder = widen(Encoder(self.config)).to(compute.device)
-        self.latent_discriminator = LatentDiscriminator(self.config.style_width).to(compute.device)
+        self.encoder = widen(FORMS[recipe.form](self.config)).to(compute.device)
+        discriminator = LatentDiscriminator(self.config.style_width)
+        self.latent = Adversary(discriminator, compute, recipe.latent_rate, (0.0, 0.99), recipe.latent_r1, recipe.latent_r1_every)
         self.generator = widen(generator).to(compute.device).eval().requires_grad_(False)
         self.latent_avg = mean_rows(self.generator).to(compute.device)
-        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=recipe.rate)
-        self.latent_optimizer = torch.optim.Adam(self.latent_discriminator.parameters(), lr=recipe.latent_rate, betas=(0.0, 0.99))
+        self.optimizer = optimizer_of(recipe, self.encoder)
 
-    def start_from(self, encoder: Encoder) -> None:
-        """Continues from another run's encoder."""
-        self.encoder.load_state_dict(encoder.state_dict())
+    def start_from(self, path: Path) -> None:
+        """Continues from another run's encoder, of which the body will do where its form is another."""
+        start.take(self.encoder, start.encoder_weights(path), path)
 
     def train_step(self, losses: Losses) -> None:
         recipe, compute, random = self.recipe, self.compute, self.random()
@@ -96,14 +95,17 @@ class EncoderTrainer(Trainer):
             with compute.autocast():
                 offsets = self.encoder(wide(image), self._deltas()).float()
             latent = offsets + self.latent_avg
-            terms = self._terms(image, person, offsets, latent)
-            total = self.weighted(terms)
-            compute.backward(total)
+            with noise(self.generator, random if recipe.random_noise else None):
+                terms = self._terms(image, person, offsets, latent)
+                total = self.weighted(terms)
+                compute.backward(total)
             losses.add(encoder=total, **terms)
             codes.append(latent.detach())
         self.update(self.optimizer, self.encoder)
         if recipe.latent_adversarial:
-            self._advance_latent_discriminator(torch.cat(codes), mapped, losses)
+            with torch.no_grad():
+                real = self.generator.mapping(mapped)
+            self.latent.advance(real, torch.cat(codes).flatten(0, 1), self.step, losses, "latent_discriminator")
 
     def _deltas(self) -> int | None:
         """The number of rows that may leave row 0 now."""
@@ -125,7 +127,7 @@ class EncoderTrainer(Trainer):
         if recipe.delta:
             terms["delta"] = (offsets[:, 1:] - offsets[:, :1]).norm(dim=2).mean(0).sum()
         if recipe.latent_adversarial:
-            terms["latent_adversarial"] = F.softplus(-self.latent_discriminator(latent.flatten(0, 1))).mean()
+            terms["latent_adversarial"] = self.latent.term(latent.flatten(0, 1))
         return terms
 
     @torch.no_grad()
@@ -135,20 +137,6 @@ class EncoderTrainer(Trainer):
         person = person[:, :width]
         mean_square = (person.square().sum(1, keepdim=True) + width - person.shape[1]) / width
         return self.generator.style[1:](F.pad(person * mean_square.rsqrt(), (0, width - person.shape[1])))
-
-    def _advance_latent_discriminator(self, codes: Tensor, z: Tensor, losses: Losses) -> None:
-        recipe = self.recipe
-        self.latent_optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            real = self.generator.mapping(z)
-        score = F.softplus(-self.latent_discriminator(real)).mean() + F.softplus(self.latent_discriminator(codes.flatten(0, 1))).mean()
-        losses.add(latent_discriminator=score * self.compute.accumulate)
-        if recipe.latent_r1 and self.step % recipe.latent_r1_every == 0:
-            probe = real.requires_grad_(True)
-            slope = torch.autograd.grad(self.latent_discriminator(probe).sum(), probe, create_graph=True)[0]
-            score = score + recipe.latent_r1 / 2 * recipe.latent_r1_every * slope.square().sum(1).mean()
-        score.backward()
-        self.update(self.latent_optimizer, self.latent_discriminator)
 
     @torch.no_grad()
     def sheet(self) -> Any:

@@ -232,6 +232,36 @@ def test_there_is_no_bundle(library: Any, refused: Any, tmp_path: Path) -> None:
         refused(BUNDLE, lambda path=path: library.open(path), tmp_path, python=lambda path=path: Bundle.open(path))
 
 
+def test_a_graph_reads_listed_weights_and_runs_known_operators(library: Any, refused: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """The same bundles as in tests/fuzz, refused by both with the same words."""
+    from fuzz.test_seeds import endless, make_copy, reading
+
+    for index, location in enumerate(("w.data", "../../../w.data", str(tmp_path / "w.data"))):
+        (tmp_path / str(index)).mkdir()
+        reading(folder := make_copy(tmp_path / str(index)), location)
+        python = lambda folder=folder: Bundle.open(folder).check()  # noqa: E731
+        refused(BUNDLE, lambda folder=folder: library.open(folder), f'reads "{location}", which the bundle does not list', python=python)
+    (tmp_path / "loop").mkdir()
+    folder = endless(make_copy(tmp_path / "loop"))
+    refused(BUNDLE, lambda: library.open(folder), "runs Loop", "SDIC_TRUST=1", python=lambda: Bundle.open(folder).check())
+    monkeypatch.setenv("SDIC_TRUST", "1")
+    library.open(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in the file system")
+@pytest.mark.parametrize("name", ["bundle.json", "onnx/fp32/dipn.onnx"])
+def test_a_pipe_in_a_bundle(library: Any, refused: Any, make_bundle: Callable[..., Path], name: str) -> None:
+    folder = make_bundle()
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    refused(BUNDLE, lambda: library.open(folder), "it is no regular file", python=lambda: Bundle.open(folder).check())
+
+
+def test_a_sentence_is_short_and_printable(library: Any, refused: Any, tmp_path: Path) -> None:
+    said = refused(BUNDLE, lambda: library.open(tmp_path / ("\x1b[31m\n" + "ä" * 3000)), "there is no bundle at", "build it with")
+    assert len(said.encode()) <= 400 and said.isprintable()
+
+
 def damage(kind: str, path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -258,7 +258,7 @@ class Unreadable(Image.Image):
         super().__init__()
         self.error = error
 
-    def getexif(self) -> Any:
+    def load(self) -> Any:
         raise self.error
 
 

@@ -17,12 +17,12 @@ from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.cuda.dlpack import CUDA, CUDA_MANAGED, Borrowed
 from sdic_runtime.backends.cuda.driver import CudaGraphs, Gpu, gpu_count, missing_driver, open_gpu
 from sdic_runtime.backends.cuda.tensors import ALIGNMENT, BufferPool, DeviceTensor
-from sdic_runtime.backends.tensorrt.engine_files import TO_BYTES, Sidecar, find_engines, graph_file, graph_names
+from sdic_runtime.backends.tensorrt.engine_files import TO_BYTES, Sidecar, built_here, find_engines, graph_file, graph_names, stale
 from sdic_runtime.backends.tensorrt.library import error_log, load_library
 from sdic_runtime.backends.tensorrt.loaded_engine import LoadedEngine, load_engine
 from sdic_runtime.backends.tensorrt.places import Place
 from sdic_runtime.backends.tensorrt.settings import Target, build_command
-from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.bundle import TRUST_HINT, Bundle
 from sdic_runtime.bundle.graphs import graph_for
 from sdic_runtime.errors import ArgumentError, BackendError, SdicError
 from sdic_runtime.files import replacing
@@ -47,6 +47,14 @@ def obstacle(target: Target, bundle: Bundle | None = None) -> str | None:
     return None
 
 
+def distrust(target: Target, bundle: Bundle) -> str | None:
+    """Why the engines of `bundle` are only used when `target` is named: an engine can hold code, and no hash says who made it."""
+    folder, _ = find_engines(bundle, Place(target, load_library(target).__version__, open_gpu().attributes()))
+    if bundle.trust or built_here(folder):
+        return None
+    return f"its engines were not built by this user on this machine; name the backend {target}, or use {TRUST_HINT}"
+
+
 def load_target(
     target: Target,
     bundle: Bundle,
@@ -64,13 +72,18 @@ def load_target(
     """
     library, gpu = load_library(target), open_gpu(device)
     place = Place(target, library.__version__, gpu.attributes())
-    backend = TensorRt(bundle, place, library, gpu, find_engines(bundle, place, precision, batch), (CUDA, device), graphs)
+    folder, sidecar = find_engines(bundle, place, precision, batch)
+    for graph in graph_names(bundle, sidecar.settings.precision):
+        if why := stale(sidecar, folder, bundle, graph, deep=True):
+            raise BackendError(f"the engines in {folder} cannot be used: {why}; build them again with: sdic-export engines {bundle.path}")
+    backend = TensorRt(bundle, place, library, gpu, (folder, sidecar), (CUDA, device), graphs)
     if warm_up:
         backend.warm_up(batch)
     return backend
 
 
 unavailable, load = partial(obstacle, Target.tensorrt), partial(load_target, Target.tensorrt)
+untrusted = partial(distrust, Target.tensorrt)
 
 
 @dataclass

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,8 @@ from sdic_runtime.backends.tensorrt.settings import DEFAULTS, EngineSettings, Pr
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import files_of, graph_keys
 from sdic_runtime.errors import BackendError
-from sdic_runtime.files import reason, replacing, sha256
+from sdic_runtime.files import read_regular, reason, replacing, sha256
+from sdic_runtime.json_text import LARGEST, JsonError, parse_json
 
 SCHEMA = 2
 SIDECAR = "engine.json"
@@ -94,21 +97,39 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> Path:
     path = folder / SIDECAR
     with replacing(path) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(sidecar)) + b"\n")
+    with suppress(OSError, RuntimeError):  # a home that cannot be written to: engines are then named, see `built_here`
+        note = _note(path)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
     return path
+
+
+def built_here(folder: Path) -> bool:
+    """Whether this user built the engines in `folder` on this machine: their sidecar, which has the hash of each, was noted then."""
+    try:
+        return _note(folder / SIDECAR).exists()
+    except (OSError, RuntimeError):
+        return False
+
+
+def _note(sidecar: Path) -> Path:
+    """The file that notes a sidecar. Raises OSError, or RuntimeError where the user has no home."""
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local/state") / "sdic" / FOLDER / sha256(sidecar)
 
 
 def read_sidecar(folder: Path) -> Sidecar:
     """Read `engine.json`. Raises BackendError."""
     path = folder / SIDECAR
     try:
-        text = path.read_bytes()
-        schema = msgspec.json.decode(text, type=dict[str, Any]).get("schema")
+        text = read_regular(path, LARGEST)
+        schema = parse_json(text, dict[str, Any]).get("schema")
         if schema != SCHEMA:
             raise BackendError(f"{path} has schema {schema}, and this version reads schema {SCHEMA}; build the engines again")
-        return msgspec.json.decode(text, type=Sidecar)
+        return parse_json(text, Sidecar)
     except OSError as error:
         raise BackendError(f"cannot read {path}: {reason(error)}; build the engines again") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except JsonError as error:
         raise BackendError(f"{path} is not a valid sidecar of engines ({error}); build the engines again") from error
 
 
@@ -120,13 +141,13 @@ def stale(sidecar: Sidecar, folder: Path, bundle: Bundle, graph: str, deep: bool
         return "there is none yet"
     path = folder / entry.file
     if not path.is_file():
-        return f"{path} is missing"
+        return f"{entry.file} is missing"
     if path.stat().st_size != entry.bytes:
-        return f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}"
+        return f"{entry.file} has {path.stat().st_size} bytes instead of {entry.bytes}"
     if entry.onnx != onnx_hash(bundle, graph, sidecar.settings.precision):
         return "the ONNX file changed since"
     if deep and sha256(path) != entry.sha256:
-        return f"{path} is damaged: its SHA-256 is not the one in {SIDECAR}"
+        return f"{entry.file} is damaged: its SHA-256 is not the one in {SIDECAR}"
     return None
 
 

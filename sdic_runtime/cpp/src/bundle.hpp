@@ -25,11 +25,16 @@ public:
     std::string precision(const std::string &wanted) const;
 
 private:
+    // Whether a file of the bundle is a link to a place outside it.
+    bool leaves(const std::string &path) const;
+    // The graph reads no file but the weights that the manifest lists for it, and runs known operators. Throws Error.
+    void check_graph(const std::string &name, const std::string &path) const;
+
     std::string path_;
     bool verify_;
     Manifest manifest_;
     std::mutex lock_;
-    std::set<std::string> checked_;
+    std::set<std::string> checked_, graphs_;
 };
 
 }  // namespace sdic_internal

@@ -21,8 +21,50 @@ namespace {
 // No allocation, so that running out of memory can still be told.
 thread_local char last_error[4096];
 
+constexpr std::size_t kLongestSentence = 400, kSentenceEnd = 150;  // bytes of a sentence, and of its end, which says what to do
+
+bool continues(char byte) noexcept { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; }  // a character of UTF-8
+
+// The bytes of the printable character of UTF-8 that begins at `text`, which ends with a zero; 0 where none does.
+std::size_t printable(const char *text) noexcept {
+    const auto lead = static_cast<unsigned char>(*text);
+    if (lead < 0x80) return lead < 0x20 || lead == 0x7F ? 0 : 1;
+    const std::size_t count = lead >= 0xF0 && lead < 0xF5 ? 4 : lead >= 0xE0 && lead < 0xF0 ? 3 : lead >= 0xC2 && lead < 0xE0 ? 2 : 0;
+    for (std::size_t i = 1; i < count; ++i) {
+        if (!continues(text[i])) return 0;
+    }
+    const auto next = static_cast<unsigned char>(text[1]), third = static_cast<unsigned char>(count > 2 ? text[2] : 0);
+    const bool surrogate = lead == 0xED && next >= 0xA0, control = lead == 0xC2 && next <= 0xA0;
+    const bool longer = (lead == 0xE0 && next < 0xA0) || (lead == 0xF0 && next < 0x90) || (lead == 0xF4 && next >= 0x90);
+    const bool invisible = (lead == 0xE2 && next == 0x80) || (lead == 0xE2 && next == 0x81 && third >= 0x9F) || lead == 0xEE ||
+                           (lead == 0xEF && (next >= 0xBF || next < 0xA4)) || lead >= 0xF3;
+    return surrogate || control || longer || invisible ? 0 : count;
+}
+
+// Keeps a sentence in one line that a terminal can show, without control codes; of a long one the middle is omitted.
 sdic_status fail(sdic_status status, const char *sentence) noexcept {
-    std::strncpy(last_error, sentence, sizeof last_error - 1);
+    std::size_t length = std::strlen(sentence), out = 0, first = length, last = length;
+    if (length > kLongestSentence) {
+        first = kLongestSentence - kSentenceEnd - 5;
+        last = length - kSentenceEnd;
+        while (first > 0 && continues(sentence[first])) --first;
+        while (last < length && continues(sentence[last])) ++last;
+    }
+    const auto copy = [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end;) {
+            const std::size_t count = printable(sentence + i);
+            if (count == 0) last_error[out++] = '?';
+            for (std::size_t k = 0; k < count; ++k) last_error[out++] = sentence[i + k];
+            i += count == 0 ? 1 : count;
+        }
+    };
+    copy(0, first);
+    if (last < length || first < length) {
+        std::memcpy(last_error + out, " ... ", 5);
+        out += 5;
+        copy(last, length);
+    }
+    last_error[out] = '\0';
     return status;
 }
 
@@ -37,8 +79,9 @@ sdic_status guarded(Work work) noexcept {
     } catch (const std::bad_alloc &) {
         return fail(SDIC_ERROR_MEMORY, "there is not enough memory; use a smaller batch");
     } catch (const std::exception &error) {
-        std::snprintf(last_error, sizeof last_error, "libsdic failed unexpectedly, please report it: %s", error.what());
-        return SDIC_ERROR_INTERNAL;
+        char sentence[512];
+        std::snprintf(sentence, sizeof sentence, "libsdic failed unexpectedly, please report it: %s", error.what());
+        return fail(SDIC_ERROR_INTERNAL, sentence);
     } catch (...) {
         return fail(SDIC_ERROR_INTERNAL, "libsdic failed unexpectedly; please report it");
     }

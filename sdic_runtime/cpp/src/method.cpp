@@ -11,7 +11,7 @@ namespace {
 
 const std::string kBatch = "N";
 constexpr std::int64_t kLargestSize = 1 << 16;           // of one axis
-constexpr std::int64_t kLargestTensor = std::int64_t{1} << 36;  // values of one picture
+constexpr std::int64_t kLargestTensor = std::int64_t{1} << 28;  // values of one picture
 constexpr std::size_t kLargestRank = 8;                  // what sdic_view has room for
 
 const std::map<std::string, Axes> &fixed_axes() {

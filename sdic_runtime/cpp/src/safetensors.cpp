@@ -14,6 +14,8 @@ namespace {
 
 constexpr std::size_t kLengthBytes = 8;
 constexpr std::size_t kAlignment = 8;
+constexpr std::size_t kMostAxes = 8;
+constexpr std::uintmax_t kLargestFile = std::uintmax_t{1} << 32;
 
 bool little_endian() {
     const std::uint16_t probe = 1;
@@ -68,7 +70,9 @@ struct Place {
 
 Place read_place(const std::string &name, const Json &entry, const Shape &shape, std::size_t width, std::size_t size) {
     const auto &offsets = entry.at("data_offsets");
-    const auto begin = offsets.at(0).get<std::size_t>(), end = offsets.at(1).get<std::size_t>();
+    require(offsets.is_array() && offsets.size() == 2 && offsets[0].is_number_unsigned() && offsets[1].is_number_unsigned(),
+            "the offsets of the tensor \"", name, "\" are ", shown(offsets));
+    const auto begin = offsets[0].get<std::size_t>(), end = offsets[1].get<std::size_t>();
     std::size_t expected = width;
     for (const auto axis : shape) {
         if (axis < 0) throw Invalid("the tensor \"", name, "\" has a negative size");
@@ -97,7 +101,10 @@ SafeTensors parse_safetensors(const std::string &file) {
         const auto dtype = entry.at("dtype").get<std::string>();
         const std::size_t width = bytes_per_value(dtype);
         if (width == 0) throw Invalid("the tensor \"", name, "\" has type ", dtype, ", expected F32, F16 or F64");
-        const auto shape = entry.at("shape").get<Shape>();
+        const Json &axes = entry.at("shape");
+        const bool sizes = axes.is_array() && std::all_of(axes.begin(), axes.end(), [](const Json &axis) { return axis.is_number_unsigned(); });
+        require(sizes && axes.size() <= kMostAxes, "the shape of the tensor \"", name, "\" is ", shown(axes));
+        const auto shape = axes.get<Shape>();
         const Place place = read_place(name, entry, shape, width, size);
         places.emplace_back(place.begin, place.end);
         auto tensor = std::make_shared<Tensor>(shape);
@@ -119,6 +126,11 @@ SafeTensors parse_safetensors(const std::string &file) {
 
 SafeTensors read_safetensors(const std::string &path) {
     int number = 0;
+    std::error_code ignored;
+    if (exists(path) && !is_folder(path) && !std::filesystem::is_regular_file(path, ignored)) throw Invalid("it is no regular file");
+    if (std::filesystem::is_regular_file(path, ignored) && std::filesystem::file_size(path, ignored) > kLargestFile) {
+        throw Invalid("it has more than ", kLargestFile, " bytes");
+    }
     const std::string file = read_file(path, number);
     if (number != 0) throw Error(SDIC_ERROR_FILE, "cannot read ", path, ": ", reason(number));
     try {

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_runtime.errors import ArgumentError
-from sdic_train.config import ModelConfig
+from sdic_train.config import FEATURE_SIZE, MOST_HALVINGS, ModelConfig
 from sdic_train.networks.clcae.attention import AttentionBlock
 from sdic_train.networks.e4e import Encoder, StyleBlock
 from sdic_train.networks.stylegan2 import Generator
 
-FINEST = 64  # rows of the pyramid's finest level, of which the content is made
+CUT = 16  # rows of the content
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,22 @@ class CLCAEConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.working != 4 * FINEST:
-            raise ArgumentError(f"the working size is {self.working}; CLCAE works at {4 * FINEST}")
+        if self.halvings > MOST_HALVINGS:
+            raise ArgumentError(f"the working size is {self.working}; CLCAE works at {FEATURE_SIZE << MOST_HALVINGS} or less")
 
 
 class ContentLayer(nn.Module):
-    """[N, C, 64, 64] -> [N, C, 16, 16]."""
+    """The pyramid's finest level [N, width, S/4, S/4] -> [N, outputs, 16, 16]; S/4 is 16, doubled `halvings` times."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, outputs: int, halvings: int) -> None:
         super().__init__()
-        convolutions = [nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(2)]
-        self.convs = nn.Sequential(convolutions[0], nn.LeakyReLU(), convolutions[1], nn.LeakyReLU())
+        self.finest = CUT << halvings
+        strides = (2 if layer < halvings else 1 for layer in range(MOST_HALVINGS))
+        first, second = (nn.Conv2d(width, out, 3, stride, 1) for out, stride in zip((width, outputs), strides, strict=True))
+        self.convs = nn.Sequential(first, nn.LeakyReLU(), second, nn.LeakyReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        missing = FINEST - x.shape[2]  # rows of a letterboxed domain, whose bars are not encoded
+        missing = self.finest - x.shape[2]  # rows of a letterboxed domain, whose bars are not encoded
         content: Tensor = self.convs(F.pad(x, (0, 0, missing // 2, missing - missing // 2)) if missing else x)
         return content
 
@@ -51,13 +53,15 @@ class AttentiveEncoder(Encoder):
         width = config.encoder.widths[-1]
         first, *others = self.styles
         self.styles, self.styles_others = nn.ModuleList([first]), nn.ModuleList(others)
-        self.cross_attention = nn.ModuleList(AttentionBlock(config.style_width, config.hidden) for _ in range(config.rows))
-        self.feature_cross_attention = AttentionBlock(width, config.hidden)
-        self.content_layer = ContentLayer(width)
+        self.cross_attention = nn.ModuleList(
+            AttentionBlock(config.style_width, config.hidden, config.style_width) for _ in range(config.rows)
+        )
+        self.feature_cross_attention = AttentionBlock(width, config.hidden, config.style_width)
+        self.content_layer = ContentLayer(width, config.channels[CUT], config.halvings)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """image [N, 3, S, S] -> row 0 as an offset from the mean code [N, C], what the other rows attend to [N, L - 1, C], the finest level
-        [N, C, 64, 64]."""
+        [N, C, S/4, S/4]."""
         levels = self.pyramid(image)
         values = []
         for row, style in enumerate(self.styles_others, 1):
@@ -72,6 +76,12 @@ class AttentiveEncoder(Encoder):
         pixels = level.permute(0, 2, 3, 1)
         pixels = self.feature_cross_attention(pixels, self.feature_cross_attention.multihead_attn(offset)[:, None, None])
         return torch.stack(rows, 1), pixels.permute(0, 3, 1, 2)
+
+    def drop(self, share: float) -> None:
+        """Drop this share of what the attention hands on, while it trains."""
+        for block in (*self.cross_attention, self.feature_cross_attention):
+            assert isinstance(block, AttentionBlock)
+            block.dropout = share
 
     def block(self, row: int) -> AttentionBlock:
         block = self.cross_attention[row]
@@ -93,13 +103,19 @@ class CLCAE(nn.Module):
         self.register_buffer("latent_avg", torch.zeros(config.rows, config.style_width))
         self.register_buffer("average", torch.zeros(1, 3, config.working, config.working), persistent=False)
 
+    def prepare(self) -> None:
+        """Make `average` the picture of the mean code, for a model that is to be trained."""
+        with torch.no_grad():
+            picture = self.generator(self.latent_avg[None])
+        self.average = F.avg_pool2d(picture, picture.shape[-1] // self.config.working)
+
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """image [N, 3, S, S] in [-1, 1] -> the code in W, the same in all rows [N, L, C]; see `AttentiveEncoder.encode` for the others."""
         offset, values, level = self.encoder.encode(image - self.average)
         return offset[:, None] + self.latent_avg, values, level
 
     def attend(self, w: Tensor, values: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """What `encode` gave; of `w`, edited or not, row 0 is read -> latent code [N, L, C] in W+, the attended level [N, C, 64, 64]."""
+        """What `encode` gave; of `w`, edited or not, row 0 is read -> latent code [N, L, C] in W+, the attended level [N, C, S/4, S/4]."""
         offsets, attended = self.encoder.attend(w[:, 0] - self.latent_avg[0], values, level)
         return offsets + self.latent_avg, attended
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log2
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,9 +13,8 @@ from sdic_train.config import ModelConfig
 from sdic_train.networks.sfe.backbone import Backbone, SFESizes
 from sdic_train.networks.stylegan2 import Generator
 
-READ = 256  # rows of the picture that the encoder reads
+READ = 256  # rows of the picture that the encoder reads, where it has so many
 CUT = 16  # rows of the feature that it gives
-STRIDES = (2, 2, 2, 2)
 
 
 class FSEncoder(Backbone):
@@ -21,12 +22,13 @@ class FSEncoder(Backbone):
 
     def __init__(self, config: ModelConfig) -> None:
         sizes, channels = SFESizes(config.encoder.widths, config.encoder.units), config.channels[CUT]
-        super().__init__(sizes, config.rows, config.style_width, channels, STRIDES)
+        self.read = min(READ, config.working)
+        super().__init__(sizes, config.rows, config.style_width, channels, int(log2(self.read // (2 * CUT))))
         self.content_layer[4] = nn.Conv2d(channels, channels, 3, 2, 1, bias=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The released code halves a picture of 1024 twice, which are the means of 4 x 4 tiles."""
-        return super().forward(F.avg_pool2d(image, image.shape[-1] // READ))
+        return super().forward(F.avg_pool2d(image, image.shape[-1] // self.read))
 
 
 class FS(nn.Module):
@@ -36,8 +38,8 @@ class FS(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if config.working != config.resolution or config.working < READ:
-            raise ArgumentError(f"the working size is {config.working}; FS reads pictures of the generator's size, at least {READ}")
+        if config.working != config.resolution and config.working > READ:
+            raise ArgumentError(f"the working size is {config.working}; FS reads pictures of the generator's size, or of at most {READ}")
         self.config = config
         self.fs = FSEncoder(config)
         self.generator = Generator(config)

@@ -56,14 +56,14 @@ class Aligner(nn.Module):
 
 
 class Consultation(nn.Module):
-    """Aligned distortion map [N, 3, S, S] -> scale and shift [N, K, S/4, S/4] of the layer-7 feature."""
+    """Aligned distortion map [N, 3, S, S] -> scale and shift [N, K, 64, 64] of the layer-7 feature. `halvings`: of S down to that."""
 
-    def __init__(self, sizes: HFGISizes, channels: int) -> None:
+    def __init__(self, sizes: HFGISizes, channels: int, halvings: int) -> None:
         super().__init__()
         widths = sizes.consultation
         self.conv_layer1 = _stem(3, widths[0])
-        self.conv_layer2 = _descent(widths[0], widths[1])
-        self.conv_layer3 = _descent(widths[1], widths[2])
+        for index, (inputs, outputs) in enumerate(pairwise(widths), 2):
+            self.add_module(f"conv_layer{index}", _descent(inputs, outputs, 2 if index - 2 < halvings else 1))
         self.condition_scale3, self.condition_shift3 = (self._condition(widths[2], channels) for _ in range(2))
 
     @staticmethod
@@ -72,7 +72,9 @@ class Consultation(nn.Module):
         return nn.Sequential(first, ScaledLeakyReLU(), second)
 
     def forward(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.conv_layer3(self.conv_layer2(self.conv_layer1(aligned)))
+        x = self.conv_layer1(aligned)
+        for index in (2, 3):
+            x = self.get_submodule(f"conv_layer{index}")(x)
         return self.condition_scale3(x), self.condition_shift3(x)
 
 
@@ -80,5 +82,5 @@ def _stem(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs), nn.PReLU(outputs))
 
 
-def _descent(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(BottleneckIR(inputs, outputs, 2), *(BottleneckIR(outputs, outputs) for _ in range(1, UNITS)))
+def _descent(inputs: int, outputs: int, stride: int = 2) -> nn.Sequential:
+    return nn.Sequential(BottleneckIR(inputs, outputs, stride), *(BottleneckIR(outputs, outputs) for _ in range(1, UNITS)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdic_runtime.errors import ArgumentError
-from sdic_train.config import FEATURE_SIZE, ModelConfig
+from sdic_train.config import FEATURE_SIZE, MOST_HALVINGS, ModelConfig
 from sdic_train.networks.encoded import Encoded
 from sdic_train.networks.hfgi.consultation import RELEASED, Aligner, Consultation, HFGISizes
 
@@ -15,10 +15,10 @@ class HFGI(Encoded):
 
     def __init__(self, config: ModelConfig, sizes: HFGISizes = RELEASED) -> None:
         super().__init__(config)
-        if config.working != 4 * FEATURE_SIZE:  # the consultation encoder quarters it
-            raise ArgumentError(f"the working size is {config.working}; HFGI works at {4 * FEATURE_SIZE}")
+        if config.halvings > MOST_HALVINGS:
+            raise ArgumentError(f"the working size is {config.working}; HFGI works at {FEATURE_SIZE << MOST_HALVINGS} or less")
         self.aligner = Aligner(sizes)
-        self.consultation = Consultation(sizes, config.channels[FEATURE_SIZE])
+        self.consultation = Consultation(sizes, config.channels[FEATURE_SIZE], config.halvings)
 
     def consult(self, distortion: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
         """distortion map and the (edited) picture of the code [N, 3, S, S] -> scale and shift [N, K, 64, 64] of the layer-7 feature."""

@@ -8,7 +8,6 @@ from sdic_runtime.errors import ArgumentError
 from sdic_train.config import ModelConfig
 
 RELEASED_LAYERS = (5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 23, 24)
-SHARED_BELOW = 14  # layers below have as many inputs as outputs, and take their weights from one shared network
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,12 @@ class HyperConfig(ModelConfig):
         colours = [layer for layer in self.tuned if layer == 1 or (layer % 3 == 1 and layer > 3)]
         if colours:
             raise ArgumentError(f"the HyperStyle model tunes the RGB layers {', '.join(map(str, colours))}, which no released one does")
-        unequal = [layer for layer in self.shared if len({*self.channels_of(layer), self.channels[4]}) > 1]
-        if unequal:
-            raise ArgumentError(f"the layers {', '.join(map(str, unequal))} share their network and differ in channels")
 
     @property
     def shared(self) -> tuple[int, ...]:
-        """The tuned layers whose changes come from the shared network: a number for every weight."""
-        return tuple(layer for layer in self.tuned if layer < SHARED_BELOW)
+        """The tuned layers whose changes come from the shared network, a number for every weight: those with the channels of the first
+        layer, which in the released models are all below 14."""
+        return tuple(layer for layer in self.tuned if {*self.channels_of(layer)} == {self.channels[4]})
 
     def channels_of(self, layer: int) -> tuple[int, int]:
         """Outputs and inputs of a layer."""

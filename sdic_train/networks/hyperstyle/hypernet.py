@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sdic_train.config import ModelConfig
 from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.hyperstyle.config import HyperConfig
-from sdic_train.networks.layers import EqualLinear
+from sdic_train.networks.layers import EqualLinear, ShortcutConv2d
 
 
 class WEncoder(Encoder):
@@ -40,7 +40,7 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         plain = stride == 1 and inputs == outputs
-        self.downsample = None if plain else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.downsample = None if plain else nn.Sequential(ShortcutConv2d(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdic_train.networks.layers import ShortcutConv2d
+
 GRID = 3  # side of the pooled maps that the style heads read
 
 
@@ -21,7 +23,12 @@ class SFESizes:
 
 
 RELEASED = SFESizes()
-STRIDES = (2, 2, 1, 2)  # of the first unit of each block
+BLOCKS = 4
+
+
+def strides_for(halvings: int) -> tuple[int, ...]:
+    """Of the first unit of each block: the first `halvings` blocks halve the picture before the feature is read off the third."""
+    return (*(2 if block < halvings else 1 for block in range(BLOCKS - 1)), 2)
 
 
 class Unit(nn.Module):
@@ -35,7 +42,7 @@ class Unit(nn.Module):
         self.prelu = nn.PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        beside = [nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)] if first else []
+        beside = [ShortcutConv2d(inputs, outputs, stride), nn.BatchNorm2d(outputs)] if first else []
         self.downsample = nn.Sequential(*beside) if first else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,14 +52,14 @@ class Unit(nn.Module):
 
 
 class Backbone(nn.Module):
-    """image [N, 3, S, S] -> offsets [N, L, C] from the mean code, and a feature [N, K, S/4, S/4]."""
+    """image [N, 3, S, S] -> offsets [N, L, C] from the mean code, and a feature [N, K, H, W], S halved `halvings` times."""
 
-    def __init__(self, sizes: SFESizes, rows: int, width: int, channels: int, strides: tuple[int, ...] = STRIDES) -> None:
+    def __init__(self, sizes: SFESizes, rows: int, width: int, channels: int, halvings: int) -> None:
         super().__init__()
         stem = sizes.widths[0]
         self.conv = nn.Sequential(nn.Conv2d(3, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), nn.PReLU(stem))
         inputs = stem
-        for number, (outputs, count, stride) in enumerate(zip(sizes.widths, sizes.units, strides, strict=True), 1):
+        for number, (outputs, count, stride) in enumerate(zip(sizes.widths, sizes.units, strides_for(halvings), strict=True), 1):
             units = [Unit(inputs if unit == 0 else outputs, outputs, stride if unit == 0 else 1, unit == 0) for unit in range(count)]
             self.add_module(f"block_{number}", nn.Sequential(*units))
             inputs = outputs
@@ -64,7 +71,7 @@ class Backbone(nn.Module):
         return torch.stack([style(pooled) for style in self.styles], 1), feature
 
     def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """image [N, 3, S, S] -> what the style heads read [N, 9 channels of all blocks], feature [N, K, S/4, S/4]."""
+        """image [N, 3, S, S] -> what the style heads read [N, 9 channels of all blocks], feature [N, K, H, W]."""
         x, levels = self.conv(image), []
         for number in range(1, 5):
             x = self.get_submodule(f"block_{number}")(x)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_runtime.errors import ArgumentError
-from sdic_train.config import FEATURE_SIZE, ModelConfig
+from sdic_train.config import FEATURE_SIZE, MOST_HALVINGS, ModelConfig
 from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.sfe.backbone import RELEASED, Backbone, Fuser, SFESizes
 from sdic_train.networks.stylegan2 import Generator
@@ -18,7 +18,7 @@ class Inverter(nn.Module):
 
     def __init__(self, config: ModelConfig, sizes: SFESizes) -> None:
         super().__init__()
-        self.fs_backbone = Backbone(sizes, config.rows, config.style_width, config.channels[FEATURE_SIZE])
+        self.fs_backbone = Backbone(sizes, config.rows, config.style_width, config.channels[FEATURE_SIZE], config.halvings)
         self.fuser = Fuser(config.channels[FEATURE_SIZE], sizes.body)
 
 
@@ -29,8 +29,10 @@ class SFEInverter(nn.Module):
 
     def __init__(self, config: ModelConfig, sizes: SFESizes = RELEASED) -> None:
         super().__init__()
-        if config.working != 4 * FEATURE_SIZE:  # the backbone quarters it
-            raise ArgumentError(f"the working size is {config.working}; StyleFeatureEditor works at {4 * FEATURE_SIZE}")
+        if config.halvings > MOST_HALVINGS:
+            raise ArgumentError(
+                f"the working size is {config.working}; StyleFeatureEditor works at {FEATURE_SIZE << MOST_HALVINGS} or less"
+            )
         self.config = config
         self.inverter = Inverter(config, sizes)
         self.generator = Generator(config)

@@ -35,11 +35,11 @@ def test_no_summary_in_the_list_of_commands_is_cut_off(monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "80")
     assert call("--help") == 0
     listed = capsys.readouterr().out.partition("Commands:")[2].partition("Example")[0].strip().splitlines()
-    assert [line.split()[0] for line in listed] == ["build", "half", "bf16", "engines", "triton", "verify", "inspect", "directions"]
+    assert [line.split()[0] for line in listed] == ["build", "half", "bf16", "engines", "triton", "web", "verify", "inspect", "directions"]
     assert all(line.endswith(".") and not line.endswith("...") for line in listed)
 
 
-@pytest.mark.parametrize("command", ["build", "half", "bf16", "engines", "triton", "verify", "inspect"])
+@pytest.mark.parametrize("command", ["build", "half", "bf16", "engines", "triton", "web", "verify", "inspect"])
 def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(command, "--help") == 0
     assert f"sdic-export {command} " in capsys.readouterr().out.split("Example")[1]
@@ -114,7 +114,7 @@ def test_bad_input_is_one_sentence_and_code_2(built: Any, checkpoint: Path, tmp_
     page = tmp_path / "page.pt"
     page.write_text("<!DOCTYPE html><html>")
     cases: list[tuple[list[object], str]] = [
-        (["build", page, "--out", tmp_path / "new"], "is a web page and not a checkpoint"),
+        (["build", page, "--out", tmp_path / "new"], "is a web page, not weights"),
         (["build", tmp_path / "none.pt", "--out", tmp_path / "new"], "there is no file"),
         (["build", checkpoint, "--out", built.folder], "there is already a bundle at"),
         (["build", checkpoint], "Missing option '--out'"),

@@ -12,8 +12,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from sdic_export.cli.app import app
@@ -340,7 +342,7 @@ def test_the_census_of_an_inspector() -> None:
     assert census.weight_bytes == {"float16": 1152, "float32": 32}
 
 
-HALF_GRAPH = Census("graph", {}, {"float16": 900, "float32": 100})
+HALF_GRAPH = Census("graph", {}, {"float16": 900, "float32": 100}, layers=3)
 
 
 @pytest.mark.parametrize(
@@ -359,7 +361,7 @@ HALF_GRAPH = Census("graph", {}, {"float16": 900, "float32": 100})
         (Census("none"), HALF_GRAPH, "does not say in which types it computes, so that it is fp16 cannot be checked"),
         (
             Census("plan", {"float16": 9}, {"float16": 9}),
-            Census("graph", {}, {"float32": 9}),
+            Census("graph", {}, {"float32": 9}, layers=1),
             "has no float16 weights, so its engine cannot",
         ),
     ],
@@ -372,7 +374,17 @@ def test_an_engine_that_is_not_known_to_be_half_is_refused(engine: Census, asked
 
 def test_a_half_engine_passes() -> None:
     check_precision("dicn", "fp16", Census("plan", {"float16": 9, "float32": 3}, {"float16": 800, "float32": 200}), HALF_GRAPH)
-    check_precision("dicn", "bf16", Census("inspector", {"bfloat16": 9}), Census("graph", {}, {"bfloat16": 9}))
+    check_precision("dicn", "bf16", Census("inspector", {"bfloat16": 9}), Census("graph", {}, {"bfloat16": 9}, layers=1))
+
+
+def test_a_graph_that_multiplies_nothing_has_nothing_to_be_half(tmp_path: Path) -> None:
+    """A difference of pictures stays float32 by every policy."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3, 4, 4)) for name in ("image", "reconstruction", "distortion")]
+    graph = helper.make_graph([helper.make_node("Sub", ["image", "reconstruction"], ["distortion"])], "g", values[:2], values[2:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "difference.onnx")
+    asked = graph_census(tmp_path / "difference.onnx")
+    assert asked == Census("graph")
+    check_precision("difference", "fp16", Census("plan", {"float32": 3}), asked)
 
 
 # the command --------------------------------------------------------------------------------------------------------------------------

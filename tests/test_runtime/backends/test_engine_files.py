@@ -261,11 +261,11 @@ def test_staleness(bundle: Bundle) -> None:
     engine = folder / "dicn.engine"
     engine.write_text("nicd")
     assert stale(sidecar, folder, bundle, "dicn") is None  # the same size: only a deep look finds it
-    assert stale(sidecar, folder, bundle, "dicn", deep=True) == f"{engine} is damaged: its SHA-256 is not the one in engine.json"
+    assert stale(sidecar, folder, bundle, "dicn", deep=True) == f"{engine.name} is damaged: its SHA-256 is not the one in engine.json"
     engine.write_text("longer")
-    assert stale(sidecar, folder, bundle, "dicn") == f"{engine} has 6 bytes instead of 4"
+    assert stale(sidecar, folder, bundle, "dicn") == f"{engine.name} has 6 bytes instead of 4"
     engine.unlink()
-    assert stale(sidecar, folder, bundle, "dicn") == f"{engine} is missing"
+    assert stale(sidecar, folder, bundle, "dicn") == f"{engine.name} is missing"
     assert stale(msgspec.structs.replace(sidecar, stages={}), folder, bundle, "dicn") == "there is none yet"
 
 

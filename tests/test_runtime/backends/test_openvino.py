@@ -232,6 +232,10 @@ def test_a_file_that_is_no_graph_is_one_sentence(make_bundle: Callable[..., Path
     folder = make_bundle()
     (folder / "onnx/fp32/dipn.onnx").write_bytes(b"no graph at all")
     change(folder, ["onnx/fp32/dipn.onnx"])
+    with pytest.raises(BundleError, match=r"dipn\.onnx is no ONNX file: it has a field of the wire type 6; build it with"):
+        load(Bundle.open(folder), threads=1)
+    (folder / "onnx/fp32/dipn.onnx").write_bytes(b"\x08\x0a")  # a version alone
+    change(folder, ["onnx/fp32/dipn.onnx"])
     with pytest.raises(
         BackendError, match=r'^the stage "dipn" could not be loaded from .*dipn\.onnx: .*; see: sdic-export verify '
     ) as caught:

@@ -406,6 +406,32 @@ def test_why_it_is_unavailable(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatc
     assert backend_module.unavailable(bundle) == f"{tiny_bundle} has no TensorRT engines; build them with: {command}"
 
 
+def test_auto_takes_engines_that_were_built_here(
+    bundle: Bundle, library: FakeLibrary, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever made a bundle can put engines beside it, and an engine can hold code."""
+    monkeypatch.setattr(backend_module, "open_gpu", lambda: FakeGpu())
+    monkeypatch.setattr(backend_module, "load_library", lambda target: types.SimpleNamespace(__version__=PLACE.version))
+    assert backend_module.untrusted(bundle) is None
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # another user, or another machine
+    assert str(backend_module.untrusted(bundle)).startswith(
+        "its engines were not built by this user on this machine; name the backend tensorrt"
+    )
+    assert backend_module.untrusted(Bundle.open(bundle.path, trust=True)) is None
+    entries = available_backends()["tensorrt"]
+    assert str(entries.untrusted(bundle)).startswith("its engines were not built")
+
+
+def test_an_engine_with_another_hash_is_not_loaded(
+    bundle: Bundle, library: FakeLibrary, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "open_gpu", lambda device: FakeGpu())
+    monkeypatch.setattr(backend_module, "load_library", lambda target: types.SimpleNamespace(__version__=PLACE.version))
+    next(bundle.path.glob("engines/*/dicn.engine")).write_bytes(b"nicd")
+    with pytest.raises(BackendError, match="dicn.engine is damaged: its SHA-256 is not the one in engine.json; build them again"):
+        backend_module.load(bundle)
+
+
 def test_both_are_registered_and_auto_says_why_it_passed_them(tiny_bundle: Path) -> None:
     assert {"tensorrt", "tensorrt-rtx"} <= set(available_backends())
     bundle = Bundle.open(tiny_bundle)

@@ -103,7 +103,7 @@ def test_a_graph_brings_its_checked_weights(make_bundle: Callable[..., Path], ch
     folder = make_bundle()
     bands, weights = ["e4e.cpu.1.onnx", "e4e.cpu.0.onnx"], ["onnx/fp32/e4e.onnx.data", "e4e.cpu.0.onnx.data"]
     for name in (*bands, *weights):
-        (folder / name).write_bytes(b"content")
+        (folder / name).write_bytes(b"\x08\x0a")  # an ONNX file of a version alone
     graphs = Bundle.open(folder).manifest.graphs
     change(
         folder,
@@ -117,12 +117,13 @@ def test_a_graph_brings_its_checked_weights(make_bundle: Callable[..., Path], ch
     graph, paths = Bundle.open(folder).graph("e4e", ["latent"], [ONNXRUNTIME_CPU, "fp32"])
     assert (graph.key, graph.variant, paths) == ("e4e", ONNXRUNTIME_CPU, [folder / name for name in bands])
     for name in (*bands, *weights):
-        (folder / name).write_bytes(b"CONTENT")
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:-1] + b"\x0b")
         with pytest.raises(BundleError, match=f"{name} is damaged: its SHA-256"):
             Bundle.open(folder).graph("e4e", ["latent"], [ONNXRUNTIME_CPU, "fp32"])
         if name != weights[0]:
             assert stage_file(Bundle.open(folder), "e4e").is_file(), "the standard graph reads none of these"
-        (folder / name).write_bytes(b"content")
+        (folder / name).write_bytes(content)
     (folder / weights[0]).unlink()
     with pytest.raises(BundleError, match=r"e4e\.onnx\.data is damaged: it is missing; see"):
         stage_file(Bundle.open(folder), "e4e")

@@ -21,6 +21,7 @@ import pytest
 import typer
 from PIL import Image
 
+from sdic_runtime.bundle.bundle import DEMO_FOLDER
 from sdic_runtime.cli.app import command_line
 from sdic_runtime.cli.app import run as run_command
 from sdic_runtime.inversion import Inversion
@@ -385,6 +386,18 @@ def test_bench_reports_the_good_backend_and_fails_for_the_bad_one(run: Any, tiny
     assert sum(line.startswith("onnxruntime:threads=1") for line in lines) == 2 + 6 + 1 and lines[-1] == "b.json"
     (measured,) = json.loads(Path("b.json").read_text())["measured"]
     assert measured["backend"] == "onnxruntime:threads=1" and measured["batches"][0]["inversion"]["runs"] == 4 and measured["rounds"] == 2
+
+
+def test_bench_measures_several_bundles_each_against_its_first_backend(run: Any, tiny_bundle: Path) -> None:
+    few = ("--runs", 1, "--warm-up", 0)
+    code, lines, _ = run("bench", "--bundle", tiny_bundle, "--bundle", DEMO_FOLDER, "--backend", "onnxruntime", *few, "--json", "b.json")
+    measured = json.loads(Path("b.json").read_text())["measured"]
+    assert code == 0
+    assert [(each["path"], each["bundle"]) for each in measured] == [(str(tiny_bundle), "tiny"), (str(DEMO_FOLDER), "portraits")]
+    inversions = [line.split() for line in lines if " inversion " in line]
+    assert [(words[0], words[-1]) for words in inversions[:2]] == [("tiny", "1.00x"), ("portraits", "1.00x")]
+    code, _, errors = run("bench", "--bundle", tiny_bundle, "--bundle", DEMO_FOLDER, "--backend", "torch", "--checkpoint", "w.pt")
+    assert code == 2 and errors.startswith("error: --checkpoint is the weights of one bundle, and 2 are named; measure its bundle alone")
 
 
 def test_doctor_exits_with_2_only_when_something_named_is_bad(run: Any, tiny_bundle: Path, tmp_path: Path) -> None:

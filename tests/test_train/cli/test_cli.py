@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from sdic_runtime.directions import load_direction
+from sdic_runtime.directions import load_direction, save_direction
+from sdic_runtime.edits import Direction
 from sdic_train.cli.app import main
 from sdic_train.cli.options import Training
+from sdic_train.methods import method_of_file
 from sdic_train.trainers.run import LOG, read_log
 
 
@@ -159,7 +161,7 @@ def test_missing_weights_are_noticed_before_anything_is_made(
 
 
 def test_help_is_instant_and_has_an_example_per_command(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("dataset", "reader", "generator", "encoder", "sdic", "evaluate"):
+    for command in ("dataset", "reader", "generator", "encoder", "sdic", "method", "evaluate"):
         assert main([command, "--help"]) == 0
         assert f"sdic-train {command}" in capsys.readouterr().out
 
@@ -172,7 +174,7 @@ def test_the_list_of_commands_is_not_cut_off(words: list[str], capsys: pytest.Ca
     assert len(listed.splitlines()) > 2 and "..." not in listed
 
 
-@pytest.mark.parametrize("command", ["reader", "generator", "encoder", "sdic"])
+@pytest.mark.parametrize("command", ["reader", "generator", "encoder", "sdic", "method"])
 def test_training_commands_share_their_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -265,3 +267,26 @@ def test_going_on_needs_an_sdic_checkpoint(encoder_file: Path, tmp_path: Path, c
     assert main(words) == 2
     error = f'error: "{encoder_file}" is an e4e checkpoint without DIPN and DICN; give an SDIC checkpoint\n'
     assert capsys.readouterr().err == error and not (tmp_path / "run").exists()
+
+
+def test_a_method_in_two_phases(encoder_file: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--generator", encoder_file, "--data", data, "--data-size", 32, "--photos", "plain", "--recipe", "demo", "--batch", 2]
+    fast = ["--steps", 1, "--threads", 1, "--set", "perceptual=0", "--set", "identity=0", "--set", "body=1"]
+    _run("method", "sfe-inverter", *common, *fast, "--out", tmp_path / "first")
+    second, first = ["method", "sfe", *common, *fast, "--out", tmp_path / "second"], tmp_path / "first" / "model.safetensors"
+    capsys.readouterr()
+    for words, sentence in (
+        ([], 'the method "sfe" is a second phase; name the result of the first with --from'),
+        (["--from", first], "learns from edits; name a folder of directions with --directions"),
+        (["--from", first, "--set", "body=2"], f'"{first}" was trained with other sizes'),
+    ):
+        assert main([str(word) for word in [*second, *words]]) == 2
+        assert sentence in capsys.readouterr().err
+    assert main(["method", "psp", *map(str, common), "--out", str(tmp_path / "psp")]) == 2
+    assert "has a command of its own; use `sdic-train encoder --recipe psp`" in capsys.readouterr().err
+    assert main(["method", "sdip", *map(str, common), "--out", str(tmp_path / "sdip")]) == 2
+    assert 'there is no method "sdip"; the methods are: restyle-psp,' in capsys.readouterr().err
+    (tmp_path / "directions").mkdir()
+    save_direction(tmp_path / "directions" / "smile.safetensors", Direction(np.ones((1, 16), np.float32), "smile", strength_range=(-1, 1)))
+    _run(*second, "--from", first, "--directions", tmp_path / "directions")
+    assert method_of_file(tmp_path / "second" / "model.safetensors").name == "sfe"

@@ -96,8 +96,12 @@ def test_a_folder_is_cached_and_split_by_content(tmp_path: Path) -> None:
     _pictures(tmp_path / "in", 30)
     (tmp_path / "in" / "broken.png").write_text("no picture")
     (tmp_path / "in" / "notes.txt").write_text("no picture either")
-    kept, left = list(cache_folder(tmp_path / "in", tmp_path / "out", 16, held_out=0.3))[-1]
+    (tmp_path / "in" / ".hidden.png").write_text("passed over")
+    dropped: dict[Path, str] = {}
+    kept, left = list(cache_folder(tmp_path / "in", tmp_path / "out", 16, held_out=0.3, dropped=dropped))[-1]
     assert kept + left == 30 and left > 0
+    assert {path.name: "no picture by its name" in reason for path, reason in dropped.items()} == {"broken.png": False, "notes.txt": True}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["held_out_16.npy", "pictures_16.npy"]
     training, held = open_pictures(tmp_path / "out", 16, False), open_pictures(tmp_path / "out", 16, False, seed=900_000)
     assert training.pictures.shape == (kept, 16, 16, 3) and held.pictures.shape == (left, 16, 16, 3)
     for path in (tmp_path / "in").glob("*.png"):  # a copy under another name falls on the same side

@@ -309,7 +309,7 @@ def test_a_kept_compensation_goes_on_where_the_run_before_ended(
 def test_settled_batch_norm_is_the_one_that_is_used_later(
     portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_compute: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdic_train.trainers.sdic.SETTLING", 3)
+    monkeypatch.setattr("sdic_train.trainers.method.SETTLING", 3)
     distances = PortraitPerceptual(reader), PortraitIdentity(reader)
     trainer = SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(settle_norm=1), portraits, make_compute(2), 9, *distances)
     norm = trainer.model.dipn.corr_stem.bn

@@ -1,0 +1,248 @@
+"""Train every method of Table 1 on the demo domain, from one generator and e4e, on the same pictures in the same order, each as long.
+
+    python scripts/train_table1.py train --state runs/table1           # resumes; two processes with one thread each
+    python scripts/train_table1.py pack --state runs/table1 --out checkpoints
+    python scripts/train_table1.py unpack --packed checkpoints --out runs/unpacked
+
+`train` gives the methods turns, the least far first, so that all are equally far at any time; stop it, and the same command goes on. `pack`
+writes what each method trained, in float16, without the generator and e4e that all share; `unpack` writes whole checkpoints again, for
+`sdic-export build` and `sdic-train evaluate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE, DIRECTIONS = ROOT / "sdic_train/demo/portraits.safetensors", ROOT / "sdic_runtime/bundle/demo/directions"
+BATCH, RESULT = 4, "model.safetensors"
+HALF_FROM = 256  # elements from which a tensor is worth rounding
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of `sdic-train`. `seconds`: of a step of four pictures in bfloat16 on one core of an EPYC with AVX-512, measured; with
+    them a budget of minutes becomes a number of steps. `share`: of a method's budget."""
+
+    name: str
+    command: tuple[str, ...]
+    seconds: float
+    share: float = 1.0
+
+
+def method(name: str, seconds: float, share: float = 1.0, *options: str) -> Stage:
+    return Stage(name, ("method", name, "--generator", "{base}", "--recipe", "demo", *options), seconds, share)
+
+
+ENCODER = ("encoder", "--generator", "{base}", "--from", "{base}", "--photos", "photo", "--recipe")
+METHODS: dict[str, tuple[Stage, ...]] = {
+    "sdic": (Stage("sdic", ("sdic", "--model", "{base}", "--recipe", "demo"), 0.92),),
+    "psp": (Stage("psp", (*ENCODER, "psp-demo"), 0.28),),
+    "restyle-psp": (method("restyle-psp", 0.79),),
+    "restyle-e4e": (method("restyle-e4e", 0.79),),
+    "hfgi": (method("hfgi", 0.55),),
+    "hyperstyle": (Stage("w", (*ENCODER, "w-demo"), 0.23, 0.2), method("hyperstyle", 1.11, 0.8, "--encoder", "{runs}/w/model.safetensors")),
+    "fs": (method("fs", 0.45),),
+    "clcae": (method("clcae", 0.67),),
+    "sfe": (
+        method("sfe-inverter", 0.7, 0.6),
+        method("sfe", 0.48, 0.4, "--from", "{runs}/sfe-inverter/model.safetensors", "--directions", "{directions}"),
+    ),
+}
+PHOTOS = ("--photo", "--count")
+DRAW = ("dataset", "--size", "128", "--processes", "1", "--out", "{data}")
+READ = ("reader", "--data", "{data}", "--steps", "1250", "--threads", "1", "--out")
+PREPARATION = (  # command, what it leaves
+    ((*DRAW, "--count", "12000", "--seed", "0"), "data/plain_128_0_0011500.npz"),
+    ((*DRAW, *PHOTOS, "12000", "--seed", "1"), "data/photo_128_1_0011500.npz"),
+    ((*DRAW, *PHOTOS, "512", "--seed", "900000"), "data/photo_128_900000_0000500.npz"),
+    ((*READ, "{state}/reader"), f"reader/{RESULT}"),
+    ((*READ, "{state}/judge", "--set", "seed=1"), f"judge/{RESULT}"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method with a seed."""
+
+    options: argparse.Namespace
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return self.method + (f"-{self.seed}" if self.seed else "")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.options.state) / "runs" / self.name
+
+    def steps(self, stage: Stage) -> int:
+        return max(1, round(self.options.minutes * 60 * stage.share / stage.seconds))
+
+    def waiting(self) -> Stage | None:
+        """The stage that is not finished yet."""
+        return next((stage for stage in METHODS[self.method] if done(self.folder / stage.name) < self.steps(stage)), None)
+
+    def progress(self) -> float:
+        """The share of the budget that is behind it."""
+        return sum(stage.share * done(self.folder / stage.name) / self.steps(stage) for stage in METHODS[self.method])
+
+    def result(self) -> Path:
+        return self.folder / METHODS[self.method][-1].name / RESULT
+
+    def train(self, stage: Stage, lock: int) -> None:
+        """One slice of a stage; the CPU time that it took is added to the state's account."""
+        state, folder = Path(self.options.state), self.folder / stage.name
+        judges = ("--perceptual", f"{state}/reader/{RESULT}", "--identity", f"{state}/reader/{RESULT}")
+        common = ("--data", f"{state}/data", "--data-seed", "1", "--batch", str(BATCH), "--precision", "bf16", "--threads", "1")
+        own = ("--steps", str(self.steps(stage)), "--set", f"seed={self.seed}", "--out", str(folder))
+        places = {"base": BASE, "runs": self.folder, "directions": DIRECTIONS}
+        command = [part.format(**places) for part in stage.command]
+        spent = call([*command, *judges, *common, *own, "--minutes", str(self.options.slice), "--save-minutes", "3"], state, lock)
+        account = state / "cpu_seconds.json"
+        seconds = json.loads(account.read_text()) if account.exists() else {}
+        key = f"{self.name}/{stage.name}"
+        seconds[key] = round(seconds.get(key, 0.0) + spent)
+        account.write_text(json.dumps(seconds, indent=1))
+        print(f"{key}: {done(folder)} of {self.steps(stage)} steps, {seconds[key]} s of CPU time so far", flush=True)
+
+
+def done(folder: Path) -> int:
+    """The steps of a run whose result lies there."""
+    log = folder / "losses.csv"
+    if not (log.exists() and (folder / RESULT).exists()):
+        return 0
+    last = log.read_text().rsplit("\n", 2)[-2].split(",")[0]
+    return int(last) if last.isdigit() else 0
+
+
+CHILDREN: list[subprocess.Popen[bytes]] = []
+
+
+def call(arguments: list[str], state: Path, lock: int) -> float:
+    """Run `sdic-train` with one thread, and return the CPU seconds that it took. The child holds the state's lock too."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with (state / "train.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "sdic_train.cli.app", *arguments], stdout=log, stderr=log, env=environment, cwd=ROOT, pass_fds=[lock]
+        )
+        CHILDREN.append(child)
+        code = child.wait()
+    CHILDREN.remove(child)
+    if code:
+        raise SystemExit(f"`sdic-train {' '.join(arguments)}` ended with {code}; see {state}/train.log")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def train(options: argparse.Namespace) -> None:
+    """Prepare what is missing, then give the runs that are least far their turns until all are finished."""
+    state = Path(options.state).resolve()
+    options.state = str(state)
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit(f"another run works on {state}; stop it first") from None
+        os.set_inheritable(lock.fileno(), True)
+        for command, made in PREPARATION:
+            if not (state / made).exists():
+                print(f"preparing {made}", flush=True)
+                call([part.format(data=state / "data", state=state) for part in command], state, lock.fileno())
+        runs = runs_of(options)
+        with ThreadPoolExecutor(options.processes) as pool:
+            while waiting := sorted((run for run in runs if run.waiting()), key=Run.progress)[: options.processes]:
+                for job in [pool.submit(run.train, run.waiting(), lock.fileno()) for run in waiting]:
+                    job.result()
+    print("all are trained")
+
+
+def runs_of(options: argparse.Namespace) -> list[Run]:
+    seeds = {name: int(count) for name, _, count in (entry.partition("=") for entry in options.seeds)}
+    return [Run(options, name, seed) for name in options.only or METHODS for seed in range(seeds.get(name, 1))]
+
+
+def pack(options: argparse.Namespace) -> None:
+    """Write what every finished run trained."""
+    import torch
+
+    from sdic_train.checkpoints.files import read_safetensors, write_safetensors
+
+    base, _ = read_safetensors(BASE)
+    for run in runs_of(options):
+        if not run.result().exists():
+            print(f"{run.name} has no result yet")
+            continue
+        tensors, metadata = read_safetensors(run.result())
+        own = {name: tensor for name, tensor in tensors.items() if name not in base or not torch.equal(tensor.float(), base[name].float())}
+        small = {
+            name: tensor.half() if tensor.is_floating_point() and tensor.numel() >= HALF_FROM else tensor for name, tensor in own.items()
+        }
+        shared = json.dumps(sorted(tensors.keys() - own.keys()))
+        path = Path(options.out) / f"{run.name}.safetensors"
+        write_safetensors(path, {name: tensor.contiguous() for name, tensor in small.items()}, {**metadata, "shared": shared})
+        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {metadata['trained']}")
+
+
+def unpack(options: argparse.Namespace) -> None:
+    """Write the whole checkpoints, and that of e4e."""
+    from sdic_train.checkpoints.files import read_safetensors, write_safetensors
+
+    base, metadata = read_safetensors(BASE)
+    e4e = {name: tensor for name, tensor in base.items() if not name.startswith(("dipn.", "dicn."))}
+    write_safetensors(Path(options.out) / "e4e.safetensors", e4e, metadata)
+    for path in sorted(Path(options.packed).glob("*.safetensors")):
+        tensors, metadata = read_safetensors(path)
+        whole = {**{name: base[name] for name in json.loads(metadata.pop("shared"))}, **tensors}
+        write_safetensors(Path(options.out) / path.name, whole, metadata)
+        print(Path(options.out) / path.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for name, work in (("train", train), ("pack", pack), ("unpack", unpack)):
+        command = commands.add_parser(name, help=work.__doc__)
+        command.set_defaults(work=work)
+        if name != "unpack":
+            command.add_argument("--state", required=True, help="folder of the runs")
+            command.add_argument("--minutes", type=float, default=40.0, help="budget of a method, on one core")
+            command.add_argument("--only", nargs="*", choices=METHODS, help="these methods alone")
+            command.add_argument("--seeds", nargs="*", default=[], metavar="METHOD=COUNT", help="train so many seeds of a method")
+        if name == "train":
+            command.add_argument("--processes", type=int, default=2, help="runs at the same time, of one thread each")
+            command.add_argument("--slice", type=float, default=10.0, help="minutes after which another run has its turn")
+        else:
+            command.add_argument("--out", required=True, help="folder to write to")
+        if name == "unpack":
+            command.add_argument("--packed", required=True, help="folder that `pack` wrote")
+    options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    sys.path.insert(0, str(ROOT))
+    options.work(options)
+
+
+def stop(number: int, frame: object) -> None:
+    """End the children too; each has saved its state less than four minutes ago."""
+    for child in list(CHILDREN):
+        child.terminate()
+    print(f"stopped by signal {number}; the same command goes on", flush=True)
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

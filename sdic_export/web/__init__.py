@@ -1,0 +1,1 @@
+"""`sdic-export web`: a bundle as a static site that runs it in the browser."""

@@ -1,0 +1,197 @@
+"""What the trainers of all inversion methods share: some networks of a model train, the generator and all others stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdic_runtime.errors import ArgumentError, MissingExtraError
+from sdic_train.checkpoints.load import save_checkpoint
+from sdic_train.data.datasets import PictureSet
+from sdic_train.networks.stylegan2 import Generator, downsample
+from sdic_train.trainers.base import Judge, Trainer, wide, widen
+from sdic_train.trainers.compute import Compute, Losses
+from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of
+
+SETTLING = 48  # batches over which the batch norms' statistics are averaged
+OPTIMIZERS = ("ranger", "adam")
+
+
+@dataclass(frozen=True)
+class MethodRecipe:
+    """Weights and rates that all methods have. A loss with weight 0 is not computed."""
+
+    rate: float = 1e-4
+    optimizer: str = "ranger"
+    warm_up: int = 0
+    decay: float = 0.0  # last share of the steps over which the rate falls to a twentieth
+    l2: float = 1.0  # at the working size on [-1, 1]
+    perceptual: float = 0.8
+    identity: float = 0.1
+    encoder_norm: bool = False  # let the batch norm of frozen networks drift, as released code does
+    random_noise: bool = False  # new generator noise in every step, as released code does
+    mirror: bool = True
+    settle_norm: int = 0  # from this step on the batch norm of what trains keeps its statistics, averaged over many batches; 0: never
+    from_encoder: bool = False  # start the networks that fit e4e's from it
+    new_inputs: float = 1.0  # deviation of what reads the reconstruction, in the first layer of a body that had three channels
+    seed: int = 0
+
+
+class MethodTrainer(Trainer):
+    """One training of a method. A subclass says what a batch is beside its pictures (`drawn`) and what its losses are (`terms`).
+
+    `parts`: the networks of the model that its checkpoint holds. `drifting`: frozen networks whose batch norm the recipe may let drift.
+    """
+
+    kept: tuple[str, ...] = ("trained", "optimizer")
+    parts: tuple[str, ...]
+    drifting: tuple[str, ...] = ()
+    average: Tensor | None = None  # a picture that belongs to the model
+    model: Any
+
+    def __init__(
+        self, model: Any, trained: Sequence[nn.Module], recipe: Any, pictures: PictureSet, compute: Compute, steps: int, *judges: Judge
+    ) -> None:
+        """`trained`: the networks of `model` that train. `judges`: the networks of the losses perceptual and identity."""
+        super().__init__(model.config, recipe, pictures, compute, steps)
+        check_optimizer(recipe)
+        self.distances = self.judges(*judges)
+        self.model = widen(model).to(compute.device)
+        self.trained = nn.ModuleList(trained)
+        model.requires_grad_(False)
+        self.trained.requires_grad_(True)
+        self.drift = nn.ModuleDict({name: getattr(model, name) for name in self.drifting if recipe.encoder_norm})
+        self.kept = (*self.kept, *(["drift"] if self.drift else []))
+        self.optimizer = optimizer_of(recipe, self.trained)
+
+    def train_step(self, losses: Losses) -> None:
+        recipe, compute, random = self.recipe, self.compute, self.random()
+        self.begin(self.optimizer, recipe.rate)
+        images, _ = batch_pictures(self.pictures, compute.batch, self.config.working, random, recipe.mirror)
+        further = self.drawn(random)
+        self.set_modes()
+        if recipe.settle_norm and self.step == recipe.settle_norm:
+            self.settle()
+        with noise(self.model.generator, random if recipe.random_noise else None):
+            for image, *rest in compute.parts(images, *further):
+                self.part(wide(image), *rest, losses=losses)
+        self.update(self.optimizer, self.trained)
+
+    def drawn(self, random: torch.Generator) -> Sequence[Tensor]:
+        """What a batch has beside its pictures: tensors [batch, ...]."""
+        return ()
+
+    def part(self, image: Tensor, *rest: Tensor, losses: Losses) -> None:
+        """The losses and gradients of one part of a batch."""
+        terms = self.terms(image, *rest)
+        total = self.weighted(terms)
+        self.compute.backward(total)
+        losses.add(total=total, **terms)
+
+    def terms(self, image: Tensor, *rest: Tensor) -> dict[str, Tensor]:
+        """image [N, 3, S, S], and a part of what was drawn -> the losses, by their names in the recipe."""
+        with self.compute.autocast():
+            picture = self.model(image)
+        return self.compare(image, picture)
+
+    def compare(self, image: Tensor, *pictures: Tensor) -> dict[str, Tensor]:
+        """The image losses of pictures [N, 3, R, R], averaged to the working size, against one image: their sums over the pictures."""
+        terms: dict[str, Tensor] = {}
+        for picture in pictures:
+            small = pooled(picture, image.shape[-1]).float()
+            with self.compute.autocast():
+                found = {name: network(small, image).mean() for name, network in self.distances.items()}
+            if self.recipe.l2:
+                found["l2"] = F.mse_loss(small, image)
+            terms = {name: terms.get(name, 0) + value for name, value in found.items()}
+        return terms
+
+    @property
+    def settled(self) -> bool:
+        """Whether the batch norm of what trains keeps its statistics now."""
+        return 0 < self.recipe.settle_norm <= self.step
+
+    def set_modes(self) -> None:
+        """What is frozen is in evaluation mode, batch norm too, unless the recipe asks otherwise."""
+        self.model.eval()
+        self.trained.train(not self.settled)
+        self.drift.train()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Replaces the batch norms' moving statistics by means over `SETTLING` batches: small batches make them jump, and a network that
+        trains on its batches' statistics is another one when it is used."""
+        norms = [module for module in self.trained.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        self.trained.train()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over all batches
+        for batch in range(SETTLING):
+            random = torch.Generator().manual_seed((self.recipe.seed << 32) + (1 << 30) + batch)
+            images, _ = batch_pictures(self.pictures, max(4, self.compute.batch), self.config.working, random, self.recipe.mirror)
+            with self.compute.autocast():
+                self.model(wide(images.to(self.compute.device)))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self.set_modes()
+
+    @torch.no_grad()
+    def sheet(self) -> Any:
+        """Pictures above their inversions."""
+        self.model.eval()
+        image = self.shown(self.config.working)
+        return sheet_of(image, downsample(self.model(image), self.config.working))
+
+    def save(self, path: Path) -> None:
+        model, trained = self.model, {"trained": f"{self.kind}, {self.step} steps"}
+        networks: dict[str, Any] = {name: getattr(model, name) for name in self.parts}
+        save_checkpoint(path, self.config, model.latent_avg, trained, average=self.average, **networks)
+
+
+def pooled(picture: Tensor, size: int) -> Tensor:
+    """[N, 3, R, R] -> the means of its tiles, [N, 3, size, size]."""
+    return picture if picture.shape[-1] == size else F.avg_pool2d(picture, picture.shape[-1] // size)
+
+
+def check_optimizer(recipe: Any) -> None:
+    """Raises ArgumentError for an optimizer that is not known."""
+    if recipe.optimizer not in OPTIMIZERS:
+        raise ArgumentError(f'the optimizer "{recipe.optimizer}" is unknown; use {" or ".join(OPTIMIZERS)}')
+
+
+def optimizer_of(recipe: Any, module: nn.Module) -> torch.optim.Optimizer:
+    """Ranger or Adam for what trains in `module`. Raises ArgumentError, MissingExtraError."""
+    check_optimizer(recipe)
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(weights, lr=recipe.rate)
+    try:
+        from pytorch_optimizer import Ranger
+    except ImportError as error:
+        raise MissingExtraError("pytorch-optimizer", "train", "the optimizer Ranger") from error
+    return Ranger(weights, lr=recipe.rate)
+
+
+@contextmanager
+def noise(generator: Generator, random: torch.Generator | None) -> Iterator[None]:
+    """New noise maps in `generator`, and its own again afterwards; without `random` its own."""
+    if random is None:
+        yield
+        return
+    maps = generator.noises.maps()
+    own = [each.clone() for each in maps]
+    try:
+        for each, new in zip(maps, new_noises(generator, random), strict=True):
+            each.copy_(new)
+        yield
+    finally:
+        for each, old in zip(maps, own, strict=True):
+            each.copy_(old)

@@ -1,0 +1,6 @@
+"""`python -m fuzz`: see `runner`."""
+
+from fuzz.runner import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

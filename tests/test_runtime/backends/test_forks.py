@@ -1,0 +1,34 @@
+"""A process that forks off can use a pipeline of its parent, and ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import os, sys
+import numpy as np
+from sdic_runtime import Pipeline
+
+pipeline = Pipeline.load(sys.argv[1], backend=sys.argv[2])
+picture = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+before = pipeline.invert(picture).pixels
+child = os.fork()
+if child == 0:
+    same = np.array_equal(pipeline.invert(picture).pixels, before)
+    sys.exit(7 if same else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), np.array_equal(pipeline.invert(picture).pixels, before))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_child_loads_anew_and_ends_with_its_own_exit_code(backend: str, tiny_bundle: Path) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-c", PROGRAM, tiny_bundle, backend], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "7 True\n", done.stderr
