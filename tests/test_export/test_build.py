@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,9 @@ from PIL import Image
 from torch import nn
 
 from sdic_export import build as building
+from sdic_export import report as reporting
 from sdic_export.build import BuildOptions, Progress, StageReport, alignment, build
+from sdic_export.cli.app import main
 from sdic_export.golden import read_golden, smooth_pictures
 from sdic_export.graphs.exporter import save_graph
 from sdic_export.graphs.fusion import HALF_FROM
@@ -150,6 +154,16 @@ def test_an_interrupted_build_leaves_nothing(copies: Any, checkpoint: Path, tmp_
     with pytest.raises(KeyboardInterrupt):
         build(BuildOptions(checkpoint, tmp_path / "bundle"), Progress(done=interrupt))
     assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signal")
+def test_a_build_that_is_asked_to_end_leaves_nothing(
+    copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(reporting, "show_stage", lambda stage: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["build", str(checkpoint), "--out", str(tmp_path / "bundle")]) == 143
+    assert names(tmp_path) == [] and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_bundle_is_replaced_only_with_force(copies: Any, checkpoint: Path, tmp_path: Path) -> None:
