@@ -103,7 +103,7 @@ def test_options_end_up_in_the_bundle(copies: Any, checkpoint: Path, tmp_path: P
     out = tmp_path / "place" / "bundle"
     said: list[str] = []
     done: list[StageReport] = []
-    options = BuildOptions(checkpoint, out, "mine", None, [tmp_path / "smile.npy"], [tmp_path / "red.png"], "Mine.")
+    options = BuildOptions(checkpoint, out, "mine", directions=[tmp_path / "smile.npy"], pictures=[tmp_path / "red.png"], licence="Mine.")
     build(options, Progress(said.append, done.append))
     manifest = Bundle.open(out).manifest
     assert (manifest.name, manifest.licence) == ("mine", "Mine.")
@@ -375,9 +375,9 @@ def test_an_error_in_one_band_fails_the_build(copies: Any, checkpoint: Path, tmp
     ],
 )
 def test_the_alignment_of_faces_by_domain_and_by_wish(wanted: str | None, config: ModelConfig, expected: str | None) -> None:
-    assert alignment(wanted, config) == expected
+    assert alignment(wanted, config.domain, config.resolution) == expected
 
 
 def test_an_unknown_alignment_is_refused() -> None:
     with pytest.raises(ArgumentError, match='the alignment of faces is "mtcnn"; use ffhq or none'):
-        alignment("mtcnn", FACES)
+        alignment("mtcnn", FACES.domain, FACES.resolution)
