@@ -161,7 +161,7 @@ def test_other_settings_are_other_engines(with_engines: Path) -> None:
 def test_a_float32_graph_that_is_passed_off_as_half_fails(half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(shutil.copytree(half_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("engines")))
     monkeypatch.setattr(engines, "graph_file", lambda bundle, graph, precision: graph_file(bundle, graph, "fp32"))
-    monkeypatch.setattr(engines, "graph_census", lambda path: Census("graph", {}, {"float16": 100}))
+    monkeypatch.setattr(engines, "graph_census", lambda path: Census("graph", {}, {"float16": 100}, 1))
     with pytest.raises(
         SdicError,
         match='^the engine of "e4e" was asked for in fp16 and is not: 0% of its tensors and 0% of its weights '
