@@ -4,8 +4,8 @@
     python scripts/train_table1.py pack --state runs/table1 --out checkpoints
     python scripts/train_table1.py unpack --packed checkpoints --out runs/unpacked
 
-`train` gives the methods turns, the least far first, so that all are equally far at any time; stop it, and the same command goes on. `pack`
-writes what each method trained, in float16, without the generator and e4e that all share; `unpack` writes whole checkpoints again, for
+`train` gives the methods turns, the least far first, so that all are equally far; stop it, and the same command goes on. `pack` writes
+what each method trained, in float16, without the generator and e4e that all share; `unpack` writes whole checkpoints again, for
 `sdic-export build` and `sdic-train evaluate`.
 """
 

@@ -45,13 +45,15 @@ def add_directions(folder: Path, make: Callable[[Manifest], Mapping[str, AnyDire
             if name in manifest.directions and not replacing:
                 raise ArgumentError(f'the bundle "{manifest.name}" has a direction "{name}" already; take another name, or give --replace')
         made: dict[str, str] = {}
+        tried: set[str] = set()
         try:
             for name, direction in directions.items():
-                made[name] = _written(folder, name, direction, manifest)
+                made[name] = _written(folder, name, direction, manifest, tried)
             listed = {**manifest.directions, **made}
             _write(folder, manifest, listed, list(made.values()))
         except BaseException:
-            _delete(folder, set(made.values()) - set(manifest.files))
+            # A disk may fail when the new manifest is in place already: what that one lists stays.
+            _delete(folder, tried - set(Bundle.open(folder).manifest.files))
             raise
         return list(made.values())
 
@@ -85,19 +87,23 @@ def _changing(folder: Path) -> Iterator[Bundle]:
         raise FileError(f"cannot write into {folder}: {reason(error)}; choose a bundle that you may change") from error
 
 
-def _written(folder: Path, name: str, direction: AnyDirection, manifest: Manifest) -> str:
-    """Write one direction; its file below `folder`: a listed one only where the contents are the same."""
+def _written(folder: Path, name: str, direction: AnyDirection, manifest: Manifest, tried: set[str]) -> str:
+    """Write one direction; its file below `folder`: a listed one only where the contents are the same. All that may be written is in
+    `tried` before."""
     plain = f"{FOLDER}/{name}.safetensors"
     if plain not in manifest.files:
+        tried.add(plain)
         save_direction(folder / plain, direction)
         return plain
     draft = f"{FOLDER}/.{name}.new.safetensors"
+    tried.add(draft)
     save_direction(folder / draft, direction)
     digest = sha256(folder / draft)
     if manifest.files[plain].sha256 == digest:
         (folder / draft).unlink()
         return plain
     file = f"{FOLDER}/{name}.{digest[:8]}.safetensors"
+    tried.add(file)
     (folder / draft).replace(folder / file)
     return file
 

@@ -16,7 +16,7 @@ class Limits:
     upload_bytes: int = 20_000_000
     upload_seconds: float = 10.0
     pixels: int = 25_000_000
-    uploads: int = 8
+    uploads: int = 16
     header_seconds: float = 10.0
     waiting: int = 64
     seconds: float = 60.0

@@ -19,7 +19,7 @@ class Uploads:
     """Reads bodies within the limits."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits, self._now = limits, 0
+        self._limits, self._turns = limits, asyncio.Semaphore(limits.uploads)
 
     async def read(self, request: Request) -> bytes:
         """The file of a request. Raises HTTPException."""
@@ -34,13 +34,15 @@ class Uploads:
 
     @asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
-        if self._now >= self._limits.uploads:
-            raise HTTPException(503, f"{self._now} uploads are under way already; try again in a moment")
-        self._now += 1
+        """A turn among the uploads; one that does not come in time is refused."""
+        try:
+            await asyncio.wait_for(self._turns.acquire(), self._limits.upload_seconds)
+        except asyncio.TimeoutError:
+            raise HTTPException(503, f"{self._limits.uploads} uploads are under way already; try again in a moment") from None
         try:
             yield
         finally:
-            self._now -= 1
+            self._turns.release()
 
     async def _body(self, request: Request) -> bytes:
         """One that is too large is still read to its end, because few clients listen before; nothing of it is kept."""

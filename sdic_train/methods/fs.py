@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from sdic_train.networks.stylegan2 import Generator
 
 TERMS = (
-    "The weights of FS are under InterDigital's Limited Software Evaluation License: for fundamental research alone, no commercial use, no "
-    "service to others, and no adapting or transforming, which a bundle may count as. Use it for your own research evaluation; do not "
-    "redistribute or serve it; a publication must name FeatureStyleEncoder as an InterDigital product and cite its paper."
+    "The weights of FS are under InterDigital's Limited Software Evaluation License: for fundamental research alone, no commercial use; do "
+    "not redistribute or serve it; do not adapt or transform it, which a bundle may count as; a publication must name FeatureStyleEncoder "
+    "as an InterDigital product and cite it."
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,9 @@ from PIL import Image
 from torch import nn
 
 from sdic_export import build as building
+from sdic_export import report as reporting
 from sdic_export.build import BuildOptions, Progress, StageReport, alignment, build
+from sdic_export.cli.app import main
 from sdic_export.golden import read_golden, smooth_pictures
 from sdic_export.graphs.exporter import save_graph
 from sdic_export.graphs.fusion import HALF_FROM
@@ -100,7 +104,7 @@ def test_options_end_up_in_the_bundle(copies: Any, checkpoint: Path, tmp_path: P
     out = tmp_path / "place" / "bundle"
     said: list[str] = []
     done: list[StageReport] = []
-    options = BuildOptions(checkpoint, out, "mine", None, [tmp_path / "smile.npy"], [tmp_path / "red.png"], "Mine.")
+    options = BuildOptions(checkpoint, out, "mine", directions=[tmp_path / "smile.npy"], pictures=[tmp_path / "red.png"], licence="Mine.")
     build(options, Progress(said.append, done.append))
     manifest = Bundle.open(out).manifest
     assert (manifest.name, manifest.licence) == ("mine", "Mine.")
@@ -152,6 +156,16 @@ def test_an_interrupted_build_leaves_nothing(copies: Any, checkpoint: Path, tmp_
     with pytest.raises(KeyboardInterrupt):
         build(BuildOptions(checkpoint, tmp_path / "bundle"), Progress(done=interrupt))
     assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signal")
+def test_a_build_that_is_asked_to_end_leaves_nothing(
+    copies: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(reporting, "show_stage", lambda stage: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["build", str(checkpoint), "--out", str(tmp_path / "bundle")]) == 143
+    assert names(tmp_path) == [] and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_bundle_is_replaced_only_with_force(copies: Any, checkpoint: Path, tmp_path: Path) -> None:
@@ -363,9 +377,9 @@ def test_an_error_in_one_band_fails_the_build(copies: Any, checkpoint: Path, tmp
     ],
 )
 def test_the_alignment_of_faces_by_domain_and_by_wish(wanted: str | None, config: ModelConfig, expected: str | None) -> None:
-    assert alignment(wanted, config) == expected
+    assert alignment(wanted, config.domain, config.resolution) == expected
 
 
 def test_an_unknown_alignment_is_refused() -> None:
     with pytest.raises(ArgumentError, match='the alignment of faces is "mtcnn"; use ffhq or none'):
-        alignment("mtcnn", FACES)
+        alignment("mtcnn", FACES.domain, FACES.resolution)

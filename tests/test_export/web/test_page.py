@@ -24,7 +24,7 @@ from sdic_runtime.pictures import fit
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 PORTRAITS = Path(__file__).parents[3] / "examples"
 CLOSE = 2  # levels of 255
-MOVES = 8
+MOVES = 5
 CPUS = available_cpus()
 
 # In the page: a picture of sines, resized by the page's own code.

@@ -29,7 +29,7 @@ from sdic_runtime.backends.tensorrt.engine_files import (
 from sdic_runtime.backends.tensorrt.places import Place, bound_place, folder_name, mismatch
 from sdic_runtime.backends.tensorrt.settings import EngineSettings, Hardware, Profile, Target, build_command
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import ArgumentError, BackendError
+from sdic_runtime.errors import ArgumentError, BackendError, printable
 from sdic_runtime.files import sha256
 
 ADA = GpuAttributes("8.9", 128, 384, 72 << 20, 100 << 10, 24 << 30, False, "Ada card")
@@ -214,7 +214,7 @@ def test_why_not_these_engines(bundle: Bundle, built: Place, here: Place, why: s
     folder = put(bundle, built)
     with pytest.raises(BackendError) as caught:
         find_engines(bundle, here)
-    assert str(caught.value) == (
+    assert str(caught.value) == printable(
         f"the engines in {folder} cannot be used: {why}; build them again with: "
         f"sdic-export engines {bundle.path} --target {here.target} --precision fp32"
     )

@@ -53,7 +53,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_an_error(bundle: Bundle, monkeyp
 
     plain = onnxruntime.InferenceSession
 
-    def without_cuda(path: str, options: Any, providers: Any) -> Any:
+    def without_cuda(path: str, options: Any, providers: Any, **_: Any) -> Any:
         assert [name for name, _ in providers] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
         return plain(path, options, providers=["CPUExecutionProvider"])
 

@@ -169,4 +169,4 @@ def test_own_files_keep_their_form(tmp_path: Path) -> None:
 def test_a_generator_alone_is_no_method() -> None:
     with pytest.raises(CheckpointError, match="a StyleGAN2 checkpoint holds no inversion method; give one of: SDIC, HFGI, e4e, pSp"):
         method_of("StyleGAN2")
-    assert {KINDS[name].method for name in known_methods()} == set(METHODS)
+    assert {KINDS[name].method for name in known_methods()} == set(METHODS) - {"sketches"}  # that of other tests

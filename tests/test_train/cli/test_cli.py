@@ -156,7 +156,7 @@ def test_missing_weights_are_noticed_before_anything_is_made(
     assert "the loss perceptual has the weight 0.8 and no network; name its weights with --perceptual" in capsys.readouterr().err
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
     assert main([*words, "--perceptual", str(encoder_file)]) == 2
-    assert "is not a portrait reader; make one with `sdic-train reader`" in capsys.readouterr().err
+    assert "are not two files; give AlexNet's and LPIPS' linear weights" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
