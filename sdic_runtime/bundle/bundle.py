@@ -37,9 +37,7 @@ class Bundle:
         return f'<Bundle "{self.manifest.name}" ({self.manifest.method}) at {self.path}>'
 
     @classmethod
-    def open(
-        cls, path: str | os.PathLike[str] | None = None, verify: bool = True, trust: bool = False, remember: bool = False
-    ) -> Bundle:
+    def open(cls, path: str | os.PathLike[str] | None = None, verify: bool = True, trust: bool = False, remember: bool = False) -> Bundle:
         """Open the bundle in the folder `path` (or the embedded demo bundle). With `verify=False` hashes are not compared; with `remember`
         not those of files that this user compared before and that have not changed since, see `unchanged`. `trust` allows graphs what only
         graphs of someone known may do: operators that may never end, and engines. Raises BundleError when it is no bundle, of a newer
