@@ -22,7 +22,7 @@ def _exporter_table() -> Iterator[None]:
         try:
             from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-            patch.setattr(ONNXRegistry, "from_torchlib", cache(ONNXRegistry.from_torchlib))
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
         except (ImportError, AttributeError):  # another PyTorch: slower tests
             pass
         yield
