@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from built_once import built_once
+from exported_once import exporting_once
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -292,7 +293,8 @@ def build(folder: Path, **options: Any) -> Path:
 def built(factory: pytest.TempPathFactory) -> Path:
     """The same, once for all processes of a test run. No test may change it."""
     register()
-    return built_once(factory, NAME, build) / "bundle"
+    with exporting_once(factory):
+        return built_once(factory, NAME, build) / "bundle"
 
 
 def direction() -> Direction:

@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 from built_once import built_once
+from exported_once import quick_exporter
 from torch import Tensor, nn
 
 from sdic_export import build as building
@@ -34,10 +35,11 @@ class Built:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread(_exporter_table: None) -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with quick_exporter():
+        yield
     torch.set_num_threads(threads)
 
 
