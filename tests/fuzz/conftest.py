@@ -11,7 +11,7 @@ import pytest
 from fuzz.seeds import SECONDS, make_copy
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def at_once() -> Any:
     begun = time.process_time()
     yield
