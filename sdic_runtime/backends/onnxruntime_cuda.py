@@ -70,8 +70,8 @@ class OnnxRuntimeCuda(DeviceBackend):
         """`device`: as DLPack counts them."""
         import onnxruntime
 
-        super().__init__(bundle, gpu, device or (CUDA_DEVICE, index), graphs)
-        self.precision, self.variants = precision, (precision,)
+        super().__init__(bundle.manifest, (0, bundle.manifest.sizes["R"]), gpu, device or (CUDA_DEVICE, index), graphs)
+        self.bundle, self.precision, self.variants = bundle, precision, (precision,)
         self._index, self._threads, self._tf32 = index, threads, tf32
         self._sessions: dict[Path, Any] = {}
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
@@ -117,7 +117,7 @@ class OnnxRuntimeCuda(DeviceBackend):
         return made, total
 
     def to_bytes(self, picture: DeviceTensor, rows: tuple[int, int]) -> np.ndarray:
-        return super().to_bytes(picture, self.bundle.manifest.visible_rows)[:, rows[0] : rows[1]]  # the graph makes all rows
+        return super().to_bytes(picture, self.visible_rows)[:, rows[0] : rows[1]]  # the graph makes all rows
 
     def capture_obstacle(self, batch: int) -> str | None:
         for graph, count in self._host_work.items():

@@ -14,9 +14,8 @@ from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.cuda.dlpack import CUDA_MANAGED, Borrowed
 from sdic_runtime.backends.cuda.driver import CudaGraphs, Gpu
 from sdic_runtime.backends.cuda.tensors import ALIGNMENT, BufferPool, DeviceTensor
-from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.errors import ArgumentError, SdicError
-from sdic_runtime.program import EDIT_KINDS, IMAGE, INVERT
+from sdic_runtime.program import EDIT_KINDS, IMAGE, INVERT, Method
 
 NO_CAPTURE = 'pycuda has no stream capture and the package "cuda-bindings" is not installed'
 
@@ -33,15 +32,16 @@ class Captured:
 
 
 class DeviceBackend(Backend):
-    """The stages of one bundle on one GPU. Safe for several threads, which take turns: there is one stream."""
+    """The stages of one method on one GPU. Safe for several threads, which take turns: there is one stream."""
 
     skips = False  # a whole program is one CUDA graph
     runs_before_capture = 1  # of a program with new shapes, so that everything it needs is there
 
-    def __init__(self, bundle: Bundle, gpu: Gpu, device: tuple[int, int], graphs: bool) -> None:
-        """`device`: as DLPack counts them. `graphs=False`: enqueue every stage instead of replaying CUDA graphs."""
-        super().__init__(bundle.manifest)
-        self.bundle, self.gpu = bundle, gpu
+    def __init__(self, method: Method, visible_rows: tuple[int, int], gpu: Gpu, device: tuple[int, int], graphs: bool) -> None:
+        """`visible_rows`: of a picture that become bytes on the GPU. `device`: as DLPack counts them. `graphs=False`: enqueue every stage
+        instead of replaying CUDA graphs."""
+        super().__init__(method)
+        self.visible_rows, self.gpu = visible_rows, gpu
         self.graph_obstacle = "they were switched off" if not graphs else NO_CAPTURE if gpu.graphs is None else None
         self._lock = threading.RLock()
         self._captured: dict[Any, Captured] = {}
@@ -103,7 +103,7 @@ class DeviceBackend(Backend):
             return self.enqueue_stage(stage, inputs, outputs)
 
     def to_bytes(self, picture: DeviceTensor, rows: tuple[int, int]) -> np.ndarray:
-        if tuple(rows) != self.bundle.manifest.visible_rows:  # for which the graph was made
+        if tuple(rows) != tuple(self.visible_rows):  # for which the graph was made
             return super().to_bytes(picture, rows)
         with self._lock, self.gpu.active():
             made = self.enqueue_bytes(picture)

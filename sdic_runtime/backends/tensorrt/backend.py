@@ -88,8 +88,8 @@ class TensorRt(DeviceBackend):
         self, bundle: Bundle, place: Place, library: Any, gpu: Gpu, engines: tuple[Path, Sidecar], device: tuple[int, int], graphs: bool
     ) -> None:
         """`device`: as DLPack counts them."""
-        super().__init__(bundle, gpu, device, graphs)
-        self.place, (self.folder, self.sidecar) = place, engines
+        super().__init__(bundle.manifest, bundle.manifest.visible_rows, gpu, device, graphs)
+        self.bundle, self.place, (self.folder, self.sidecar) = bundle, place, engines
         self.name, self.precision = place.target.value, self.sidecar.settings.precision
         self.largest_batch = self.sidecar.settings.profile.largest
         with gpu.active():
@@ -115,7 +115,7 @@ class TensorRt(DeviceBackend):
         return {name: results[name] for name in outputs}
 
     def enqueue_bytes(self, picture: DeviceTensor) -> tuple[DeviceTensor, DeviceTensor]:
-        batch, (first, end) = picture.shape[0], self.bundle.manifest.visible_rows
+        batch, (first, end) = picture.shape[0], self.visible_rows
         made = self.pool.tensor((batch, end - first, self.method.sizes["R"], 3), np.uint8)
         total = self.pool.tensor((batch,))
         self._enqueue(self.engines[TO_BYTES], batch, {"picture": picture}, {"bytes": made, "total": total})
