@@ -16,10 +16,13 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE, DIRECTIONS = ROOT / "sdic_train/demo/portraits.safetensors", ROOT / "sdic_runtime/bundle/demo/directions"
 RESULT, WALL = "model.safetensors", "wall.json"
 HALF_FROM = 256  # elements from which a tensor is worth rounding
+PART = 14_500_000  # bytes of an archive
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,7 @@ def pack(options: argparse.Namespace) -> None:
     from sdic_train.checkpoints.files import read_safetensors, write_safetensors
 
     base, _ = read_safetensors(BASE)
+    out, state, files = Path(options.out), Path(options.state), list[Path]()
     for run in runs_of(options):
         if not run.result().exists():
             print(f"{run.name} has no result yet")
@@ -259,19 +264,53 @@ def pack(options: argparse.Namespace) -> None:
             name: tensor.half() if tensor.is_floating_point() and tensor.numel() >= HALF_FROM else tensor for name, tensor in own.items()
         }
         shared = json.dumps(sorted(tensors.keys() - own.keys()))
-        path = Path(options.out) / f"{run.name}.safetensors"
+        path = out / f"{run.name}.safetensors"
         write_safetensors(path, {name: tensor.contiguous() for name, tensor in small.items()}, {**metadata, "shared": shared})
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {metadata['trained']}")
+        files.append(path)
+        logs = {run.folder / stage.name / "losses.csv": out / f"{run.name}.{stage.name}.csv" for stage in METHODS[run.method]}
+        files += [shutil.copy(log, copy) for log, copy in logs.items() if log.exists()]
+    if (state / WALL).exists():
+        files.append(shutil.copy(state / WALL, out / WALL))
+    if options.single:
+        print("\n".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in archived(out, files)))
+
+
+def archived(out: Path, files: Sequence[Path]) -> list[Path]:
+    """The files as archives of at most `PART` bytes in `out`, where they are removed."""
+    parts, sizes = list[list[Path]](), list[int]()
+    for path in sorted(files, key=lambda path: -path.stat().st_size):
+        size = path.stat().st_size + 2048  # with its header and padding
+        place = next((index for index, taken in enumerate(sizes) if taken + size <= PART), None)
+        if place is None:
+            parts.append([])
+            sizes.append(0)
+            place = len(parts) - 1
+        parts[place].append(path)
+        sizes[place] += size
+    archives = []
+    for index, part in enumerate(parts):
+        archives.append(out / f"table1_{index}.tar")
+        with tarfile.open(archives[-1], "w") as archive:
+            for path in part:
+                archive.add(path, path.name)
+                path.unlink()
+    return archives
 
 
 def unpack(options: argparse.Namespace) -> None:
-    """Write the whole checkpoints, and that of e4e."""
+    """Write the whole checkpoints, and that of e4e; also of what `pack --single` wrote."""
     from sdic_train.checkpoints.files import read_safetensors, write_safetensors
 
     base, metadata = read_safetensors(BASE)
     e4e = {name: tensor for name, tensor in base.items() if not name.startswith(("dipn.", "dicn."))}
     write_safetensors(Path(options.out) / "e4e.safetensors", e4e, metadata)
-    for path in sorted(Path(options.packed).glob("*.safetensors")):
+    packed = Path(options.packed)
+    for path in sorted(packed.glob("table1_*.tar")):
+        packed = Path(options.out) / "packed"
+        with tarfile.open(path) as archive:
+            archive.extractall(packed, filter="data")
+    for path in sorted(packed.glob("*.safetensors")):
         tensors, metadata = read_safetensors(path)
         whole = {**{name: base[name] for name in json.loads(metadata.pop("shared"))}, **tensors}
         write_safetensors(Path(options.out) / path.name, whole, metadata)
@@ -304,6 +343,8 @@ def main() -> None:
             command.add_argument("--slice", type=float, default=10.0, help="minutes after which another run has its turn")
         else:
             command.add_argument("--out", required=True, help="folder to write to")
+        if name == "pack":
+            command.add_argument("--single", action="store_true", help="a few archives of at most 15 MB in place of all files")
         if name == "unpack":
             command.add_argument("--packed", required=True, help="folder that `pack` wrote")
     options = parser.parse_args()
