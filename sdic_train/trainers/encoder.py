@@ -87,8 +87,9 @@ class EncoderTrainer(Trainer):
     def train_step(self, losses: Losses) -> None:
         recipe, compute, random = self.recipe, self.compute, self.random()
         self.begin(self.optimizer, recipe.rate)
-        images, coordinates = batch_pictures(self.pictures, compute.batch, self.config.working, random, recipe.mirror and not recipe.code)
-        mapped = torch.randn(len(images) * REAL_SAMPLES, self.config.style_width, generator=random).to(compute.device)
+        mirror = recipe.mirror and not recipe.code
+        images, coordinates = batch_pictures(self.pictures, compute.batch, self.config.working, random, mirror, compute.device)
+        mapped = torch.randn(len(images) * REAL_SAMPLES, self.config.style_width, generator=random).to(compute.device, non_blocking=True)
         self.encoder.train()
         codes = []
         for image, person in compute.parts(images, coordinates):

@@ -67,7 +67,8 @@ class SFETrainer(MethodTrainer):
         super().train_step(losses)
         if self.contested:
             recipe = self.recipe
-            images, _ = batch_pictures(self.pictures, self.compute.batch, self.config.working, self.random(), recipe.mirror)
+            batch, size, device = self.compute.batch, self.config.working, self.compute.device
+            images, _ = batch_pictures(self.pictures, batch, size, self.random(), recipe.mirror, device)
             real = torch.cat([image for (image,) in self.compute.parts(images)])
             self.adversary.advance(real, torch.cat(self.made), self.step, losses, "discriminator")
 
