@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import other_device
 import pytest
 import torch
 from torch import nn
@@ -148,6 +149,19 @@ def test_only_what_trains_changes(method: str, make: Make) -> None:
         assert changed - drifting
         assert bool(drifting) == (recipe == "released" and bool(trainer.drifting))
         assert all(".running_" in name or name.endswith(".num_batches_tracked") for name in drifting)
+
+
+@pytest.mark.parametrize("method", TRAININGS)
+def test_a_step_stays_on_its_device(method: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert other_device.steps(make(method, "demo"), monkeypatch, count=1) == {other_device.OTHER}
+
+
+def test_mixed_precision_warps_a_map_as_float32_does() -> None:
+    x = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    numbers = perspective(CORNERS, CORNERS * 0.93)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = warped(x, numbers)
+    assert torch.allclose(found, warped(x, numbers), atol=1e-5)
 
 
 @pytest.mark.parametrize("method", TRAININGS)
