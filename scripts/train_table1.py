@@ -215,13 +215,14 @@ def train_side_by_side(options: argparse.Namespace, state: Path) -> None:
             results |= wall_time.run_all(
                 specs, [run.folder for run in group], lambda: draw(options, state), CHILDREN, state / "site", extra
             )
-    told = {name: getattr(options, name) for name in ("wall_minutes", "batch", "device", "pictures", "set", "mps")}
+    told = {name: getattr(options, name) for name in ("wall_minutes", "batch", "device", "pictures", "set", "mps", "graphs")}
     (state / WALL).write_text(json.dumps({**told, "processes": size, "seconds": round(time.time() - start, 1), "runs": results}, indent=1))
     print(f"{sum(about['well'] for about in results.values())} of {len(results)} runs went well, {time.time() - start:.0f} s", flush=True)
 
 
 def spec_of(run: Run, until: float) -> wall_time.Spec:
-    stages = [([*run.words(stage), "--restart", "--log-steps", str(run.options.log_steps)], stage.share) for stage in METHODS[run.method]]
+    more = ["--restart", "--log-steps", str(run.options.log_steps), *(["--graphs"] if run.options.graphs else [])]
+    stages = [([*run.words(stage), *more], stage.share) for stage in METHODS[run.method]]
     return wall_time.Spec(
         run.name, stages, METHODS[run.method][-1].name, until, run.options.device, f"{run.options.state}/go", str(run.folder / "ready")
     )
@@ -339,6 +340,7 @@ def main() -> None:
             command.add_argument("--wall-minutes", type=float, help="all runs side by side, and all is over after so many minutes")
             command.add_argument("--pictures", type=int, default=12000, help="photos to draw; with --wall-minutes")
             command.add_argument("--log-steps", type=int, default=10, help="steps between two rows of a log; with --wall-minutes")
+            command.add_argument("--graphs", action="store_true", help="steps as CUDA graphs; with --wall-minutes")
             command.add_argument("--mps", action="store_true", help="a GPU's processes compute at the same time; with --wall-minutes")
             command.add_argument("--slice", type=float, default=10.0, help="minutes after which another run has its turn")
         else:
