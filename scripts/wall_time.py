@@ -181,11 +181,11 @@ def run_all(
     children.extend(side.process for side in sides)
     try:
         begin(sides, specs, prepare)
+        codes = finish(sides, until)
     except BaseException:
-        until = 0.0
+        finish(sides, 0.0)
         raise
     finally:
-        codes = finish(sides, until)
         children[:] = [child for child in children if child not in [side.process for side in sides]]
     found = {side.name: told(side, codes[side.name], spec.last) for side, spec in zip(sides, specs, strict=True)}
     print("\n".join(line(name, about) for name, about in found.items()), flush=True)

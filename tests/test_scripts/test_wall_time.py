@@ -102,7 +102,7 @@ def test_what_is_packed_comes_back(table1: ModuleType, single: bool, monkeypatch
         write_safetensors(tmp_path / f"state/runs/sdic{seed}/sdic/model.safetensors", trained, {**metadata, "trained": "sdic, 5 steps"})
     (tmp_path / "state/runs/sdic/sdic/losses.csv").write_text("step,total\n5,1\n")
     (tmp_path / "state/wall.json").write_text("{}")
-    monkeypatch.setattr(table1, "PART", 45_000)  # bytes: an archive for each run
+    monkeypatch.setattr(table1.checkpoints, "PART", 45_000)  # bytes: an archive for each run
     packed = tmp_path / "packed"
     table1.pack(argparse.Namespace(state=str(tmp_path / "state"), out=str(packed), only=["sdic"], seeds=["sdic=2"], single=single))
     files = {path.name for path in packed.iterdir()}
