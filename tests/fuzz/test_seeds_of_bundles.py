@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from fuzz.seeds import HUGE, refused
-from fuzz.targets import _list_again, read_bundle
-from sdic_runtime.backends import onnxruntime
+from fuzz.seeds import HUGE, endless, put_dipn, reading, refused
+from fuzz.targets import read_bundle
+from sdic_runtime.backends import sessions
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.manifest import MANIFEST_NAME
 from sdic_runtime.errors import BundleError, SdicError
@@ -55,29 +53,6 @@ def test_a_pipe_or_a_device_in_a_bundle_is_refused(name: str, kind: str, bundle:
     refused(BundleError, "it is a pipe or a device and not a file", lambda: Bundle.open(bundle).check())
 
 
-def reading(bundle: Path, location: str, content: bytes | None = None, listed: bool = False) -> Path:
-    """Have a graph of the bundle read its weights from `location`, and list that file or not."""
-    import onnx
-
-    name = "onnx/fp32/generator_tail.onnx"
-    model = onnx.load(bundle / name)
-    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
-    raw = onnx.numpy_helper.to_array(tensor).tobytes()
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", "0"), ("length", str(len(raw)))):
-        tensor.external_data.add(key=key, value=value)
-    (bundle / name).write_bytes(model.SerializeToString())
-    data = json.loads((bundle / MANIFEST_NAME).read_text())
-    place = bundle / "onnx/fp32" / location
-    if not place.exists():
-        place.write_bytes(raw if content is None else content)
-    weights = [os.path.normpath(f"onnx/fp32/{location}")] if listed else []
-    data["weights"] |= {name: weights} if listed else {}
-    _list_again(bundle, data, name, *weights)
-    return place
-
-
 @pytest.mark.parametrize("location", ["w.data", "../../../w.data", "/absolute", "../fp32/w.data", "*/_ORT_MEM_ADDR_/*"])
 def test_weights_that_the_bundle_does_not_list_are_not_read(location: str, bundle: Path, tmp_path: Path) -> None:
     location = str(tmp_path / "w.data") if location == "/absolute" else location
@@ -95,33 +70,13 @@ def test_listed_weights_are_read_and_a_link_is_followed_by_its_hash(bundle: Path
     moved.parent.mkdir()
     place.rename(moved)
     place.symlink_to(moved)
-    if hasattr(__import__("onnxruntime").SessionOptions(), onnxruntime.NEEDED_FOR_LINKS):
+    if hasattr(__import__("onnxruntime").SessionOptions(), sessions.NEEDED_FOR_LINKS):
         np.testing.assert_array_equal(read_bundle(bundle).pixels, want)
     else:
         refused(BundleError, "is a link out of the bundle, which this ONNX Runtime does not follow", read_bundle, bundle)
     moved.write_bytes(b"\0" * moved.stat().st_size)
     for verify in (True, False):  # outside, the hash is compared in any case
         refused(BundleError, "its SHA-256 is not the one in", Bundle.open(bundle, verify).file, "onnx/fp32/w.data")
-
-
-def put_dipn(bundle: Path, nodes: list[Any], constants: dict[str, np.ndarray]) -> Path:
-    from tiny_bundle import write_stage
-
-    name = "onnx/fp32/dipn.onnx"
-    write_stage(bundle / name, "dipn", nodes, constants)
-    _list_again(bundle, json.loads((bundle / MANIFEST_NAME).read_text()), name)
-    return bundle
-
-
-def endless(bundle: Path) -> Path:
-    from onnx import TensorProto, helper
-
-    values = [("i", TensorProto.INT64, []), ("c", TensorProto.BOOL, []), ("x", TensorProto.FLOAT, None)]
-    made = [("co", TensorProto.BOOL, []), ("xo", TensorProto.FLOAT, None)]
-    nodes = [helper.make_node("Identity", ["c"], ["co"]), helper.make_node("Add", ["x", "x"], ["xo"])]
-    body = helper.make_graph(nodes, "body", *([helper.make_tensor_value_info(*value) for value in some] for some in (values, made)))
-    loop = helper.make_node("Loop", ["", "yes", "d"], ["discrepancy"], body=body)
-    return put_dipn(bundle, [helper.make_node("Sub", ["image", "reconstruction"], ["d"]), loop], {"yes": np.array(True)})
 
 
 def test_a_loop_is_refused_unless_the_bundle_is_trusted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

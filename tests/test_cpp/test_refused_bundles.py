@@ -16,7 +16,7 @@ from sdic_runtime import Bundle, Pipeline
 
 def test_a_graph_reads_listed_weights_and_runs_known_operators(library: Any, refused: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """The same bundles as in tests/fuzz, refused by both with the same words."""
-    from fuzz.test_seeds import endless, make_copy, reading
+    from fuzz.seeds import endless, make_copy, reading
 
     for index, location in enumerate(("w.data", "../../../w.data", str(tmp_path / "w.data"))):
         (tmp_path / str(index)).mkdir()
