@@ -13,6 +13,7 @@ import numpy as np
 
 from sdic_runtime.colours import PROFILE, in_srgb, out_of_srgb, profile_of, space_of, without_profile
 from sdic_runtime.errors import ArgumentError, FileError, PictureError
+from sdic_runtime.faces.levels import Levels
 from sdic_runtime.files import replacing
 from sdic_runtime.pictures import FORMATS, PictureLike, opened, opened_file, to_rgb
 
@@ -38,6 +39,11 @@ class Photo:
     @property
     def size(self) -> tuple[int, int]:
         return self.image.size
+
+    @cached_property
+    def levels(self) -> Levels:
+        """`image`, and smaller ones made from it."""
+        return Levels(self.image)
 
     @cached_property
     def _profile(self) -> Any:
