@@ -19,6 +19,7 @@ from sdic_runtime.errors import ArgumentError, PictureError, SdicError
 from sdic_runtime.faces import Face, Photo, find
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.shapes import SQUASH
 from sdic_runtime.sheets import back_and_forth, gif, sheet
 from sdic_runtime.subjects import Reader, Subject, Wishes
 from sdic_runtime.tools.list_directions import listed
@@ -153,7 +154,7 @@ class Room:
         for picture, face, crop in tasks:
             try:
                 subject = self.subject(picture, face, crop)
-                subjects.append((subject, self.open.prepare(subject.pictures[0])))
+                subjects.append((subject, self.open.prepare(subject.pictures[0], SQUASH)))
             except (SdicError, MemoryError) as error:
                 subjects.append((error, None))
         images = [image for _, image in subjects if image is not None]
