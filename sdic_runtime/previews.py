@@ -42,7 +42,7 @@ class Entry(NamedTuple):
     """`first`: where its values lie."""
 
     kind: int
-    count: int
+    length: int  # how many values
     first: int
 
 
@@ -73,7 +73,7 @@ class _Tiff:
         """Whole numbers; none where they are something else."""
         kinds = (SHORT, LONG, DIRECTORY)
         return (
-            [self.number(entry.first + SIZES[entry.kind] * step, entry.kind) for step in range(entry.count)] if entry.kind in kinds else []
+            [self.number(entry.first + SIZES[entry.kind] * step, entry.kind) for step in range(entry.length)] if entry.kind in kinds else []
         )
 
     def end(self, at: int) -> int:
@@ -106,8 +106,8 @@ class _Tiff:
 
     def clear_streams(self, note: Entry | None) -> None:
         """JPEG files anywhere: in a maker's note to its end, as nobody else knows how it is made."""
-        if note is not None and (start := self.data.find(JPEG_START, note.first, note.first + note.count)) >= 0:
-            stop = min(note.first + note.count, len(self.data))
+        if note is not None and (start := self.data.find(JPEG_START, note.first, note.first + note.length)) >= 0:
+            stop = min(note.first + note.length, len(self.data))
             self.data[start:stop] = bytes(stop - start)
         self.data = bytearray(JPEG.sub(lambda found: bytes(len(found.group())), self.data))
 

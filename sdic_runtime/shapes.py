@@ -60,7 +60,8 @@ def shaped(
         why = f"{name} has {image.width} x {image.height} pixels, and the model takes squares with an aligned face"
         ways = 'give the crop of sdic_runtime.faces.find(picture)[0], or say shape="crop" or shape="squash"'
         raise PictureError(f"{why}; {ways}")
-    warnings.warn(f'{squashed(name, image.size, sizes, visible_rows)}; crop it, or say shape="crop" or shape="squash"', PictureWarning, _depth())
+    told = f'{squashed(name, image.size, sizes, visible_rows)}; crop it, or say shape="crop" or shape="squash"'
+    warnings.warn(told, PictureWarning, _depth())
     return image
 
 

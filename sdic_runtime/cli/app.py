@@ -39,7 +39,7 @@ def plain_warnings() -> Iterator[None]:
             else:
                 shown(message, category, *place)
 
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]
         yield
 
 
