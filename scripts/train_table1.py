@@ -3,6 +3,8 @@
     python scripts/train_table1.py train --state runs/table1           # resumes; two processes with one thread each
     python scripts/train_table1.py pack --state runs/table1 --out checkpoints
     python scripts/train_table1.py unpack --packed checkpoints --out runs/unpacked
+    python scripts/train_table1.py evaluate --packed checkpoints --judge runs/judge/model.safetensors --out runs/evaluation
+    python scripts/train_table1.py train --state runs/table1 --device cuda --wall-minutes 5 --batch 16    # all at once on a GPU
 
 `train` gives the methods turns, the least far first, so that all are equally far; stop it, and the same command goes on. `pack` writes
 what each method trained, in float16, without the generator and e4e that all share; `unpack` writes whole checkpoints again, for
@@ -19,14 +21,17 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-BASE, DIRECTIONS = ROOT / "sdic_train/demo/portraits.safetensors", ROOT / "sdic_runtime/bundle/demo/directions"
-BATCH, RESULT = 4, "model.safetensors"
-HALF_FROM = 256  # elements from which a tensor is worth rounding
+import table1_checkpoints as checkpoints
+import wall_time
+from table1_checkpoints import BASE, DIRECTIONS, ROOT
+
+RESULT, WALL = "model.safetensors", "wall.json"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ METHODS: dict[str, tuple[Stage, ...]] = {
     ),
 }
 PHOTOS = ("--photo", "--count")
+DRAW_PHOTOS = ("dataset", "--size", "128", "--processes", "{cores}", "--out", "{data}", *PHOTOS)
 DRAW = ("dataset", "--size", "128", "--processes", "1", "--out", "{data}")
 READ = ("reader", "--data", "{data}", "--steps", "1250", "--threads", "1", "--out")
 PREPARATION = (  # command, what it leaves
@@ -101,21 +107,34 @@ class Run:
     def result(self) -> Path:
         return self.folder / METHODS[self.method][-1].name / RESULT
 
+    def words(self, stage: Stage) -> list[str]:
+        """The command of a stage, without how long it takes."""
+        state, options = Path(self.options.state), self.options
+        reader = options.reader or f"{state}/reader/{RESULT}"
+        judges = ("--perceptual", reader, "--identity", reader)
+        common = ("--data", f"{state}/data", "--data-seed", "1", "--batch", str(options.batch), "--precision", "bf16", "--threads", "1")
+        own = ("--set", f"seed={self.seed}", "--out", str(self.folder / stage.name), "--device", options.device)
+        changes = [word for change in options.set for word in ("--set", change.rpartition(":")[2]) if fits(change, self.method, stage)]
+        places = {"base": BASE, "runs": self.folder, "directions": DIRECTIONS}
+        return [*(part.format(**places) for part in stage.command), *judges, *common, *changes, *own]
+
     def train(self, stage: Stage, lock: int) -> None:
         """One slice of a stage; the CPU time that it took is added to the state's account."""
         state, folder = Path(self.options.state), self.folder / stage.name
-        judges = ("--perceptual", f"{state}/reader/{RESULT}", "--identity", f"{state}/reader/{RESULT}")
-        common = ("--data", f"{state}/data", "--data-seed", "1", "--batch", str(BATCH), "--precision", "bf16", "--threads", "1")
-        own = ("--steps", str(self.steps(stage)), "--set", f"seed={self.seed}", "--out", str(folder))
-        places = {"base": BASE, "runs": self.folder, "directions": DIRECTIONS}
-        command = [part.format(**places) for part in stage.command]
-        spent = call([*command, *judges, *common, *own, "--minutes", str(self.options.slice), "--save-minutes", "3"], state, lock)
+        long = ("--steps", str(self.steps(stage)), "--minutes", str(self.options.slice), "--save-minutes", "3")
+        spent = call([*self.words(stage), *long], state, lock)
         account = state / "cpu_seconds.json"
         seconds = json.loads(account.read_text()) if account.exists() else {}
         key = f"{self.name}/{stage.name}"
         seconds[key] = round(seconds.get(key, 0.0) + spent)
         account.write_text(json.dumps(seconds, indent=1))
         print(f"{key}: {done(folder)} of {self.steps(stage)} steps, {seconds[key]} s of CPU time so far", flush=True)
+
+
+def fits(change: str, method: str, stage: Stage) -> bool:
+    """Whether a change [METHOD:]NAME=VALUE is for this stage of a method."""
+    where, sign, _ = change.rpartition(":")
+    return not sign or where in (method, stage.name)
 
 
 def done(folder: Path) -> int:
@@ -128,15 +147,21 @@ def done(folder: Path) -> int:
 
 
 CHILDREN: list[subprocess.Popen[bytes]] = []
+WALL_RUNS: list[str] = []  # that are trained side by side now
 
 
-def call(arguments: list[str], state: Path, lock: int) -> float:
+def call(arguments: list[str], state: Path, lock: int | None = None) -> float:
     """Run `sdic-train` with one thread, and return the CPU seconds that it took. The child holds the state's lock too."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**wall_time.environment(state / "site"), "OMP_NUM_THREADS": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with (state / "train.log").open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "sdic_train.cli.app", *arguments], stdout=log, stderr=log, env=environment, cwd=ROOT, pass_fds=[lock]
+            [sys.executable, "-m", "sdic_train.cli.app", *arguments],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=ROOT,
+            pass_fds=() if lock is None else [lock],
         )
         CHILDREN.append(child)
         code = child.wait()
@@ -150,8 +175,10 @@ def call(arguments: list[str], state: Path, lock: int) -> float:
 def train(options: argparse.Namespace) -> None:
     """Prepare what is missing, then give the runs that are least far their turns until all are finished."""
     state = Path(options.state).resolve()
-    options.state = str(state)
+    options.state, options.reader = str(state), options.reader and str(Path(options.reader).resolve())
     state.mkdir(parents=True, exist_ok=True)
+    if options.wall_minutes:
+        return train_side_by_side(options, state)
     with (state / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,15 +186,59 @@ def train(options: argparse.Namespace) -> None:
             raise SystemExit(f"another run works on {state}; stop it first") from None
         os.set_inheritable(lock.fileno(), True)
         for command, made in PREPARATION:
-            if not (state / made).exists():
+            if not ((state / made).exists() or (options.reader and made.startswith("reader"))):
                 print(f"preparing {made}", flush=True)
                 call([part.format(data=state / "data", state=state) for part in command], state, lock.fileno())
         runs = runs_of(options)
-        with ThreadPoolExecutor(options.processes) as pool:
-            while waiting := sorted((run for run in runs if run.waiting()), key=Run.progress)[: options.processes]:
+        processes = options.processes or 2
+        with ThreadPoolExecutor(processes) as pool:
+            while waiting := sorted((run for run in runs if run.waiting()), key=Run.progress)[:processes]:
                 for job in [pool.submit(run.train, run.waiting(), lock.fileno()) for run in waiting]:
                     job.result()
     print("all are trained")
+
+
+def train_side_by_side(options: argparse.Namespace, state: Path) -> None:
+    """All runs at once, or as many as `--processes` says one group after the other, so that all is over after `--wall-minutes`."""
+    start, runs = time.time(), runs_of(options)
+    WALL_RUNS.extend(run.name for run in runs)
+    until = start + 60 * options.wall_minutes
+    size = options.processes or len(runs)
+    groups = [runs[index : index + size] for index in range(0, len(runs), size)]
+    results: dict[str, Any] = {}
+    with wall_time.shared_gpu(state, options.mps) as extra:
+        for number, group in enumerate(groups):
+            now = time.time()
+            end = now + (until - now) / (len(groups) - number)
+            specs = [spec_of(run, end) for run in group]
+            results |= wall_time.run_all(
+                specs, [run.folder for run in group], lambda: draw(options, state), CHILDREN, state / "site", extra
+            )
+    told = {name: getattr(options, name) for name in ("wall_minutes", "batch", "device", "pictures", "set", "mps", "graphs")}
+    (state / WALL).write_text(json.dumps({**told, "processes": size, "seconds": round(time.time() - start, 1), "runs": results}, indent=1))
+    print(f"{sum(about['well'] for about in results.values())} of {len(results)} runs went well, {time.time() - start:.0f} s", flush=True)
+
+
+def spec_of(run: Run, until: float) -> wall_time.Spec:
+    more = ["--restart", "--log-steps", str(run.options.log_steps), *(["--graphs"] if run.options.graphs else [])]
+    stages = [([*run.words(stage), *more], stage.share) for stage in METHODS[run.method]]
+    return wall_time.Spec(
+        run.name, stages, METHODS[run.method][-1].name, until, run.options.device, f"{run.options.state}/go", str(run.folder / "ready")
+    )
+
+
+def draw(options: argparse.Namespace, state: Path) -> None:
+    """The pictures, and a reader where none is given."""
+    last = (options.pictures - 1) // 500 * 500
+    jobs = [((*DRAW_PHOTOS, str(options.pictures), "--seed", "1"), f"data/photo_128_1_{last:07d}.npz")]
+    if not options.reader:
+        jobs += [entry for entry in PREPARATION if "plain" in entry[1] or entry[1].startswith("reader")]
+    for command, made in jobs:
+        if not (state / made).exists():
+            begin = time.time()
+            words = [part.format(data=state / "data", state=state, cores=os.cpu_count() or 1) for part in command]
+            call(words, state)
+            print(f"{made}: {time.time() - begin:.0f} s", flush=True)
 
 
 def runs_of(options: argparse.Namespace) -> list[Run]:
@@ -176,59 +247,64 @@ def runs_of(options: argparse.Namespace) -> list[Run]:
 
 
 def pack(options: argparse.Namespace) -> None:
-    """Write what every finished run trained."""
-    import torch
-
-    from sdic_train.checkpoints.files import read_safetensors, write_safetensors
-
-    base, _ = read_safetensors(BASE)
-    for run in runs_of(options):
-        if not run.result().exists():
+    """Write what every run with a result trained."""
+    runs, state = runs_of(options), Path(options.state)
+    results = {run.name: run.result() for run in runs if run.result().exists()}
+    stages = [(run, stage.name) for run in runs for stage in METHODS[run.method]]
+    others = {f"{run.name}.{stage}.csv": run.folder / stage / "losses.csv" for run, stage in stages} | {WALL: state / WALL}
+    checkpoints.pack(results, {name: path for name, path in others.items() if path.exists()}, Path(options.out), options.single)
+    for run in runs:
+        if run.name not in results:
             print(f"{run.name} has no result yet")
-            continue
-        tensors, metadata = read_safetensors(run.result())
-        own = {name: tensor for name, tensor in tensors.items() if name not in base or not torch.equal(tensor.float(), base[name].float())}
-        small = {
-            name: tensor.half() if tensor.is_floating_point() and tensor.numel() >= HALF_FROM else tensor for name, tensor in own.items()
-        }
-        shared = json.dumps(sorted(tensors.keys() - own.keys()))
-        path = Path(options.out) / f"{run.name}.safetensors"
-        write_safetensors(path, {name: tensor.contiguous() for name, tensor in small.items()}, {**metadata, "shared": shared})
-        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {metadata['trained']}")
 
 
 def unpack(options: argparse.Namespace) -> None:
-    """Write the whole checkpoints, and that of e4e."""
-    from sdic_train.checkpoints.files import read_safetensors, write_safetensors
+    """Write the whole checkpoints, and that of e4e; also of what `pack --single` wrote."""
+    for path in checkpoints.unpack(Path(options.packed), Path(options.out)):
+        print(path)
 
-    base, metadata = read_safetensors(BASE)
-    e4e = {name: tensor for name, tensor in base.items() if not name.startswith(("dipn.", "dicn."))}
-    write_safetensors(Path(options.out) / "e4e.safetensors", e4e, metadata)
-    for path in sorted(Path(options.packed).glob("*.safetensors")):
-        tensors, metadata = read_safetensors(path)
-        whole = {**{name: base[name] for name in json.loads(metadata.pop("shared"))}, **tensors}
-        write_safetensors(Path(options.out) / path.name, whole, metadata)
-        print(Path(options.out) / path.name)
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Print the table of what `pack` wrote."""
+    raise SystemExit(checkpoints.evaluate(options))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, work in (("train", train), ("pack", pack), ("unpack", unpack)):
+    for name, work in (("train", train), ("pack", pack), ("unpack", unpack), ("evaluate", evaluate)):
         command = commands.add_parser(name, help=work.__doc__)
         command.set_defaults(work=work)
-        if name != "unpack":
+        if name in ("train", "pack"):
             command.add_argument("--state", required=True, help="folder of the runs")
             command.add_argument("--minutes", type=float, default=40.0, help="budget of a method, on one core")
             command.add_argument("--only", nargs="*", choices=METHODS, help="these methods alone")
             command.add_argument("--seeds", nargs="*", default=[], metavar="METHOD=COUNT", help="train so many seeds of a method")
         if name == "train":
-            command.add_argument("--processes", type=int, default=2, help="runs at the same time, of one thread each")
+            command.add_argument("--processes", type=int, help="runs at the same time; 2, with --wall-minutes all")
+            command.add_argument("--batch", type=int, default=4, help="pictures of a step")
+            command.add_argument("--device", default="cpu", help="cpu or cuda")
+            command.add_argument("--reader", help="trained portrait reader for the losses; without it one is trained")
+            command.add_argument(
+                "--set", action="append", default=[], metavar="[METHOD:]NAME=VALUE", help="change an option of the recipes"
+            )
+            command.add_argument("--wall-minutes", type=float, help="all runs side by side, and all is over after so many minutes")
+            command.add_argument("--pictures", type=int, default=12000, help="photos to draw; with --wall-minutes")
+            command.add_argument("--log-steps", type=int, default=10, help="steps between two rows of a log; with --wall-minutes")
+            command.add_argument("--graphs", action="store_true", help="steps as CUDA graphs; with --wall-minutes")
+            command.add_argument("--mps", action="store_true", help="a GPU's processes compute at the same time; with --wall-minutes")
             command.add_argument("--slice", type=float, default=10.0, help="minutes after which another run has its turn")
         else:
             command.add_argument("--out", required=True, help="folder to write to")
-        if name == "unpack":
+        if name == "pack":
+            command.add_argument("--single", action="store_true", help="a few archives of at most 15 MB in place of all files")
+        if name in ("unpack", "evaluate"):
             command.add_argument("--packed", required=True, help="folder that `pack` wrote")
+        if name == "evaluate":
+            command.add_argument("--judge", help="portrait reader that took no part in training; by default judge.safetensors in --packed")
+            command.add_argument("--count", type=int, default=256, help="photos")
+            command.add_argument("--device", default="cpu", help="cpu or cuda")
+            command.add_argument("--batch", type=int, default=8, help="photos computed at once")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
@@ -240,6 +316,8 @@ def stop(number: int, frame: object) -> None:
     """End the children too; each has saved its state less than four minutes ago."""
     for child in list(CHILDREN):
         child.terminate()
+    if WALL_RUNS:
+        raise SystemExit(128 + number)  # what was begun is ended on the way
     print(f"stopped by signal {number}; the same command goes on", flush=True)
     os._exit(128 + number)
 

@@ -181,7 +181,7 @@ def _build(plan: EnginePlan, graph: str, progress: EngineProgress) -> EngineEntr
     bundle, precision = plan.bundle, plan.settings.precision
     path = graph_file(bundle, graph, precision)
     if graph == TO_BYTES:
-        write_bytes_graph(path, bundle.manifest.sizes, bundle.manifest.visible_rows)
+        write_bytes_graph(path, bundle.manifest.sizes["R"], bundle.manifest.visible_rows)
     built = build_engine(path, plan.place.target, plan.settings, lambda phase, done: progress.step(graph, phase, done))
     if plan.settings.weights == "included" and graph != TO_BYTES:  # it has no weights, and rounds to bytes from float32
         check_precision(graph, precision, built.census, graph_census(path))

@@ -1,37 +1,32 @@
-"""The ONNX Runtime backend: the CPU everywhere, CUDA where `onnxruntime-gpu` is installed."""
+"""The ONNX Runtime backend on the CPU; `load` also gives that of `onnxruntime_cuda` where a GPU is asked for."""
 
 from __future__ import annotations
 
-import mmap
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdic_runtime.backends.bands import REBUILD, Bands, for_one
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.forks import leave, register
+from sdic_runtime.backends.sessions import CPU, CUDA, PROVIDERS, QUIET, check_shapes, check_tensors, error_types, readable, session_of
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, Graph, files_in
 from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.cpus import available_cpus
-from sdic_runtime.errors import ArgumentError, BackendError, BundleError, OutOfMemoryError
-from sdic_runtime.files import open_regular
-from sdic_runtime.program import Method, Stage
+from sdic_runtime.errors import ArgumentError, BackendError
+from sdic_runtime.program import Stage
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-MEMORY_SIGNS = ("bad allocation", "bad_alloc", "failed to allocate memory", "out of memory", "bfcarena")
+if TYPE_CHECKING:
+    from sdic_runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
+
 MOST_LOADERS = 4  # stages that are loaded at the same time; each needs memory for its own weights twice
-QUIET = 3  # ONNX Runtime's log level for errors only
-# No extra can ask for it: both packages fill the same folder, and whichever is removed takes the other's files along.
-GPU_HINT = "in place of onnxruntime: pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu"
-FLOAT = "tensor(float)"
-NEEDED_FOR_LINKS = "add_external_initializers_from_files_in_memory"  # of its options, in later versions
 SAME_AS_REQUESTED = 1  # ONNX Runtime's number for the arena that does not double
 
 
@@ -51,18 +46,35 @@ def load(
     threads: int | None = None,
     device: str = "cpu",
     tf32: bool = False,
+    graphs: bool = True,
     cpu_graphs: bool = True,
     lazy: bool = False,
-) -> OnnxRuntime:
+) -> OnnxRuntime | OnnxRuntimeCuda:
     """The stages of `bundle` as ONNX Runtime sessions.
 
-    `precision`: the bundle's default when None. `threads`: CPU threads of one stage, all cores when None. `device`: "cpu", "cuda" or
-    "cuda:1". `tf32=True` lets CUDA round the inputs of float32 convolutions to TF32, which is faster and misses the float32 tolerances.
-    `cpu_graphs=False` runs the standard graphs also where the bundle has CPU-optimized ones, which are for the CPU in float32; where those
-    are bands of rows, each band has its share of the threads. `lazy=True` loads each stage on its first use instead of now.
+    `precision`: when None the bundle's default, and on CUDA the half precision where the bundle has one. `threads`: CPU threads of one
+    stage, all cores when None. `device`: "cpu", "cuda" or "cuda:1". `cpu_graphs=False` runs the standard graphs also where the bundle has
+    CPU-optimized ones, which are for the CPU in float32; where those are bands of rows, each band has its share of the threads.
+    `lazy=True` loads each stage on its first use instead of now.
+    On CUDA: `tf32=True` rounds the inputs of float32 convolutions to TF32, which is faster and misses the float32 tolerances;
+    `graphs=False` starts every stage on its own instead of replaying a program as one CUDA graph.
     Raises SdicError.
     """
-    backend = OnnxRuntime(bundle, bundle.precision(precision), threads, device, tf32, cpu_graphs)
+    kind, _, index = device.partition(":")
+    if kind not in PROVIDERS or not (index.isdigit() or device == kind):
+        raise ArgumentError(f'the device is "{device}"; use cpu, cuda or cuda:N')
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ArgumentError(f"threads is {threads!r}; give a whole number of at least 1, or None for all cores")
+    for name, switch in {"cpu_graphs": cpu_graphs, "graphs": graphs, "tf32": tf32}.items():
+        if not isinstance(switch, bool):
+            raise ArgumentError(f"{name} is {switch!r}; use true or false")
+    backend: OnnxRuntime | OnnxRuntimeCuda
+    if kind == CUDA:
+        from sdic_runtime.backends.onnxruntime_cuda import open_cuda
+
+        backend = open_cuda(bundle, precision, int(index or 0), threads, tf32, graphs)
+    else:
+        backend = OnnxRuntime(bundle, bundle.precision(precision), threads, cpu_graphs)
     if not lazy:
         bundle.check(files_in(bundle.manifest, backend.variants))
         with ThreadPoolExecutor(min(MOST_LOADERS, available_cpus())) as pool:
@@ -71,32 +83,16 @@ def load(
 
 
 class OnnxRuntime(Backend):
-    """One session per graph or band of one: ONNX Runtime computes every output of a graph, asked for or not. On the CPU a tensor is a numpy
-    array; on CUDA it is an OrtValue and stays on the device."""
+    """One session per graph or band of one: ONNX Runtime computes every output of a graph, asked for or not. A tensor is a numpy array."""
 
     name = "onnxruntime"
 
-    def __init__(
-        self, bundle: Bundle, precision: str, threads: int | None = None, device: str = "cpu", tf32: bool = False, cpu_graphs: bool = True
-    ) -> None:
-        import onnxruntime
-
+    def __init__(self, bundle: Bundle, precision: str, threads: int | None = None, cpu_graphs: bool = True) -> None:
         super().__init__(bundle.manifest)
-        kind, _, index = device.partition(":")
-        if kind not in PROVIDERS or not (index.isdigit() or device == kind):
-            raise ArgumentError(f'the device is "{device}"; use cpu, cuda or cuda:N')
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise ArgumentError(f"threads is {threads!r}; give a whole number of at least 1, or None for all cores")
-        if not isinstance(cpu_graphs, bool):
-            raise ArgumentError(f"cpu_graphs is {cpu_graphs!r}; use true or false")
-        if kind == "cuda" and hasattr(onnxruntime, "preload_dlls"):  # finds the libraries that came as wheels
-            onnxruntime.preload_dlls()
-        if PROVIDERS[kind] not in onnxruntime.get_available_providers():
-            raise BackendError(f'the device "{device}" needs the package "onnxruntime-gpu"; {GPU_HINT}')
         self.bundle, self.precision = bundle, precision
-        optimized = kind == "cpu" and precision == STANDARD and cpu_graphs
+        optimized = precision == STANDARD and cpu_graphs
         self.variants = (ONNXRUNTIME_CPU, precision) if optimized else (precision,)  # those that it runs, best first
-        self._kind, self._index, self._threads, self._tf32 = kind, int(index or 0), threads, tf32
+        self._threads = threads
         self._sessions: dict[tuple[Path, ...], Any] = {}  # files of a graph, several where it is in bands -> what runs them
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
         self._locks = {stage: threading.Lock() for stage in (*bundle.manifest.stages, *bundle.manifest.parts)}
@@ -108,7 +104,7 @@ class OnnxRuntime(Backend):
     def description(self) -> str:
         import onnxruntime
 
-        return f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[self._kind]}, {self.precision}{self._optimized()}"
+        return f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[CPU]}, {self.precision}{self._optimized()}"
 
     def _optimized(self) -> str:
         """The graphs that run in a variant for this backend, in words."""
@@ -126,8 +122,7 @@ class OnnxRuntime(Backend):
         return graph.key, graph.variant
 
     def standard(self) -> OnnxRuntime | None:
-        same = (self.bundle, self.precision, self._threads, "cpu", self._tf32)
-        return OnnxRuntime(*same, cpu_graphs=False) if self._optimized() else None
+        return OnnxRuntime(self.bundle, self.precision, self._threads, cpu_graphs=False) if self._optimized() else None
 
     def runs(self, stage: str) -> bool:
         manifest = self.bundle.manifest
@@ -164,13 +159,8 @@ class OnnxRuntime(Backend):
         """What runs the graphs `paths`, which have the tensors of `stage`."""
         if len(paths) == 1:
             session = self._create(name, stage, paths[0], self._threads)
-            _check_shapes(self.method, session, paths[0])
-            if not for_one(session):
-                return session
-            if self._kind == "cpu":
-                return Bands(name, stage, self.method, [session], 1)
-            self.largest_batch = 1
-            return session
+            check_shapes(self.method, session, paths[0])
+            return Bands(name, stage, self.method, [session], 1) if for_one(session) else session
         threads = self._threads or available_cpus()
         bands = [self._create(name, stage, path, max(1, threads // len(paths))) for path in paths]
         return Bands(name, stage, self.method, bands, min(threads, len(paths)))
@@ -188,83 +178,26 @@ class OnnxRuntime(Backend):
         options.enable_mem_pattern = False
         if threads is not None:
             options.intra_op_num_threads = threads
-        provider = PROVIDERS[self._kind]
-        settings = {"device_id": str(self._index), "use_tf32": str(int(self._tf32))} if self._kind == "cuda" else {}
-        providers = [(provider, settings), *([(PROVIDERS["cpu"], {})] if self._kind != "cpu" else [])]
-        with self._readable(f'the stage "{name}" could not be loaded from {path}', f"see: sdic-export verify {self.bundle.path}"):
-            read = _bring_outside(options, self.bundle.outside(path))  # must be there until the session is
-            session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
-            del read
-        # ONNX Runtime goes on with the CPU when CUDA cannot start, and only logs it.
-        if provider not in session.get_providers():
-            why = f'ONNX Runtime could not start on "{self._kind}:{self._index}"'
-            raise BackendError(f'{why}; check the NVIDIA driver and the CUDA and cuDNN libraries, or use device="cpu"')
-        _check_tensors(name, stage, session, path)
+        session = session_of(self.bundle, name, path, options, [(PROVIDERS[CPU], {})], CPU)
+        check_tensors(name, stage, session, path)
         return session
 
-    def upload(self, array: np.ndarray) -> Any:
-        array = np.ascontiguousarray(array, np.float32)
-        if self._kind == "cpu":
-            return array
-        import onnxruntime
+    def upload(self, array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array, np.float32)
 
-        with self._readable("the tensor could not be brought to the GPU", "use a smaller batch"):
-            return onnxruntime.OrtValue.ortvalue_from_numpy(array, self._kind, self._index)
+    def download(self, tensor: np.ndarray) -> np.ndarray:
+        return tensor
 
-    def download(self, tensor: Any) -> np.ndarray:
-        return np.asarray(tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
-
-    def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+    def run(self, stage: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
         session = self._answer(stage, outputs)
-        with self._readable(f'the stage "{stage}" failed', f"see: sdic-export verify {self.bundle.path}"):
-            if self._kind == "cpu":
-                results = dict(zip(outputs, session.run(list(outputs), dict(inputs)), strict=True))
-            else:
-                binding = session.io_binding()
-                for name, tensor in inputs.items():
-                    binding.bind_ortvalue_input(name, tensor)
-                for name in outputs:
-                    binding.bind_output(name, self._kind, self._index)
-                session.run_with_iobinding(binding)
-                results = dict(zip(outputs, binding.get_outputs(), strict=True))
-        count = _shape(next(iter(inputs.values())))[0]
+        with readable(f'the stage "{stage}" failed', f"see: sdic-export verify {self.bundle.path}", CPU):
+            results = dict(zip(outputs, session.run(list(outputs), dict(inputs)), strict=True))
+        count = len(next(iter(inputs.values())))
         for name, tensor in results.items():
-            found, expected = list(_shape(tensor)), list(self.method.shape(name, count))
+            found, expected = list(tensor.shape), list(self.method.shape(name, count))
             if found != expected:
                 raise BackendError(f'the stage "{stage}" gave {name} as {found}, expected {expected}; {REBUILD}')
         return results
-
-    @contextmanager
-    def _readable(self, what: str, remedy: str) -> Iterator[None]:
-        """Turn what ONNX Runtime raises into one sentence; running out of memory is named as such."""
-        expected: tuple[type[Exception], ...] = (*_error_types(), MemoryError, ValueError)
-        try:
-            yield
-        except expected as error:
-            text = " ".join(str(error).split())
-            if isinstance(error, MemoryError) or any(sign in text.lower() for sign in MEMORY_SIGNS):
-                raise OutOfMemoryError(f"{what}: not enough memory on {self._kind}; use a smaller batch") from error
-            raise BackendError(f"{what}: {text[:300]}; {remedy}") from error
-
-
-def _bring_outside(options: Any, weights: Mapping[str, Path]) -> list[mmap.mmap]:
-    """Hand over weights whose files are links out of the bundle, which ONNX Runtime does not follow; their hashes were compared. What is
-    returned must be kept until the session is made. Raises BundleError."""
-    maps: list[mmap.mmap] = []
-    if not weights:
-        return maps
-    if not hasattr(options, NEEDED_FOR_LINKS):
-        first = next(iter(weights.values()))
-        raise BundleError(f"{first} is a link out of the bundle, which this ONNX Runtime does not follow; update it, or use: cp -rL")
-    for path in weights.values():
-        with open_regular(path) as stream:
-            maps.append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-    getattr(options, NEEDED_FOR_LINKS)(list(weights), maps, [len(data) for data in maps])
-    return maps
-
-
-def _shape(tensor: Any) -> tuple[int, ...]:
-    return tensor.shape if isinstance(tensor, np.ndarray) else tuple(tensor.shape())
 
 
 @cache
@@ -274,31 +207,5 @@ def _register_shared_arena() -> None:
     import onnxruntime
 
     place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
-    with suppress(*_error_types()):
+    with suppress(*error_types()):
         onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"arena_extend_strategy": SAME_AS_REQUESTED}))
-
-
-def _error_types() -> tuple[type[Exception], ...]:
-    """Every exception that ONNX Runtime defines; they share no base but Exception."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
-
-
-def _check_tensors(name: str, stage: Stage, session: Any, path: Path) -> None:
-    """The graph's tensors are those of the stage table, in float32 at the borders."""
-    for role, names, infos in (("inputs", stage.inputs, session.get_inputs()), ("outputs", stage.outputs, session.get_outputs())):
-        found = {info.name: info.type for info in infos}
-        if set(found) != set(names) or set(found.values()) != {FLOAT}:
-            listed = ", ".join(f"{name} {kind}" for name, kind in found.items())
-            raise BundleError(f'{path} has the {role} {listed} where the stage "{name}" has {", ".join(names)} in float32; {REBUILD}')
-
-
-def _check_shapes(method: Method, session: Any, path: Path) -> None:
-    """What a graph says of its shapes agrees with the sizes of the bundle."""
-    for info in (*session.get_inputs(), *session.get_outputs()):
-        found, expected = info.shape[1:], method.shape(info.name, 1)[1:]
-        known = {axis: size for axis, size in enumerate(found) if isinstance(size, int)}
-        if len(found) != len(expected) or any(expected[axis] != size for axis, size in known.items()):
-            sizes = f"[N, {', '.join(map(str, expected))}]"
-            raise BundleError(f"{path} has {info.name} as {list(info.shape)} where the bundle's sizes say {sizes}; {REBUILD}")

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sdic_runtime.backends.onnxruntime import GPU_HINT
+from sdic_runtime.backends.onnxruntime_cuda import GPU_HINT
 from sdic_runtime.contents import METADATA, OTHER, SAFETENSORS, content_of, safetensors_header
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import MissingExtraError, SdicError, printable

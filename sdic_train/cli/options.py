@@ -113,6 +113,16 @@ class Training:
     threads: ThreadsOption = 0
     save_minutes: Annotated[float, Option(min=0, help="Minutes between two saved states.")] = 5.0
     minutes: Annotated[float, Option(min=0, help="Stop after this long; the run stays resumable.", show_default=False)] = math.inf
+    until: Annotated[
+        float,
+        Option(
+            min=0,
+            help="Fill the time until then, in seconds since 1970, with as many steps as fit; --steps is not read.",
+            show_default=False,
+        ),
+    ] = math.inf
+    log_steps: Annotated[int, Option(min=1, help="With --until: steps between two rows of the log.")] = 1
+    graphs: Annotated[bool, Option("--graphs", help="With --until, on a GPU: record a step's kernels once and repeat them.")] = False
     restart: Annotated[bool, Option("--restart", help="Start again instead of resuming what is in --out.")] = False
     tensorboard: Annotated[bool, Option("--tensorboard", help="Also write TensorBoard logs.")] = False
     debug: Debug = False
@@ -140,13 +150,21 @@ class Training:
 
     def run(self, trainer: Trainer) -> None:
         """Trains with messages on standard error, and prints the run's folder; of several processes one speaks."""
+        from sdic_train.trainers.fill import FillOptions, fill
         from sdic_train.trainers.run import RunOptions, train
 
-        options = RunOptions(
-            self.out, self.steps, self.save_minutes * 60, resume=not self.restart, tensorboard=self.tensorboard, minutes=self.minutes
-        )
         speaks = trainer.compute.main
-        train(trainer, options, lambda text: echo(text, err=True) if speaks else None)
+        resume = not self.restart
+
+        def say(text: str) -> None:
+            if speaks:
+                echo(text, err=True)
+
+        if math.isfinite(self.until):
+            fill(trainer, FillOptions(self.out, self.until, self.log_steps, self.graphs, resume), say)
+        else:
+            save = self.save_minutes * 60
+            train(trainer, RunOptions(self.out, self.steps, save, resume=resume, tensorboard=self.tensorboard, minutes=self.minutes), say)
         if speaks:
             echo(self.out)
 

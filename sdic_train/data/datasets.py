@@ -25,7 +25,7 @@ SIDED_KINDS = {"sides", "switch", "rare"}  # of parameters whose values omit the
 HELD_OUT_SEED = 900_000  # data sets of this seed and above are never trained on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PictureSet:
     """`pictures` uint8 [N, size, size, 3]. For portraits also the person drawn: `values` in the units of `PARAMETERS`,
     `coordinates` the standard normal numbers that those values were made from; both float32 [N, parameters]."""

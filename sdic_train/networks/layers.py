@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import sqrt
 
 import torch
@@ -18,10 +19,23 @@ def blur_kernel() -> Tensor:
     return torch.outer(taps, taps) / taps.sum() ** 2 * 4
 
 
+def blur_taps(like: Tensor) -> Tensor:
+    """`BLUR_TAPS` as a tensor. To a GPU they are copied once: a copy waits for everything that it still has to compute."""
+    if like.is_cuda and not torch.compiler.is_compiling():
+        return _taps_on(like.device, like.dtype)
+    return torch.tensor(BLUR_TAPS, dtype=like.dtype, device=like.device)
+
+
+@cache
+def _taps_on(device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # or no gradient could pass by them later
+        return torch.tensor(BLUR_TAPS, dtype=dtype, device=device)
+
+
 def blur(x: Tensor, padding: int = 1, gain: float = 2.0) -> Tensor:
     """[N, C, H, W] -> [N, C, H + 2 padding - 3, ...]: the [1, 3, 3, 1] filter with `gain` per axis, as two depthwise passes."""
     channels = x.shape[1]
-    taps = torch.tensor(BLUR_TAPS, dtype=x.dtype, device=x.device) * (gain / sum(BLUR_TAPS))
+    taps = blur_taps(x) * (gain / sum(BLUR_TAPS))
     x = F.conv2d(x, taps.view(1, 1, 4, 1).repeat(channels, 1, 1, 1), padding=(padding, 0), groups=channels)
     return F.conv2d(x, taps.view(1, 1, 1, 4).repeat(channels, 1, 1, 1), padding=(0, padding), groups=channels)
 

@@ -32,6 +32,7 @@ class PortraitReader(nn.Module):
 
     low: Tensor
     high: Tensor
+    person: Tensor
 
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 96, 128)) -> None:
         super().__init__()
@@ -48,6 +49,8 @@ class PortraitReader(nn.Module):
         self.output = nn.Linear(192, len(PARAMETERS))
         self.register_buffer("low", torch.tensor([entry.low for entry in PARAMETERS], dtype=torch.float32))
         self.register_buffer("high", torch.tensor([entry.high for entry in PARAMETERS], dtype=torch.float32))
+        person = [index for index, entry in enumerate(PARAMETERS) if entry.name in IDENTITY]
+        self.register_buffer("person", torch.tensor(person), persistent=False)
 
     def features(self, picture: Tensor) -> list[Tensor]:
         """picture [N, 3, H, W] in [-1, 1], any size -> the five feature maps, 64 x 64 to 4 x 4."""
@@ -77,8 +80,7 @@ class PortraitReader(nn.Module):
     def identity(self, picture: Tensor) -> Tensor:
         """The parameters in `IDENTITY`, centred on their ranges and scaled to unit length: [N, len(IDENTITY)]. The dot product
         of two is their likeness, -1 to 1."""
-        positions = [index for index, entry in enumerate(PARAMETERS) if entry.name in IDENTITY]
-        return F.normalize(self.normalised(picture)[:, positions], dim=1)
+        return F.normalize(self.normalised(picture).index_select(1, self.person), dim=1)
 
 
 def fit(picture: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_train.config import FEATURE_SIZE, ModelConfig
-from sdic_train.networks.layers import BLUR_TAPS, Activation, EqualLinear, blur, blur_kernel
+from sdic_train.networks.layers import BLUR_TAPS, Activation, EqualLinear, blur, blur_kernel, blur_taps
 from sdic_train.networks.style_space import StyleRow, layer_widths, styles_of
 
 DEMODULATION_EPSILON = 1e-8
@@ -27,7 +27,7 @@ class PixelNorm(nn.Module):
 
 def upsample_rgb(rgb: Tensor) -> Tensor:
     """[N, 3, H, W] -> [N, 3, 2H, 2W] with the same filter: each output phase is a 2 x 2 mean with weights 1/4 and 3/4."""
-    taps = torch.tensor(BLUR_TAPS, dtype=rgb.dtype, device=rgb.device) * (2 / sum(BLUR_TAPS))
+    taps = blur_taps(rgb) * (2 / sum(BLUR_TAPS))
     kernel = torch.outer(taps, taps).expand(rgb.shape[1], 1, 4, 4)
     return F.conv_transpose2d(rgb, kernel, stride=2, padding=1, groups=rgb.shape[1])
 

@@ -29,7 +29,7 @@ class Adversary:
 
     def __init__(self, network: nn.Module, compute: Compute, rate: float, betas: tuple[float, float], r1: float, every: int) -> None:
         self.network, self.compute, self.r1, self.every = network.to(compute.device), compute, r1, every
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=rate, betas=betas)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=rate, betas=betas, fused=compute.device.type == "cuda" or None)
 
     def term(self, made: Tensor) -> Tensor:
         """How far `made` is from passing as real."""

@@ -38,6 +38,9 @@ class Compute:
                 f"the batch of {batch} cannot be cut into {self.processes} processes times {accumulate} parts; use a multiple of {parts}"
             )
         self.device = self.accelerator.device if self.accelerator else _device(device)
+        if self.device.type == "cuda" and self.precision == "bf16":  # what autocast leaves in float32
+            torch.backends.cuda.matmul.fp32_precision = "tf32"
+            torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
 
     @property
     def main(self) -> bool:
@@ -77,6 +80,16 @@ class Compute:
         values = self.accelerator.reduce(torch.tensor(list(losses.values()), device=self.device), reduction="mean")
         return dict(zip(losses, values.tolist(), strict=True))
 
+    @property
+    def name(self) -> str:
+        """What the device is called."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+
+    def synchronize(self) -> None:
+        """Until the device has computed everything that it was told to."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.accelerator is not None:
@@ -84,18 +97,23 @@ class Compute:
 
 
 class Losses:
-    """Adds up the parts' losses of one step into means over the batch."""
+    """Adds up the parts' losses of one step into means over the batch. They stay on the device until `means` reads them, all at once."""
 
     def __init__(self, compute: Compute) -> None:
         self.compute = compute
-        self.values: dict[str, float] = {}
+        self.values: dict[str, list[Tensor]] = {}
 
     def add(self, **losses: Tensor) -> None:
         for name, value in losses.items():
-            self.values[name] = self.values.get(name, 0.0) + float(value.detach()) / self.compute.accumulate
+            self.values.setdefault(name, []).append(value.detach().float())
 
     def means(self) -> dict[str, float]:
-        return self.compute.mean(self.values)
+        if not self.values:
+            return {}
+        parts = [part for values in self.values.values() for part in values]
+        read = iter(torch.stack(parts).tolist())
+        means = {name: sum(next(read) / self.compute.accumulate for _ in values) for name, values in self.values.items()}
+        return self.compute.mean(means)
 
 
 def _device(name: str) -> torch.device:

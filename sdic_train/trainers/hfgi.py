@@ -77,12 +77,18 @@ def perspective(source: Tensor, target: Tensor) -> Tensor:
 
 
 def warped(x: Tensor, numbers: Tensor) -> Tensor:
-    """x [N, C, H, W] read at the points that each picture's perspective [N, 8] gives, bilinearly, zeros outside."""
+    """x [N, C, H, W] read at the points that each picture's perspective [N, 8] gives, bilinearly, zeros outside; in float32, because
+    bfloat16 would move the points by up to a quarter of a pixel of 128."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.grid_sample(x, _points(x, numbers), mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _points(x: Tensor, numbers: Tensor) -> Tensor:
+    """Where each picture's perspective takes the pixels of `x`: [N, H, W, 2] in [-1, 1]."""
     count, _, height, width = x.shape
     axis_y, axis_x = ((torch.arange(size, device=x.device) + 0.5) * 2 / size - 1 for size in (height, width))
     y, x_axis = torch.meshgrid(axis_y, axis_x, indexing="ij")
     points = torch.stack((x_axis, y, torch.ones_like(y)), 2).view(1, -1, 3)
     matrix = torch.cat((numbers, torch.ones(count, 1, device=x.device)), 1).view(count, 3, 3)
     found = points @ matrix.transpose(1, 2)
-    grid = (found[:, :, :2] / found[:, :, 2:]).view(count, height, width, 2)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return (found[:, :, :2] / found[:, :, 2:]).view(count, height, width, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,15 +74,21 @@ class MethodTrainer(Trainer):
     def train_step(self, losses: Losses) -> None:
         recipe, compute, random = self.recipe, self.compute, self.random()
         self.begin(self.optimizer, recipe.rate)
-        images, _ = batch_pictures(self.pictures, compute.batch, self.config.working, random, recipe.mirror)
+        images, _ = batch_pictures(self.pictures, compute.batch, self.config.working, random, recipe.mirror, compute.device)
         further = self.drawn(random)
         self.set_modes()
         if recipe.settle_norm and self.step == recipe.settle_norm:
             self.settle()
         with noise(self.model.generator, random if recipe.random_noise else None):
             for image, *rest in compute.parts(images, *further):
-                self.part(wide(image), *rest, losses=losses)
+                self.computed(self._part, (wide(image), *rest), losses)
         self.update(self.optimizer, self.trained)
+
+    def _part(self, batch: Sequence[Tensor], losses: Losses) -> None:
+        self.part(*batch, losses=losses)
+
+    def phase(self) -> Hashable:
+        return None if self.recipe.random_noise or self.drift else ("settled", self.settled)
 
     def drawn(self, random: torch.Generator) -> Sequence[Tensor]:
         """What a batch has beside its pictures: tensors [batch, ...]."""
@@ -136,9 +142,10 @@ class MethodTrainer(Trainer):
             norm.momentum = None  # the plain mean over all batches
         for batch in range(SETTLING):
             random = torch.Generator().manual_seed((self.recipe.seed << 32) + (1 << 30) + batch)
-            images, _ = batch_pictures(self.pictures, max(4, self.compute.batch), self.config.working, random, self.recipe.mirror)
+            count, device = max(4, self.compute.batch), self.compute.device
+            images, _ = batch_pictures(self.pictures, count, self.config.working, random, self.recipe.mirror, device)
             with self.compute.autocast():
-                self.model(wide(images.to(self.compute.device)))
+                self.model(wide(images.to(device)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         self.set_modes()
@@ -172,7 +179,7 @@ def optimizer_of(recipe: Any, module: nn.Module) -> torch.optim.Optimizer:
     check_optimizer(recipe)
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(weights, lr=recipe.rate)
+        return torch.optim.Adam(weights, lr=recipe.rate, fused=weights[0].is_cuda or None)
     try:
         from pytorch_optimizer import Ranger
     except ImportError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -15,32 +16,52 @@ from sdic_train.networks.stylegan2 import Generator
 if TYPE_CHECKING:
     from PIL import Image
 
+CPU = torch.device("cpu")
+SHARE = 0.25  # of a GPU's free memory
+_HELD: WeakKeyDictionary[PictureSet, Tensor | None] = WeakKeyDictionary()
+
 
 def batch_pictures(
-    pictures: PictureSet, batch: int, size: int, random: torch.Generator, mirror: bool = False
+    pictures: PictureSet, batch: int, size: int, random: torch.Generator, mirror: bool = False, device: torch.device = CPU
 ) -> tuple[Tensor, Tensor | None]:
-    """`batch` pictures chosen by `random`: [batch, 3, size, size] in [-1, 1], and the persons' coordinates where they are known."""
-    index = torch.randint(len(pictures), (batch,), generator=random).numpy()
-    images = scaled(pictures, index, size)
+    """`batch` pictures chosen by `random`: [batch, 3, size, size] in [-1, 1], and the persons' coordinates where they are known, on the
+    CPU. On a GPU all pictures of the set stay in its memory, where there is room."""
+    index = torch.randint(len(pictures), (batch,), generator=random)
+    images = scaled(pictures, index.numpy(), size, device)
     if mirror:
-        images = torch.where(torch.rand(batch, 1, 1, 1, generator=random) < 0.5, images.flip(3), images)
-    return images, None if pictures.coordinates is None else torch.from_numpy(pictures.coordinates[index])
+        flipped = (torch.rand(batch, 1, 1, 1, generator=random) < 0.5).to(images.device, non_blocking=True)
+        images = torch.where(flipped, images.flip(3), images)
+    return images, None if pictures.coordinates is None else torch.from_numpy(pictures.coordinates[index.numpy()])
 
 
 def new_noises(generator: Generator, random: torch.Generator) -> list[Tensor]:
     """Random noise maps for every layer of `generator`, on its device."""
-    return [torch.randn(noise.shape, generator=random).to(noise.device) for noise in generator.noises.maps()]
+    return [torch.randn(noise.shape, generator=random).to(noise.device, non_blocking=True) for noise in generator.noises.maps()]
 
 
-def scaled(pictures: PictureSet, index: np.ndarray, size: int) -> Tensor:
-    """The pictures at `index` as [N, 3, size, size] in [-1, 1]; whole factors are averaged."""
-    images = torch.from_numpy(pictures.pictures[index]).permute(0, 3, 1, 2).float() / 127.5 - 1
+def scaled(pictures: PictureSet, index: np.ndarray, size: int, device: torch.device = CPU) -> Tensor:
+    """The pictures at `index` as [N, 3, size, size] in [-1, 1] on `device`; whole factors are averaged."""
+    held = _held(pictures, device) if device.type == "cuda" else None
+    if held is None:
+        chosen = torch.from_numpy(pictures.pictures[index])
+    else:
+        chosen = held[torch.from_numpy(index).to(device, non_blocking=True)]
+    images = chosen.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
     factor = images.shape[-1] // size
     if factor > 1 and images.shape[-1] == factor * size:
         return F.avg_pool2d(images, factor)
     if images.shape[-1] != size:
         return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
     return images
+
+
+def _held(pictures: PictureSet, device: torch.device) -> Tensor | None:
+    """All pictures in the GPU's memory, uint8 [N, H, W, 3]; None where they would take more than `SHARE` of what is free."""
+    if pictures not in _HELD:
+        free, _ = torch.cuda.mem_get_info(device)
+        fits = pictures.pictures.nbytes < SHARE * free
+        _HELD[pictures] = torch.from_numpy(np.ascontiguousarray(pictures.pictures)).to(device) if fits else None
+    return _HELD[pictures]
 
 
 def sheet_of(*rows: Tensor) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +51,14 @@ class ReStyleTrainer(MethodTrainer):
         super().train_step(losses)
         if self.recipe.latent_adversarial:
             random = torch.Generator().manual_seed((self.recipe.seed << 32) + (1 << 31) + self.step)
-            z = torch.randn(self.compute.batch * REAL_SAMPLES, self.config.style_width, generator=random).to(self.compute.device)
+            z = torch.randn(self.compute.batch * REAL_SAMPLES, self.config.style_width, generator=random)
+            z = z.to(self.compute.device, non_blocking=True)
             with torch.no_grad():
                 real = self.model.generator.mapping(z)
             self.latent.advance(real, torch.cat(self.codes).flatten(0, 1), self.step, losses, "latent_discriminator")
+
+    def phase(self) -> Hashable:
+        return None if self.recipe.latent_adversarial or super().phase() is None else (super().phase(), self._deltas())
 
     def part(self, image: Tensor, *rest: Tensor, losses: Losses) -> None:
         latent, reconstruction = self.model.start(image)

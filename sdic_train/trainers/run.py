@@ -47,7 +47,7 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
     folder = options.folder
     open_board = _boards() if options.tensorboard and trainer.compute.main else None
     folder.mkdir(parents=True, exist_ok=True)
-    _same_recipe(trainer, folder, options.resume)
+    same_recipe(trainer, folder, options.resume)
     if options.resume and (folder / STATE).exists():
         trainer.load_state(read_state(folder / STATE))
         report(f"resumed at step {trainer.step}")
@@ -58,7 +58,7 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
     try:
         while trainer.step < options.steps and time.monotonic() - start < options.minutes * 60:
             losses = trainer.advance()
-            _check_finite(losses, trainer.step, folder)
+            check_finite(losses, trainer.step, folder)
             if log:
                 log.add(trainer.step, losses)
             if board:
@@ -66,22 +66,22 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
                     board.add_scalar(name, value, trainer.step)
             if bar:
                 bar.update(1)
-                bar.set_postfix_str(_values(losses))
+                bar.set_postfix_str(values_of(losses))
             if trainer.step % options.log_every == 0 and not bar:
                 rate = (trainer.step - first) / (time.monotonic() - start)
-                report(f"step {trainer.step}/{options.steps}, {_values(losses)}, {_duration((options.steps - trainer.step) / rate)} left")
+                report(f"step {trainer.step}/{options.steps}, {values_of(losses)}, {_duration((options.steps - trainer.step) / rate)} left")
             now = time.monotonic()
             if now - saved > options.save_every or (options.save_steps and trainer.step % options.save_steps == 0):
-                _save(trainer, folder)
+                save_state(trainer, folder)
                 saved = time.monotonic()
             if now - drawn > options.sheet_every:
-                _draw(trainer, folder)
+                draw_sheet(trainer, folder)
                 drawn = time.monotonic()
     finally:
         for display in filter(None, (bar, board)):
             display.close()
-    _save(trainer, folder)
-    _draw(trainer, folder)
+    save_state(trainer, folder)
+    draw_sheet(trainer, folder)
     if trainer.compute.main:
         trainer.save(folder / RESULT)
     trainer.compute.wait()
@@ -123,7 +123,7 @@ def read_state(path: Path) -> dict[str, Any]:
         raise FileError(f"the saved state {path} cannot be read ({kind}); delete it to start again, or restore it") from error
 
 
-def _save(trainer: Trainer, folder: Path) -> None:
+def save_state(trainer: Trainer, folder: Path) -> None:
     import torch
 
     if trainer.compute.main:
@@ -132,18 +132,18 @@ def _save(trainer: Trainer, folder: Path) -> None:
     trainer.compute.wait()
 
 
-def _draw(trainer: Trainer, folder: Path) -> None:
+def draw_sheet(trainer: Trainer, folder: Path) -> None:
     if trainer.compute.main and (sheet := trainer.sheet()) is not None:
         with replacing(folder / f"sheet_{trainer.step:07d}.png") as temporary:
             sheet.save(temporary, format="PNG")
 
 
-def _same_recipe(trainer: Trainer, folder: Path, resume: bool) -> None:
-    """Refuses to resume a run with other options than it was started with."""
+def same_recipe(trainer: Trainer, folder: Path, resume: bool, apart: tuple[str, ...] = ()) -> None:
+    """Refuses to resume a run with other options than it was started with, those named in `apart` left aside."""
     recipe, path = json.loads(json.dumps(trainer.describe())), folder / RECIPE
     if resume and path.exists() and (folder / STATE).exists():
         before = json.loads(path.read_text())
-        other = [name for name in sorted({*before, *recipe}) if before.get(name) != recipe.get(name)]
+        other = [name for name in sorted({*before, *recipe} - {*apart}) if before.get(name) != recipe.get(name)]
         if other:
             name = other[0]
             raise ArgumentError(
@@ -157,7 +157,7 @@ def _same_recipe(trainer: Trainer, folder: Path, resume: bool) -> None:
             (folder / STATE).unlink(missing_ok=True)
 
 
-def _check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
+def check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
     for name, value in losses.items():
         if not math.isfinite(value):
             raise ArgumentError(
@@ -182,7 +182,7 @@ def _boards() -> Callable[[Path, int], Any]:
     return lambda folder, step: SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
 
-def _values(losses: dict[str, float]) -> str:
+def values_of(losses: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.4f}" for name, value in losses.items())
 
 

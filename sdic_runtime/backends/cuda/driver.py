@@ -243,7 +243,7 @@ def open_gpu(index: int = 0) -> Gpu:
     """GPU number `index`. Raises BackendError when there is none, MissingExtraError, or ArgumentError for a number that is none."""
     driver = _first(Pycuda, Bindings)
     if driver is None:
-        raise MissingExtraError("cuda-bindings", "tensorrt", "a GPU")
+        raise MissingExtraError("cuda-bindings", "cuda", "a GPU")
     count = gpu_count()
     if count == 0:
         why = "there is no NVIDIA GPU here, or its driver does not work (see nvidia-smi)"

@@ -238,7 +238,7 @@ def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [(0, 128), (16, 112)])
 def test_the_graph_of_bytes_makes_what_the_host_makes(tmp_path: Path, rows: tuple[int, int]) -> None:
-    write_bytes_graph(tmp_path / "bytes.onnx", {"R": 128}, rows)
+    write_bytes_graph(tmp_path / "bytes.onnx", 128, rows)
     picture = np.random.default_rng(0).normal(0, 1, (2, 3, 128, 128)).astype(np.float32)
     picture[0, 0, rows[0], :4] = np.float32([-1, 1, 0, 1 / 255])
     session = onnxruntime.InferenceSession(str(tmp_path / "bytes.onnx"), providers=["CPUExecutionProvider"])

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_cuda import fake_cuda
+from fake_gpu import FakeGpu
 
-from sdic_runtime.backends import onnxruntime as module
+from sdic_runtime.backends import onnxruntime_cuda
 from sdic_runtime.backends.onnxruntime import load
 from sdic_runtime.backends.registry import load_backend
 from sdic_runtime.bundle.bundle import Bundle
@@ -30,7 +31,7 @@ def bundle(tiny_bundle: Path) -> Bundle:
         ({"device": "cuda:"}, '^the device is "cuda:"'),
         ({"threads": 0}, "^threads is 0; give a whole number of at least 1, or None for all cores$"),
         ({"precision": "fp16"}, 'in precision "fp16"; it has: fp32'),
-        ({"colour": 1}, 'the backend "onnxruntime" has no option "colour"; it has: precision, threads, device, tf32, cpu_graphs, lazy'),
+        ({"colour": 1}, 'the backend "onnxruntime" has no option "colour"; it has: precision, threads, device, tf32, graphs, cpu_'),
         ({"cpu_graphs": "fast"}, "^cpu_graphs is 'fast'; use true or false$"),
     ],
 )
@@ -54,11 +55,12 @@ def test_a_session_that_fell_back_to_the_cpu_is_an_error(bundle: Bundle, monkeyp
     plain = onnxruntime.InferenceSession
 
     def without_cuda(path: str, options: Any, providers: Any, **_: Any) -> Any:
-        assert [name for name, _ in providers] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        return plain(path, options, providers=["CPUExecutionProvider"])
+        assert next(iter(providers))[0] == "CUDAExecutionProvider"
+        return plain(path, None, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+    monkeypatch.setattr(onnxruntime_cuda, "open_gpu", lambda index: FakeGpu())
     with pytest.raises(BackendError, match=r'^ONNX Runtime could not start on "cuda:1"; check the NVIDIA driver'):
         load_backend("onnxruntime", bundle, device="cuda:1")
 
@@ -183,7 +185,6 @@ def test_a_damaged_cpu_graph_is_not_replaced_by_another(make_bundle: Callable[..
 def test_other_devices_and_precisions_never_see_cpu_graphs(
     make_bundle: Callable[..., Path], arrange: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, change: Callable[..., Path]
 ) -> None:
-    import onnxruntime
 
     folder = make_bundle()
     arrange(folder, "dipn", half=3)
@@ -193,16 +194,11 @@ def test_other_devices_and_precisions_never_see_cpu_graphs(
     half = load(Bundle.open(folder), threads=1, precision="fp16")
     assert discrepancy(half) == 0.5 and half.variants == ("fp16",)
     assert {path.name for (path,) in half._sessions} == {f"{stage}.onnx" for stage in half.method.stages}
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    on_gpu = load(Bundle.open(folder), device="cuda", lazy=True)
-    opened: list[str] = []
-    monkeypatch.setattr(module, "_check_shapes", lambda *_: None)
-    empty = SimpleNamespace(get_inputs=list)
-    monkeypatch.setattr(on_gpu, "_create", lambda name, stage, path, threads: opened.append(path.name) or empty)
-    on_gpu._answer("dipn", ["discrepancy"])
-    on_gpu._answer("generator_head", ["rgb"])
-    assert opened == ["dipn.onnx", "generator_head.onnx"] and on_gpu.variants == ("fp32",)
-    assert on_gpu.description.endswith("CUDAExecutionProvider, fp32")
+    with fake_cuda(FakeGpu()):
+        on_gpu = load(Bundle.open(folder), device="cuda", precision="fp32")
+        assert {path.name for path in on_gpu._sessions} == {f"{stage}.onnx" for stage in half.method.stages} and on_gpu.variants == (
+            "fp32",
+        )
 
 
 def test_a_graph_of_one_output_stays_beside_a_cpu_graph(
@@ -355,10 +351,3 @@ def test_a_result_of_a_wrong_shape_is_one_sentence(
         backend.run("dipn", inputs_of_two, ["discrepancy"])
     sentence = f'the stage "dipn" gave discrepancy as {found}, expected [2, 3, 64, 64]; build it again with: sdic-export build'
     assert str(caught.value) == sentence
-
-
-def test_results_on_a_gpu_are_compared_by_the_shapes_that_they_tell(bundle: Bundle) -> None:
-    import onnxruntime
-
-    value = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((2, 3), np.float32))
-    assert module._shape(value) == (2, 3) == module._shape(value.numpy())

@@ -1,0 +1,200 @@
+"""What backends on an NVIDIA GPU share: tensors in its memory, one stream, DLPack, and whole programs as CUDA graphs."""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sdic_runtime.backends.base import Backend
+from sdic_runtime.backends.cuda.dlpack import CUDA_MANAGED, Borrowed
+from sdic_runtime.backends.cuda.driver import CudaGraphs, Gpu
+from sdic_runtime.backends.cuda.tensors import ALIGNMENT, BufferPool, DeviceTensor
+from sdic_runtime.errors import ArgumentError, SdicError
+from sdic_runtime.program import EDIT_KINDS, IMAGE, INVERT, Method
+
+NO_CAPTURE = 'pycuda has no stream capture and the package "cuda-bindings" is not installed'
+
+
+@dataclass
+class Captured:
+    """A program as a CUDA graph: where it reads and writes, and every tensor in between, which must stay where it is."""
+
+    graphs: CudaGraphs
+    graph: Any
+    inputs: Mapping[str, DeviceTensor]
+    results: Mapping[str, DeviceTensor]
+    holds: Sequence[DeviceTensor]
+
+
+class DeviceBackend(Backend):
+    """The stages of one method on one GPU. Safe for several threads, which take turns: there is one stream."""
+
+    skips = False  # a whole program is one CUDA graph
+    runs_before_capture = 1  # of a program with new shapes, so that everything it needs is there
+
+    def __init__(self, method: Method, visible_rows: tuple[int, int], gpu: Gpu, device: tuple[int, int], graphs: bool) -> None:
+        """`visible_rows`: of a picture that become bytes on the GPU. `device`: as DLPack counts them. `graphs=False`: enqueue every stage
+        instead of replaying CUDA graphs."""
+        super().__init__(method)
+        self.visible_rows, self.gpu = visible_rows, gpu
+        self.graph_obstacle = "they were switched off" if not graphs else NO_CAPTURE if gpu.graphs is None else None
+        self._lock = threading.RLock()
+        self._captured: dict[Any, Captured] = {}
+        with gpu.active():
+            self.stream = gpu.new_stream()
+            self.pool = BufferPool(gpu, device, self.synchronize)
+
+    @property
+    def graphs_in_words(self) -> str:
+        """Whether programs run as CUDA graphs, and if not, why."""
+        return "CUDA graphs" if self.graph_obstacle is None else f"no CUDA graphs: {self.graph_obstacle}"
+
+    @abstractmethod
+    def enqueue_stage(self, stage: str, inputs: Mapping[str, DeviceTensor], outputs: Sequence[str]) -> dict[str, DeviceTensor]:
+        """Put one stage on the stream, its outputs into new tensors of the pool."""
+
+    @abstractmethod
+    def enqueue_bytes(self, picture: DeviceTensor) -> tuple[DeviceTensor, DeviceTensor] | None:
+        """Put onto the stream what makes `bytes` (uint8, the visible rows) and `total` [N] of a picture; None where nothing does."""
+
+    def capture_obstacle(self, batch: int) -> str | None:
+        """Why programs cannot be captured, asked before the first is; None when they may be."""
+        return None
+
+    def said(self) -> str:
+        """What the library said of its last failure, "" where it says nothing."""
+        return ""
+
+    def upload(self, array: Any) -> DeviceTensor:
+        """A host array, or without a copy a float32 tensor of torch or cupy that is on this GPU."""
+        if isinstance(array, DeviceTensor):
+            return array
+        if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
+            return self._borrowed(array)
+        host = np.ascontiguousarray(array, np.float32)
+        with self._lock, self.gpu.active():
+            tensor = self.pool.tensor(host.shape)
+            self.gpu.to_device(tensor.address, host, self.stream)
+            self.gpu.synchronize(self.stream)
+        return tensor
+
+    def download(self, tensor: DeviceTensor) -> np.ndarray:
+        host = np.empty(tensor.shape, tensor.dtype)
+        with self._lock, self.gpu.active():
+            self.gpu.to_host(host, tensor.address, self.stream)
+            self.gpu.synchronize(self.stream)
+        return host
+
+    def slice(self, tensor: DeviceTensor, pictures: slice) -> DeviceTensor | None:
+        first, end, step = pictures.indices(tensor.shape[0])
+        return tensor.part(first, end) if step == 1 else None
+
+    def synchronize(self) -> None:
+        with self._lock, self.gpu.active():
+            self.gpu.synchronize(self.stream)
+
+    def run(self, stage: str, inputs: Mapping[str, DeviceTensor], outputs: Sequence[str]) -> dict[str, DeviceTensor]:
+        with self._lock, self.gpu.active():
+            return self.enqueue_stage(stage, inputs, outputs)
+
+    def to_bytes(self, picture: DeviceTensor, rows: tuple[int, int]) -> np.ndarray:
+        if tuple(rows) != tuple(self.visible_rows):  # for which the graph was made
+            return super().to_bytes(picture, rows)
+        with self._lock, self.gpu.active():
+            made = self.enqueue_bytes(picture)
+            if made is None or not np.isfinite(self.download(made[1])).all():
+                return super().to_bytes(picture, rows)  # raises, with the sentence, where a value is not finite
+            return self.download(made[0])
+
+    def run_program(self, program: str, tensors: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
+        """Run a program as one CUDA graph, captured at its first run with these shapes. Where that is not possible the stages are enqueued
+        one by one, and `graph_obstacle` says why."""
+        taken = {name: tensors[name] for name in self.method.programs[program].takes}
+        key = program, *(tensor.shape for tensor in taken.values())
+        with self._lock, self.gpu.active():
+            captured = self._captured.get(key) or self._capture(program, taken)
+            if captured is None:
+                return super().run_program(program, taken)
+            self._captured[key] = captured
+            return self._replay(captured, taken)
+
+    def warm_up(self, batch: int) -> None:
+        """Run and capture an inversion and an edit of each kind, so that the first picture takes no longer than the second."""
+        method, moves = self.method, self.method.moves.values()
+        defaults = [next((move.program for move in moves if kind in move.kinds), INVERT) for kind in EDIT_KINDS]
+        tensors = {IMAGE: self.upload(np.zeros(method.shape(IMAGE, batch), np.float32))}
+        for program in dict.fromkeys([INVERT, *defaults]):
+            zeros = {name: self.upload(np.zeros(method.shape(name, batch), np.float32)) for name in method.programs[program].zeros}
+            results = self.run_program(program, {**tensors, **zeros})
+            tensors = {**results, **tensors}
+        self.synchronize()
+
+    def close(self) -> None:
+        with self._lock, self.gpu.active():
+            self.gpu.synchronize(self.stream)
+            for captured in self._captured.values():
+                captured.graphs.destroy(captured.graph)
+            self._captured.clear()
+            self.release()
+            self.pool.close()
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go of what computes the stages; it may still use memory of the pool."""
+
+    def readable(self, tensor: DeviceTensor) -> DeviceTensor:
+        """The tensor, or a copy where it begins anywhere, as a part of one may, or one of another library."""
+        return self._copy(tensor) if tensor.address % ALIGNMENT else tensor
+
+    def _borrowed(self, source: Any) -> DeviceTensor:
+        borrowed, (kind, index) = Borrowed(source, self.stream), self.pool.device
+        if borrowed.device not in ((kind, index), (CUDA_MANAGED, index)):
+            where = f"the tensor is on DLPack device {borrowed.device} and the model is on {self.pool.device}"
+            raise ArgumentError(f"{where}; bring it to that GPU, or give a numpy array")
+        if borrowed.dtype != np.float32:
+            raise ArgumentError(f"the tensor is {borrowed.dtype}; give float32")
+        return DeviceTensor(borrowed.address, borrowed.shape, borrowed.dtype, borrowed.device, borrowed)
+
+    def _capture(self, program: str, tensors: Mapping[str, DeviceTensor]) -> Captured | None:
+        """Run the program for its shapes and buffers, then record it; None with a reason when it cannot be recorded."""
+        graphs = self.gpu.graphs
+        if self.graph_obstacle is not None or graphs is None:
+            return None
+        inputs = {name: self._copy(tensor) for name, tensor in tensors.items()}
+        for _ in range(self.runs_before_capture):
+            with self.pool.holding():  # as many buffers as the capture will need, which may not allocate
+                super().run_program(program, inputs)
+        self.gpu.synchronize(self.stream)
+        self.graph_obstacle = self.capture_obstacle(next(iter(inputs.values())).shape[0])
+        if self.graph_obstacle is not None:
+            return None
+        results: dict[str, DeviceTensor] = {}
+        with self.pool.holding() as holds:
+            graphs.begin(self.stream)
+            try:
+                results = super().run_program(program, inputs)
+            except SdicError as error:
+                self.graph_obstacle = str(error)
+            finally:
+                graph = graphs.end(self.stream)
+        if graph is None or self.graph_obstacle is not None:
+            self.graph_obstacle = self.graph_obstacle or f"the capture broke: {self.said() or 'the driver refused it'}"
+            return None
+        return Captured(graphs, graph, inputs, results, list(holds))
+
+    def _replay(self, captured: Captured, tensors: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
+        """Copy the inputs in, launch, and copy the results out, so that they stay when the graph runs again."""
+        for name, tensor in tensors.items():
+            self.gpu.copy(captured.inputs[name].address, tensor.address, tensor.bytes, self.stream)
+        captured.graphs.launch(captured.graph, self.stream)
+        return {name: self._copy(tensor) for name, tensor in captured.results.items()}
+
+    def _copy(self, tensor: DeviceTensor) -> DeviceTensor:
+        copy = self.pool.tensor(tensor.shape, tensor.dtype)
+        self.gpu.copy(copy.address, tensor.address, tensor.bytes, self.stream)
+        return copy

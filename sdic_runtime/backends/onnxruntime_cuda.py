@@ -1,0 +1,203 @@
+"""ONNX Runtime on an NVIDIA GPU: half precision where the bundle has it, one stream, each program as one CUDA graph.
+
+ONNX Runtime starts a thousand small kernels for an inversion. They are recorded once for each shape and then started together, so its
+sessions get the stream of this backend, and every tensor that they read or write lies in memory that the backend plans.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdic_runtime.backends.bands import for_one
+from sdic_runtime.backends.cuda.device import DeviceBackend
+from sdic_runtime.backends.cuda.dlpack import CUDA as CUDA_DEVICE
+from sdic_runtime.backends.cuda.driver import Gpu, open_gpu
+from sdic_runtime.backends.cuda.tensors import DeviceTensor
+from sdic_runtime.backends.sessions import CPU, CUDA, PROVIDERS, QUIET, check_shapes, check_tensors, readable, session_of
+from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.graphs import Graph
+from sdic_runtime.errors import BackendError
+from sdic_runtime.program import PICTURE, Stage
+
+# No extra can ask for it: both packages fill the same folder, and whichever is removed takes the other's files along.
+GPU_HINT = "in place of onnxruntime: pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu"
+HALF = "fp16"
+SETTINGS = {  # of the provider, as measured on an H100, see docs/performance.md
+    "prefer_nhwc": "1",
+    "fuse_conv_bias": "1",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "arena_extend_strategy": "kSameAsRequested",
+}
+WORK = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "Resize", "GridSample"}  # operators that belong on the GPU
+TO_BYTES = Path(__file__).with_name("cuda") / "to_bytes.onnx"  # a picture of any size as sdic_export.graphs.bytes_graph makes it
+
+
+def open_cuda(bundle: Bundle, precision: str | None, index: int, threads: int | None, tf32: bool, graphs: bool) -> OnnxRuntimeCuda:
+    """The backend, its stages not loaded yet. Raises SdicError that says what is missing."""
+    import onnxruntime
+
+    if hasattr(onnxruntime, "preload_dlls"):  # finds the libraries that came as wheels
+        onnxruntime.preload_dlls()
+    if PROVIDERS[CUDA] not in onnxruntime.get_available_providers():
+        raise BackendError(f'the device "cuda" needs the package "onnxruntime-gpu"; {GPU_HINT}')
+    half = HALF if HALF in bundle.manifest.precisions else None
+    return OnnxRuntimeCuda(bundle, bundle.precision(precision or half), open_gpu(index), index, threads, tf32, graphs)
+
+
+class OnnxRuntimeCuda(DeviceBackend):
+    """One session per graph, on the GPU number `index`."""
+
+    name = "onnxruntime"
+    runs_before_capture = 2  # the first finds convolution algorithms, the second their memory
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str,
+        gpu: Gpu,
+        index: int = 0,
+        threads: int | None = None,
+        tf32: bool = False,
+        graphs: bool = True,
+        device: tuple[int, int] | None = None,
+    ) -> None:
+        """`device`: as DLPack counts them."""
+        import onnxruntime
+
+        super().__init__(bundle.manifest, (0, bundle.manifest.sizes["R"]), gpu, device or (CUDA_DEVICE, index), graphs)
+        self.bundle, self.precision, self.variants = bundle, precision, (precision,)
+        self._index, self._threads, self._tf32 = index, threads, tf32
+        self._sessions: dict[Path, Any] = {}
+        self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
+        self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
+        self._host_work: dict[str, int] = {}  # graph -> how many of its operators run on the CPU
+        self._closed = False
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the stream keeps the order
+
+    @property
+    def description(self) -> str:
+        import onnxruntime
+
+        rounded = " with TF32" if self._tf32 else ""
+        cost = self.bundle.manifest.psnr.get(self.precision)
+        against = f" ({cost:.1f} dB against fp32)" if cost is not None else ""
+        where = f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[CUDA]}"
+        return f"{where}, {self.precision}{rounded}{against}, {self.graphs_in_words}, {self.gpu.name}"
+
+    def variant(self, stage: str, outputs: Sequence[str]) -> tuple[str, str]:
+        graph, _ = self.bundle.graph(stage, outputs, self.variants)
+        return graph.key, graph.variant
+
+    def load_stage(self, stage: str) -> None:
+        """Load every session that `stage` can be asked for."""
+        outputs = self.method.stages[stage].outputs
+        for asked in (outputs, *((output,) for output in outputs)):
+            self._answer(stage, asked)
+
+    def enqueue_stage(self, stage: str, inputs: Mapping[str, DeviceTensor], outputs: Sequence[str]) -> dict[str, DeviceTensor]:
+        session = self._answer(stage, outputs)
+        batch = next(iter(inputs.values())).shape[0]
+        results = {name: self.pool.tensor(self.method.shape(name, batch)) for name in outputs}
+        with readable(f'the stage "{stage}" failed', f"see: sdic-export verify {self.bundle.path}", self._place):
+            self._enqueue(session, inputs, results)
+        return results
+
+    def enqueue_bytes(self, picture: DeviceTensor) -> tuple[DeviceTensor, DeviceTensor]:
+        batch, side = picture.shape[0], self.method.sizes["R"]
+        made, total = self.pool.tensor((batch, side, side, 3), np.uint8), self.pool.tensor((batch,))
+        with readable("the picture could not be made", f"see: sdic-export verify {self.bundle.path}", self._place):
+            self._enqueue(self._bytes_session, {PICTURE: picture}, {"bytes": made, "total": total})
+        return made, total
+
+    def to_bytes(self, picture: DeviceTensor, rows: tuple[int, int]) -> np.ndarray:
+        return super().to_bytes(picture, self.visible_rows)[:, rows[0] : rows[1]]  # the graph makes all rows
+
+    def capture_obstacle(self, batch: int) -> str | None:
+        for graph, count in self._host_work.items():
+            return f'{count} operators of "{graph}" run on the CPU'
+        return None
+
+    def release(self) -> None:
+        self._closed = True
+        self._answers.clear()
+        self._sessions.clear()
+
+    @property
+    def _place(self) -> str:
+        return f"{CUDA}:{self._index}"
+
+    @cached_property
+    def _bytes_session(self) -> Any:
+        return self._create("to_bytes", TO_BYTES)
+
+    def _enqueue(self, session: Any, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor]) -> None:
+        binding = session.io_binding()
+        for name, tensor in inputs.items():
+            read = self.readable(tensor)
+            binding.bind_input(name, CUDA, self._index, read.dtype, read.shape, read.address)
+        for name, tensor in outputs.items():
+            binding.bind_output(name, CUDA, self._index, tensor.dtype, tensor.shape, tensor.address)
+        session.run_with_iobinding(binding, self._run_options)
+
+    def _answer(self, stage: str, outputs: Sequence[str]) -> Any:
+        """The session that computes `outputs` of `stage` with the least work, made on first use."""
+        request = (stage, *outputs)
+        if request not in self._answers:
+            if self._closed:
+                raise BackendError("the pipeline was closed; load the bundle again")
+            with self._locks[stage]:
+                graph, (path,) = self.bundle.graph(stage, outputs, self.variants)
+                if path not in self._sessions:
+                    self._sessions[path] = self._load(graph, path)
+                self._answers[request] = graph, self._sessions[path]
+        return self._answers[request][1]
+
+    def _load(self, graph: Graph, path: Path) -> Any:
+        """The session of a graph, with its tensors checked, and nothing of weight on the CPU."""
+        name = graph.key.partition(":")[0]
+        whole = self.method.stage(name)
+        session = self._create(name, path)
+        check_tensors(name, Stage(whole.inputs, (graph.alone,)) if graph.alone else whole, session, path)
+        check_shapes(self.method, session, path)
+        if for_one(session):
+            self.largest_batch = 1
+        on_cpu = _on_cpu(session)
+        if heavy := sorted(WORK.intersection(on_cpu)):
+            why = f'ONNX Runtime would run {", ".join(heavy)} of "{graph.key}" on the CPU'
+            raise BackendError(f'{why}; check that cuDNN is installed for its CUDA version, or use device="cpu"')
+        if on_cpu:
+            self._host_work[graph.key] = len(on_cpu)
+        return session
+
+    def _create(self, name: str, path: Path) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = QUIET
+        options.enable_mem_pattern = False  # would add a block of memory for each new batch size
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        told = hasattr(
+            onnxruntime.InferenceSession, "get_provider_graph_assignment_info"
+        )  # in later versions; before, the rule is stricter
+        if not told:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        own = {"device_id": str(self._index), "use_tf32": str(int(self._tf32)), "user_compute_stream": str(self.stream)}
+        providers = [(PROVIDERS[CUDA], {**SETTINGS, **own}), *([(PROVIDERS[CPU], {})] if told else [])]
+        return session_of(self.bundle, name, path, options, providers, self._place)
+
+
+def _on_cpu(session: Any) -> list[str]:
+    """The operators of a session that run on the CPU; none where this ONNX Runtime does not say."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return []
+    placed = session.get_provider_graph_assignment_info()
+    return [node.op_type for part in placed if part.ep_name == PROVIDERS[CPU] for node in part.get_nodes()]
