@@ -73,7 +73,6 @@ class Photo:
         kind = Image.registered_extensions().get(path.suffix.lower())
         if kind not in FORMATS:
             raise FileError(f'cannot write {path}: "{path.suffix}" is no kind of picture; use .jpg, .png or .webp')
-        image.info = {}  # of a picture that was copied from another, which an encoder would write
         options = {key: value for key, value in self.info.items() if key in (*PLAIN, "exif", "xmp")}
         if kind == "JPEG":
             image = image.convert("RGB")

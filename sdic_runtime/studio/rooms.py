@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdic_runtime.bundle.manifest import FFHQ
+from sdic_runtime.colours import PROFILE
 from sdic_runtime.edit_orders import EditOrder, presets
 from sdic_runtime.edits import Edit
 from sdic_runtime.errors import ArgumentError, PictureError, SdicError
@@ -222,7 +223,7 @@ def opened(photo: Photo, faces: bool) -> Picture:
 
 
 def encoded(image: Image, kind: str) -> bytes:
-    """The bytes of a picture in one of FORMATS."""
+    """The bytes of a picture in one of FORMATS, with the colour profile of the photograph that it is."""
     stream = io.BytesIO()
-    image.convert("RGB").save(stream, kind.upper(), **FORMATS[kind][1])
+    image.convert("RGB").save(stream, kind.upper(), icc_profile=image.info.get(PROFILE), **FORMATS[kind][1])
     return stream.getvalue()

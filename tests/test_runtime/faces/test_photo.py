@@ -9,6 +9,7 @@ from PIL import ExifTags, Image, ImageCms, ImageDraw, PngImagePlugin
 
 from sdic_runtime.errors import FileError, PictureError
 from sdic_runtime.faces import find, open_photo, read_photo
+from sdic_runtime.studio.rooms import encoded
 
 ORIENTATION, MAKE = 0x0112, 0x010F
 
@@ -64,6 +65,9 @@ def test_colours_of_another_profile(astronaut: Image.Image, tmp_path: Path) -> N
     face.photo.save(pasted, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         assert written.info["icc_profile"] == profile
+    for kind in ("jpeg", "png", "webp"):  # what the studio sends
+        with Image.open(BytesIO(encoded(pasted, kind))) as sent:
+            assert sent.info["icc_profile"] == profile
 
 
 def test_a_damaged_profile_costs_nothing(astronaut: Image.Image, tmp_path: Path) -> None:
