@@ -78,7 +78,8 @@ class MethodTrainer(Trainer):
         further = self.drawn(random)
         self.set_modes()
         if recipe.settle_norm and self.step == recipe.settle_norm:
-            self.settle()
+            with self.one_off():
+                self.settle()
         with noise(self.model.generator, random if recipe.random_noise else None):
             for image, *rest in compute.parts(images, *further):
                 self.computed(self._part, (wide(image), *rest), losses)

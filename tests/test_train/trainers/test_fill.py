@@ -58,6 +58,25 @@ def test_a_run_that_becomes_slower_has_fewer_steps_and_still_ends_in_time() -> N
     assert clock.now <= 1100
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+def test_what_happens_once_leaves_no_time_unused(told: bool) -> None:
+    """Such as the averages of batch norms, which took as long as fifty steps at step 250 of 500."""
+    clock = Clock()
+    pace, step, steps, once = Pace(clock.now + 104, clock=clock), 0, UNKNOWN, 0.0
+    while step < steps and not pace.over:
+        if step == 250:
+            clock.now += 11.0
+            once = 11.0 if told else 0.0
+        clock.now += 0.2
+        step += 1
+        if pace.due(step):
+            steps = pace.plan(step, once)
+    assert 1104 - 12 <= clock.now <= 1104
+    if told:
+        assert {round(plan.seconds_per_step, 6) for plan in pace.plans} == {0.2}
+        assert clock.now >= 1104 - 0.05 * 104 - 0.5
+
+
 @dataclass(frozen=True)
 class Recipe:
     rate: float = 1.0
@@ -108,6 +127,22 @@ def test_a_run_is_resumed_and_goes_on_from_its_step(make_compute: Callable[..., 
     assert again.step > first.step and (tmp_path / STATE).exists()
     assert json.loads((tmp_path / PACE).read_text())["steps"] == again.step
     assert read_log(tmp_path / LOG)["step"] == [float(step) for step in range(1, again.step + 1)]
+
+
+def test_a_trainer_tells_what_it_does_once(make_compute: Callable[..., Any], tmp_path: Path) -> None:
+    trainer = Sleeper(make_compute(1))
+    step = trainer.train_step
+
+    def settle_at_fifty(losses: Losses) -> None:
+        if trainer.step == 50:
+            with trainer.one_off():
+                time.sleep(0.6)
+        step(losses)
+
+    trainer.train_step = settle_at_fifty  # type: ignore[method-assign]
+    fill(trainer, FillOptions(tmp_path, time.time() + 2.0, read_every=5))
+    assert 0.6 <= trainer.once < 0.9
+    assert max(plan["seconds_per_step"] for plan in json.loads((tmp_path / PACE).read_text())["plans"]) < 0.04
 
 
 def test_a_result_is_there_when_a_run_fails_behind_its_first_measurement(make_compute: Callable[..., Any], tmp_path: Path) -> None:
