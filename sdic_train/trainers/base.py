@@ -67,6 +67,11 @@ class Trainer(ABC):
     def train_step(self, losses: Losses) -> None:
         """Computes one step and adds its losses to `losses`."""
 
+    @property
+    def beginning(self) -> int:
+        """The step that its optimizer began with."""
+        return 0
+
     def phase(self) -> Hashable:
         """What a step computes now beside its batch and its rates, see `Graphs`; None: what may change from step to step."""
         return None
@@ -112,8 +117,8 @@ class Trainer(ABC):
         return torch.Generator().manual_seed((self.recipe.seed << 32) + self.step)
 
     def scheduled(self, rate: float) -> float:
-        """`rate` in this step: it rises over the first `warm_up` steps and falls over the last share `decay` of them."""
-        rise = min(1.0, (self.step + 1) / max(1, self.recipe.warm_up))
+        """`rate` in this step: it rises over `warm_up` steps from the `beginning` and falls over the last share `decay` of all."""
+        rise = min(1.0, (self.step + 1 - self.beginning) / max(1, self.recipe.warm_up))
         fall = min(1.0, max(self.lowest_rate, (self.steps - self.step) / max(1.0, self.recipe.decay * self.steps)))
         return rate * rise * fall
 
