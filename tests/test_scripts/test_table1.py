@@ -71,13 +71,12 @@ def test_the_sheet_has_every_method_and_an_edit_that_changes_the_picture(rows: M
     sheets = rows.table1_sheet
     write_safetensors(tmp_path / "judge.safetensors", PortraitReader().state_dict(), {"format": "sdic-portrait-reader"})
     photo = np.asarray(Image.open(Path(__file__).parents[2] / "examples/portrait_1.png").convert("RGB").resize((128, 128)))
-    models = {"one": rows.BASE, "two": rows.BASE}
+    models = {"one": rows.BASE}
     sheet = np.asarray(sheets.sheet(models, photo[None], tmp_path / "judge.safetensors", rows.DIRECTIONS / "age.safetensors"))
 
     def cell(row: int, column: int) -> np.ndarray:
-        left = sheet.shape[1] - (3 - column) * 136
+        left = sheet.shape[1] - (2 - column) * 136
         return sheet[8 + row * 136 : 136 + row * 136, left : left + 128].astype(float)
 
     assert np.array_equal(cell(0, 0), photo) and (cell(1, 0) == 255).all()
-    assert np.array_equal(cell(0, 1), cell(0, 2)) and np.array_equal(cell(1, 1), cell(1, 2))
     assert np.abs(cell(0, 1) - photo).mean() < 12 < np.abs(cell(1, 1) - cell(0, 1)).max()
