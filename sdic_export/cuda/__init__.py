@@ -1,0 +1,1 @@
+"""Stages in forms that ONNX Runtime's CUDA provider runs fastest."""
