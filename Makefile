@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CASES ?= 3000
+CHECKPOINTS ?= examples/table1
 # The graphs and networks of the tests are tiny: more threads than one per test process only wait for each other.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test full fuzz lint clean
+.PHONY: demo test full fuzz table1 lint clean
 
 demo: .venv/runtime  ## invert and edit the example portraits with the embedded bundle (no PyTorch, no GPU)
 	$(BIN)/sdic-run demo --out demo
@@ -24,6 +25,9 @@ fuzz: .venv/dev  ## thousands of mutated files; the C interface with sanitizers
 	cd tests && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1 OMP_NUM_THREADS=1 \
 	    ../$(BIN)/python -m fuzz.native ../build/fuzz/libsdic.so --cases $(CASES)
+
+table1: .venv/dev  ## the table of all methods on the demo domain, from their packed checkpoints in CHECKPOINTS
+	$(BIN)/python scripts/train_table1.py evaluate --packed $(CHECKPOINTS) --out build/table1
 
 lint: .venv/dev
 	$(BIN)/ruff check .

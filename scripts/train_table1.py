@@ -3,6 +3,8 @@
     python scripts/train_table1.py train --state runs/table1           # resumes; two processes with one thread each
     python scripts/train_table1.py pack --state runs/table1 --out checkpoints
     python scripts/train_table1.py unpack --packed checkpoints --out runs/unpacked
+    python scripts/train_table1.py evaluate --packed checkpoints --judge runs/judge/model.safetensors --out runs/evaluation
+    python scripts/train_table1.py train --state runs/table1 --device cuda --wall-minutes 5 --batch 16    # all at once on a GPU
 
 `train` gives the methods turns, the least far first, so that all are equally far; stop it, and the same command goes on. `pack` writes
 what each method trained, in float16, without the generator and e4e that all share; `unpack` writes whole checkpoints again, for
@@ -16,25 +18,20 @@ import fcntl
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import table1_checkpoints as checkpoints
 import wall_time
+from table1_checkpoints import BASE, DIRECTIONS, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-BASE, DIRECTIONS = ROOT / "sdic_train/demo/portraits.safetensors", ROOT / "sdic_runtime/bundle/demo/directions"
 RESULT, WALL = "model.safetensors", "wall.json"
-HALF_FROM = 256  # elements from which a tensor is worth rounding
-PART = 14_500_000  # bytes of an archive
 
 
 @dataclass(frozen=True)
@@ -150,6 +147,7 @@ def done(folder: Path) -> int:
 
 
 CHILDREN: list[subprocess.Popen[bytes]] = []
+WALL_RUNS: list[str] = []  # that are trained side by side now
 
 
 def call(arguments: list[str], state: Path, lock: int | None = None) -> float:
@@ -203,6 +201,7 @@ def train(options: argparse.Namespace) -> None:
 def train_side_by_side(options: argparse.Namespace, state: Path) -> None:
     """All runs at once, or as many as `--processes` says one group after the other, so that all is over after `--wall-minutes`."""
     start, runs = time.time(), runs_of(options)
+    WALL_RUNS.extend(run.name for run in runs)
     until = start + 60 * options.wall_minutes
     size = options.processes or len(runs)
     groups = [runs[index : index + size] for index in range(0, len(runs), size)]
@@ -215,13 +214,14 @@ def train_side_by_side(options: argparse.Namespace, state: Path) -> None:
             results |= wall_time.run_all(
                 specs, [run.folder for run in group], lambda: draw(options, state), CHILDREN, state / "site", extra
             )
-    told = {name: getattr(options, name) for name in ("wall_minutes", "batch", "device", "pictures", "set", "mps")}
+    told = {name: getattr(options, name) for name in ("wall_minutes", "batch", "device", "pictures", "set", "mps", "graphs")}
     (state / WALL).write_text(json.dumps({**told, "processes": size, "seconds": round(time.time() - start, 1), "runs": results}, indent=1))
     print(f"{sum(about['well'] for about in results.values())} of {len(results)} runs went well, {time.time() - start:.0f} s", flush=True)
 
 
 def spec_of(run: Run, until: float) -> wall_time.Spec:
-    stages = [([*run.words(stage), "--restart", "--log-steps", str(run.options.log_steps)], stage.share) for stage in METHODS[run.method]]
+    more = ["--restart", "--log-steps", str(run.options.log_steps), *(["--graphs"] if run.options.graphs else [])]
+    stages = [([*run.words(stage), *more], stage.share) for stage in METHODS[run.method]]
     return wall_time.Spec(
         run.name, stages, METHODS[run.method][-1].name, until, run.options.device, f"{run.options.state}/go", str(run.folder / "ready")
     )
@@ -247,83 +247,35 @@ def runs_of(options: argparse.Namespace) -> list[Run]:
 
 
 def pack(options: argparse.Namespace) -> None:
-    """Write what every finished run trained."""
-    import torch
-
-    from sdic_train.checkpoints.files import read_safetensors, write_safetensors
-
-    base, _ = read_safetensors(BASE)
-    out, state, files = Path(options.out), Path(options.state), list[Path]()
-    for run in runs_of(options):
-        if not run.result().exists():
+    """Write what every run with a result trained."""
+    runs, state = runs_of(options), Path(options.state)
+    results = {run.name: run.result() for run in runs if run.result().exists()}
+    stages = [(run, stage.name) for run in runs for stage in METHODS[run.method]]
+    others = {f"{run.name}.{stage}.csv": run.folder / stage / "losses.csv" for run, stage in stages} | {WALL: state / WALL}
+    checkpoints.pack(results, {name: path for name, path in others.items() if path.exists()}, Path(options.out), options.single)
+    for run in runs:
+        if run.name not in results:
             print(f"{run.name} has no result yet")
-            continue
-        tensors, metadata = read_safetensors(run.result())
-        own = {name: tensor for name, tensor in tensors.items() if name not in base or not torch.equal(tensor.float(), base[name].float())}
-        small = {
-            name: tensor.half() if tensor.is_floating_point() and tensor.numel() >= HALF_FROM else tensor for name, tensor in own.items()
-        }
-        shared = json.dumps(sorted(tensors.keys() - own.keys()))
-        path = out / f"{run.name}.safetensors"
-        write_safetensors(path, {name: tensor.contiguous() for name, tensor in small.items()}, {**metadata, "shared": shared})
-        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {metadata['trained']}")
-        files.append(path)
-        logs = {run.folder / stage.name / "losses.csv": out / f"{run.name}.{stage.name}.csv" for stage in METHODS[run.method]}
-        files += [shutil.copy(log, copy) for log, copy in logs.items() if log.exists()]
-    if (state / WALL).exists():
-        files.append(shutil.copy(state / WALL, out / WALL))
-    if options.single:
-        print("\n".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in archived(out, files)))
-
-
-def archived(out: Path, files: Sequence[Path]) -> list[Path]:
-    """The files as archives of at most `PART` bytes in `out`, where they are removed."""
-    parts, sizes = list[list[Path]](), list[int]()
-    for path in sorted(files, key=lambda path: -path.stat().st_size):
-        size = path.stat().st_size + 2048  # with its header and padding
-        place = next((index for index, taken in enumerate(sizes) if taken + size <= PART), None)
-        if place is None:
-            parts.append([])
-            sizes.append(0)
-            place = len(parts) - 1
-        parts[place].append(path)
-        sizes[place] += size
-    archives = []
-    for index, part in enumerate(parts):
-        archives.append(out / f"table1_{index}.tar")
-        with tarfile.open(archives[-1], "w") as archive:
-            for path in part:
-                archive.add(path, path.name)
-                path.unlink()
-    return archives
 
 
 def unpack(options: argparse.Namespace) -> None:
     """Write the whole checkpoints, and that of e4e; also of what `pack --single` wrote."""
-    from sdic_train.checkpoints.files import read_safetensors, write_safetensors
+    for path in checkpoints.unpack(Path(options.packed), Path(options.out)):
+        print(path)
 
-    base, metadata = read_safetensors(BASE)
-    e4e = {name: tensor for name, tensor in base.items() if not name.startswith(("dipn.", "dicn."))}
-    write_safetensors(Path(options.out) / "e4e.safetensors", e4e, metadata)
-    packed = Path(options.packed)
-    for path in sorted(packed.glob("table1_*.tar")):
-        packed = Path(options.out) / "packed"
-        with tarfile.open(path) as archive:
-            archive.extractall(packed, filter="data")
-    for path in sorted(packed.glob("*.safetensors")):
-        tensors, metadata = read_safetensors(path)
-        whole = {**{name: base[name] for name in json.loads(metadata.pop("shared"))}, **tensors}
-        write_safetensors(Path(options.out) / path.name, whole, metadata)
-        print(Path(options.out) / path.name)
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Print the table of what `pack` wrote."""
+    raise SystemExit(checkpoints.evaluate(options))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, work in (("train", train), ("pack", pack), ("unpack", unpack)):
+    for name, work in (("train", train), ("pack", pack), ("unpack", unpack), ("evaluate", evaluate)):
         command = commands.add_parser(name, help=work.__doc__)
         command.set_defaults(work=work)
-        if name != "unpack":
+        if name in ("train", "pack"):
             command.add_argument("--state", required=True, help="folder of the runs")
             command.add_argument("--minutes", type=float, default=40.0, help="budget of a method, on one core")
             command.add_argument("--only", nargs="*", choices=METHODS, help="these methods alone")
@@ -339,14 +291,20 @@ def main() -> None:
             command.add_argument("--wall-minutes", type=float, help="all runs side by side, and all is over after so many minutes")
             command.add_argument("--pictures", type=int, default=12000, help="photos to draw; with --wall-minutes")
             command.add_argument("--log-steps", type=int, default=10, help="steps between two rows of a log; with --wall-minutes")
+            command.add_argument("--graphs", action="store_true", help="steps as CUDA graphs; with --wall-minutes")
             command.add_argument("--mps", action="store_true", help="a GPU's processes compute at the same time; with --wall-minutes")
             command.add_argument("--slice", type=float, default=10.0, help="minutes after which another run has its turn")
         else:
             command.add_argument("--out", required=True, help="folder to write to")
         if name == "pack":
             command.add_argument("--single", action="store_true", help="a few archives of at most 15 MB in place of all files")
-        if name == "unpack":
+        if name in ("unpack", "evaluate"):
             command.add_argument("--packed", required=True, help="folder that `pack` wrote")
+        if name == "evaluate":
+            command.add_argument("--judge", help="portrait reader that took no part in training; by default judge.safetensors in --packed")
+            command.add_argument("--count", type=int, default=256, help="photos")
+            command.add_argument("--device", default="cpu", help="cpu or cuda")
+            command.add_argument("--batch", type=int, default=8, help="photos computed at once")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
@@ -358,6 +316,8 @@ def stop(number: int, frame: object) -> None:
     """End the children too; each has saved its state less than four minutes ago."""
     for child in list(CHILDREN):
         child.terminate()
+    if WALL_RUNS:
+        raise SystemExit(128 + number)  # what was begun is ended on the way
     print(f"stopped by signal {number}; the same command goes on", flush=True)
     os._exit(128 + number)
 

@@ -19,7 +19,7 @@ from typing import Any
 from gpu_check import environment
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_SECONDS = 90.0  # that the runs may take to begin; those that are ready then begin without the others
+READY_SHARE = 0.4  # of the time that the runs may take to begin; those that are ready then begin without the others
 GRACE = 3.0  # seconds behind the deadline until what still runs is ended
 TAIL = 8  # lines of a failed run's log that are shown
 
@@ -92,9 +92,9 @@ def start(spec: Spec, folder: Path, env: dict[str, str]) -> Side:
     return Side(spec.name, folder, process)
 
 
-def begin(sides: Sequence[Side], specs: Sequence[Spec], prepare: Callable[[], None], seconds: float = READY_SECONDS) -> None:
+def begin(sides: Sequence[Side], specs: Sequence[Spec], prepare: Callable[[], None]) -> None:
     """Prepare what the runs need while they start, and let them go when all are ready, or failed, or the time for that is over."""
-    until = time.time() + seconds
+    until = time.time() + READY_SHARE * (specs[0].until - time.time())
     prepare()
     while time.time() < until:
         waiting = [side for side, spec in zip(sides, specs, strict=True) if side.process.poll() is None and not Path(spec.ready).exists()]
@@ -104,9 +104,8 @@ def begin(sides: Sequence[Side], specs: Sequence[Spec], prepare: Callable[[], No
     Path(specs[0].go).touch()
 
 
-def finish(sides: Sequence[Side], until: float, children: list[subprocess.Popen[bytes]]) -> dict[str, int]:
+def finish(sides: Sequence[Side], until: float) -> dict[str, int]:
     """Wait until all runs are over or shortly behind `until`, when what still runs is ended; each run's exit code."""
-    children.extend(side.process for side in sides)
     while any(side.process.poll() is None for side in sides) and time.time() < until + GRACE:
         time.sleep(0.1)
     for signal_it in (subprocess.Popen.terminate, subprocess.Popen.kill):
@@ -116,8 +115,6 @@ def finish(sides: Sequence[Side], until: float, children: list[subprocess.Popen[
         wait = time.time() + 1.0
         while any(side.process.poll() is None for side in late) and time.time() < wait:
             time.sleep(0.05)
-    for side in sides:
-        children.remove(side.process)
     return {side.name: side.process.wait() for side in sides}
 
 
@@ -175,14 +172,21 @@ def run_all(
     site: Path,
     extra: dict[str, str],
 ) -> dict[str, Any]:
-    """Run all specs side by side; what is known of each afterwards, printed too."""
+    """Run all specs side by side; what is known of each afterwards, printed too. Their processes are in `children` meanwhile."""
     env = {**environment(site), "OMP_NUM_THREADS": "1", **extra}
     for spec in specs:
         Path(spec.go).unlink(missing_ok=True)
         Path(spec.ready).unlink(missing_ok=True)
-    sides = [start(spec, folder, env) for spec, folder in zip(specs, folders, strict=True)]
-    begin(sides, specs, prepare)
-    codes = finish(sides, specs[0].until, children)
+    sides, until = [start(spec, folder, env) for spec, folder in zip(specs, folders, strict=True)], specs[0].until
+    children.extend(side.process for side in sides)
+    try:
+        begin(sides, specs, prepare)
+        codes = finish(sides, until)
+    except BaseException:
+        finish(sides, 0.0)
+        raise
+    finally:
+        children[:] = [child for child in children if child not in [side.process for side in sides]]
     found = {side.name: told(side, codes[side.name], spec.last) for side, spec in zip(sides, specs, strict=True)}
     print("\n".join(line(name, about) for name, about in found.items()), flush=True)
     return found

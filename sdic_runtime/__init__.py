@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         OutOfMemoryError,
         PictureError,
+        PictureWarning,
         SdicError,
     )
     from sdic_runtime.inversion import Edited, Inversion
@@ -43,8 +44,8 @@ _MODULES = {
 
 __all__ = [
     "ArgumentError", "BackendError", "Bundle", "BundleError", "CheckpointError", "CombinedEdit", "Direction", "Edit", "Edited", "FileError",
-    "GanSpaceEdit", "Inversion", "Manifest", "MissingExtraError", "OutOfMemoryError", "Pca", "PictureError", "PictureResult", "Pipeline",
-    "SdicError", "faces", "load_direction", "save_direction",
+    "GanSpaceEdit", "Inversion", "Manifest", "MissingExtraError", "OutOfMemoryError", "Pca", "PictureError", "PictureResult",
+    "PictureWarning", "Pipeline", "SdicError", "faces", "load_direction", "save_direction",
 ]  # fmt: skip
 
 

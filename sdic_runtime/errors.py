@@ -60,3 +60,7 @@ class MissingExtraError(SdicError):
 
     def __reduce__(self) -> tuple[type["MissingExtraError"], tuple[str, str, str]]:
         return type(self), self.arguments
+
+
+class PictureWarning(UserWarning):
+    """A picture that can be used, but hardly as it was meant: the library says so, commands print it."""

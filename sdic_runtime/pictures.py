@@ -17,6 +17,7 @@ import numpy as np
 from sdic_runtime.decoding import BYTE_LIMIT, PIXEL_LIMIT, SIDE_LIMIT, as_rgb, orientation_of, pixel_limit, turned, without_metadata
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError, printable
 from sdic_runtime.files import reason
+from sdic_runtime.shapes import SQUASH, shaped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -188,43 +189,53 @@ def to_rgb(image: Image, name: str = "the picture", profiles: bool = True) -> Im
 
 
 def prepare(
-    picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[int, int], resampling: str = "bilinear", profiles: bool = True
+    picture: PictureLike,
+    sizes: Mapping[str, int],
+    visible_rows: tuple[int, int],
+    resampling: str = "bilinear",
+    profiles: bool = True,
+    shape: str | None = SQUASH,
+    aligned: bool = False,
 ) -> np.ndarray:
     """The network's input for one picture: float32 [1, 3, S, S] in [-1, 1] (or [N, 3, S, S] for a float32 array of N pictures).
 
     `picture`: a path; a PIL image; a uint8 array [H, W, 3] (also [H, W], [H, W, 1], [H, W, 4]) of any size; or a float32 array
     [N, 3, S, S] in [-1, 1], taken as it is; tensors of PyTorch count as arrays. `sizes` has R and S. Resized with Pillow's `resampling`
     filter, bilinear in the release; where `visible_rows` are not the whole generated picture, resized to S x (visible part of S) and
-    letterboxed with black. `profiles`: see `load_picture`. Raises PictureError, ArgumentError for what is no picture, or OutOfMemoryError.
+    letterboxed with black. `profiles`: see `load_picture`. `shape`, `aligned`: what becomes of a picture of another shape, see
+    `shapes.shaped`. Raises PictureError, ArgumentError for what is no picture, or OutOfMemoryError.
     """
     try:
-        return _prepared(picture, sizes, visible_rows, resampling, profiles)
+        image = _decoded(picture, sizes["S"], profiles)
+        if isinstance(image, np.ndarray):
+            return image
+        name = str(picture) if isinstance(picture, str | os.PathLike) else "the picture"
+        return fit(shaped(image, name, sizes, visible_rows, shape, aligned), sizes, visible_rows, resampling)
     except MemoryError as error:
         name = str(picture) if isinstance(picture, str | os.PathLike) else "the picture"
         raise OutOfMemoryError(f"not enough memory to prepare {name}; make it smaller") from error
 
 
-def _prepared(picture: PictureLike, sizes: Mapping[str, int], visible_rows: tuple[int, int], resampling: str, profiles: bool) -> np.ndarray:
+def _decoded(picture: PictureLike, side: int, profiles: bool) -> Image | np.ndarray:
+    """A picture as RGB, or the array of pictures of `side` that it is already."""
     from PIL import Image
 
     if isinstance(picture, str | os.PathLike):
-        return fit(load_picture(picture, profiles), sizes, visible_rows, resampling)
+        return load_picture(picture, profiles)
     if isinstance(picture, Image.Image):
         _check_size(picture, "the picture")
-        decoded = _decoded(picture, profiles)
+        decoded = _copied(picture, profiles)
         if 0 in decoded.size:
             raise PictureError(f"the picture is {decoded.width} x {decoded.height}; give one of at least one pixel")
-        return fit(decoded, sizes, visible_rows, resampling)
+        return decoded
     if hasattr(picture, "__array__"):
         array = _as_array(picture)
-        if array.dtype == np.uint8:
-            return fit(_from_bytes(array), sizes, visible_rows, resampling)
-        return _check_floats(array, sizes["S"])
+        return _from_bytes(array) if array.dtype == np.uint8 else _check_floats(array, side)
     forms = "a path, a PIL image, a uint8 array [H, W, 3] or a float32 array [N, 3, S, S]"
     raise ArgumentError(f"a picture cannot be made from {type(picture).__name__}; give {forms}")
 
 
-def _decoded(picture: Image, profiles: bool) -> Image:
+def _copied(picture: Image, profiles: bool) -> Image:
     """An RGB copy of a PIL image, which may be one that is read from its file only now."""
     try:
         return to_rgb(picture, profiles=profiles)

@@ -21,6 +21,7 @@ from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
 from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, STYLE_KIND, STYLES, Move, Program, run
+from sdic_runtime.shapes import SQUASH
 from sdic_runtime.unmoved import Split, first_row, split
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
@@ -103,28 +104,35 @@ class Pipeline:
         largest = self.backend.largest_batch or LARGEST_DEFAULT_BATCH
         return max(1, min(LARGEST_DEFAULT_BATCH, largest, BATCH_PIXELS // self.sizes["R"] ** 2))
 
-    def prepare(self, picture: PictureLike) -> np.ndarray:
-        """The network's input for one picture, float32 [1, 3, S, S]; see `pictures.prepare`."""
-        return prepare(picture, self.sizes, self.model.visible_rows, self.bundle.manifest.input.resampling, self.profiles)
+    def prepare(self, picture: PictureLike, shape: str | None = None) -> np.ndarray:
+        """The network's input for one picture, float32 [1, 3, S, S]; see `pictures.prepare`, and `invert` for `shape`."""
+        manifest, rows = self.bundle.manifest, self.model.visible_rows
+        return prepare(picture, self.sizes, rows, manifest.input.resampling, self.profiles, shape, manifest.faces is not None)
 
-    def invert(self, picture: PictureLike | Sequence[PictureLike], batch: int | None = None) -> Inversion:
+    def invert(self, picture: PictureLike | Sequence[PictureLike], batch: int | None = None, *, shape: str | None = None) -> Inversion:
         """Invert a picture or a list of pictures, `batch` at a time: each a path, a PIL image, a uint8 array [H, W, 3], or a float32
-        array [N, 3, S, S] in [-1, 1]. Raises SdicError."""
+        array [N, 3, S, S] in [-1, 1].
+
+        A picture is taken whole: no face is looked for, `sdic_runtime.faces.find` does that. `shape` says what becomes of one that is
+        wider or higher than the model's pictures: "crop" takes its middle, "squash" all of it. When None, a model of aligned faces refuses
+        it (PictureError), others squash it with a PictureWarning. Raises SdicError."""
         pictures: list[PictureLike] = list(picture) if isinstance(picture, list | tuple) else [picture]  # type: ignore[list-item]
         if not pictures:
             raise ArgumentError("the list of pictures is empty; give at least one")
-        arrays = [self.prepare(item) for item in pictures]
+        arrays = [self.prepare(item, shape) for item in pictures]
         names = [_name(item) for item, array in zip(pictures, arrays, strict=True) for _ in range(len(array))]
         return self._invert(np.concatenate(arrays) if len(arrays) > 1 else arrays[0], names, self._batch(batch))
 
-    def invert_many(self, pictures: Iterable[PictureLike], batch: int | None = None, keep_going: bool = False) -> Iterator[PictureResult]:
+    def invert_many(
+        self, pictures: Iterable[PictureLike], batch: int | None = None, keep_going: bool = False, *, shape: str | None = None
+    ) -> Iterator[PictureResult]:
         """Invert any stream of pictures, `batch` at a time, one result per picture in their order; memory does not grow with their number.
-        A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error."""
+        `shape`: see `invert`. A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error."""
         if isinstance(pictures, str | os.PathLike) or not isinstance(pictures, Iterable):
             raise ArgumentError(f"the pictures are {pictures!r:.60}; give a list or another iterable of pictures, or call invert for one")
         size, remaining = self._batch(batch), iter(pictures)
         while group := list(islice(remaining, size)):
-            prepared = [self._prepared(picture, keep_going) for picture in group]
+            prepared = [self._prepared(picture, keep_going, shape) for picture in group]
             arrays = [array for array in prepared if isinstance(array, np.ndarray)]
             names = [_name(item) for item, array in zip(group, prepared, strict=True) if isinstance(array, np.ndarray) for _ in array]
             joined, start = self._invert(np.concatenate(arrays), names, size) if arrays else None, 0
@@ -197,7 +205,7 @@ class Pipeline:
         names = [name for name in taken if manifest.tensors[name] == MASK_AXES]
         if not names:
             raise ArgumentError(f'the edits of the bundle "{manifest.name}" ({manifest.method}) take no mask; leave it out')
-        mask = (self.prepare(picture).mean(1, keepdims=True) + 1) / 2
+        mask = (self.prepare(picture, SQUASH).mean(1, keepdims=True) + 1) / 2
         return dict.fromkeys(names, np.clip(mask, 0, 1))
 
     def _move(self, move: str | None, eq6: str | None, kinds: set[str]) -> Move:
@@ -339,9 +347,9 @@ class Pipeline:
             parts.append(Inversion(self.model, held, names[start : start + batch]))
         return Inversion.join(parts)
 
-    def _prepared(self, picture: PictureLike, keep_going: bool) -> np.ndarray | SdicError:
+    def _prepared(self, picture: PictureLike, keep_going: bool, shape: str | None) -> np.ndarray | SdicError:
         try:
-            return self.prepare(picture)
+            return self.prepare(picture, shape)
         except MemoryError:
             error: SdicError = OutOfMemoryError(f"not enough memory to prepare {_name(picture) or 'the picture'}; make it smaller")
         except SdicError as failure:

@@ -20,13 +20,13 @@ from sdic_runtime.folders import BACKGROUND
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pictures import load_picture, picture_size
 from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.shapes import SQUASH, fits, middle, squashed, wanted_shape
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ALL, LARGEST = "all", "largest"
 DIFFERENCE, REPLACE = "difference", "replace"
-STRETCHED = 1.03  # a picture that is squashed by more is warned about
 SAME = 0.05  # of the side: how far the corners of a crop's face may lie from the crop's own, on average
 COMPARED = 64  # pixels of the pictures by which a face of a photograph and an inversion are compared
 ALIKE = 0.5  # the correlation from which they may be of one face
@@ -177,19 +177,17 @@ class Reader:
 
     def _taken_whole(self, picture: str | os.PathLike[str] | Photo | Image, name: str) -> Subject:
         image = picture.to_srgb(picture.image) if isinstance(picture, Photo) else picture
-        first, end = self.manifest.visible_rows
-        wanted = self.manifest.sizes["R"] / (end - first)
-        width, height = picture_size(image) if isinstance(image, str | os.PathLike) else image.size
-        stretch = width / height / wanted
-        if max(stretch, 1 / stretch) <= STRETCHED:
+        sizes, rows = self.manifest.sizes, self.manifest.visible_rows
+        wanted = wanted_shape(sizes, rows)
+        size = picture_size(image) if isinstance(image, str | os.PathLike) else image.size
+        if fits(size, wanted):
             return Subject(name, [image], self.wishes)
         if self.wishes.crop:
             decoded = load_picture(image, self.profiles) if isinstance(image, str | os.PathLike) else image
             return Subject(name, [middle(decoded, wanted)], self.wishes)
-        shape = "squares" if wanted == 1 else f"pictures of {self.manifest.sizes['R']} x {end - first}"
-        squashed = f"{name} has {width} x {height} pixels and is squashed, because the model takes {shape}"
         aligned = "; without --aligned the face is looked for and aligned" if self.manifest.faces == FFHQ else ""
-        return Subject(name, [image], self.wishes, notices=[f"{squashed}; crop it, or add --crop to take its middle{aligned}"])
+        notice = f"{squashed(name, size, sizes, rows)}; crop it, or add --crop to take its middle{aligned}"
+        return Subject(name, [image], self.wishes, notices=[notice])
 
 
 def mask_of(wishes: Wishes) -> Image | None:
@@ -210,13 +208,6 @@ def is_crop(face: Face) -> bool:
     width, height = face.photo.size
     own = np.array([[0, 0], [width, 0], [width, height], [0, height]])
     return width == height and float(np.linalg.norm(face.square.corners - own, axis=1).mean()) <= SAME * width
-
-
-def middle(image: Image, aspect: float) -> Image:
-    """The largest part in the middle of the picture with this width over height."""
-    width, height = max(min(image.width, round(image.height * aspect)), 1), max(min(image.height, round(image.width / aspect)), 1)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
 
 
 def correlation(one: Image, other: Image) -> float:
@@ -256,7 +247,7 @@ def inverted(
             waiting.append(Inverted(item, subject))
             yield from subject.pictures
 
-    results = pipeline.invert_many(pictures(), batch, keep_going=True)
+    results = pipeline.invert_many(pictures(), batch, keep_going=True, shape=SQUASH)
     for first in results:
         while waiting[0].error:
             yield waiting.popleft()

@@ -7,21 +7,40 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
 from sdic_runtime.cli.options import Debug
 from sdic_runtime.cli.signals import BROKEN_PIPE, SIGNALLED, ending_well, hold_standard_streams, reader_gone, silence
-from sdic_runtime.errors import MissingExtraError, SdicError, printable
+from sdic_runtime.errors import MissingExtraError, PictureWarning, SdicError, printable
 from sdic_runtime.files import TRUST_VARIABLE, reason
+from sdic_runtime.progress import say
 
 BAD_INPUT = 2
 INTERRUPTED = 130
 EXTRAS = {"sdic-export": "export", "sdic-train": "train"}  # command line -> the extra that brings what it imports
 TRUST_HELP = "Let a bundle of someone known run any operator, and auto its engines."
 COMMANDS = ("invert", "edit", "sweep", "studio", "video", "directions", "batch", "compare", "bench", "doctor", "download", "demo")
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print what the library says of a picture as commands print their notices, each once."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, PictureWarning):
+                say(printable(str(message)), error=True)
+            else:
+                shown(message, category, *place)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def command_line(name: str, description: str, example: str) -> typer.Typer:
@@ -41,7 +60,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # no name of a file is worth a failure to print it
     settings, name = {"debug": False}, str(app.info.name)  # what holds for this call, whichever command runs
-    with ending_well() as heard:
+    with ending_well() as heard, plain_warnings():
         try:
             code = app(args=list(arguments) if arguments is not None else None, prog_name=name, standalone_mode=False, obj=settings)
             sys.stdout.flush()

@@ -71,6 +71,7 @@ def inversion_of(
     subject, whose notices are printed. Raises SdicError."""
     from sdic_runtime.cli.options import notice
     from sdic_runtime.inversion import Inversion
+    from sdic_runtime.shapes import SQUASH
     from sdic_runtime.subjects import Reader
 
     if is_inversion(source) and photo is None:
@@ -88,7 +89,7 @@ def inversion_of(
         raise ArgumentError(f"--photo is for a saved inversion, and {source} is none; omit it")
     else:
         subject = subject_at(reader, source)
-        inversion = pipeline.invert(list(subject.pictures), batch).named([subject.name] * len(subject.pictures))
+        inversion = pipeline.invert(list(subject.pictures), batch, shape=SQUASH).named([subject.name] * len(subject.pictures))
     for text in subject.notices:
         notice(text)
     return inversion, subject
@@ -130,6 +131,7 @@ def compared_picture(source: Path, bundles: Sequence[Path | None], wishes: Wishe
 def as_seen(pipeline: Pipeline, picture: PictureLike) -> Image.Image:
     """The picture as the networks see it: at the working size, without the bars of a letterboxed domain."""
     from sdic_runtime.pictures import to_images, working_rows
+    from sdic_runtime.shapes import SQUASH
 
     rows = working_rows(pipeline.sizes, pipeline.model.visible_rows)
-    return to_images(pipeline.prepare(picture), rows)[0]
+    return to_images(pipeline.prepare(picture, SQUASH), rows)[0]

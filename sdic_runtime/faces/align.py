@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
-GAP, ROUGH_GAP = 3, 2  # how many times finer the cheap first reduction leaves a photograph that is made much smaller
+GAP = 3  # how many times finer the cheap first reduction leaves a photograph that is made much smaller
 FINER = 1.5  # a square is resampled this many times finer than asked for, where the photograph has the pixels
 
 
@@ -59,6 +59,10 @@ class Square:
         """The way back from `inward`."""
         return (np.asarray(points, np.float64) * (2 / size) - 1) @ self.axes + self.centre
 
+    def scaled(self, factor: float) -> Square:
+        """The same square in a photograph of `factor` times the size."""
+        return Square((self.centre[0] * factor, self.centre[1] * factor), (self.right[0] * factor, self.right[1] * factor))
+
     def bounds(self, photo: Image, margin: int = 0) -> Box:
         """The pixels of `photo` that the square touches, and `margin` more on each side; left >= right or top >= bottom: none."""
         (left, top), (right, bottom) = np.floor(self.corners.min(0)) - margin, np.ceil(self.corners.max(0)) + margin
@@ -82,17 +86,22 @@ class Square:
         left, top, right, bottom = self.bounds(photo, math.ceil(4 * max(step, 1)))
         if left >= right or top >= bottom:
             return Image.new(photo.mode, (size, size))
-        part, scale = photo.crop((left, top, right, bottom)), np.ones(2)
+        box, scale = (left, top, right, bottom), np.ones(2)
         if step > FINER:
-            smaller = math.ceil(part.width * FINER / step), math.ceil(part.height * FINER / step)
-            scale = np.array(smaller) / part.size
-            part = part.resize(smaller, Image.Resampling.LANCZOS, reducing_gap=GAP if pad else ROUGH_GAP)
+            smaller = math.ceil((right - left) * FINER / step), math.ceil((bottom - top) * FINER / step)
+            scale = np.array(smaller) / (right - left, bottom - top)
+            part = photo.resize(smaller, Image.Resampling.LANCZOS if pad else Image.Resampling.BILINEAR, box, reducing_gap=GAP)
+        else:
+            part = photo.crop(box)
         finer = round(size * FINER) if step > 1 else size
         # The affine map from a pixel of the result to one of the part.
         matrix = np.column_stack([self.axes.T * (2 / finer), np.array(self.centre) - self.axes.sum(0) - (left, top)]) * scale[:, None]
         if pad and self.leaves(photo):
             part, offset = padded(part, matrix, finer)
             matrix[:, 2] += offset
+        if not pad:
+            cut = part.transform((finer, finer), Image.Transform.AFFINE, tuple(matrix.ravel()), Image.Resampling.BICUBIC)
+            return cut if finer == size else cut.resize((size, size), Image.Resampling.BILINEAR)
         cut = affine(part, (finer, finer), matrix, Image.Resampling.BICUBIC)
         return cut if finer == size else cut.resize((size, size), Image.Resampling.LANCZOS)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdic_runtime.faces import networks
+from sdic_runtime.faces.levels import Levels, levels_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,10 +55,11 @@ class Detection:
     score: float
 
 
-def detect(photo: Image) -> list[Detection]:
+def detect(photo: Image | Levels) -> list[Detection]:
     """The faces of an RGB picture, best score first. Those that are turned by more than about 45 degrees are found where they are large, or
     where nobody is upright."""
-    sides, scales = looks(*photo.size), Scales(photo)
+    scales = Scales(levels_of(photo))
+    sides = looks(*scales.size)
     found = [*_look(scales, SHORT_RANGE, 0, sides[:1]), *_look(scales, FULL_RANGE, 0, sides)]
     turned = sides[:2] if found else sides
     for turns in (1, 2, 3):
@@ -77,18 +79,15 @@ def looks(width: int, height: int) -> list[int]:
 class Scales:
     """A photograph at any size, each made once."""
 
-    def __init__(self, photo: Image) -> None:
-        self.photo = photo
+    def __init__(self, levels: Levels) -> None:
+        self.levels, self.size = levels, levels.photo.size
         self._made: dict[int, np.ndarray] = {}
 
     def at(self, side: int) -> np.ndarray:
         """uint8 [H, W, 3] with `side` pixels on the longer side."""
-        from PIL import Image
-
         if side not in self._made:
-            scale = side / max(self.photo.size)
-            size = max(round(self.photo.width * scale), 1), max(round(self.photo.height * scale), 1)
-            self._made[side] = np.asarray(self.photo.resize(size, Image.Resampling.BILINEAR, reducing_gap=3))
+            width, height = (max(round(length * side / max(self.size)), 1) for length in self.size)
+            self._made[side] = np.asarray(self.levels.resized((width, height)))
         return self._made[side]
 
 
@@ -113,7 +112,7 @@ def _look_at(scales: Scales, detector: Detector, turns: int, side: int) -> Itera
             half = points[1] / 2
             corners = np.array([points[0] - half, points[0] + half])
             places = _turned(np.concatenate([corners, points[2:]]), turns) * detector.side + batch[index]
-            places *= np.array(scales.photo.size) / size
+            places *= np.array(scales.size) / size
             box = np.concatenate([places[:2].min(0), places[:2].max(0)])
             yield Detection(box, places[2:], float(1 / (1 + np.exp(-scores[index, anchor, 0]))))
 

@@ -64,7 +64,7 @@ class Face:
         """The crop in `size` x `size` pixels."""
         if not isinstance(size, int) or not 1 <= size <= 8192:
             raise ArgumentError(f"the crop's size is {size!r}; use a whole number from 1 to 8192")
-        return self.photo.to_srgb(self.square.cut(self.photo.image, size))
+        return self.photo.to_srgb(self.photo.levels.cut(self.square, size))
 
     @cached_property
     def _judged(self) -> quality.Quality:
@@ -152,8 +152,8 @@ def find(picture: PictureLike | Photo) -> list[Face]:
     """
     photo = open_photo(picture)
     found: list[tuple[float, Landmarks]] = []
-    for detection in detect(photo.image):
-        face = landmarks(photo.image, detection.points)
+    for detection in detect(photo.levels):
+        face = landmarks(photo.levels, detection.points)
         least = LIKELY if detection.score >= DETECTED else SURE
         if face.score >= least and face.square.touches(photo.image) and all(_apart(face, other) for _, other in found):
             found.append((detection.score, face))

@@ -13,21 +13,29 @@ import numpy as np
 
 from sdic_runtime.colours import PROFILE, in_srgb, out_of_srgb, profile_of, space_of, without_profile
 from sdic_runtime.errors import ArgumentError, FileError, PictureError
+from sdic_runtime.faces.levels import Levels
 from sdic_runtime.files import replacing
 from sdic_runtime.pictures import FORMATS, PictureLike, opened, opened_file, to_rgb
+from sdic_runtime.previews import BYTE_LIMIT, exif_without, resources_without, xmp_without
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-KEPT = ("exif", PROFILE, "xmp", "dpi")  # of Pillow's `info`
+PLAIN = (PROFILE, "dpi")  # of Pillow's `info`, kept as they are
+LONGEST_TEXT = 1 << 20  # characters of a PNG file's texts
 BEST = 95  # the quality of a JPEG or WebP file whose source was none
+BEST_JPEG = {"quality": BEST, "subsampling": 0}
+XMP_TEXT = "XML:com.adobe.xmp"  # a PNG file's key
+HIDDEN = ("Raw profile type", XMP_TEXT)  # keys of a PNG file's texts that are not texts
+LONG_TEXT = 1024  # characters; longer texts are compressed
 
 
 @dataclass(frozen=True, eq=False)
 class Photo:
     """`image`: upright, 8-bit RGB in the photograph's own colours, transparent parts on white. `colours`, `alpha`: the same with
-    transparency apart, where the photograph has it. `info`: what is written with it. `converts`: whether models see its colours as its
-    colour profile says."""
+    transparency apart, where the photograph has it. `info`: what is written with it, without thumbnails and previews, which would show what
+    was there before. `converts`: whether models see its colours as its colour profile says."""
 
     image: Image
     colours: Image
@@ -38,6 +46,11 @@ class Photo:
     @property
     def size(self) -> tuple[int, int]:
         return self.image.size
+
+    @cached_property
+    def levels(self) -> Levels:
+        """`image`, and smaller ones made from it."""
+        return Levels(self.image)
 
     @cached_property
     def _profile(self) -> Any:
@@ -60,10 +73,13 @@ class Photo:
         kind = Image.registered_extensions().get(path.suffix.lower())
         if kind not in FORMATS:
             raise FileError(f'cannot write {path}: "{path.suffix}" is no kind of picture; use .jpg, .png or .webp')
-        options = {key: value for key, value in self.info.items() if key in KEPT}
+        options = {key: value for key, value in self.info.items() if key in (*PLAIN, "exif", "xmp")}
         if kind == "JPEG":
             image = image.convert("RGB")
-            options |= self.info.get("jpeg", {"quality": BEST, "subsampling": 0})
+            options = {key: value for key, value in options.items() if key == PROFILE or len(value) <= BYTE_LIMIT}
+            options |= self.info.get("jpeg", BEST_JPEG)
+        elif kind == "PNG" and "png" in self.info:
+            options["pnginfo"] = self.info["png"]
         elif kind in ("WEBP", "AVIF"):
             options["quality"] = BEST
         try:
@@ -101,20 +117,54 @@ def read_photo(stream: BinaryIO, name: str = "the photograph") -> Photo:
 
 def _photo(source: Image, name: str = "the photograph") -> Photo:
     """A decoded image as a photograph. Colours of a profile that is not one of RGB become sRGB: a picture in RGB cannot have it."""
-    from PIL import ImageOps, JpegImagePlugin
+    from PIL import ImageOps
 
     foreign = (profile := profile_of(source)) is not None and space_of(profile) != "RGB"
     image = to_rgb(source, name, profiles=foreign)
     upright = ImageOps.exif_transpose(source)
-    info: dict[str, Any] = {key: upright.info[key] for key in KEPT if key in upright.info}
+    info = _kept(source, upright)
+    image.info = {}
     if foreign or source.mode not in ("RGB", "RGBA", "P"):
         info.pop(PROFILE, None)
     if PROFILE in info:
         image.info[PROFILE] = info[PROFILE]
-    if isinstance(source, JpegImagePlugin.JpegImageFile) and source.mode == "RGB":
-        sampling = JpegImagePlugin.get_sampling(source)
-        info["jpeg"] = {"qtables": source.quantization, "subsampling": max(sampling, 0)}
     if not source.has_transparency_data:
         return Photo(image, image, None, info)
     colours = upright.convert("RGBA")
     return Photo(image, without_profile(colours.convert("RGB")), colours.getchannel("A"), info)
+
+
+def _kept(source: Image, upright: Image) -> dict[str, Any]:
+    """What belongs to a photograph beside its pixels, without the other pictures in it."""
+    from PIL import JpegImagePlugin, PngImagePlugin
+
+    info: dict[str, Any] = {key: upright.info[key] for key in PLAIN if key in upright.info}
+    exif, xmp = source.info.get("exif"), upright.info.get("xmp")
+    if isinstance(exif, bytes) and (kept := exif_without(exif, upright.size)):
+        info["exif"] = kept
+    if isinstance(xmp, bytes):
+        info["xmp"] = xmp_without(xmp)
+    if isinstance(source, JpegImagePlugin.JpegImageFile):
+        info["jpeg"] = {"extra": resources_without(source.info.get("photoshop")), "comment": source.info.get("comment")}
+        if source.mode == "RGB":
+            sampling = JpegImagePlugin.get_sampling(source)
+            info["jpeg"] |= {"qtables": source.quantization, "subsampling": max(sampling, 0)}
+        else:
+            info["jpeg"] |= BEST_JPEG
+    if isinstance(source, PngImagePlugin.PngImageFile):
+        info["png"] = _texts(source, info.get("xmp"))
+    return info
+
+
+def _texts(source: PngImageFile, xmp: bytes | None) -> PngInfo:
+    """The texts of a PNG file for another; those that programs hide whole files in are omitted."""
+    from PIL.PngImagePlugin import PngInfo
+
+    texts, length = PngInfo(), 0
+    for key, value in source.text.items():
+        length += len(value)
+        if not key.startswith(HIDDEN) and length <= LONGEST_TEXT:
+            texts.add_itxt(key, str(value), zip=len(value) > LONG_TEXT)
+    if xmp:
+        texts.add_itxt(XMP_TEXT, xmp.decode("utf-8", "replace"))
+    return texts

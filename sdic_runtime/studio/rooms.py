@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdic_runtime.bundle.manifest import FFHQ
+from sdic_runtime.colours import PROFILE
 from sdic_runtime.edit_orders import EditOrder, presets
 from sdic_runtime.edits import Edit
 from sdic_runtime.errors import ArgumentError, PictureError, SdicError
 from sdic_runtime.faces import Face, Photo, find
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.shapes import SQUASH
 from sdic_runtime.sheets import back_and_forth, gif, sheet
 from sdic_runtime.subjects import Reader, Subject, Wishes
 from sdic_runtime.tools.list_directions import listed
@@ -153,7 +155,7 @@ class Room:
         for picture, face, crop in tasks:
             try:
                 subject = self.subject(picture, face, crop)
-                subjects.append((subject, self.open.prepare(subject.pictures[0])))
+                subjects.append((subject, self.open.prepare(subject.pictures[0], SQUASH)))
             except (SdicError, MemoryError) as error:
                 subjects.append((error, None))
         images = [image for _, image in subjects if image is not None]
@@ -221,7 +223,7 @@ def opened(photo: Photo, faces: bool) -> Picture:
 
 
 def encoded(image: Image, kind: str) -> bytes:
-    """The bytes of a picture in one of FORMATS."""
+    """The bytes of a picture in one of FORMATS, with the colour profile of the photograph that it is."""
     stream = io.BytesIO()
-    image.convert("RGB").save(stream, kind.upper(), **FORMATS[kind][1])
+    image.convert("RGB").save(stream, kind.upper(), icc_profile=image.info.get(PROFILE), **FORMATS[kind][1])
     return stream.getvalue()

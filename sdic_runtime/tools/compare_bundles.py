@@ -17,6 +17,7 @@ from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.errors import SdicError
 from sdic_runtime.pictures import prepare, working_rows
 from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.shapes import SQUASH
 from sdic_runtime.tools.judges import Judge
 from sdic_runtime.tools.scores import judged, scores
 
@@ -102,7 +103,7 @@ def _fill(outcome: Outcome, pipeline: Pipeline, plan: Plan, width: int) -> None:
     """Invert, judge, edit, and measure. Raises SdicError where there is no inversion."""
     manifest = pipeline.bundle.manifest
     outcome.method, outcome.sizes, outcome.description = manifest.method, manifest.sizes, pipeline.backend.description
-    image = pipeline.prepare(plan.picture)
+    image = pipeline.prepare(plan.picture, SQUASH)
     inversion: Inversion = pipeline.invert(image)
     (outcome.inversion,) = inversion.images
     rows = manifest.visible_rows

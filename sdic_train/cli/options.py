@@ -122,6 +122,7 @@ class Training:
         ),
     ] = math.inf
     log_steps: Annotated[int, Option(min=1, help="With --until: steps between two rows of the log.")] = 1
+    graphs: Annotated[bool, Option("--graphs", help="With --until, on a GPU: record a step's kernels once and repeat them.")] = False
     restart: Annotated[bool, Option("--restart", help="Start again instead of resuming what is in --out.")] = False
     tensorboard: Annotated[bool, Option("--tensorboard", help="Also write TensorBoard logs.")] = False
     debug: Debug = False
@@ -160,7 +161,7 @@ class Training:
                 echo(text, err=True)
 
         if math.isfinite(self.until):
-            fill(trainer, FillOptions(self.out, self.until, self.log_steps, resume), say)
+            fill(trainer, FillOptions(self.out, self.until, self.log_steps, self.graphs, resume), say)
         else:
             save = self.save_minutes * 60
             train(trainer, RunOptions(self.out, self.steps, save, resume=resume, tensorboard=self.tensorboard, minutes=self.minutes), say)

@@ -16,6 +16,7 @@ from sdic_runtime.edits import Direction
 from sdic_runtime.pictures import fit, working_rows
 from sdic_runtime.pipeline import BASELINE, Pipeline
 from sdic_runtime.program import IMAGE, INVERT, PICTURE, Program, Step, run
+from sdic_runtime.shapes import SQUASH
 from sdic_runtime.tools.scores import judged
 from sdic_train.networks.sdic.model import SDIC
 
@@ -58,7 +59,7 @@ class Evaluated:
     width: int
 
     def image(self, pictures: NDArray[np.uint8]) -> Pixels:
-        return np.concatenate([self.pipeline.prepare(picture) for picture in pictures])
+        return np.concatenate([self.pipeline.prepare(picture, SQUASH) for picture in pictures])
 
     def target(self, pictures: NDArray[np.uint8]) -> Tensor:
         from PIL import Image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,7 @@ from sdic_runtime.errors import ArgumentError
 from sdic_train.config import ModelConfig
 from sdic_train.data.datasets import PictureSet
 from sdic_train.trainers.compute import Compute, Losses
+from sdic_train.trainers.graphs import Graphs
 from sdic_train.trainers.pictures import scaled
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Trainer(ABC):
     kind: str
     losses: tuple[str, ...]
     kept: tuple[str, ...]
+    graphs: Graphs | None = None  # what records its steps, where it may
     lowest_rate: float = 0.05  # where the rates fall to over the last `decay` of the steps, as a share
     recipe: Any
 
@@ -52,6 +55,22 @@ class Trainer(ABC):
     @abstractmethod
     def train_step(self, losses: Losses) -> None:
         """Computes one step and adds its losses to `losses`."""
+
+    def phase(self) -> Hashable:
+        """What a step computes now beside its batch and its rates, see `Graphs`; None: what may change from step to step."""
+        return None
+
+    def weights(self) -> list[nn.Parameter]:
+        """What its optimizers change."""
+        optimizers = [value for value in vars(self).values() if isinstance(value, torch.optim.Optimizer)]
+        return [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
+
+    def computed(self, work: Callable[[Sequence[Tensor], Losses], None], batch: Sequence[Tensor], losses: Losses) -> None:
+        """`work` on a batch, recorded where that may be."""
+        if self.graphs is None:
+            work(batch, losses)
+        else:
+            self.graphs.run(self.phase() if self.compute.accumulate == 1 else None, work, batch, losses)
 
     @abstractmethod
     def save(self, path: Path) -> None:

@@ -3,6 +3,7 @@ deltas), pSp, and the one of HyperStyle into W; and regression of the code itsel
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,22 +92,29 @@ class EncoderTrainer(Trainer):
         images, coordinates = batch_pictures(self.pictures, compute.batch, self.config.working, random, mirror, compute.device)
         mapped = torch.randn(len(images) * REAL_SAMPLES, self.config.style_width, generator=random).to(compute.device, non_blocking=True)
         self.encoder.train()
-        codes = []
-        for image, person in compute.parts(images, coordinates):
-            with compute.autocast():
-                offsets = self.encoder(wide(image), self._deltas()).float()
-            latent = offsets + self.latent_avg
+        self.codes: list[Tensor] = []
+        for image, person in compute.parts(images, coordinates if recipe.code else None):
             with noise(self.generator, random if recipe.random_noise else None):
-                terms = self._terms(image, person, offsets, latent)
-                total = self.weighted(terms)
-                compute.backward(total)
-            losses.add(encoder=total, **terms)
-            codes.append(latent.detach())
+                self.computed(self._part, (image,) if person is None else (image, person), losses)
         self.update(self.optimizer, self.encoder)
         if recipe.latent_adversarial:
             with torch.no_grad():
                 real = self.generator.mapping(mapped)
-            self.latent.advance(real, torch.cat(codes).flatten(0, 1), self.step, losses, "latent_discriminator")
+            self.latent.advance(real, torch.cat(self.codes).flatten(0, 1), self.step, losses, "latent_discriminator")
+
+    def _part(self, batch: Sequence[Tensor], losses: Losses) -> None:
+        image, *person = batch
+        with self.compute.autocast():
+            offsets = self.encoder(wide(image), self._deltas()).float()
+        latent = offsets + self.latent_avg
+        terms = self._terms(image, person[0] if person else None, offsets, latent)
+        total = self.weighted(terms)
+        self.compute.backward(total)
+        losses.add(encoder=total, **terms)
+        self.codes.append(latent.detach())
+
+    def phase(self) -> Hashable:
+        return None if self.recipe.random_noise or self.recipe.latent_adversarial else ("deltas", self._deltas())
 
     def _deltas(self) -> int | None:
         """The number of rows that may leave row 0 now."""

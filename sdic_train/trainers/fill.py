@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import replacing
+from sdic_train.trainers.graphs import Graphs
 from sdic_train.trainers.pace import UNKNOWN, Pace
 from sdic_train.trainers.run import (
     LOG,
@@ -33,11 +34,13 @@ PACE = "pace.json"
 
 @dataclass(frozen=True)
 class FillOptions:
-    """`until`: seconds since 1970. `read_every`: steps between two rows of the log; in the others nobody waits for the device."""
+    """`until`: seconds since 1970. `read_every`: steps between two rows of the log; in the others nobody waits for the device. `graphs`:
+    record steps on a GPU."""
 
     folder: Path
     until: float
     read_every: int = 1
+    graphs: bool = False
     resume: bool = True
 
 
@@ -55,6 +58,8 @@ def fill(trainer: Trainer, options: FillOptions, report: Callable[[str], None] =
     if options.resume and (folder / STATE).exists():
         trainer.load_state(read_state(folder / STATE))
         report(f"resumed at step {trainer.step}")
+    if options.graphs:
+        trainer.graphs = Graphs(trainer.weights(), report)
     pace.first, trainer.steps = trainer.step, UNKNOWN
     log, losses = Log(folder / LOG, trainer.losses, trainer.step), dict[str, float]()
     while trainer.step < trainer.steps and not pace.over:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +81,14 @@ class MethodTrainer(Trainer):
             self.settle()
         with noise(self.model.generator, random if recipe.random_noise else None):
             for image, *rest in compute.parts(images, *further):
-                self.part(wide(image), *rest, losses=losses)
+                self.computed(self._part, (wide(image), *rest), losses)
         self.update(self.optimizer, self.trained)
+
+    def _part(self, batch: Sequence[Tensor], losses: Losses) -> None:
+        self.part(*batch, losses=losses)
+
+    def phase(self) -> Hashable:
+        return None if self.recipe.random_noise or self.drift else ("settled", self.settled)
 
     def drawn(self, random: torch.Generator) -> Sequence[Tensor]:
         """What a batch has beside its pictures: tensors [batch, ...]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,14 @@ class ReplacedTrainer(MethodTrainer):
     def mix(self) -> float:
         """The content's share of that feature now."""
         return min(1.0, (self.step + 1) / max(1, self.recipe.blend))
+
+    def phase(self) -> Hashable:
+        return None if self.mix < 1 or self.varies else super().phase()
+
+    @property
+    def varies(self) -> bool:
+        """Whether a step is another one than the last for a reason of the method's own."""
+        return False
 
     @property
     def generator(self) -> Generator:
@@ -121,6 +130,10 @@ class CLCAETrainer(ReplacedTrainer):
     def mix(self) -> float:
         epoch = max(1, len(self.pictures) // self.compute.batch)
         return (self.step % epoch + 1) / epoch if self.recipe.ramp else super().mix
+
+    @property
+    def varies(self) -> bool:
+        return bool(self.recipe.dropout or self.recipe.ramp)
 
     def drawn(self, random: torch.Generator) -> tuple[Tensor, ...]:
         if self.recipe.dropout:  # which draws from PyTorch's own random numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,9 @@ class ReStyleTrainer(MethodTrainer):
             with torch.no_grad():
                 real = self.model.generator.mapping(z)
             self.latent.advance(real, torch.cat(self.codes).flatten(0, 1), self.step, losses, "latent_discriminator")
+
+    def phase(self) -> Hashable:
+        return None if self.recipe.latent_adversarial or super().phase() is None else (super().phase(), self._deltas())
 
     def part(self, image: Tensor, *rest: Tensor, losses: Losses) -> None:
         latent, reconstruction = self.model.start(image)

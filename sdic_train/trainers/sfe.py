@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,9 @@ class SFETrainer(MethodTrainer):
         """Whether the discriminator takes part in this step."""
         return bool(self.recipe.adversarial) and self.step >= self.recipe.first_adversarial
 
+    def phase(self) -> Hashable:
+        return None if self.contested else super().phase()
+
     def train_step(self, losses: Losses) -> None:
         self.made: list[Tensor] = []
         super().train_step(losses)
@@ -91,14 +94,21 @@ class SFEInverterTrainer(SFETrainer):
     def __init__(self, model: SFEInverter, recipe: SFERecipe, *rest: Any, **options: Any) -> None:
         super().__init__(model, [model.inverter], recipe, *rest, **options)
 
+    @property
+    def mix(self) -> float:
+        """The fused feature's share now."""
+        return min(1.0, (self.step + 1) / max(1, self.recipe.blend))
+
+    def phase(self) -> Hashable:
+        return None if self.mix < 1 else super().phase()
+
     def terms(self, image: Tensor, *rest: Tensor) -> dict[str, Tensor]:
         model, recipe = self.model, self.recipe
         with self.compute.autocast():
             latent, predicted = model.predict(image)
             own, rgb = model.generator.prefix(latent)
             fused = model.fuse(predicted, own)
-            mix = min(1.0, (self.step + 1) / max(1, recipe.blend))
-            whole = model.generator.suffix(own + mix * (fused - own), rgb, latent)
+            whole = model.generator.suffix(own + self.mix * (fused - own), rgb, latent)
             alone = model.generator.suffix(own, rgb, latent)
         terms = {**self.compare(image, whole, alone), **self.judged(whole)}
         if recipe.feature:

@@ -30,7 +30,7 @@ from sdic_runtime import (
 CLOSE = {"rtol": 0, "atol": 2e-5}
 
 
-def photo(path: Path, seed: int = 0, size: tuple[int, int] = (90, 70)) -> Path:
+def photo(path: Path, seed: int = 0, size: tuple[int, int] = (90, 88)) -> Path:
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
     return path
 
@@ -294,10 +294,10 @@ def test_a_picture_that_needs_too_much_memory_fails_alone(pipeline: Pipeline, tm
     paths = [photo(tmp_path / "a.png"), photo(tmp_path / "huge.png", 1), photo(tmp_path / "b.png", 2)]
     plain = pipeline.prepare
 
-    def prepare(picture: Any) -> np.ndarray:
+    def prepare(picture: Any, shape: str | None) -> np.ndarray:
         if picture == paths[1]:
             raise MemoryError
-        return plain(picture)
+        return plain(picture, shape)
 
     monkeypatch.setattr(pipeline, "prepare", prepare)
     results = list(pipeline.invert_many(paths, keep_going=True))

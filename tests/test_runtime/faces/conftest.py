@@ -21,5 +21,6 @@ def face(astronaut: Image.Image) -> Face:
 
 @pytest.fixture(scope="session")
 def dlib_points() -> np.ndarray:
-    """float64 [3, 2]: the centres of left eye, right eye and mouth that dlib's 68 points give on `astronaut`."""
-    return np.array([[203.67, 102.0], [247.0, 104.67], [224.0, 140.5]])
+    """float64 [3, 2]: the centres of left eye, right eye and mouth that dlib's 68 points give on `astronaut`, which are numbers of
+    pixels."""
+    return np.array([[203.67, 102.0], [247.0, 104.67], [224.0, 140.5]]) + 0.5

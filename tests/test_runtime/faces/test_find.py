@@ -115,6 +115,26 @@ def test_low_quality_says_why(astronaut: Image.Image, face: Face) -> None:
     assert face.quality > max(one.quality for one in (blurred, cut, dark))
 
 
+def test_a_drawn_face_is_found_and_told(face: Face) -> None:
+    photo = Image.new("RGB", (500, 500), (120, 160, 200))
+    drawing = ImageDraw.Draw(photo)
+    drawing.ellipse((110, 80, 390, 420), fill=(240, 200, 170))
+    for x in (190, 310):
+        drawing.ellipse((x - 26, 206, x + 26, 238), fill="white", outline="black")
+        drawing.ellipse((x - 12, 209, x + 12, 235), fill=(60, 90, 60))
+        drawing.arc((x - 40, 170, x + 40, 230), 200, 340, fill=(60, 40, 30), width=7)
+    drawing.line([(250, 230), (238, 290), (262, 294)], fill=(190, 150, 120), width=5)
+    drawing.chord((190, 290, 310, 360), 10, 170, fill=(190, 70, 70))
+    grainy = (np.asarray(photo, float) + np.random.default_rng(0).normal(0, 5, (500, 500, 1))).clip(0, 255).astype(np.uint8)
+    for picture in (photo, Image.fromarray(grainy), photo.filter(ImageFilter.GaussianBlur(3))):
+        (drawn,) = find(picture)
+        assert drawn.warning == "it may be a drawing; the models know faces of photographs"
+        assert drawn.quality < 0.5
+    for radius in (0, 2, 4):
+        (true,) = find(face.photo.image.filter(ImageFilter.GaussianBlur(radius)))
+        assert "drawing" not in (true.warning or "")
+
+
 def test_looks_get_finer_until_20_pixels_of_1920_are_6() -> None:
     assert looks(300, 200) == [192]
     assert looks(1920, 1080) == [192, 384, 576]

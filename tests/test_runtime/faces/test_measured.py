@@ -66,7 +66,7 @@ def dlib_square() -> Callable[[Image.Image, Face], Square | None]:
         squares = []
         for box in detector(pixels, 1):
             parts = predictor(pixels, box)
-            points = np.array([(parts.part(index).x, parts.part(index).y) for index in range(68)], float)
+            points = np.array([(parts.part(index).x, parts.part(index).y) for index in range(68)]) + 0.5  # numbers of pixels
             squares.append(ffhq_square(points[36:42].mean(0), points[42:48].mean(0), (points[48] + points[54]) / 2))
         near = [one for one in squares if np.hypot(*np.subtract(one.centre, face.square.centre)) < face.landmarks.eye_distance]
         return near[0] if near else None
@@ -77,20 +77,21 @@ def dlib_square() -> Callable[[Image.Image, Face], Square | None]:
 @pytest.mark.full
 @pytest.mark.parametrize(("kind", "most_turned"), [("upright", 0), ("turned by up to 20 degrees", 20)])
 def test_crops_lie_where_dlib_puts_them(dlib_square: Callable[[Image.Image, Face], Square | None], kind: str, most_turned: float) -> None:
-    """Below 30 pixels between the eyes dlib's own points move by as much: there is no bound for the single crop."""
+    """FFHQ's script adds the same half pixel to dlib's points, which are numbers of pixels."""
     errors: dict[bool, list[np.ndarray]] = {True: [], False: []}
-    for variant in variants(60, seed=3, most_turned=most_turned):
-        for face in find(variant.picture):
-            expected = dlib_square(variant.picture, face)
-            if expected is not None:
-                away = np.linalg.norm(face.square.corners - expected.corners, axis=1) / expected.side
-                errors[variant.eyes >= LARGE].append(away)
+    for seed in (3, 4, 5):
+        for variant in variants(60, seed, most_turned):
+            for face in find(variant.picture):
+                expected = dlib_square(variant.picture, face)
+                if expected is not None:
+                    away = np.linalg.norm(face.square.corners - expected.corners, axis=1) / expected.side
+                    errors[variant.eyes >= LARGE].append(away)
     for large, name in ((True, "30 pixels and more between the eyes"), (False, "20 to 30 pixels")):
         mean, worst = float(np.mean(errors[large])), float(np.max(errors[large]))
         print(f"\n{kind}, {name}: {len(errors[large])} crops, corners {mean:.2%} of the side from dlib's on average, {worst:.2%} at most")
-    assert len(errors[True]) > 25
-    assert np.mean(errors[True] + errors[False]) <= 0.015
-    assert most_turned or np.max(errors[True]) <= 0.03
+    assert min(len(crops) for crops in errors.values()) > 30
+    assert max(float(np.mean(crops)) for crops in errors.values()) <= 0.015
+    assert most_turned or max(float(np.max(crops)) for crops in errors.values()) <= 0.03
 
 
 @pytest.mark.full
@@ -108,7 +109,7 @@ def test_a_photograph_of_12_megapixels(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(networks, "run", timed)
     best = {"find": 9.0, "crop": 9.0, "replace": 9.0, "difference": 9.0}
-    for _ in range(3):
+    for _ in range(5):
         spent[0], start = 0.0, time.process_time()
         (face,) = find(photo)
         took = {"find": time.process_time() - start - spent[0]}
@@ -123,8 +124,7 @@ def test_a_photograph_of_12_megapixels(monkeypatch: pytest.MonkeyPatch) -> None:
         best = {name: min(best[name], seconds) for name, seconds in took.items()}
     print("\n12 megapixels, seconds of CPU without the networks:", {name: round(seconds, 2) for name, seconds in best.items()})
     paste = max(best["replace"], best["difference"])
-    assert best["crop"] + paste < 0.45
-    assert best["find"] + best["crop"] + paste < 0.9  # .54 on an idle machine
+    assert best["find"] + best["crop"] + paste < 0.6  # .36 on a busy machine
 
 
 def local_edit(crop: Image.Image) -> tuple[Image.Image, Image.Image]:
@@ -159,7 +159,7 @@ def test_what_a_paste_costs(face: Face) -> None:
             lines.append(f"{name:<11} {mask:<7} {sharp:9.0%}  {inside.mean():14.2f} {inside.max():12d} {away.max():13d}")
             assert away.max() == 0
             assert inside.max() <= 1 if name == "difference" else inside.mean() <= 3
-            assert sharp > 0.95 if name == "difference" else sharp < 0.9
+            assert sharp > 0.95 if name == "difference" else sharp < 0.92
     print("\n".join(lines))
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageDraw, PngImagePlugin
 
 from sdic_runtime.errors import FileError, PictureError
 from sdic_runtime.faces import find, open_photo, read_photo
+from sdic_runtime.studio.rooms import encoded
 
 ORIENTATION, MAKE = 0x0112, 0x010F
 
@@ -64,6 +65,9 @@ def test_colours_of_another_profile(astronaut: Image.Image, tmp_path: Path) -> N
     face.photo.save(pasted, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         assert written.info["icc_profile"] == profile
+    for kind in ("jpeg", "png", "webp"):  # what the studio sends
+        with Image.open(BytesIO(encoded(pasted, kind))) as sent:
+            assert sent.info["icc_profile"] == profile
 
 
 def test_a_damaged_profile_costs_nothing(astronaut: Image.Image, tmp_path: Path) -> None:
@@ -127,3 +131,125 @@ def test_a_photograph_from_an_open_file_keeps_what_belongs_to_it(astronaut: Imag
     assert photo.info["dpi"] == (300, 300)
     with pytest.raises(PictureError, match="the upload is empty"):
         read_photo(BytesIO(), "the upload")
+
+
+def exif_with_previews(order: str, orientation: int = 6) -> bytes:
+    """EXIF data as cameras write it: name, orientation, GPS, a maker's note with a preview, a second directory with a thumbnail."""
+    import struct
+
+    def entry(tag: int, kind: int, count: int, value: bytes | int) -> bytes:
+        shape = "H2x" if kind == 3 else "I"
+        return struct.pack(f"{order}HHI", tag, kind, count) + (
+            value.ljust(4, b"\0") if isinstance(value, bytes) else struct.pack(order + shape, value)
+        )
+
+    preview, small = BytesIO(), BytesIO()
+    Image.new("RGB", (64, 48), "red").save(preview, "JPEG")
+    Image.new("RGB", (32, 24), "blue").save(small, "JPEG")
+    note, thumbnail = b"MAKER\0" + preview.getvalue(), small.getvalue()
+    main, detail, gps = 8, 8 + 2 + 4 * 12 + 4, 8 + 54 + 2 + 3 * 12 + 4
+    second, make = gps + 18, gps + 18 + 30
+    at_note, at_thumbnail = make + 8, make + 8 + len(note)
+    parts = [
+        struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, main),
+        struct.pack(f"{order}H", 4),
+        entry(MAKE, 2, 7, make),
+        entry(ORIENTATION, 3, 1, orientation),
+        entry(0x8769, 4, 1, detail),
+        entry(0x8825, 4, 1, gps),
+        struct.pack(f"{order}I", second),
+        struct.pack(f"{order}H", 3),
+        entry(0x927C, 7, len(note), at_note),
+        entry(0xA002, 4, 1, 512),
+        entry(0xA003, 4, 1, 300),
+        bytes(4),
+        struct.pack(f"{order}H", 1),
+        entry(1, 2, 2, b"N\0"),
+        bytes(4),
+        struct.pack(f"{order}H", 2),
+        entry(0x0201, 4, 1, at_thumbnail),
+        entry(0x0202, 4, 1, len(thumbnail)),
+        bytes(4),
+        b"Camera\0\0",
+        note,
+        thumbnail,
+    ]
+    return b"Exif\0\0" + b"".join(parts)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_the_small_pictures_of_metadata_are_not_written(astronaut: Image.Image, tmp_path: Path, order: str, suffix: str) -> None:
+    """They show the photograph before the edit."""
+    exif = exif_with_previews(order)
+    pictures = b'<xmp:Thumbnails><rdf:Alt>/9j/AAAA</rdf:Alt></xmp:Thumbnails><c GImage:Data="/9j/BB"/>'
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a b="1"/>' + pictures + b"</x:xmpmeta>"
+    wide = astronaut.crop((0, 0, 512, 300))
+    source = tmp_path / f"a.{suffix}"
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Title", "In space")
+    texts.add_text("Raw profile type exif", "ffd8ff")
+    texts.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    wide.save(source, exif=exif, **({"pnginfo": texts} if suffix == "png" else {"xmp": xmp}))
+    assert Image.open(source).getexif().get_ifd(ExifTags.IFD.IFD1)
+    photo = open_photo(source)
+    photo.save(photo.image.copy(), tmp_path / f"out.{suffix}")
+    content = (tmp_path / f"out.{suffix}").read_bytes()
+    assert content.count(b"\xff\xd8\xff") == (suffix == "jpg")
+    assert b"/9j/" not in content
+    with Image.open(tmp_path / f"out.{suffix}") as written:
+        kept = written.getexif()
+        assert (written.size, kept[MAKE], kept[ORIENTATION]) == ((300, 512), "Camera", 1)
+        assert (kept.get_ifd(0x8825)[1], kept.get_ifd(ExifTags.IFD.IFD1)) == ("N", {})
+        detail = kept.get_ifd(0x8769)
+        assert (detail[0xA002], detail[0xA003], detail[0x927C][:6]) == (300, 512, b"MAKER\0")
+        assert b'<a b="1"/>' in written.info["xmp"]
+        assert b"Thumbnails" not in written.info["xmp"]
+        if suffix == "png":
+            assert written.info["Title"] == "In space"
+            assert "Raw profile type exif" not in written.info
+
+
+def test_captions_and_comments_of_a_jpeg_are_kept_without_their_previews(astronaut: Image.Image, tmp_path: Path) -> None:
+    import struct
+
+    def block(code: int, data: bytes) -> bytes:
+        return b"8BIM" + struct.pack(">HHI", code, 0, len(data)) + data + bytes(len(data) % 2)
+
+    def record(number: int, data: bytes) -> bytes:
+        return bytes((0x1C, 2, number)) + struct.pack(">H", len(data)) + data
+
+    thumbnail = b"\xff\xd8\xff\xe0thumbnail\xff\xd9"
+    segment = (
+        b"Photoshop 3.0\0"
+        + block(0x0404, record(120, b"A caption") + record(202, thumbnail) + record(80, b"NASA"))
+        + block(0x040C, thumbnail)
+    )
+    astronaut.save(tmp_path / "a.jpg", extra=b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment, comment=b"said")
+    photo = open_photo(tmp_path / "a.jpg")
+    photo.save(photo.image.copy(), tmp_path / "out.jpg")
+    content = (tmp_path / "out.jpg").read_bytes()
+    assert content.count(b"\xff\xd8\xff") == 1
+    with Image.open(tmp_path / "out.jpg") as written:
+        assert written.info["photoshop"] == {0x0404: record(120, b"A caption") + record(80, b"NASA")}
+        assert written.info["comment"] == b"said"
+
+
+def test_metadata_of_any_bytes_costs_nothing() -> None:
+    from sdic_runtime.previews import exif_without, resources_without, xmp_without
+
+    whole, rng = exif_with_previews("<"), np.random.default_rng(0)
+    for length in range(0, len(whole), 7):
+        assert b"\xff\xd8\xff" not in (exif_without(whole[:length], (3, 4)) or b"")
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for place in rng.integers(6, 200, 8):
+            damaged[place] = rng.integers(256)
+        found = exif_without(bytes(damaged), (3, 4))
+        assert found is None or b"\xff\xd8\xff" not in found
+    loop = bytearray(whole)
+    loop[6 + 8 + 2 + 48 : 6 + 8 + 2 + 52] = (8).to_bytes(4, "little")
+    exif_without(bytes(loop), (3, 4))
+    assert resources_without({0x0404: b"\x1c\x02\x78\xff\xff", 0x0409: b"x"}) == b""
+    assert resources_without(None) == b""
+    assert xmp_without(b"<a:Thumbnails>") == b"<a:Thumbnails>"

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import other_device
 import pytest
 import torch
+from fake_graphs import FakeGraphs
 from torch import nn
 
 from sdic_runtime.edits import Direction
@@ -21,6 +23,7 @@ from sdic_train.data.datasets import PictureSet
 from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
 from sdic_train.methods import METHODS, method_of_file
 from sdic_train.networks.portrait_reader import PortraitReader
+from sdic_train.trainers import graphs
 from sdic_train.trainers import method as method_trainer
 from sdic_train.trainers.base import Trainer
 from sdic_train.trainers.encoder import EncoderTrainer
@@ -148,6 +151,55 @@ def test_only_what_trains_changes(method: str, make: Make) -> None:
         assert changed - drifting
         assert bool(drifting) == (recipe == "released" and bool(trainer.drifting))
         assert all(".running_" in name or name.endswith(".num_batches_tracked") for name in drifting)
+
+
+@pytest.mark.parametrize("method", TRAININGS)
+def test_a_step_stays_on_its_device(method: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert other_device.steps(make(method, "demo"), monkeypatch, count=1) == {other_device.OTHER}
+
+
+@pytest.mark.parametrize("method", ["restyle-psp", "sfe"])
+def test_recorded_steps_are_the_steps(method: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "EAGER_STEPS", 1)
+    plain, recorded = (make(method, "demo") for _ in range(2))
+    recorded.graphs = FakeGraphs(recorded)
+    for _ in range(3):
+        expected, found = plain.advance(), recorded.advance()
+        assert found == pytest.approx(expected, rel=1e-4)
+    (graph,) = recorded.graphs.graphs
+    assert graph.replays == 3 and recorded.graphs.said == ["steps are CUDA graphs from here on"]  # once to check it
+
+
+def test_a_phase_is_recorded_anew_and_what_varies_never(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "EAGER_STEPS", 1)
+    trainer = make("fs", "demo", settle_norm=5, blend=3)
+    trainer.graphs = FakeGraphs(trainer)
+    counts = []
+    for _ in range(8):
+        trainer.advance()
+        counts.append(len(trainer.graphs.graphs))
+    assert counts == [0, 0, 1, 1, 1, 2, 2, 2]
+    varying = (("clcae", "paper"), ("restyle-e4e", "paper"), ("fs", "released"))  # dropout, a discriminator, noise
+    assert all(make(method, recipe).phase() is None for method, recipe in varying)
+
+
+@pytest.mark.parametrize(("options", "told"), [({"fault": "no capture\nmore"}, "no capture"), ({"shift": 1.0}, "became")])
+def test_steps_go_on_where_they_cannot_be_recorded(options: Any, told: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "EAGER_STEPS", 1)
+    plain, trainer = make("hfgi", "demo"), make("hfgi", "demo")
+    trainer.graphs = FakeGraphs(trainer, **options)
+    for _ in range(3):
+        assert trainer.advance()["total"] == pytest.approx(plain.advance()["total"], rel=1e-3)
+    (said,) = trainer.graphs.said
+    assert told in said and "more" not in said
+
+
+def test_mixed_precision_warps_a_map_as_float32_does() -> None:
+    x = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    numbers = perspective(CORNERS, CORNERS * 0.93)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = warped(x, numbers)
+    assert torch.allclose(found, warped(x, numbers), atol=1e-5)
 
 
 @pytest.mark.parametrize("method", TRAININGS)

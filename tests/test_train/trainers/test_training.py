@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import other_device
 import pytest
 import torch
 
@@ -72,6 +73,11 @@ def test_losses_fall(kind: str, steps: int, column: str, makers: dict[str, Make]
     train(makers[kind](), RunOptions(tmp_path, steps))
     values = read_log(tmp_path / LOG)[column]
     assert np.mean(values[-5:]) < 0.8 * np.mean(values[:3])
+
+
+@pytest.mark.parametrize("kind", ["encoder", "sdic", "reader"])
+def test_a_step_stays_on_its_device(kind: str, makers: dict[str, Make], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert other_device.steps(makers[kind](), monkeypatch) == {other_device.OTHER}
 
 
 @pytest.mark.parametrize("kind", ["stylegan2", "fit", "encoder", "sdic", "released", "reader"])

@@ -174,7 +174,8 @@ SDIC_API sdic_status sdic_pipeline_direction(sdic_pipeline *pipeline, const char
 
 /* ---- Inverting -------------------------------------------------------------------------------------------------------------- */
 
-/* An upright picture of any size: rows from top to bottom, pixels as bytes. */
+/* An upright picture of any size: rows from top to bottom, pixels as bytes. It is taken whole: one of another shape than the model's is
+ * squashed, and no face is looked for. Crop it, and align faces, before. */
 typedef struct sdic_image {
     const uint8_t *pixels;
     int32_t width, height;

@@ -1,0 +1,106 @@
+"""What the runs of `train_table1.py` trained, as small files without what all share, and the table made of such files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import wall_time
+
+ROOT = wall_time.ROOT
+BASE, DIRECTIONS = ROOT / "sdic_train/demo/portraits.safetensors", ROOT / "sdic_runtime/bundle/demo/directions"
+HALF_FROM = 256  # elements from which a tensor is worth rounding
+PART = 14_500_000  # bytes of an archive
+SHARED = "shared"  # what the metadata of a packed file call the tensors that are those of BASE
+
+
+def pack(results: Mapping[str, Path], others: Mapping[str, Path], out: Path, single: bool) -> None:
+    """Write what every run trained, name -> its checkpoint; `others`: name -> further file to take along. `single`: as few archives."""
+    files = [packed(path, out / f"{name}.safetensors") for name, path in results.items()]
+    files += [Path(shutil.copy(path, out / name)) for name, path in others.items()]
+    if single:
+        print("\n".join(f"{path}: {path.stat().st_size / 1e6:.2f} MB" for path in archived(out, files)))
+
+
+def packed(path: Path, small: Path) -> Path:
+    """Write what a checkpoint has beside BASE as `small`, in float16."""
+    import torch
+
+    from sdic_train.checkpoints.files import read_safetensors, write_safetensors
+
+    base, _ = read_safetensors(BASE)
+    tensors, metadata = read_safetensors(path)
+    own = {name: tensor for name, tensor in tensors.items() if name not in base or not torch.equal(tensor.float(), base[name].float())}
+    half = {name: tensor.half() if tensor.is_floating_point() and tensor.numel() >= HALF_FROM else tensor for name, tensor in own.items()}
+    shared = json.dumps(sorted(tensors.keys() - own.keys()))
+    write_safetensors(small, {name: tensor.contiguous() for name, tensor in half.items()}, {**metadata, SHARED: shared})
+    print(f"{small}: {small.stat().st_size / 1e6:.2f} MB, {metadata['trained']}")
+    return small
+
+
+def archived(out: Path, files: Sequence[Path]) -> list[Path]:
+    """The files as archives of at most `PART` bytes in `out`, where they are removed."""
+    parts, sizes = list[list[Path]](), list[int]()
+    for path in sorted(files, key=lambda path: -path.stat().st_size):
+        size = path.stat().st_size + 2048  # with its header and padding
+        place = next((index for index, taken in enumerate(sizes) if taken + size <= PART), None)
+        if place is None:
+            parts.append([])
+            sizes.append(0)
+            place = len(parts) - 1
+        parts[place].append(path)
+        sizes[place] += size
+    archives = []
+    for index, part in enumerate(parts):
+        archives.append(out / f"table1_{index}.tar")
+        with tarfile.open(archives[-1], "w") as archive:
+            for path in part:
+                archive.add(path, path.name)
+                path.unlink()
+    return archives
+
+
+def unpack(packed: Path, out: Path) -> list[Path]:
+    """Write the whole checkpoints of what `pack` wrote to `packed`, and that of e4e first."""
+    from sdic_train.checkpoints.files import read_safetensors, write_safetensors
+
+    base, metadata = read_safetensors(BASE)
+    e4e = {name: tensor for name, tensor in base.items() if not name.startswith(("dipn.", "dicn."))}
+    written = [out / "e4e.safetensors"]
+    write_safetensors(written[0], e4e, metadata)
+    for path in sorted(packed.glob("table1_*.tar")):
+        packed = out / "packed"
+        with tarfile.open(path) as archive:
+            archive.extractall(packed, filter="data")
+    for path in sorted(packed.glob("*.safetensors")):
+        tensors, metadata = read_safetensors(path)
+        if SHARED in metadata:
+            whole = {**{name: base[name] for name in json.loads(metadata.pop(SHARED))}, **tensors}
+            written.append(out / path.name)
+            write_safetensors(written[-1], whole, metadata)
+    return written
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Unpack, draw the held-out photos, and print the table; the exit code."""
+    out = Path(options.out).resolve()
+    models, data = unpack(Path(options.packed), out / "models"), out / "data"
+    env = {**wall_time.environment(out / "site"), "OMP_NUM_THREADS": "1"}
+    judge = options.judge or str(Path(options.packed).resolve() / "judge.safetensors")
+    judges = [word for name in ("--identity", "--perceptual", "--reader") for word in (name, judge)]
+    count = str(options.count)
+    draw = ["dataset", "--out", str(data), "--size", "128", "--photo", "--count", count, "--seed", "900000"]
+    table = ["evaluate", *(f"{path.stem}={path}" for path in models), "--data", str(data), *judges, "--directions", str(DIRECTIONS)]
+    more = ["--count", count, "--device", options.device, "--batch", str(options.batch), "--out", str(out)]
+    for words in ([*draw, "--processes", str(os.cpu_count() or 1)], [*table, *more]):
+        code = subprocess.run([sys.executable, "-m", "sdic_train.cli.app", *words], env=env, cwd=ROOT).returncode
+        if code:
+            return code
+    return 0

@@ -1,0 +1,117 @@
+"""Runs side by side for the same wall time: when stages end, what a failed or late run leaves, and packing what was trained."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from sdic_train.checkpoints.files import read_safetensors, write_safetensors
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SLEEP = "import sys, time; print('begun', flush=True); time.sleep(float(sys.argv[1])); sys.exit(int(sys.argv[2]))"
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Any:
+    """Where the scripts find each other."""
+    sys.path.insert(0, str(SCRIPTS))
+    yield
+    sys.path.remove(str(SCRIPTS))
+
+
+@pytest.fixture(scope="module")
+def wall_time(scripts: None) -> ModuleType:
+    return importlib.import_module("wall_time")
+
+
+@pytest.fixture(scope="module")
+def table1(scripts: None) -> ModuleType:
+    return importlib.import_module("train_table1")
+
+
+def test_stages_share_the_time(wall_time: ModuleType) -> None:
+    assert wall_time.ends(100.0, 200.0, [0.2, 0.8]) == pytest.approx([120.0, 200.0])
+    assert wall_time.ends(100.0, 200.0, [1.0]) == [200.0]
+
+
+def side(wall_time: ModuleType, folder: Path, seconds: float, code: int) -> Any:
+    folder.mkdir()
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-c", SLEEP, str(seconds), str(code)], stdout=log)
+    return wall_time.Side(folder.name, folder, process)
+
+
+def test_a_late_run_is_ended_and_a_failed_one_shows_its_log(wall_time: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(wall_time, "GRACE", 0.5)
+    sides = [side(wall_time, tmp_path / name, *rest) for name, *rest in (("late", 60, 0), ("failed", 0, 3), ("well", 0, 0))]
+    (tmp_path / "well/stage").mkdir()
+    pace = {"steps": 7, "batch": 4, "seconds": 2.0, "losses": {"l2": 0.5}}
+    (tmp_path / "well/stage/pace.json").write_text(json.dumps(pace))
+    start = time.time()
+    codes = wall_time.finish(sides, start + 0.5)
+    assert time.time() - start < 5
+    assert codes == {"late": -15, "failed": 3, "well": 0}
+    found = {each.name: wall_time.told(each, codes[each.name], "stage") for each in sides}
+    assert [about["well"] for about in found.values()] == [False, False, True]
+    assert "begun" in wall_time.line("failed", found["failed"]) and "no stage was finished" in wall_time.line("late", found["late"])
+    assert "7 steps of 4" in wall_time.line("well", found["well"]) and "begun" not in wall_time.line("well", found["well"])
+
+
+def test_what_cannot_be_prepared_ends_the_runs(wall_time: ModuleType, tmp_path: Path) -> None:
+    spec = wall_time.Spec("run", [], "stage", time.time() + 60, "cpu", str(tmp_path / "go"), str(tmp_path / "ready"))
+    children: list[Any] = []
+
+    def fail() -> None:
+        raise SystemExit("no pictures")
+
+    start = time.time()
+    with pytest.raises(SystemExit, match="no pictures"):
+        wall_time.run_all([spec], [tmp_path / "run"], fail, children, tmp_path / "site", {})
+    assert time.time() - start < 10 and not children and not (tmp_path / "go").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "method", "stage", "expected"),
+    [
+        ("rate=1", "sdic", "sdic", True),
+        ("sdic:rate=1", "psp", "psp", False),
+        ("w:rate=1", "hyperstyle", "w", True),
+        ("hyperstyle:rate=1", "hyperstyle", "w", True),
+    ],
+)
+def test_changes_are_for_a_method_or_a_stage(table1: ModuleType, change: str, method: str, stage: str, expected: bool) -> None:
+    assert table1.fits(change, method, next(each for each in table1.METHODS[method] if each.name == stage)) is expected
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_what_is_packed_comes_back(table1: ModuleType, single: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    base, metadata = read_safetensors(table1.BASE)
+    name = "dicn.conv_layer1.0.weight"
+    trained = {**base, name: base[name].float() + 0.25}
+    for seed in ("", "-1"):
+        write_safetensors(tmp_path / f"state/runs/sdic{seed}/sdic/model.safetensors", trained, {**metadata, "trained": "sdic, 5 steps"})
+    (tmp_path / "state/runs/sdic/sdic/losses.csv").write_text("step,total\n5,1\n")
+    (tmp_path / "state/wall.json").write_text("{}")
+    monkeypatch.setattr(table1.checkpoints, "PART", 45_000)  # bytes: an archive for each run
+    packed = tmp_path / "packed"
+    table1.pack(argparse.Namespace(state=str(tmp_path / "state"), out=str(packed), only=["sdic"], seeds=["sdic=2"], single=single))
+    files = {path.name for path in packed.iterdir()}
+    assert files == (
+        {"table1_0.tar", "table1_1.tar"} if single else {"sdic.safetensors", "sdic-1.safetensors", "sdic.sdic.csv", "wall.json"}
+    )
+    table1.unpack(argparse.Namespace(packed=str(packed), out=str(tmp_path / "models")))
+    for seed in ("", "-1"):
+        tensors, said = read_safetensors(tmp_path / f"models/sdic{seed}.safetensors")
+        assert tensors.keys() == trained.keys() and said["trained"] == "sdic, 5 steps"
+        assert torch.allclose(tensors[name].float(), trained[name], atol=1e-3)
+        assert all(torch.equal(tensors[other].float(), base[other].float()) for other in base if other != name)
