@@ -150,6 +150,27 @@ def test_half_precision_is_the_default_where_there_is_one(
     assert load(Bundle.open(folder)).precision == "fp32"
 
 
+def test_half_precision_runs_on_tensor_cores_and_its_cuda_graphs_with_channels_last(
+    make_bundle: Callable[..., Path], change: Callable[..., Path], sessions: list[FakeSession]
+) -> None:
+    """ONNX Runtime keeps tensor cores for those who allow TF32, in half precision too."""
+    folder = make_bundle()
+    graphs = Bundle.open(folder).manifest.graphs
+    forms = {
+        key: {"fp16": choices["fp32"], **({"onnxruntime-cuda": choices["fp32"]} if key == "dicn" else {})}
+        for key, choices in graphs.items()
+    }
+    change(folder, graphs={key: {**choices, **forms[key]} for key, choices in graphs.items()})
+    for precision, tensor_cores, last in (("fp16", "1", {"dicn"}), ("fp32", "0", set())):
+        sessions.clear()
+        backend = load(Bundle.open(folder), device="cuda", precision=precision)
+        told = [dict(session.providers)["CUDAExecutionProvider"] for session in sessions]
+        assert {settings["use_tf32"] for settings in told} == {tensor_cores}
+        names = {key for key, settings in zip(backend._sessions, told, strict=True) if settings["prefer_nhwc"] == "1"}
+        assert {path.stem for path in names} == last
+        assert Bundle.open(folder).manifest.precisions == ["fp16", "fp32"]
+
+
 def test_a_closed_backend_says_so(on_gpu: Pipeline, image: np.ndarray, gpu: FakeGpu) -> None:
     on_gpu.invert(image)
     on_gpu.close()

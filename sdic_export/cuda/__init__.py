@@ -1,1 +1,0 @@
-"""Stages in forms that ONNX Runtime's CUDA provider runs fastest."""
