@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sdic_export.methods import Arrange, ExportCode
     from sdic_runtime.backends.base import Backend
 
+Some = TypeVar("Some", bound=Method)
 CPU = "cpu"  # how the files of CPU-optimized graphs are called: dicn.cpu.onnx
 WEIGHTS = ("float32", "float16")
 NO_FACES = "none"
@@ -257,7 +258,7 @@ def _stage(
     return graphs, StageReport(name, STANDARD, time.perf_counter() - start, size, worst, cpu)
 
 
-def whole_stages(method: Method) -> Method:
+def whole_stages(method: Some) -> Some:
     """The method without the parts of its stages."""
     rows = {name: count for name, count in method.rows.items() if name in method.stages}
     return msgspec.structs.replace(method, rows=rows, cuts={})

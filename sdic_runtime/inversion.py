@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -48,54 +48,67 @@ class Model:
         return sized(self.tensors[tensor], self.sizes, batch)
 
 
+class _Where(NamedTuple):
+    """Where a tensor is: on the host, on a backend's device, or still a part (these pictures) of another tensor of that backend."""
+
+    host: np.ndarray | None = None
+    device: Tensor = None
+    backend: Backend | None = None
+    part_of: tuple[Held, slice] | None = None
+
+
 class Held:
-    """One tensor, on the host, on a backend's device, or on both; brought over when asked for, once. Pickled and copied as a host array."""
+    """One tensor, on the host, on a backend's device, or on both; brought over when asked for, once. Pickled and copied as a host array.
+
+    May be used from several threads: what it knows is replaced as one, so that at worst two of them bring it over. No lock, because a
+    process may fork while another thread holds it.
+    """
 
     def __init__(self, host: np.ndarray | None = None, device: Tensor = None, backend: Backend | None = None) -> None:
         """`device` is a tensor of `backend`."""
-        self._host, self._device, self._backend = host, device, backend
-        self._part_of: tuple[Held, slice] | None = None  # another tensor held there, and which of its pictures these are
+        self._at = _Where(host, device, backend)
 
     def __reduce__(self) -> tuple[type[Held], tuple[np.ndarray]]:
         return Held, (self.host(),)
 
     def host(self) -> np.ndarray:
-        self._cut()
-        if self._host is None:
-            assert self._backend is not None
-            self._host = self._backend.download(self._device)
-        return self._host
+        at = self._cut()
+        if at.host is None:
+            assert at.backend is not None
+            at = self._at = at._replace(host=at.backend.download(at.device))
+        return cast(np.ndarray, at.host)
 
     def bytes(self, rows: tuple[int, int]) -> np.ndarray:
         """The `rows` (first, end) of pictures as uint8 [N, H, W, 3]; made on the device where they are there."""
-        self._cut()
-        if self._host is None and self._backend is not None:
-            return self._backend.to_bytes(self._device, rows)
+        at = self._cut()
+        if at.host is None and at.backend is not None:
+            return at.backend.to_bytes(at.device, rows)
         return to_bytes(self.host(), rows)
 
     def on(self, backend: Backend) -> Tensor:
-        self._cut()
-        if self._backend is not backend or self._device is None:
-            self._device, self._backend = backend.upload(self.host()), backend
-        return self._device
+        at = self._cut()
+        if at.backend is not backend or at.device is None:
+            host = self.host()
+            at = self._at = _Where(host, backend.upload(host), backend)
+        return at.device
 
     def part(self, pictures: slice) -> Held:
         """Some of its pictures; nothing moves before they are needed."""
-        if self._host is not None:
-            return Held(self._host[pictures])
-        part = Held(backend=self._backend)
-        part._part_of = self, pictures
+        at = self._at
+        if at.host is not None:
+            return Held(at.host[pictures])
+        part = Held()
+        part._at = _Where(backend=at.backend, part_of=(self, pictures))
         return part
 
-    def _cut(self) -> None:
+    def _cut(self) -> _Where:
         """Make a part a tensor of its own: on the device, or on the host where the whole is already or the device cannot slice."""
-        if (part := self._part_of) is not None and self._backend is not None:
-            whole, pictures = part
-            if whole._host is None:
-                self._device = self._backend.slice(whole.on(self._backend), pictures)
-            if self._device is None:
-                self._host = whole.host()[pictures]
-            self._part_of = None
+        at = self._at
+        if at.part_of is not None and at.backend is not None:
+            whole, pictures = at.part_of
+            device = at.backend.slice(whole.on(at.backend), pictures) if whole._at.host is None else None
+            at = self._at = _Where(whole.host()[pictures] if device is None else None, device, at.backend)
+        return at
 
 
 class Pictures:
@@ -132,14 +145,20 @@ class Edited(Pictures):
         self.latent = latent
 
 
-@dataclass
-class Still:
-    """What edits of one inversion have in common, made by the first of them: `values` by program and value, and which edits there were, by
-    program and first style row. Not saved, pickled or copied."""
+class Common(NamedTuple):
+    """What edits of one inversion have in common, by program and value, and the bytes of it."""
 
-    values: dict[tuple[str, str], Held] = field(default_factory=dict)
-    asked: set[tuple[str, int]] = field(default_factory=set)
+    values: Mapping[tuple[str, str], Held] = {}
     bytes: int = 0
+
+
+@dataclass(eq=False)
+class Still:
+    """What stays as it is when an inversion is edited: what edits have in `common`, made by the first of them, and which there were, by
+    program and first style row. Not saved, pickled or copied. Both are replaced and never changed, so that threads may share them."""
+
+    common: Common = field(default_factory=Common)
+    asked: frozenset[tuple[str, int]] = frozenset()
 
 
 class Inversion(Pictures):
@@ -178,7 +197,8 @@ class Inversion(Pictures):
         if len(self) == 1 and len(self.names[index]) == 1:
             return self
         some = Inversion(self.model, {name: held.part(index) for name, held in self.tensors.items()}, self.names[index])
-        some.still = Still({key: held.part(index) for key, held in self.still.values.items()}, set(self.still.asked), self.still.bytes)
+        common = self.still.common
+        some.still = Still(Common({key: held.part(index) for key, held in common.values.items()}, common.bytes), self.still.asked)
         return some
 
     def __iter__(self) -> Iterator[Inversion]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,15 +19,15 @@ from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.directions import Directions
 from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of, style_offset
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
-from sdic_runtime.inversion import Edited, Held, Inversion, Model
+from sdic_runtime.inversion import Common, Edited, Held, Inversion, Model, Still
 from sdic_runtime.pictures import PictureLike, prepare
 from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, STYLE_KIND, STYLES, Move, Program, run
 from sdic_runtime.shapes import SQUASH
-from sdic_runtime.unmoved import Split, first_row, split
+from sdic_runtime.unmoved import first_row, split
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
 LARGEST_DEFAULT_BATCH = 16
-KEPT_BYTES = 256 << 20  # of an inversion, for what its edits have in common
+KEPT_BYTES = 256 << 20  # of the inversions edited last, for what edits of each have in common
 BASELINE = "baseline"  # the program of an inversion without what the method adds to it
 
 
@@ -39,6 +40,14 @@ class PictureResult:
     error: SdicError | None = None
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A program whose first part was run: the `rest` of it, and what that takes of the first part, by value."""
+
+    rest: Program
+    held: Mapping[str, Held]
+
+
 class Pipeline:
     """A bundle on a backend. May be used from several threads; `close` it, or use it in a `with` block, to give its memory back."""
 
@@ -48,6 +57,7 @@ class Pipeline:
         self.reason = reason  # why `auto` took this backend; "" when it was named
         self.model = Model.of(bundle.manifest)
         self.directions = Directions(bundle)
+        self._holding: tuple[weakref.ref[Still], ...] = ()  # what holds something in common for edits, the last one last
 
     @classmethod
     def load(
@@ -183,8 +193,8 @@ class Pipeline:
             codes[STYLES] = styles.reshape(-1, styles.shape[-1])
         sources = np.repeat(np.arange(len(inversion)), len(strengths))
         given = codes | {name: array[sources] for name, array in further.items()}
-        parts = self._split(form, inversion, codes, further, self._batch(batch))
-        return self._render(form.program, inversion, given, sources, self._batch(batch), parts)
+        begun = self._begin(form, inversion, codes, further, self._batch(batch))
+        return self._render(form.program, inversion, given, sources, self._batch(batch), begun)
 
     def baseline(self, inversion: Inversion, batch: int | None = None) -> Edited:
         """The pictures of the initial codes alone, without what the method adds to them. Raises SdicError."""
@@ -246,10 +256,10 @@ class Pipeline:
             made = self._run(PREPARE, inversion, {}, np.arange(len(inversion)), batch)
             inversion.tensors = {**inversion.tensors, **made}
 
-    def _split(
+    def _begin(
         self, form: Move, inversion: Inversion, codes: Mapping[str, np.ndarray], extras: Mapping[str, np.ndarray], batch: int
-    ) -> Split | None:
-        """The program of an edit in two where the moved `codes` keep their first rows; None where all of it must run.
+    ) -> Begun | None:
+        """The program of an edit without its first part, where the moved `codes` keep their first rows; None where all of it must run.
 
         Chains in place of whole stages have to be loaded, so the first edit of a kind goes without, unless it has several strengths.
         """
@@ -259,13 +269,15 @@ class Pipeline:
         if not (self.backend.skips and 0 < row < method.sizes["L"]):
             return None
         again = times > 1 or (program, row) in still.asked
-        still.asked.add((program, row))
+        still.asked |= {(program, row)}
         cuts = [stage for stage, cut in method.cuts.items() if again and all(map(self.backend.runs, cut.stages))]
         moved = (*codes, *extras)
         for cut in (cuts, ()) if cuts else ((),):
             parts = split(method, program, moved, form.codes, row, cut)
-            if parts is None or self._hold(inversion, program, parts.still, batch):
-                return parts
+            if parts is None:
+                return None
+            if (held := self._hold(inversion, program, parts.still, batch)) is not None:
+                return Begun(parts.rest, held)
         return None
 
     def _render(
@@ -275,30 +287,44 @@ class Pipeline:
         given: Mapping[str, np.ndarray],
         sources: np.ndarray,
         batch: int,
-        parts: Split | None = None,
+        begun: Begun | None = None,
     ) -> Edited:
         """Pictures by a program that also reads the inversion's tensors, of what is `given`: codes and extras, whose entry i goes with
-        picture sources[i]. `parts`: the program in two, the first of which was run."""
-        made = self._run(program, inversion, given, sources, batch, (PICTURE,), parts.rest if parts else None)
+        picture sources[i]. `begun`: the rest of the program, when its first part was run."""
+        made = self._run(program, inversion, given, sources, batch, (PICTURE,), begun)
         known = {code for move in self.moves.values() for code in move.codes}
         codes = [given[name] for name in self.bundle.manifest.programs[program].takes if name in given and name in known]
         return Edited(self.model, (codes or list(given.values()))[-1], made[PICTURE])
 
-    def _hold(self, inversion: Inversion, program: str, first: Program, batch: int) -> bool:
-        """Have the inversion hold what `first`, the first part of `program`, gives; False where that is more than edits may keep."""
+    def _hold(self, inversion: Inversion, program: str, first: Program, batch: int) -> Mapping[str, Held] | None:
+        """What `first`, the first part of `program`, gives, by value, which the inversion holds from now on; None where that is more than
+        edits may keep."""
         method, still = self.bundle.manifest, inversion.still
-        if all((program, value) in still.values for value in first.gives):
-            return True
+        there = still.common.values
+        if all((program, value) in there for value in first.gives):
+            self._bound(still)
+            return {value: there[program, value] for value in first.gives}
         tensors = {value: tensor for step in first.steps for tensor, value in step.outputs.items()}
         needed = sum(4 * prod(method.shape(tensors[value], len(inversion))) for value in first.gives)
         if needed > KEPT_BYTES:
-            return False
-        made = self._run(program, inversion, {}, np.arange(len(inversion)), batch, steps=first)
-        if still.bytes + needed > KEPT_BYTES:
-            still.values, still.bytes = {}, 0
-        still.values |= {(program, value): held for value, held in made.items()}
-        still.bytes += needed
-        return True
+            return None
+        made = self._run(program, inversion, {}, np.arange(len(inversion)), batch, begun=Begun(first, {}))
+        values, size = still.common if still.common.bytes + needed <= KEPT_BYTES else Common()
+        still.common = Common({**values, **{(program, value): held for value, held in made.items()}}, size + needed)
+        self._bound(still)
+        return made
+
+    def _bound(self, last: Still) -> None:
+        """Of what the inversions hold for their edits, let go what is too much, that of the `last` one last. Other threads go on with
+        what they have of it."""
+        size, kept = last.common.bytes, [last]
+        for still in (still for known in reversed(self._holding) if (still := known()) is not None and still is not last):
+            if size + still.common.bytes <= KEPT_BYTES:
+                size += still.common.bytes
+                kept.insert(0, still)
+            else:
+                still.common = Common()
+        self._holding = tuple(map(weakref.ref, kept))
 
     def _run(
         self,
@@ -308,14 +334,14 @@ class Pipeline:
         sources: np.ndarray,
         batch: int,
         wanted: Sequence[str] | None = None,
-        steps: Program | None = None,
+        begun: Begun | None = None,
     ) -> dict[str, Held]:
-        """What the program, or the part `steps` of it, gives, or of that what is `wanted`, for the pictures `sources` of an inversion,
-        `batch` at a time."""
+        """What the program, or the part of it that is left when it has `begun`, gives, or of that what is `wanted`, for the pictures
+        `sources` of an inversion, `batch` at a time."""
         manifest, backend = self.bundle.manifest, self.backend
-        part = steps or manifest.programs[program]
+        part, held = (manifest.programs[program], {}) if begun is None else (begun.rest, begun.held)
         names = tuple(part.gives) if wanted is None else wanted
-        held_already = {**inversion.tensors, **{value: held for (owner, value), held in inversion.still.values.items() if owner == program}}
+        held_already = {**inversion.tensors, **held}
 
         def taken(name: str, some: slice) -> Tensor:
             """The tensor `name` on the backend, for the pictures of `some`."""
@@ -323,17 +349,16 @@ class Pipeline:
                 return backend.upload(given[name][some])
             if name in part.zeros:
                 return backend.upload(np.zeros(manifest.shape(name, len(sources[some])), np.float32))
-            held = held_already[name]
             if np.array_equal(sources[some], np.arange(len(inversion))):  # the whole inversion is brought to the backend once
-                return held.on(backend)
-            return backend.upload(held.host()[sources[some]])
+                return held_already[name].on(backend)
+            return backend.upload(held_already[name].host()[sources[some]])
 
         made: list[dict[str, Held]] = []
         for start in range(0, len(sources), batch):
             tensors = {name: taken(name, slice(start, start + batch)) for name in part.takes}
-            results = backend.run_program(program, tensors) if steps is None else run(steps, backend, tensors)
-            held = {name: Held(device=results[name], backend=backend) for name in names}
-            made.append(held if len(sources) <= batch else {name: Held(tensor.host()) for name, tensor in held.items()})
+            results = backend.run_program(program, tensors) if begun is None else run(part, backend, tensors)
+            new = {name: Held(device=results[name], backend=backend) for name in names}
+            made.append(new if len(sources) <= batch else {name: Held(tensor.host()) for name, tensor in new.items()})
         return made[0] if len(made) == 1 else {name: Held(np.concatenate([each[name].host() for each in made])) for name in names}
 
     def _invert(self, image: np.ndarray, names: Sequence[str], batch: int) -> Inversion:

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
+from built_once import built_once
+from exported_once import exporting_once
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -285,6 +288,13 @@ def build(folder: Path, **options: Any) -> Path:
     places = [folder / f"{name}.safetensors" for name in ("along", "basis")]
     build_bundle(BuildOptions(checkpoint, folder / "bundle", method=NAME, directions=places, **options))
     return folder / "bundle"
+
+
+def built(factory: pytest.TempPathFactory) -> Path:
+    """The same, once for all processes of a test run. No test may change it."""
+    register()
+    with exporting_once(factory):
+        return built_once(factory, NAME, build) / "bundle"
 
 
 def direction() -> Direction:

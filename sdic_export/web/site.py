@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 import sdic_runtime.studio
-from sdic_export.build import finish
+from sdic_export.build import finish, whole_stages
 from sdic_export.golden import example_direction, pictures, read_golden, run_chain, smooth_pictures
 from sdic_export.placement import placed_folder
 from sdic_export.web.halves import HalfWriter
@@ -135,7 +135,7 @@ def _made_of(bundle: Bundle, item: Listed) -> dict[str, Any]:
 
 
 def _write_bundle(bundle: Bundle, folder: Path, halve: bool) -> Bundle:
-    """The bundle's standard graphs and its directions, as a bundle of their own."""
+    """The bundle's standard graphs of whole stages and its directions, as a bundle of their own."""
     manifest, writer = bundle.manifest, HalfWriter(halve)
     graphs = {}
     for key in graph_keys(manifest, STANDARD):
@@ -151,13 +151,14 @@ def _write_bundle(bundle: Bundle, folder: Path, halve: bool) -> Bundle:
         shutil.copyfile(bundle.file(name), folder / name)
     changes: dict[str, Any] = {
         "graphs": graphs,
+        "part_graphs": {},
         "default_precision": STANDARD,
         "golden": None,
         "checkpoint": {},
         "psnr": {},
         "tolerances": {},
     }
-    finish(folder, msgspec.structs.replace(manifest, **changes))
+    finish(folder, msgspec.structs.replace(whole_stages(manifest), **changes))
     return Bundle.open(folder)
 
 

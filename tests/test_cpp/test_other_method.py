@@ -22,7 +22,7 @@ CLOSE = {"rtol": 0, "atol": 2e-5}
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(other.build(tmp_path_factory.mktemp("other")))
+    return Path(other.built(tmp_path_factory))
 
 
 @pytest.fixture(scope="module")

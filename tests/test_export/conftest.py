@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from built_once import built_once
+from exported_once import quick_exporter
 from torch import Tensor, nn
 
 from sdic_export import build as building
@@ -34,7 +38,8 @@ class Built:
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with quick_exporter():
+        yield
     torch.set_num_threads(threads)
 
 
@@ -79,10 +84,24 @@ def _small_weights_apart() -> Iterator[None]:
         yield
 
 
+def built_report(factory: pytest.TempPathFactory, options: BuildOptions, *patches: Callable[[pytest.MonkeyPatch], None]) -> Built:
+    """What `build` makes, with its report, once for all processes of a test run; while `patches` hold."""
+    name = options.out.name
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            for change in patches:
+                change(patch)
+            report = build(replace(options, out=folder / name))
+        (folder / "report.pickle").write_bytes(pickle.dumps(report))
+
+    folder = built_once(factory, f"build-{name}", fill)
+    return Built(folder / name, pickle.loads((folder / "report.pickle").read_bytes()))
+
+
 @pytest.fixture(scope="session")
 def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    folder = tmp_path_factory.mktemp("bundles") / "tiny"
-    return Built(folder, build(BuildOptions(checkpoint, folder)))
+    return built_report(tmp_path_factory, BuildOptions(checkpoint, Path("tiny")))
 
 
 class HalvedDicn(nn.Module):
@@ -168,6 +187,10 @@ def copying(built: Built, damaged: Sequence[str] = ()) -> Callable[..., None]:
     return export
 
 
+def copy_stages(patch: pytest.MonkeyPatch, built: Built) -> None:
+    patch.setattr(building, "export_stage", copying(built))
+
+
 def damage(path: Path) -> None:
     """Change one bias of the graph at `path`."""
     model = onnx.load(str(path))
@@ -182,18 +205,12 @@ def damage(path: Path) -> None:
 @pytest.fixture(scope="session")
 def arranged(built: Built, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The same build with CPU-optimized graphs of the head and of DICN."""
-    folder = tmp_path_factory.mktemp("bundles") / "arranged"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "export_stage", copying(built))
-        optimize(patch, HALVED)
-        return Built(folder, build(BuildOptions(checkpoint, folder, built.report.manifest.name)))
+    options = BuildOptions(checkpoint, Path("arranged"), built.report.manifest.name)
+    return built_report(tmp_path_factory, options, partial(copy_stages, built=built), partial(optimize, cpu=HALVED))
 
 
 @pytest.fixture(scope="session")
 def in_bands(built: Built, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The same build with the tail in two bands of rows."""
-    folder = tmp_path_factory.mktemp("bundles") / "in_bands"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "export_stage", copying(built))
-        optimize(patch, BANDED)
-        return Built(folder, build(BuildOptions(checkpoint, folder, built.report.manifest.name)))
+    options = BuildOptions(checkpoint, Path("in_bands"), built.report.manifest.name)
+    return built_report(tmp_path_factory, options, partial(copy_stages, built=built), partial(optimize, cpu=BANDED))

@@ -34,7 +34,7 @@ STRENGTH = 1.5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return other.build(tmp_path_factory.mktemp("other"))
+    return other.built(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -61,13 +61,20 @@ def planned(script: ModuleType, tmp_path: Path) -> Any:
 
 def test_every_section_is_told_with_its_data(script: ModuleType, planned: Any) -> None:
     said: list[str] = []
-    assert script.run_all(planned, [], said.append) is False
+    written: list[list[str]] = []  # the sections in results.json after each of them
+
+    def say(line: str) -> None:
+        said.append(line)
+        written.append(list(json.loads((planned.out / "results.json").read_text())["sections"]))
+
+    assert script.run_all(planned, [], say) is False
     found = json.loads((planned.out / "results.json").read_text())
     sections = found["sections"]
     assert {name: told["code"] for name, told in sections.items()} == {"good": 0, "bad": 3, "slow": 124, "behind": None, "last": 0}
     assert sections["good"]["data"] == [1, 2] and sections["good"]["output"] == "written\n" and "data" not in sections["last"]
     assert sections["behind"]["output"] == '"bad" did not go well before it' and found["about"]["rehearsal"] is True
     assert [line.split()[0] for line in said] == list(sections) and "left out" in said[3]
+    assert written == [list(sections)[:count] for count in range(1, 6)] and sections["slow"]["seconds"] < 30
     assert (planned.out / "last.log").read_text() == "here\n"
 
 

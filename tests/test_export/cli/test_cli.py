@@ -72,7 +72,9 @@ def test_verify_prints_the_worst_check_of_every_stage_and_a_conclusion(arranged:
     assert len(short) == 6 and len(every) == 56 and all(row in every for row in short)
     assert call("verify", arranged.folder, "--backend", "onnxruntime:threads=1", "--json") == 0
     read = json.loads(capsys.readouterr().out)
-    assert read["passed"] is True and len(read["checks"]) == 44  # 11 values, alone and as a batch, in both variants
+    assert (
+        read["passed"] is True and len(read["checks"]) == 56
+    )  # 11 values and 3 of parts of a stage, alone and as a batch, in both variants
 
 
 def test_cpu_optimized_graphs_are_told_and_can_be_omitted(

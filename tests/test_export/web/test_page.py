@@ -112,6 +112,7 @@ def test_the_site_isolates_itself_and_asks_for_nothing_from_elsewhere(page: Any)
     assert page.faults == []
 
 
+@pytest.mark.full
 def test_without_isolation_there_is_one_thread(demo_site: Path, visit: Visits) -> None:
     alone = visit(demo_site, service_workers="block")
     assert "one thread" in alone.locator("#model").text_content() and not alone.evaluate("crossOriginIsolated")

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tiny_bundle import change_manifest, write_bundle
+from tiny_bundle import SDIC, change_manifest, write_bundle
 
 from sdic_export.cli.app import main
 from sdic_export.web import runtime, site
@@ -21,6 +21,7 @@ from sdic_export.web.halves import HalfWriter
 from sdic_export.web.site import WebOptions, check_site, write_site
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.errors import ArgumentError, BundleError, FileError
+from sdic_runtime.program import Cut, Step
 
 
 @pytest.fixture
@@ -61,6 +62,17 @@ def test_a_site_holds_the_page_the_runtime_and_a_bundle(tiny: Path, package: Pat
     assert {path.name for path in (without / "onnxruntime").iterdir()} == {*runtime.WASM, "NOTICE.txt"}
     head = next((without / "bundle").rglob("generator_head.onnx"))
     assert not any(item.data_type == TensorProto.FLOAT16 for item in onnx.load(head).graph.initializer)
+
+
+def test_a_site_has_no_parts_of_stages(package: Path, tmp_path: Path) -> None:
+    part = {"dipn_part": SDIC.stages["dipn"]}
+    step = Step("dipn_part", {name: name for name in SDIC.stages["dipn"].inputs}, {"discrepancy": "discrepancy"})
+    graphs = {"dipn_part": {"fp32": ("onnx/fp32/dipn.onnx",)}}
+    rows = {"generator_head": 7, "dipn_part": 3}
+    source = write_bundle(tmp_path / "cut", cuts={"dipn": Cut(part, (step,))}, part_graphs=graphs, rows=rows)
+    write_site(WebOptions(source, tmp_path / "site", package))
+    manifest = Bundle.open(tmp_path / "site/bundle").manifest
+    assert not manifest.cuts and not manifest.part_graphs and manifest.rows == {"generator_head": 7}
 
 
 def test_no_page_names_an_address_of_elsewhere() -> None:

@@ -339,7 +339,7 @@ def test_a_picture_that_kills_its_worker_costs_no_other(tiny_bundle: Path, tmp_p
     assert len(results(tmp_path / "out")) == 4
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.full)])
 def test_a_worker_that_cannot_start_is_one_sentence(tiny_bundle: Path, tmp_path: Path, executor: str) -> None:
     if executor == "ray":
         pytest.importorskip("ray", reason='Ray is in the extra "ray"')

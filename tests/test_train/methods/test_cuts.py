@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 
 from sdic_runtime import pipeline as pipelines
 from sdic_runtime.edits import Direction, GanSpaceEdit, Pca
+from sdic_runtime.inversion import Edited
 from sdic_runtime.pipeline import Pipeline
 from sdic_train.config import FACES, TINY
 from sdic_train.methods import METHODS
@@ -153,24 +156,75 @@ def test_memory_is_bounded(sdic: Pipeline, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(pipelines, "KEPT_BYTES", 4 * (8 * 64 * 64 + 3 * 32 * 32))  # one feature with its RGB sum
     for row in (8, 9, 9, 8):
         sdic.edit(inversion, direction(sdic, row))
-        assert inversion.still.bytes <= pipelines.KEPT_BYTES and len(inversion.still.values) == 2
+        assert inversion.still.common.bytes <= pipelines.KEPT_BYTES and len(inversion.still.common.values) == 2
     monkeypatch.setattr(pipelines, "KEPT_BYTES", 1000)
     inversion = sdic.invert(pictures(sdic, 1))
     spy.seen()
     sdic.edit(inversion, direction(sdic, 9), [1.0, 2.0])
-    assert spy.seen() == ["generator_head", "generator_head", "generator_tail"] and not inversion.still.values
+    assert spy.seen() == ["generator_head", "generator_head", "generator_tail"] and not inversion.still.common.values
 
 
 def test_what_edits_share_is_not_saved_but_goes_with_a_part(sdic: Pipeline) -> None:
     inversion = sdic.invert(pictures(sdic, 2))
     sdic.edit(inversion, direction(sdic, 8))
-    assert len(inversion.still.values) == 2
-    assert not pickle.loads(pickle.dumps(inversion)).still.values and not copy.copy(inversion).still.values
+    assert len(inversion.still.common.values) == 2
+    assert not pickle.loads(pickle.dumps(inversion)).still.common.values and not copy.copy(inversion).still.common.values
     spy, expected = Spy(sdic), sdic.edit(inversion, direction(sdic, 8)).pixels
     spy.seen()
     part = sdic.edit(inversion[1], direction(sdic, 8))
     assert spy.seen() == ["generator_tail"]
     assert np.abs(part.pixels - expected[1:]).max() < 1e-5 * expected.std()
+
+
+def test_the_inversions_edited_last_share_the_memory(sdic: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (sdic.invert(pictures(sdic, 1)) for _ in range(3))
+    monkeypatch.setattr(pipelines, "KEPT_BYTES", 2 * 4 * (8 * 64 * 64 + 3 * 32 * 32))  # two features with their RGB sums
+    for inversion in (first, second, first, third):
+        sdic.edit(inversion, direction(sdic, 8))
+    assert [len(inversion.still.common.values) for inversion in (first, second, third)] == [2, 0, 2]
+    assert not second.still.common.bytes
+    spy, expected = Spy(sdic), sdic.edit(first, direction(sdic, 8)).pixels
+    assert np.array_equal(sdic.edit(second, direction(sdic, 8)).pixels, expected)
+    assert spy.seen() == ["generator_tail", "generator_head", "generator_head", "generator_tail"]
+
+
+def test_an_edit_keeps_what_it_began_with(sdic: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    inversion, render = sdic.invert(pictures(sdic, 1)), sdic._render
+    expected = sdic.edit(inversion, direction(sdic, 8)).pixels
+    monkeypatch.setattr(pipelines, "KEPT_BYTES", 4 * (8 * 64 * 64 + 3 * 32 * 32))  # what one edit needs drives out what others do
+    others: list[np.ndarray] = []
+
+    def interrupted(*arguments: Any) -> Edited:
+        """As when another thread edits the same inversion at the worst time."""
+        monkeypatch.setattr(sdic, "_render", render)
+        others.append(sdic.edit(inversion, direction(sdic, 10), [1.0, 2.0], move="released").pixels)
+        return render(*arguments)
+
+    monkeypatch.setattr(sdic, "_render", interrupted)
+    assert np.array_equal(sdic.edit(inversion, direction(sdic, 8)).pixels, expected) and others
+
+
+def test_threads_edit_one_inversion(sdic: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, inversion = (8, 9, 10, 11), sdic.invert(pictures(sdic, 2))
+    expected = {row: sdic.edit(inversion, direction(sdic, row)).pixels for row in rows}
+    monkeypatch.setattr(pipelines, "KEPT_BYTES", 2 * 4 * (8 * 64 * 64 + 3 * 32 * 32))  # what one edit needs drives out what others do
+    interval = sys.getswitchinterval()
+
+    def work(number: int) -> float:
+        worst = 0.0
+        for turn in range(4):
+            row = rows[(number + turn) % len(rows)]
+            whole, part = sdic.edit(inversion, direction(sdic, row)), sdic.edit(inversion[1], direction(sdic, row))
+            worst = max(worst, *(float(np.abs(a - b).max()) for a, b in ((whole.pixels, expected[row]), (part.pixels, expected[row][1:]))))
+        return worst
+
+    try:
+        sys.setswitchinterval(1e-4)
+        with ThreadPoolExecutor(4) as threads:
+            worst = max(threads.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert worst <= 1e-4 * expected[8].std()
 
 
 def test_the_plain_generator_skips_nothing() -> None:

@@ -1,0 +1,70 @@
+"""Graphs of small stages without doing again what is the same for many of them."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import io
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from built_once import built_once
+
+from sdic_export import build as building
+from sdic_export.graphs import exporter
+from sdic_export.graphs.exporter import export_stage
+from sdic_runtime.program import Method, Stage
+
+TABLES: dict[int, Any] = {}  # opset -> PyTorch's table of operators
+
+
+@contextmanager
+def quick_exporter() -> Iterator[None]:
+    """PyTorch's exporter makes its table of operators anew for every graph, and a build collects garbage after every stage: a good part of
+    the time of a small one. In the block the table is made once, and the libraries' own objects are no garbage to look through."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        make = ONNXRegistry.from_torchlib
+    except (ImportError, AttributeError):  # another PyTorch: slower tests
+        yield
+        return
+
+    def table(opset_version: int) -> Any:
+        if opset_version not in TABLES:
+            TABLES[opset_version] = make(opset_version)
+            gc.collect()
+            gc.freeze()
+        return TABLES[opset_version]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(table))
+        yield
+
+
+@contextmanager
+def exporting_once(factory: pytest.TempPathFactory) -> Iterator[None]:
+    """In the block a build copies the graph of a stage that was exported already in one of the processes of the test run. What the module
+    computes and holds, the stage's table and shapes, the options and the file's name tell graphs apart."""
+
+    def export(module: Any, stage: Stage, method: Method, path: Path, *options: Any, **named: Any) -> None:
+        shapes = {name: method.shape(name, 1) for name in (*stage.inputs, *stage.outputs)}
+        told = repr((path.name, stage, shapes, options, sorted(named.items()), exporter.EXTERNAL_FROM, exporter.EXTERNAL_TENSOR_FROM))
+        held = io.BytesIO()
+        torch.save(module, held)
+        key = hashlib.sha256(held.getvalue() + told.encode()).hexdigest()[:16]
+
+        def fill(folder: Path) -> None:
+            export_stage(module, stage, method, folder / path.name, *options, **named)
+
+        for file in built_once(factory, f"{path.stem}-{key}", fill).iterdir():
+            shutil.copy(file, path.parent)
+
+    with quick_exporter(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "export_stage", export)
+        yield
