@@ -42,6 +42,8 @@ def open_cuda(bundle: Bundle, precision: str | None, index: int, threads: int | 
         onnxruntime.preload_dlls()
     if PROVIDERS[CUDA] not in onnxruntime.get_available_providers():
         raise BackendError(f'the device "cuda" needs the package "onnxruntime-gpu"; {GPU_HINT}')
+    # Every session would warn that CUDA is no plug-in here. ONNX Runtime says so by its default logger alone.
+    onnxruntime.set_default_logger_severity(QUIET)
     half = HALF if HALF in bundle.manifest.precisions else None
     return OnnxRuntimeCuda(bundle, bundle.precision(precision or half), open_gpu(index), index, threads, tf32, graphs)
 
