@@ -21,19 +21,15 @@ from sdic_runtime.backends.cuda.driver import Gpu, open_gpu
 from sdic_runtime.backends.cuda.tensors import DeviceTensor
 from sdic_runtime.backends.sessions import CPU, CUDA, PROVIDERS, QUIET, check_shapes, check_tensors, readable, session_of
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.bundle.graphs import Graph
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CUDA, Graph
+from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.errors import BackendError
 from sdic_runtime.program import PICTURE, Stage
 
 # No extra can ask for it: both packages fill the same folder, and whichever is removed takes the other's files along.
 GPU_HINT = "in place of onnxruntime: pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu"
 HALF = "fp16"
-SETTINGS = {  # of the provider, as measured on an H100, see docs/performance.md
-    "prefer_nhwc": "1",
-    "fuse_conv_bias": "1",
-    "cudnn_conv_algo_search": "HEURISTIC",
-    "arena_extend_strategy": "kSameAsRequested",
-}
+SETTINGS = {"arena_extend_strategy": "kSameAsRequested"}  # of the provider: memory grows by what is asked for instead of doubling
 WORK = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "Resize", "GridSample"}  # operators that belong on the GPU
 TO_BYTES = Path(__file__).with_name("cuda") / "to_bytes.onnx"  # a picture of any size as sdic_export.graphs.bytes_graph makes it
 
@@ -46,6 +42,8 @@ def open_cuda(bundle: Bundle, precision: str | None, index: int, threads: int | 
         onnxruntime.preload_dlls()
     if PROVIDERS[CUDA] not in onnxruntime.get_available_providers():
         raise BackendError(f'the device "cuda" needs the package "onnxruntime-gpu"; {GPU_HINT}')
+    # Every session would warn that CUDA is no plug-in here. ONNX Runtime says so by its default logger alone.
+    onnxruntime.set_default_logger_severity(QUIET)
     half = HALF if HALF in bundle.manifest.precisions else None
     return OnnxRuntimeCuda(bundle, bundle.precision(precision or half), open_gpu(index), index, threads, tf32, graphs)
 
@@ -71,7 +69,8 @@ class OnnxRuntimeCuda(DeviceBackend):
         import onnxruntime
 
         super().__init__(bundle.manifest, (0, bundle.manifest.sizes["R"]), gpu, device or (CUDA_DEVICE, index), graphs)
-        self.bundle, self.precision, self.variants = bundle, precision, (precision,)
+        self.bundle, self.precision = bundle, precision
+        self.variants = (ONNXRUNTIME_CUDA, precision) if precision == HALF else (precision,)  # those that it runs, best first
         self._index, self._threads, self._tf32 = index, threads, tf32
         self._sessions: dict[Path, Any] = {}
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
@@ -135,7 +134,7 @@ class OnnxRuntimeCuda(DeviceBackend):
 
     @cached_property
     def _bytes_session(self) -> Any:
-        return self._create("to_bytes", TO_BYTES)
+        return self._create("to_bytes", TO_BYTES, channels_last=False)
 
     def _enqueue(self, session: Any, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor]) -> None:
         binding = session.io_binding()
@@ -163,7 +162,7 @@ class OnnxRuntimeCuda(DeviceBackend):
         """The session of a graph, with its tensors checked, and nothing of weight on the CPU."""
         name = graph.key.partition(":")[0]
         whole = self.method.stage(name)
-        session = self._create(name, path)
+        session = self._create(name, path, graph.variant == ONNXRUNTIME_CUDA)
         check_tensors(name, Stage(whole.inputs, (graph.alone,)) if graph.alone else whole, session, path)
         check_shapes(self.method, session, path)
         if for_one(session):
@@ -176,7 +175,7 @@ class OnnxRuntimeCuda(DeviceBackend):
             self._host_work[graph.key] = len(on_cpu)
         return session
 
-    def _create(self, name: str, path: Path) -> Any:
+    def _create(self, name: str, path: Path, channels_last: bool) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -190,8 +189,11 @@ class OnnxRuntimeCuda(DeviceBackend):
         )  # in later versions; before, the rule is stricter
         if not told:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        own = {"device_id": str(self._index), "use_tf32": str(int(self._tf32)), "user_compute_stream": str(self.stream)}
-        providers = [(PROVIDERS[CUDA], {**SETTINGS, **own}), *([(PROVIDERS[CPU], {})] if told else [])]
+        # Without "TF32" ONNX Runtime keeps convolutions off the tensor cores in half precision too.
+        switches = {"use_tf32": self._tf32 or self.precision != STANDARD, "prefer_nhwc": channels_last}
+        own = {"device_id": str(self._index), "user_compute_stream": str(self.stream)}
+        settings = {**SETTINGS, **own, **{key: str(int(on)) for key, on in switches.items()}}
+        providers = [(PROVIDERS[CUDA], settings), *([(PROVIDERS[CPU], {})] if told else [])]
         return session_of(self.bundle, name, path, options, providers, self._place)
 
 

@@ -42,7 +42,7 @@ def sessions(gpu: FakeGpu) -> Iterator[list[FakeSession]]:
 
 @pytest.fixture
 def on_gpu(tiny_bundle: Path, sessions: list[FakeSession]) -> Pipeline:
-    return Pipeline.load(tiny_bundle, "onnxruntime", device="cuda", threads=1)
+    return Pipeline.load(tiny_bundle, "onnxruntime", device="cuda", threads=1, warm_up=False)
 
 
 def test_programs_are_captured_once_and_give_the_numbers_of_the_cpu(
@@ -62,6 +62,14 @@ def test_programs_are_captured_once_and_give_the_numbers_of_the_cpu(
     assert "CUDAExecutionProvider, fp32, CUDA graphs, fake 1.0" in on_gpu.backend.description
 
 
+def test_the_first_picture_finds_everything_ready(tiny_bundle: Path, image: np.ndarray, gpu: FakeGpu, sessions: list[FakeSession]) -> None:
+    ready = Pipeline.load(tiny_bundle, "onnxruntime", device="cuda", threads=1)
+    runs, launches = [session.runs for session in sessions], gpu.launches
+    inversion = ready.invert(image[:1])
+    ready.edit(inversion, "smile")
+    assert [session.runs for session in sessions] == runs and gpu.launches == launches + 2
+
+
 def test_a_batch_of_another_size_is_captured_anew(on_gpu: Pipeline, pipeline: Pipeline, image: np.ndarray, gpu: FakeGpu) -> None:
     image = image[:1]
     images = np.concatenate([image, image[:, :, ::-1]])
@@ -74,7 +82,7 @@ def test_a_batch_of_another_size_is_captured_anew(on_gpu: Pipeline, pipeline: Pi
 def test_without_graphs_every_stage_is_started_by_itself(
     tiny_bundle: Path, pipeline: Pipeline, image: np.ndarray, gpu: FakeGpu, sessions: list[FakeSession]
 ) -> None:
-    plain = Pipeline.load(tiny_bundle, "onnxruntime", device="cuda", graphs=False)
+    plain = Pipeline.load(tiny_bundle, "onnxruntime", device="cuda", graphs=False, warm_up=False)
     np.testing.assert_allclose(plain.invert(image).pixels, pipeline.invert(image).pixels, rtol=0, atol=1e-4)
     assert gpu.launches == 0 and "no CUDA graphs: they were switched off" in plain.backend.description
 
@@ -115,7 +123,7 @@ def test_work_on_the_cpu_is_refused_and_small_operators_only_prevent_graphs(
             with pytest.raises(BackendError, match=r'^ONNX Runtime would run Conv, Gemm of ".*" on the CPU; check that cuDNN'):
                 load(Bundle.open(tiny_bundle), device="cuda")
             return
-        slow = Pipeline.load(tiny_bundle, "onnxruntime", device="cuda")
+        slow = Pipeline.load(tiny_bundle, "onnxruntime", device="cuda", warm_up=False)
         np.testing.assert_allclose(slow.invert(image).pixels, pipeline.invert(image).pixels, rtol=0, atol=1e-4)
         assert "no CUDA graphs: 2 operators of" in slow.backend.description
 
@@ -148,6 +156,27 @@ def test_half_precision_is_the_default_where_there_is_one(
     assert load(Bundle.open(folder), device="cuda").precision == "fp16"
     assert load(Bundle.open(folder), device="cuda", precision="fp32").precision == "fp32"
     assert load(Bundle.open(folder)).precision == "fp32"
+
+
+def test_half_precision_runs_on_tensor_cores_and_its_cuda_graphs_with_channels_last(
+    make_bundle: Callable[..., Path], change: Callable[..., Path], sessions: list[FakeSession]
+) -> None:
+    """ONNX Runtime keeps tensor cores for those who allow TF32, in half precision too."""
+    folder = make_bundle()
+    graphs = Bundle.open(folder).manifest.graphs
+    forms = {
+        key: {"fp16": choices["fp32"], **({"onnxruntime-cuda": choices["fp32"]} if key == "dicn" else {})}
+        for key, choices in graphs.items()
+    }
+    change(folder, graphs={key: {**choices, **forms[key]} for key, choices in graphs.items()})
+    for precision, tensor_cores, last in (("fp16", "1", {"dicn"}), ("fp32", "0", set())):
+        sessions.clear()
+        backend = load(Bundle.open(folder), device="cuda", precision=precision)
+        told = [dict(session.providers)["CUDAExecutionProvider"] for session in sessions]
+        assert {settings["use_tf32"] for settings in told} == {tensor_cores}
+        names = {key for key, settings in zip(backend._sessions, told, strict=True) if settings["prefer_nhwc"] == "1"}
+        assert {path.stem for path in names} == last
+        assert Bundle.open(folder).manifest.precisions == ["fp16", "fp32"]
 
 
 def test_a_closed_backend_says_so(on_gpu: Pipeline, image: np.ndarray, gpu: FakeGpu) -> None:
