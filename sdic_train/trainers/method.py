@@ -142,6 +142,7 @@ class MethodTrainer(Trainer):
         gradients have other sizes, and with its memory of the old ones a network that was good is lost within ten steps."""
         norms = [module for module in self.trained.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]
+        self.model.eval()
         self.trained.train()
         for norm in norms:
             norm.reset_running_stats()

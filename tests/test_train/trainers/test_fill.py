@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def test_rates_have_fallen_when_the_time_is_over(make_compute: Callable[..., Any
     told, rates = json.loads((tmp_path / PACE).read_text()), read_log(tmp_path / LOG)["rate"]
     assert told["steps"] == trainer.step > 50 and told["batch"] == 1 and told["device"] == "cpu"
     assert len(rates) == trainer.read == trainer.step // 5
-    assert rates[len(rates) // 4] == 1.0 and rates[-1] < 0.2 and rates == sorted(rates, reverse=True)
+    assert rates[len(rates) // 4] == 1.0 and rates[-1] < 0.2
+    assert all(later < earlier + 0.1 for earlier, later in pairwise(rates))  # a little more where a plan has more steps than the last
     assert (tmp_path / RESULT).read_text() == str(trainer.step)
     assert json.loads((tmp_path / RECIPE).read_text())["steps"] == trainer.step
 
