@@ -109,22 +109,24 @@ def run_here(demo: ModuleType, monkeypatch: pytest.MonkeyPatch, most: list[int])
     return ran
 
 
+@pytest.mark.parametrize("size", [128, pytest.param(256, marks=pytest.mark.full)])
 def test_trainings_of_all_stages_and_one_that_was_cut(
-    demo: ModuleType, state: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    demo: ModuleType, state: ModuleType, size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "state"
-    words = ["--rehearse", "--pictures", "16", "--state", str(folder), "--work", str(tmp_path / "work")]
+    words = ["--rehearse", "--size", str(size), "--pictures", "16", "--state", str(folder), "--work", str(tmp_path / "work")]
     ran = run_here(demo, monkeypatch, [2, 9, 9, 9, 9, 9, 9])
     assert demo.main([*words, "--stage", "begin"]) == 1
     assert state.Left.read("begin", [folder])[0].finished == ["reader", "judge", "g16", "g32"]
     for stage in ("begin", "fit", "sharpen", "encoder", "sdic"):
         assert demo.main([*words, "--stage", stage]) == 0
-    assert ran == ["reader", "judge", "g64", "g64", "g128", "sharpen", "picture", "sdic_edits"]
+    assert ran == ["reader", "judge", "g64", "g64", f"g{size}", "sharpen", "picture", "sdic_edits"]
     told, _ = state.Left.read("sdic", [folder])
     assert told.complete and set(told.made_from) == {"begin", "fit", "sharpen", "encoder"}
     state.unpack(told, [folder], tmp_path / "found")
     model = tmp_path / "found/sdic_edits/sdic_edits/model.safetensors"
-    assert load_sdic(model).config.working == TINY.working
+    config = load_sdic(model).config
+    assert (config.resolution, config.working) == (size, TINY.working)
     assert {tensor.dtype for tensor in read_safetensors(model)[0].values() if tensor.numel() > 300} == {torch.float16}
     assert not (tmp_path / "found/sdic_edits/sdic/model.safetensors").exists()
     capfd.readouterr()
