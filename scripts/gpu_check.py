@@ -6,8 +6,8 @@
     scripts/gpu_check.sh OUT --table                     # the table of docs/performance.md of what OUT holds
 
 It runs from a checkout that is not installed, and needs torch, onnx, onnxscript, onnxruntime-gpu, cuda-bindings and the packages of
-pyproject.toml's `dependencies`; pytest for the tests. The most valuable sections come first. OUT holds results.json, written anew after every
-section, a log of each, and the bundle, so that a second call with --only goes on from there.
+pyproject.toml's `dependencies`; pytest for the tests. The most valuable sections come first. OUT holds results.json, written anew after
+every section, a log of each, and the bundle, so that a second call with --only goes on from there.
 """
 
 from __future__ import annotations
