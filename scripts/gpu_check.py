@@ -5,9 +5,9 @@
     scripts/gpu_check.sh OUT --rehearse                  # the same commands on a CPU, with the demo model
     scripts/gpu_check.sh OUT --table                     # the table of docs/performance.md of what OUT holds
 
-It runs from a checkout that is not installed, and needs torch, onnx, onnxscript, onnxruntime-gpu and the packages of pyproject.toml's
-`dependencies`; pytest for the tests. The most valuable sections come first. OUT holds results.json, written anew after every section, a log
-of each, and the bundle, so that a second call with --only goes on from there.
+It runs from a checkout that is not installed, and needs torch, onnx, onnxscript, onnxruntime-gpu, cuda-bindings and the packages of
+pyproject.toml's `dependencies`; pytest for the tests. The most valuable sections come first. OUT holds results.json, written anew after
+every section, a log of each, and the bundle, so that a second call with --only goes on from there.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Plan:
         return self.checkpoint or (demo if self.rehearse else self.out / CHECKPOINT)
 
     def on(self, backend: str, *options: str) -> str:
-        """A backend on the device, with further options; TF32 is left out where there is no GPU."""
+        """A backend on the device, with further options; TF32 is omitted where there is no GPU."""
         kept = [option for option in options if not (self.rehearse and "tf32" in option)]
         return f"{backend}:{','.join([f'device={self.device}', *kept])}"
 
@@ -196,7 +196,7 @@ def run_all(plan: Plan, only: Sequence[str], say: Callable[[str], None]) -> bool
         whole.write_text(json.dumps(results, indent=1), encoding="utf-8")
         whole.replace(path)
         code = done[section.name]["code"]
-        say(f"{section.name:28} {'left out' if code is None else f'code {code}':10} {done[section.name].get('seconds', 0):7.1f} s")
+        say(f"{section.name:28} {'omitted' if code is None else f'code {code}':10} {done[section.name].get('seconds', 0):7.1f} s")
     return all(done[name]["code"] == 0 for name in ran)
 
 
@@ -226,7 +226,7 @@ def table(results: dict[str, Any]) -> str:
                 memory = f"{(item['peak_memory_bytes'] or 0) / 1e9:.1f}"
                 lines.append(f"| {item['description']} | {batch['batch']} | {' | '.join(cells)} | {memory} |")
     missing = [
-        f"{name}: {'ran past its limit' if told['code'] == STOPPED else 'failed or left out'}"
+        f"{name}: {'ran past its limit' if told['code'] == STOPPED else 'failed or omitted'}"
         for name, told in sections.items()
         if told["code"] != 0
     ]

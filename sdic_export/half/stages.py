@@ -103,9 +103,12 @@ def add_half(
                 cuda[key] = file if cuda[stage] == files[stage] else beside(file, CUDA)
                 export_alone(folder / cuda[stage], output, folder / cuda[key])
     progress.begin(f"checking the whole chain in {policy.name}")
-    rounded = RoundedStages(method, {name: folder / files[name] for name in method.stages}, policy.type)
-    values = run_chain(rounded, single.image, single.direction)
-    chain = [difference(step.stage, name, values[name], single.values[name]) for name, step in makers(method).items()]
+    chains = []
+    for chosen in ({}, cuda) if any(cuda[name] != files[name] for name in method.stages if name in cuda) else ({},):
+        rounded = RoundedStages(method, {name: folder / {**files, **chosen}[name] for name in method.stages}, policy.type)
+        values = run_chain(rounded, single.image, single.direction)
+        chains.append([difference(step.stage, name, values[name], single.values[name]) for name, step in makers(method).items()])
+    chain = [max(same, key=lambda item: item.ratio) for same in zip(*chains, strict=True)]
     picture = judge_chain([item for item in chain if item.tensor in pictures(method)], policy)
     return HalfStages(policy.name, files, cuda, checks, chain, picture, tolerance_for(chain))
 

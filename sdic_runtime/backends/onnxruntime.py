@@ -57,7 +57,8 @@ def load(
     stage, all cores when None. `device`: "cpu", "cuda" or "cuda:1". `cpu_graphs=False` runs the standard graphs also where the bundle has
     CPU-optimized ones, which are for the CPU in float32; where those are bands of rows, each band has its share of the threads.
     `lazy=True` loads each stage on its first use instead of now.
-    On CUDA: `tf32=True` rounds the inputs of float32 convolutions to TF32, which is faster and misses the float32 tolerances;
+    On CUDA: `tf32=True` rounds the inputs of float32 convolutions to TF32, which is faster and misses the float32 tolerances (what half
+    precision keeps in float32 is always rounded so);
     `graphs=False` starts every stage on its own instead of replaying a program as one CUDA graph; `warm_up=False` leaves it to the first
     picture to find convolution algorithms and to record programs, which takes seconds.
     Raises SdicError.
@@ -77,12 +78,17 @@ def load(
         backend = open_cuda(bundle, precision, int(index or 0), threads, tf32, graphs)
     else:
         backend = OnnxRuntime(bundle, bundle.precision(precision), threads, cpu_graphs)
-    if not lazy:
+    if lazy:
+        return backend
+    try:
         bundle.check(files_in(bundle.manifest, backend.variants))
         with ThreadPoolExecutor(min(MOST_LOADERS, available_cpus())) as pool:
             list(pool.map(backend.load_stage, bundle.manifest.stages))
         if warm_up:
             backend.warm_up(1)
+    except BaseException:
+        backend.close()
+        raise
     return backend
 
 

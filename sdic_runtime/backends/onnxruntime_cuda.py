@@ -27,7 +27,7 @@ from sdic_runtime.errors import BackendError
 from sdic_runtime.program import PICTURE, Stage
 
 # No extra can ask for it: both packages fill the same folder, and whichever is removed takes the other's files along.
-GPU_HINT = "in place of onnxruntime: pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu"
+GPU_HINT = "in place of onnxruntime: pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu cuda-bindings"
 HALF = "fp16"
 SETTINGS = {"arena_extend_strategy": "kSameAsRequested"}  # of the provider: memory grows by what is asked for instead of doubling
 WORK = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "Resize", "GridSample"}  # operators that belong on the GPU
@@ -63,20 +63,20 @@ class OnnxRuntimeCuda(DeviceBackend):
         threads: int | None = None,
         tf32: bool = False,
         graphs: bool = True,
-        device: tuple[int, int] | None = None,
+        standard: bool = False,
     ) -> None:
-        """`device`: as DLPack counts them."""
+        """`standard`: run no graphs that are for CUDA alone."""
         import onnxruntime
 
-        super().__init__(bundle.manifest, (0, bundle.manifest.sizes["R"]), gpu, device or (CUDA_DEVICE, index), graphs)
+        super().__init__(bundle.manifest, (0, bundle.manifest.sizes["R"]), gpu, (CUDA_DEVICE, index), graphs)
         self.bundle, self.precision = bundle, precision
-        self.variants = (ONNXRUNTIME_CUDA, precision) if precision == HALF else (precision,)  # those that it runs, best first
+        own = precision == HALF and not standard
+        self.variants = (ONNXRUNTIME_CUDA, precision) if own else (precision,)  # those that it runs, best first
         self._index, self._threads, self._tf32 = index, threads, tf32
         self._sessions: dict[Path, Any] = {}
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
         self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
         self._host_work: dict[str, int] = {}  # graph -> how many of its operators run on the CPU
-        self._closed = False
         self._run_options = onnxruntime.RunOptions()
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the stream keeps the order
 
@@ -86,13 +86,19 @@ class OnnxRuntimeCuda(DeviceBackend):
 
         rounded = " with TF32" if self._tf32 else ""
         cost = self.bundle.manifest.psnr.get(self.precision)
-        against = f" ({cost:.1f} dB against fp32)" if cost is not None else ""
+        against = f" ({cost:.1f} dB against fp32, measured on a CPU)" if cost is not None else ""
         where = f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[CUDA]}"
         return f"{where}, {self.precision}{rounded}{against}, {self.graphs_in_words}, {self.gpu.name}"
 
     def variant(self, stage: str, outputs: Sequence[str]) -> tuple[str, str]:
         graph, _ = self.bundle.graph(stage, outputs, self.variants)
         return graph.key, graph.variant
+
+    def standard(self) -> OnnxRuntimeCuda | None:
+        if len(self.variants) == 1 or not any(ONNXRUNTIME_CUDA in choices for choices in self.bundle.manifest.graphs.values()):
+            return None
+        switches = (self._threads, self._tf32, self.graph_obstacle is None)
+        return OnnxRuntimeCuda(self.bundle, self.precision, self.gpu, self._index, *switches, standard=True)
 
     def load_stage(self, stage: str) -> None:
         """Load every session that `stage` can be asked for."""
@@ -115,16 +121,13 @@ class OnnxRuntimeCuda(DeviceBackend):
             self._enqueue(self._bytes_session, {PICTURE: picture}, {"bytes": made, "total": total})
         return made, total
 
-    def to_bytes(self, picture: DeviceTensor, rows: tuple[int, int]) -> np.ndarray:
-        return super().to_bytes(picture, self.visible_rows)[:, rows[0] : rows[1]]  # the graph makes all rows
-
     def capture_obstacle(self, batch: int) -> str | None:
         for graph, count in self._host_work.items():
             return f'{count} operators of "{graph}" run on the CPU'
         return None
 
     def release(self) -> None:
-        self._closed = True
+        self.__dict__.pop("_bytes_session", None)
         self._answers.clear()
         self._sessions.clear()
 
@@ -138,9 +141,9 @@ class OnnxRuntimeCuda(DeviceBackend):
 
     def _enqueue(self, session: Any, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor]) -> None:
         binding = session.io_binding()
-        for name, tensor in inputs.items():
-            read = self.readable(tensor)
-            binding.bind_input(name, CUDA, self._index, read.dtype, read.shape, read.address)
+        read = {name: self.readable(tensor) for name, tensor in inputs.items()}  # copies stay until the run is put on the stream
+        for name, tensor in read.items():
+            binding.bind_input(name, CUDA, self._index, tensor.dtype, tensor.shape, tensor.address)
         for name, tensor in outputs.items():
             binding.bind_output(name, CUDA, self._index, tensor.dtype, tensor.shape, tensor.address)
         session.run_with_iobinding(binding, self._run_options)
@@ -149,8 +152,6 @@ class OnnxRuntimeCuda(DeviceBackend):
         """The session that computes `outputs` of `stage` with the least work, made on first use."""
         request = (stage, *outputs)
         if request not in self._answers:
-            if self._closed:
-                raise BackendError("the pipeline was closed; load the bundle again")
             with self._locks[stage]:
                 graph, (path,) = self.bundle.graph(stage, outputs, self.variants)
                 if path not in self._sessions:
