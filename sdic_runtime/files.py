@@ -95,6 +95,11 @@ def remedy(error: OSError) -> str:
     return "make room" if error.errno in full else "use a shorter name" if error.errno == errno.ENAMETOOLONG else "choose another place"
 
 
+def name_is_too_long(error: FileError) -> bool:
+    """Whether a file could not be written because of its name, so that others can."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENAMETOOLONG
+
+
 def _cannot_write(target: Path, error: OSError) -> FileError:
     return FileError(f"cannot write {target}: {reason(error)}; {remedy(error)}")
 
