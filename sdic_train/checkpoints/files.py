@@ -20,7 +20,8 @@ from sdic_train.checkpoints.stand_ins import RUNS, Emptied, Refused, Skipped, fo
 
 STATE_DICT = "write its weights alone, with torch.save(model.state_dict(), FILE)"
 GIVE = "give an SDIC, e4e or rosinality StyleGAN2 checkpoint"
-WRAPPERS = ("module", "_orig_mod")  # parts of names that DistributedDataParallel and torch.compile put in
+# Parts of names that DistributedDataParallel, torch.compile, Lightning and DeepSpeed, FSDP and checkpointed activations put in.
+WRAPPERS = ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 WHOLE_WRAPPERS = ("model.", "net.")  # and what a program's own class puts in front of every name
 CONTAINERS = ("state_dict.", "g_ema.")  # dictionaries that a conversion to safetensors has flattened
 
