@@ -40,7 +40,8 @@ from sdic_runtime.studio.server import server
 from sdic_runtime.studio.service import create_app
 listening = socket.create_server(("127.0.0.1", 0))
 print(listening.getsockname()[1], flush=True)
-limits = Limits(upload_bytes=200_000, upload_seconds=1, pixels=1_000_000, header_seconds=1, kept=8)
+seconds = float(sys.argv[2])
+limits = Limits(upload_bytes=200_000, upload_seconds=seconds, pixels=1_000_000, header_seconds=seconds, kept=8)
 server(Guard(create_app([sys.argv[1]], limits, threads=1)), limits).run(sockets=[listening])
 """
 
@@ -52,8 +53,8 @@ def png(width: int = 90, height: int = 70, seed: int = 0, kind: str = "PNG") -> 
 
 
 class Server:
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self.process, self.port = process, port
+    def __init__(self, process: subprocess.Popen[bytes], port: int, seconds: float) -> None:
+        self.process, self.port, self.seconds = process, port, seconds
         self.url = f"http://127.0.0.1:{port}"
 
     def post(self, path: str, content: Any) -> Any:
@@ -78,11 +79,12 @@ class Server:
         return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS"))
 
 
-def start(bundle: Path, log: Path) -> Server:
+def start(bundle: Path, log: Path, seconds: float = 1) -> Server:
+    """A service that gives an upload, and the head of a request, `seconds`."""
     with log.open("wb") as stream:
-        process = subprocess.Popen([sys.executable, "-c", LAUNCHER, bundle], stdout=subprocess.PIPE, stderr=stream)
+        process = subprocess.Popen([sys.executable, "-c", LAUNCHER, bundle, str(seconds)], stdout=subprocess.PIPE, stderr=stream)
     assert process.stdout
-    server = Server(process, int(process.stdout.readline() or 0))
+    server = Server(process, int(process.stdout.readline() or 0), seconds)
     for _ in range(600):
         try:
             if httpx.get(server.url + "/health", timeout=5).status_code == 200:
@@ -172,7 +174,7 @@ def head(length: int) -> bytes:
 
 def check_slow(server: Server) -> str:
     status, _, body = server.raw(head(5000), b"x", pause=0.1).partition(b"\r\n\r\n")
-    check_bad(408, "the upload took longer than 1 seconds; send a smaller file", int(status.split()[1]), body)
+    check_bad(408, f"the upload took longer than {server.seconds:g} seconds; send a smaller file", int(status.split()[1]), body)
     return "slow"
 
 
@@ -320,8 +322,13 @@ def test_told_to_stop_it_answers_what_it_has_accepted_and_ends(tiny_bundle: Path
 
 
 @pytest.mark.full
-def test_a_storm_of_2000_requests_leaves_memory_flat_and_nobody_waiting(server: Server, expected: dict[str, np.ndarray], log: Path) -> None:
-    quiet = os.getloadavg()[0] < 1
+def test_a_storm_of_2000_requests_leaves_memory_flat_and_nobody_waiting(
+    tiny_bundle: Path, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    quiet, log = os.getloadavg()[0] < 1, tmp_path / "log"
+    server = start(tiny_bundle, log, seconds=5)  # on a busy machine a sound client too may need more than one
+    while httpx.get(server.url + "/ready").status_code != 200:
+        time.sleep(0.05)
     storm(server, expected, 200)  # allocators and thread pools reach their size
     before, seconds = server.memory(), list[float]()
     assert storm(server, expected, 2000, seconds)["good"] == 1333
@@ -331,4 +338,5 @@ def test_a_storm_of_2000_requests_leaves_memory_flat_and_nobody_waiting(server: 
     assert grown < 20e6
     assert not quiet or late < 3 * middle
     assert httpx.get(server.url + "/ready").status_code == 200
-    assert "Traceback" not in log.read_text()
+    server.process.terminate()
+    assert server.process.wait(30) in (0, -15) and "Traceback" not in log.read_text()
