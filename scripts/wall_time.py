@@ -68,7 +68,6 @@ def work(path: Path) -> int:
 
     if spec["device"] != "cpu":
         torch.zeros(1, device=spec["device"])
-        torch.backends.cudnn.benchmark = bool(int(os.environ.get("SDIC_CUDNN_BENCHMARK", "0")))
     Path(spec["ready"]).touch()
     while not Path(spec["go"]).exists():
         if time.time() > spec["until"]:

@@ -18,9 +18,18 @@ from sdic_export.check import TOLERANCES, check_stage, label
 from sdic_export.direction_files import read_directions, write_directions
 from sdic_export.golden import FILE as GOLDEN_FILE
 from sdic_export.golden import Chain, example_direction, make_golden, run_all, run_chain, smooth_pictures, write_golden
-from sdic_export.graphs.exporter import OPSET, export_alone, export_stage, export_variant, require_packages, stored_bytes, weights_of
+from sdic_export.graphs.exporter import (
+    OPSET,
+    beside,
+    export_alone,
+    export_stage,
+    export_variant,
+    require_packages,
+    stored_bytes,
+    weights_of,
+)
 from sdic_export.half.precision import Policy, load_policy
-from sdic_export.half.stages import Graphs, HalfProgress, HalfStages, add_half, with_variant
+from sdic_export.half.stages import Graphs, HalfProgress, HalfStages, add_half
 from sdic_export.inspect import multiplications
 from sdic_export.placement import check_place, placed_folder
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, OPENVINO, parts
@@ -152,7 +161,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         half = None
         if policy is not None:
             half = add_half(folder, method, {key: variants[STANDARD][0] for key, variants in graphs.items()}, single, policy, progress.half)
-            graphs = with_variant(graphs, half.precision, half.graphs)
+            graphs = half.added_to(graphs)
         progress.begin("writing the manifest")
         manifest = finish(
             folder,
@@ -170,6 +179,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
                 directions=write_directions(folder, directions),
                 golden=GOLDEN_FILE,
                 tolerances={STANDARD: TOLERANCES[STANDARD], **({half.precision: half.tolerance} if half else {})},
+                psnr=half.told if half else {},
                 tools=tool_versions(),
                 licence=f"{terms} {options.licence}" if terms else options.licence,
                 checkpoint=_checkpoint_record(options),
@@ -271,11 +281,6 @@ def saves(graph: Path, whole: Path) -> bool:
     """Whether the graph of one output has so much less work than that of the stage that it is worth its file."""
     less, all_of_it = multiplications(graph), multiplications(whole)
     return less is not None and all_of_it is not None and less <= (1 - SAVING) * all_of_it
-
-
-def beside(file: str, form: str) -> str:
-    """The file of another graph of a stage beside its own: of one output, or a variant."""
-    return f"{file.removesuffix('.onnx')}.{form}.onnx"
 
 
 def finish(folder: Path, manifest: Manifest) -> Manifest:

@@ -115,6 +115,11 @@ def export_alone(source: Path, output: str, path: Path) -> None:
     ir.save(model, path)
 
 
+def beside(file: str, form: str) -> str:
+    """The file of another graph of a stage beside its own: of one output, or a variant."""
+    return f"{file.removesuffix('.onnx')}.{form}.onnx"
+
+
 def weights_of(folder: Path, graphs: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Graph file -> the files of external weights that it names, for those that name some; all relative to `folder`."""
     import onnx

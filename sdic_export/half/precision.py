@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sdic_export.half.typed_graph import FLOAT, HALVES, Shapes, infer_shapes, layer_names, prepared, retyped
 from sdic_runtime.errors import ArgumentError, BundleError, FileError
@@ -121,6 +121,9 @@ def load_policy(policy: str | os.PathLike[str] | Policy = "fp16") -> Policy:
     return _policy(path, data)
 
 
+Form: TypeAlias = Callable[["onnx.ModelProto"], "onnx.ModelProto | None"]  # a float32 graph in another form, where it has one
+
+
 def to_half(model: onnx.ModelProto, stage: str, policy: str | os.PathLike[str] | Policy = "fp16") -> onnx.ModelProto:
     """`model`, a float32 graph of `stage`, in the precision of `policy`; `model` itself is left as it is.
 
@@ -137,8 +140,9 @@ def to_half(model: onnx.ModelProto, stage: str, policy: str | os.PathLike[str] |
     return retyped(model, types, shapes, stage)
 
 
-def write_half(source: Path, target: Path, stage: str, policy: str | os.PathLike[str] | Policy = "fp16") -> None:
-    """`to_half` from file to file; large weights go to `target`.data, and so do those that `source` keeps apart. Raises BundleError."""
+def write_half(source: Path, target: Path, stage: str, policy: str | os.PathLike[str] | Policy = "fp16", form: Form | None = None) -> bool:
+    """`to_half` from file to file; large weights go to `target`.data, and so do those that `source` keeps apart. `form`: rearranges the
+    float32 graph before; where it gives None nothing is written, and the answer is False. Raises BundleError."""
     import onnx
     import onnx_ir as ir
 
@@ -148,12 +152,17 @@ def write_half(source: Path, target: Path, stage: str, policy: str | os.PathLike
         onnx.load_external_data_for_model(single, str(source.parent))
     except onnx.checker.ValidationError as error:  # such as for a hard link that a model repository has
         raise BundleError(f"cannot read the weights of {source}: {error}; copy the bundle and use the copy") from error
-    model = to_half(single, stage, policy)
+    arranged = form(single) if form else single
     del single
+    if arranged is None:
+        return False
+    model = to_half(arranged, stage, policy)
+    del arranged
     target.parent.mkdir(parents=True, exist_ok=True)
     external = external or sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_FROM
     place = f"{target.name}.data" if external else None
     ir.save(ir.from_proto(model), target, external_data=place, size_threshold_bytes=EXTERNAL_TENSOR_FROM)
+    return True
 
 
 def _channels(shape: tuple[int | None, ...]) -> int:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from sdic_export.golden import Chain, example_direction, makers, pictures, read_golden, run_all, run_chain, smooth_pictures
-from sdic_export.graphs.exporter import export_alone, stored_bytes, weights_of
+from sdic_export.graphs.exporter import beside, export_alone, stored_bytes, weights_of
 from sdic_export.half.check import StageCheck, as_rounding_graph, judge_chain, judge_stage, measure_stage, session
+from sdic_export.half.cuda_form import cuda_form
 from sdic_export.half.precision import Policy, load_policy, write_half
 from sdic_runtime.backends.bands import for_one, run_each
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.bundle.graphs import files_in, graph_keys, parts
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CUDA, files_in, graph_keys, parts
 from sdic_runtime.bundle.manifest import STANDARD, file_entries, write_manifest
 from sdic_runtime.errors import BundleError
 from sdic_runtime.program import IMAGE, Method
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Graphs: TypeAlias = dict[str, dict[str, tuple[str, ...]]]  # as in `Manifest.graphs`
 
+HALF, CUDA = "fp16", "cuda"  # the precision with graphs for CUDA, and how their files are called
 ROOM = 2.0  # a backend that sums in another order may be this much further off than what was measured
 
 
@@ -41,10 +43,20 @@ class HalfStages:
 
     precision: str
     graphs: Mapping[str, str]  # "stage" or "stage:output" -> file
+    cuda: Mapping[str, str]  # those that ONNX Runtime runs with channels last on CUDA -> their file, the same or another
     checks: Sequence[StageCheck]
     chain: Sequence[Difference]  # every golden value against float32, in the order in which they are made
     picture: Difference  # the worst picture among them
     tolerance: float  # for the manifest
+
+    @property
+    def told(self) -> dict[str, float]:
+        """`Manifest.psnr` of it; that of bf16 is about OpenVINO, which rounds in another way."""
+        return {HALF: round(self.picture.psnr, 2)} if self.precision == HALF else {}
+
+    def added_to(self, graphs: Graphs) -> Graphs:
+        """`Manifest.graphs` with these."""
+        return with_variant(with_variant(graphs, self.precision, self.graphs), ONNXRUNTIME_CUDA, self.cuda)
 
 
 @dataclass
@@ -71,25 +83,46 @@ def add_half(
     """
     policy, progress = load_policy(policy).check(method.stages), progress or HalfProgress()
     files = {key: _moved(file, policy.name) for key, file in graphs.items()}
+    cuda: dict[str, str] = {}
     checks = []
     for name in method.stages:
         progress.begin(f"checking {name} in {policy.name}")
         start = time.perf_counter()
         write_half(folder / graphs[name], folder / files[name], name, policy)
-        check = measure_stage(folder / graphs[name], folder / files[name], name, single.examples[name].inputs, policy)
-        checks.append(judge_stage(check, policy))
+        cuda |= _cuda(folder, name, graphs[name], files[name], policy) if policy.name == HALF else {}
+        made = dict.fromkeys((files[name], cuda.get(name, files[name])))
+        found = [measure_stage(folder / graphs[name], folder / file, name, single.examples[name].inputs, policy) for file in made]
+        checks.append(min((judge_stage(check, policy) for check in found), key=lambda check: check.psnr))
         size = stored_bytes(folder, [files[name]])
-        progress.done(check, time.perf_counter() - start, size)
+        progress.done(checks[-1], time.perf_counter() - start, size)
     for key, file in files.items():
         stage, output = parts(key)
         if output:
             export_alone(folder / files[stage], output, folder / file)
+            if stage in cuda:
+                cuda[key] = file if cuda[stage] == files[stage] else beside(file, CUDA)
+                export_alone(folder / cuda[stage], output, folder / cuda[key])
     progress.begin(f"checking the whole chain in {policy.name}")
-    rounded = RoundedStages(method, {name: folder / files[name] for name in method.stages}, policy.type)
-    values = run_chain(rounded, single.image, single.direction)
-    chain = [difference(step.stage, name, values[name], single.values[name]) for name, step in makers(method).items()]
+    chains = []
+    for chosen in ({}, cuda) if any(cuda[name] != files[name] for name in method.stages if name in cuda) else ({},):
+        rounded = RoundedStages(method, {name: folder / {**files, **chosen}[name] for name in method.stages}, policy.type)
+        values = run_chain(rounded, single.image, single.direction)
+        chains.append([difference(step.stage, name, values[name], single.values[name]) for name, step in makers(method).items()])
+    chain = [max(same, key=lambda item: item.ratio) for same in zip(*chains, strict=True)]
     picture = judge_chain([item for item in chain if item.tensor in pictures(method)], policy)
-    return HalfStages(policy.name, files, checks, chain, picture, tolerance_for(chain))
+    return HalfStages(policy.name, files, cuda, checks, chain, picture, tolerance_for(chain))
+
+
+def _cuda(folder: Path, stage: str, single: str, half: str, policy: Policy) -> dict[str, str]:
+    """The stage -> the file of its graph with channels last, where that pays: `half` itself where nothing has to be rearranged."""
+    file = beside(half, CUDA)
+    if not write_half(folder / single, folder / file, stage, policy, cuda_form):
+        return {}
+    if _nodes(folder / file) == _nodes(folder / half):
+        for path in (folder / file, folder / f"{file}.data"):
+            path.unlink(missing_ok=True)
+        return {stage: half}
+    return {stage: file}
 
 
 class RoundedStages(Backend):
@@ -126,6 +159,12 @@ class RoundedStages(Backend):
         return session(as_rounding_graph(onnx.load(path, load_external_data=False), self.kind), path.parent, self.threads)
 
 
+def _nodes(path: Path) -> int:
+    import onnx
+
+    return len(onnx.load(str(path), load_external_data=False).graph.node)
+
+
 def _moved(file: str, precision: str) -> str:
     """onnx/fp32/e4e.onnx -> onnx/fp16/e4e.onnx."""
     path = Path(file)
@@ -160,8 +199,9 @@ def add_precision(folder: Path, policy: str | os.PathLike[str] | Policy = "fp16"
             folder,
             msgspec.structs.replace(
                 manifest,
-                graphs=with_variant(manifest.graphs, policy.name, made.graphs),
-                weights={**manifest.weights, **weights_of(folder, made.graphs.values())},
+                graphs=made.added_to(manifest.graphs),
+                weights={**manifest.weights, **weights_of(folder, {*made.graphs.values(), *made.cuda.values()})},
+                psnr={**manifest.psnr, **made.told},
                 tolerances={**manifest.tolerances, policy.name: made.tolerance},
                 files={**manifest.files, **file_entries(folder, names)},
             ),

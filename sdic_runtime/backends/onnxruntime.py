@@ -47,6 +47,7 @@ def load(
     device: str = "cpu",
     tf32: bool = False,
     graphs: bool = True,
+    warm_up: bool = True,
     cpu_graphs: bool = True,
     lazy: bool = False,
 ) -> OnnxRuntime | OnnxRuntimeCuda:
@@ -56,8 +57,10 @@ def load(
     stage, all cores when None. `device`: "cpu", "cuda" or "cuda:1". `cpu_graphs=False` runs the standard graphs also where the bundle has
     CPU-optimized ones, which are for the CPU in float32; where those are bands of rows, each band has its share of the threads.
     `lazy=True` loads each stage on its first use instead of now.
-    On CUDA: `tf32=True` rounds the inputs of float32 convolutions to TF32, which is faster and misses the float32 tolerances;
-    `graphs=False` starts every stage on its own instead of replaying a program as one CUDA graph.
+    On CUDA: `tf32=True` rounds the inputs of float32 convolutions to TF32, which is faster and misses the float32 tolerances (what half
+    precision keeps in float32 is always rounded so);
+    `graphs=False` starts every stage on its own instead of replaying a program as one CUDA graph; `warm_up=False` leaves it to the first
+    picture to find convolution algorithms and to record programs, which takes seconds.
     Raises SdicError.
     """
     kind, _, index = device.partition(":")
@@ -65,7 +68,7 @@ def load(
         raise ArgumentError(f'the device is "{device}"; use cpu, cuda or cuda:N')
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise ArgumentError(f"threads is {threads!r}; give a whole number of at least 1, or None for all cores")
-    for name, switch in {"cpu_graphs": cpu_graphs, "graphs": graphs, "tf32": tf32}.items():
+    for name, switch in {"cpu_graphs": cpu_graphs, "graphs": graphs, "tf32": tf32, "warm_up": warm_up}.items():
         if not isinstance(switch, bool):
             raise ArgumentError(f"{name} is {switch!r}; use true or false")
     backend: OnnxRuntime | OnnxRuntimeCuda
@@ -75,10 +78,17 @@ def load(
         backend = open_cuda(bundle, precision, int(index or 0), threads, tf32, graphs)
     else:
         backend = OnnxRuntime(bundle, bundle.precision(precision), threads, cpu_graphs)
-    if not lazy:
+    if lazy:
+        return backend
+    try:
         bundle.check(files_in(bundle.manifest, backend.variants))
         with ThreadPoolExecutor(min(MOST_LOADERS, available_cpus())) as pool:
             list(pool.map(backend.load_stage, bundle.manifest.stages))
+        if warm_up:
+            backend.warm_up(1)
+    except BaseException:
+        backend.close()
+        raise
     return backend
 
 
@@ -181,6 +191,9 @@ class OnnxRuntime(Backend):
         session = session_of(self.bundle, name, path, options, [(PROVIDERS[CPU], {})], CPU)
         check_tensors(name, stage, session, path)
         return session
+
+    def warm_up(self, batch: int) -> None:
+        """Nothing on the CPU: what is loaded is ready."""
 
     def upload(self, array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array, np.float32)

@@ -21,19 +21,15 @@ from sdic_runtime.backends.cuda.driver import Gpu, open_gpu
 from sdic_runtime.backends.cuda.tensors import DeviceTensor
 from sdic_runtime.backends.sessions import CPU, CUDA, PROVIDERS, QUIET, check_shapes, check_tensors, readable, session_of
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.bundle.graphs import Graph
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CUDA, Graph
+from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.errors import BackendError
 from sdic_runtime.program import PICTURE, Stage
 
 # No extra can ask for it: both packages fill the same folder, and whichever is removed takes the other's files along.
-GPU_HINT = "in place of onnxruntime: pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu"
+GPU_HINT = "in place of onnxruntime: pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu cuda-bindings"
 HALF = "fp16"
-SETTINGS = {  # of the provider, as measured on an H100, see docs/performance.md
-    "prefer_nhwc": "1",
-    "fuse_conv_bias": "1",
-    "cudnn_conv_algo_search": "HEURISTIC",
-    "arena_extend_strategy": "kSameAsRequested",
-}
+SETTINGS = {"arena_extend_strategy": "kSameAsRequested"}  # of the provider: memory grows by what is asked for instead of doubling
 WORK = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "Resize", "GridSample"}  # operators that belong on the GPU
 TO_BYTES = Path(__file__).with_name("cuda") / "to_bytes.onnx"  # a picture of any size as sdic_export.graphs.bytes_graph makes it
 
@@ -46,6 +42,8 @@ def open_cuda(bundle: Bundle, precision: str | None, index: int, threads: int | 
         onnxruntime.preload_dlls()
     if PROVIDERS[CUDA] not in onnxruntime.get_available_providers():
         raise BackendError(f'the device "cuda" needs the package "onnxruntime-gpu"; {GPU_HINT}')
+    # Every session would warn that CUDA is no plug-in here. ONNX Runtime says so by its default logger alone.
+    onnxruntime.set_default_logger_severity(QUIET)
     half = HALF if HALF in bundle.manifest.precisions else None
     return OnnxRuntimeCuda(bundle, bundle.precision(precision or half), open_gpu(index), index, threads, tf32, graphs)
 
@@ -65,19 +63,20 @@ class OnnxRuntimeCuda(DeviceBackend):
         threads: int | None = None,
         tf32: bool = False,
         graphs: bool = True,
-        device: tuple[int, int] | None = None,
+        standard: bool = False,
     ) -> None:
-        """`device`: as DLPack counts them."""
+        """`standard`: run no graphs that are for CUDA alone."""
         import onnxruntime
 
-        super().__init__(bundle.manifest, (0, bundle.manifest.sizes["R"]), gpu, device or (CUDA_DEVICE, index), graphs)
-        self.bundle, self.precision, self.variants = bundle, precision, (precision,)
+        super().__init__(bundle.manifest, (0, bundle.manifest.sizes["R"]), gpu, (CUDA_DEVICE, index), graphs)
+        self.bundle, self.precision = bundle, precision
+        own = precision == HALF and not standard
+        self.variants = (ONNXRUNTIME_CUDA, precision) if own else (precision,)  # those that it runs, best first
         self._index, self._threads, self._tf32 = index, threads, tf32
         self._sessions: dict[Path, Any] = {}
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
         self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
         self._host_work: dict[str, int] = {}  # graph -> how many of its operators run on the CPU
-        self._closed = False
         self._run_options = onnxruntime.RunOptions()
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the stream keeps the order
 
@@ -87,13 +86,19 @@ class OnnxRuntimeCuda(DeviceBackend):
 
         rounded = " with TF32" if self._tf32 else ""
         cost = self.bundle.manifest.psnr.get(self.precision)
-        against = f" ({cost:.1f} dB against fp32)" if cost is not None else ""
+        against = f" ({cost:.1f} dB against fp32, measured on a CPU)" if cost is not None else ""
         where = f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[CUDA]}"
         return f"{where}, {self.precision}{rounded}{against}, {self.graphs_in_words}, {self.gpu.name}"
 
     def variant(self, stage: str, outputs: Sequence[str]) -> tuple[str, str]:
         graph, _ = self.bundle.graph(stage, outputs, self.variants)
         return graph.key, graph.variant
+
+    def standard(self) -> OnnxRuntimeCuda | None:
+        if len(self.variants) == 1 or not any(ONNXRUNTIME_CUDA in choices for choices in self.bundle.manifest.graphs.values()):
+            return None
+        switches = (self._threads, self._tf32, self.graph_obstacle is None)
+        return OnnxRuntimeCuda(self.bundle, self.precision, self.gpu, self._index, *switches, standard=True)
 
     def load_stage(self, stage: str) -> None:
         """Load every session that `stage` can be asked for."""
@@ -116,16 +121,13 @@ class OnnxRuntimeCuda(DeviceBackend):
             self._enqueue(self._bytes_session, {PICTURE: picture}, {"bytes": made, "total": total})
         return made, total
 
-    def to_bytes(self, picture: DeviceTensor, rows: tuple[int, int]) -> np.ndarray:
-        return super().to_bytes(picture, self.visible_rows)[:, rows[0] : rows[1]]  # the graph makes all rows
-
     def capture_obstacle(self, batch: int) -> str | None:
         for graph, count in self._host_work.items():
             return f'{count} operators of "{graph}" run on the CPU'
         return None
 
     def release(self) -> None:
-        self._closed = True
+        self.__dict__.pop("_bytes_session", None)
         self._answers.clear()
         self._sessions.clear()
 
@@ -135,13 +137,13 @@ class OnnxRuntimeCuda(DeviceBackend):
 
     @cached_property
     def _bytes_session(self) -> Any:
-        return self._create("to_bytes", TO_BYTES)
+        return self._create("to_bytes", TO_BYTES, channels_last=False)
 
     def _enqueue(self, session: Any, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor]) -> None:
         binding = session.io_binding()
-        for name, tensor in inputs.items():
-            read = self.readable(tensor)
-            binding.bind_input(name, CUDA, self._index, read.dtype, read.shape, read.address)
+        read = {name: self.readable(tensor) for name, tensor in inputs.items()}  # copies stay until the run is put on the stream
+        for name, tensor in read.items():
+            binding.bind_input(name, CUDA, self._index, tensor.dtype, tensor.shape, tensor.address)
         for name, tensor in outputs.items():
             binding.bind_output(name, CUDA, self._index, tensor.dtype, tensor.shape, tensor.address)
         session.run_with_iobinding(binding, self._run_options)
@@ -150,8 +152,6 @@ class OnnxRuntimeCuda(DeviceBackend):
         """The session that computes `outputs` of `stage` with the least work, made on first use."""
         request = (stage, *outputs)
         if request not in self._answers:
-            if self._closed:
-                raise BackendError("the pipeline was closed; load the bundle again")
             with self._locks[stage]:
                 graph, (path,) = self.bundle.graph(stage, outputs, self.variants)
                 if path not in self._sessions:
@@ -163,7 +163,7 @@ class OnnxRuntimeCuda(DeviceBackend):
         """The session of a graph, with its tensors checked, and nothing of weight on the CPU."""
         name = graph.key.partition(":")[0]
         whole = self.method.stage(name)
-        session = self._create(name, path)
+        session = self._create(name, path, graph.variant == ONNXRUNTIME_CUDA)
         check_tensors(name, Stage(whole.inputs, (graph.alone,)) if graph.alone else whole, session, path)
         check_shapes(self.method, session, path)
         if for_one(session):
@@ -176,7 +176,7 @@ class OnnxRuntimeCuda(DeviceBackend):
             self._host_work[graph.key] = len(on_cpu)
         return session
 
-    def _create(self, name: str, path: Path) -> Any:
+    def _create(self, name: str, path: Path, channels_last: bool) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -190,8 +190,11 @@ class OnnxRuntimeCuda(DeviceBackend):
         )  # in later versions; before, the rule is stricter
         if not told:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        own = {"device_id": str(self._index), "use_tf32": str(int(self._tf32)), "user_compute_stream": str(self.stream)}
-        providers = [(PROVIDERS[CUDA], {**SETTINGS, **own}), *([(PROVIDERS[CPU], {})] if told else [])]
+        # Without "TF32" ONNX Runtime keeps convolutions off the tensor cores in half precision too.
+        switches = {"use_tf32": self._tf32 or self.precision != STANDARD, "prefer_nhwc": channels_last}
+        own = {"device_id": str(self._index), "user_compute_stream": str(self.stream)}
+        settings = {**SETTINGS, **own, **{key: str(int(on)) for key, on in switches.items()}}
+        providers = [(PROVIDERS[CUDA], settings), *([(PROVIDERS[CPU], {})] if told else [])]
         return session_of(self.bundle, name, path, options, providers, self._place)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sdic_runtime.bundle.manifest import Manifest
+from sdic_runtime.bundle.manifest import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, OPENVINO, Manifest
 
-ONNXRUNTIME_CPU = "onnxruntime-cpu"  # float32 graphs optimized for ONNX Runtime on CPUs
-OPENVINO = "openvino"  # float32 graphs that OpenVINO runs faster than the standard ones, in float32 and bfloat16
+__all__ = ["ONNXRUNTIME_CPU", "ONNXRUNTIME_CUDA", "OPENVINO", "Graph", "files_in", "files_of", "graph_for", "graph_keys", "parts"]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ from sdic_runtime.program import STYLES_LETTER, Method, check
 SCHEMA = 2
 MANIFEST_NAME = "bundle.json"
 FFHQ = "ffhq"  # the alignment of faces in FFHQ, for `Manifest.faces`
+ONNXRUNTIME_CPU = "onnxruntime-cpu"  # float32 graphs optimized for ONNX Runtime on CPUs
+ONNXRUNTIME_CUDA = "onnxruntime-cuda"  # half-precision graphs that ONNX Runtime runs fastest on CUDA with channels last
+OPENVINO = "openvino"  # float32 graphs that OpenVINO runs faster than the standard ones, in float32 and bfloat16
+FORMS = {ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, OPENVINO}  # variants that are no precision
 STANDARD = "fp32"  # the variant that every other is checked against
 BUILD_HINT = "build it with: sdic-export build CHECKPOINT --out DIR"
 FIRST_SCHEMA = Path(__file__).with_name("schema1.json")
@@ -47,10 +51,10 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`bundle.json`, checked. File names are relative to the bundle's folder, with forward slashes.
 
     `graphs`: "stage", or "stage:output" for the graph of that output alone -> variant -> files. Variants are precisions (fp32, fp16, ...)
-    and forms for one backend ("onnxruntime-cpu", "openvino"), which may share files. Several files are bands of rows (axis 2 of every
-    output) from top to bottom, each for one picture. `part_graphs`: the same for the parts of stages, see `Method.cuts`. `weights`: graph
-    file -> the files of external weights that it reads. `tolerances`: precision -> the largest difference over the expected tensor's
-    standard deviation that the export allowed. `psnr`: precision -> dB of the worst golden picture against fp32, where it was measured.
+    and those of FORMS, each for one backend, which may share files. Several files are bands of rows (axis 2 of every output) from top to
+    bottom, each for one picture. `part_graphs`: the same for the parts of stages, see `Method.cuts`. `weights`: graph file -> the files of
+    external weights that it reads. `tolerances`: precision -> the largest difference over the expected tensor's standard deviation that
+    the export allowed. `psnr`: precision -> dB of the worst golden picture against fp32, where it was measured.
     `faces`: the alignment that the model was trained on ("ffhq"), or None. `style_layers`: how many styles each layer of the generator has,
     in the order of the tensor "styles"; empty without style space. `checkpoint`: where the PyTorch weights are ("path", relative to the
     bundle; "sha256"; "weights"): only the PyTorch backend reads them.
@@ -81,7 +85,7 @@ class Manifest(Method, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def precisions(self) -> list[str]:
         """The precisions in which every stage has a graph."""
-        return sorted(set.intersection(*(set(self.graphs[stage]) for stage in self.stages)))
+        return sorted(set.intersection(*(set(self.graphs[stage]) for stage in self.stages)) - FORMS)
 
     @property
     def identity(self) -> str:

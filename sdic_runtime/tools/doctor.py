@@ -43,7 +43,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "pooch": ("sdic-run download", 'pip install "sdic-toolkit[download]"'),
     "tensorrt": ("the tensorrt backend", 'pip install "sdic-toolkit[tensorrt]"'),
     "tensorrt-rtx": ("the tensorrt-rtx backend", 'pip install "sdic-toolkit[tensorrt-rtx]"'),
-    "cuda-bindings": ("GPU memory and streams", 'pip install "sdic-toolkit[tensorrt]"'),
+    "cuda-bindings": ("GPU memory and streams", "pip install cuda-bindings"),
     "pycuda": ("GPU memory and streams, instead of cuda-bindings", "pip install pycuda"),
 }
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")  # each fills the folder "onnxruntime"

@@ -38,6 +38,8 @@ class Graphs:
     def __init__(self, weights: Sequence[nn.Parameter], report: Callable[[str], None]) -> None:
         self.weights, self.report, self.works = list(weights), report, True
         if torch.cuda.is_available():  # nothing is recorded on the stream that all begin with
+            if self.weights and self.weights[0].is_cuda:
+                torch.cuda.set_device(self.weights[0].device)
             torch.cuda.synchronize()
             torch.cuda.set_stream(torch.cuda.Stream())
         self._phase: Hashable = None

@@ -73,7 +73,7 @@ def test_every_section_is_told_with_its_data(script: ModuleType, planned: Any) -
     assert {name: told["code"] for name, told in sections.items()} == {"good": 0, "bad": 3, "slow": 124, "behind": None, "last": 0}
     assert sections["good"]["data"] == [1, 2] and sections["good"]["output"] == "written\n" and "data" not in sections["last"]
     assert sections["behind"]["output"] == '"bad" did not go well before it' and found["about"]["rehearsal"] is True
-    assert [line.split()[0] for line in said] == list(sections) and "left out" in said[3]
+    assert [line.split()[0] for line in said] == list(sections) and "omitted" in said[3]
     assert written == [list(sections)[:count] for count in range(1, 6)] and sections["slow"]["seconds"] < 30
     assert (planned.out / "last.log").read_text() == "here\n"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.cuda.dlpack import CUDA_MANAGED, Borrowed
 from sdic_runtime.backends.cuda.driver import CudaGraphs, Gpu
 from sdic_runtime.backends.cuda.tensors import ALIGNMENT, BufferPool, DeviceTensor
-from sdic_runtime.errors import ArgumentError, SdicError
-from sdic_runtime.program import EDIT_KINDS, IMAGE, INVERT, Method
+from sdic_runtime.errors import ArgumentError, BackendError, OutOfMemoryError, SdicError
+from sdic_runtime.program import EDIT_KINDS, IMAGE, INVERT, PICTURE, PREPARE, Method
 
+MOST_CAPTURED = 16  # programs and shapes that stay recorded, each with the memory of everything in between; the oldest goes
 NO_CAPTURE = 'pycuda has no stream capture and the package "cuda-bindings" is not installed'
 
 
@@ -38,13 +40,15 @@ class DeviceBackend(Backend):
     runs_before_capture = 1  # of a program with new shapes, so that everything it needs is there
 
     def __init__(self, method: Method, visible_rows: tuple[int, int], gpu: Gpu, device: tuple[int, int], graphs: bool) -> None:
-        """`visible_rows`: of a picture that become bytes on the GPU. `device`: as DLPack counts them. `graphs=False`: enqueue every stage
+        """`visible_rows`: of a picture, which `enqueue_bytes` makes. `device`: as DLPack counts them. `graphs=False`: enqueue every stage
         instead of replaying CUDA graphs."""
         super().__init__(method)
         self.visible_rows, self.gpu = visible_rows, gpu
         self.graph_obstacle = "they were switched off" if not graphs else NO_CAPTURE if gpu.graphs is None else None
         self._lock = threading.RLock()
         self._captured: dict[Any, Captured] = {}
+        self._too_large: set[Any] = set()  # programs and shapes for which there is not the memory that a capture needs
+        self._closed = False
         with gpu.active():
             self.stream = gpu.new_stream()
             self.pool = BufferPool(gpu, device, self.synchronize)
@@ -58,12 +62,12 @@ class DeviceBackend(Backend):
     def enqueue_stage(self, stage: str, inputs: Mapping[str, DeviceTensor], outputs: Sequence[str]) -> dict[str, DeviceTensor]:
         """Put one stage on the stream, its outputs into new tensors of the pool."""
 
-    @abstractmethod
     def enqueue_bytes(self, picture: DeviceTensor) -> tuple[DeviceTensor, DeviceTensor] | None:
-        """Put onto the stream what makes `bytes` (uint8, the visible rows) and `total` [N] of a picture; None where nothing does."""
+        """Put onto the stream what makes `bytes` (uint8, the rows `visible_rows`) and `total` [N] of a picture; None where nothing does."""
+        return None
 
     def capture_obstacle(self, batch: int) -> str | None:
-        """Why programs cannot be captured, asked before the first is; None when they may be."""
+        """Why programs cannot be captured, asked before one is; None when they may be."""
         return None
 
     def said(self) -> str:
@@ -77,7 +81,7 @@ class DeviceBackend(Backend):
         if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
             return self._borrowed(array)
         host = np.ascontiguousarray(array, np.float32)
-        with self._lock, self.gpu.active():
+        with self._working():
             tensor = self.pool.tensor(host.shape)
             self.gpu.to_device(tensor.address, host, self.stream)
             self.gpu.synchronize(self.stream)
@@ -85,7 +89,7 @@ class DeviceBackend(Backend):
 
     def download(self, tensor: DeviceTensor) -> np.ndarray:
         host = np.empty(tensor.shape, tensor.dtype)
-        with self._lock, self.gpu.active():
+        with self._working():
             self.gpu.to_host(host, tensor.address, self.stream)
             self.gpu.synchronize(self.stream)
         return host
@@ -99,53 +103,92 @@ class DeviceBackend(Backend):
             self.gpu.synchronize(self.stream)
 
     def run(self, stage: str, inputs: Mapping[str, DeviceTensor], outputs: Sequence[str]) -> dict[str, DeviceTensor]:
-        with self._lock, self.gpu.active():
-            return self.enqueue_stage(stage, inputs, outputs)
+        with self._working():
+            results = self.enqueue_stage(stage, inputs, outputs)
+            self._settle(inputs.values())
+            return results
 
     def to_bytes(self, picture: DeviceTensor, rows: tuple[int, int]) -> np.ndarray:
-        if tuple(rows) != tuple(self.visible_rows):  # for which the graph was made
+        (first, end), (above, below) = self.visible_rows, rows
+        if not first <= above < below <= end:
             return super().to_bytes(picture, rows)
-        with self._lock, self.gpu.active():
+        with self._working():
             made = self.enqueue_bytes(picture)
             if made is None or not np.isfinite(self.download(made[1])).all():
-                return super().to_bytes(picture, rows)  # raises, with the sentence, where a value is not finite
-            return self.download(made[0])
+                return super().to_bytes(picture, rows)  # raises, with the sentence, where a value in these rows is not finite
+            return self.download(made[0])[:, above - first : below - first]
 
     def run_program(self, program: str, tensors: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
         """Run a program as one CUDA graph, captured at its first run with these shapes. Where that is not possible the stages are enqueued
         one by one, and `graph_obstacle` says why."""
         taken = {name: tensors[name] for name in self.method.programs[program].takes}
         key = program, *(tensor.shape for tensor in taken.values())
-        with self._lock, self.gpu.active():
-            captured = self._captured.get(key) or self._capture(program, taken)
+        with self._working():
+            results = None if key in self._too_large else self._run_captured(key, program, taken)
+            if results is None:
+                results = super().run_program(program, taken)
+            self._settle(taken.values())
+            return results
+
+    def _run_captured(self, key: Any, program: str, tensors: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor] | None:
+        """Run a program as its CUDA graph, recorded before or now; None where that cannot be, or takes more memory than there is."""
+        try:
+            captured = self._captured.get(key) or self._capture(program, tensors)
             if captured is None:
-                return super().run_program(program, taken)
+                return None
             self._captured[key] = captured
-            return self._replay(captured, taken)
+            return self._replay(captured, tensors)
+        except OutOfMemoryError:  # stage by stage, buffers are used again as soon as they are free
+            self._too_large.add(key)
+            captured = None
+            self._forget()
+            self.gpu.synchronize(self.stream)
+            return None
 
     def warm_up(self, batch: int) -> None:
         """Run and capture an inversion and an edit of each kind, so that the first picture takes no longer than the second."""
+        prepare = [PREPARE] if PREPARE in self.method.programs else []
         method, moves = self.method, self.method.moves.values()
         defaults = [next((move.program for move in moves if kind in move.kinds), INVERT) for kind in EDIT_KINDS]
         tensors = {IMAGE: self.upload(np.zeros(method.shape(IMAGE, batch), np.float32))}
-        for program in dict.fromkeys([INVERT, *defaults]):
+        for program in dict.fromkeys([INVERT, *prepare, *defaults]):
             zeros = {name: self.upload(np.zeros(method.shape(name, batch), np.float32)) for name in method.programs[program].zeros}
             results = self.run_program(program, {**tensors, **zeros})
             tensors = {**results, **tensors}
+        with self._working():
+            self.enqueue_bytes(tensors[PICTURE])
         self.synchronize()
 
     def close(self) -> None:
+        """Give memory back; what a program or another library still holds of it goes when they let go."""
         with self._lock, self.gpu.active():
             self.gpu.synchronize(self.stream)
-            for captured in self._captured.values():
-                captured.graphs.destroy(captured.graph)
-            self._captured.clear()
+            self._closed = True
+            self._forget()
             self.release()
             self.pool.close()
 
-    @abstractmethod
     def release(self) -> None:
-        """Let go of what computes the stages; it may still use memory of the pool."""
+        """Let go of what computes the stages."""
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """One thread at a time, on this GPU. Raises BackendError after `close`."""
+        with self._lock, self.gpu.active():
+            if self._closed:
+                raise BackendError("the pipeline was closed; load the bundle again")
+            yield
+
+    def _forget(self) -> None:
+        """Drop every captured program."""
+        for captured in self._captured.values():
+            captured.graphs.destroy(captured.graph)
+        self._captured.clear()
+
+    def _settle(self, tensors: Iterable[DeviceTensor]) -> None:
+        """Wait for what was asked where it reads a tensor of another library, which takes its memory back as soon as we let go."""
+        if any(tensor.borrowed for tensor in tensors):
+            self.gpu.synchronize(self.stream)
 
     def readable(self, tensor: DeviceTensor) -> DeviceTensor:
         """The tensor, or a copy where it begins anywhere, as a part of one may, or one of another library."""
@@ -165,6 +208,9 @@ class DeviceBackend(Backend):
         graphs = self.gpu.graphs
         if self.graph_obstacle is not None or graphs is None:
             return None
+        if len(self._captured) >= MOST_CAPTURED:
+            oldest = self._captured.pop(next(iter(self._captured)))
+            oldest.graphs.destroy(oldest.graph)
         inputs = {name: self._copy(tensor) for name, tensor in tensors.items()}
         for _ in range(self.runs_before_capture):
             with self.pool.holding():  # as many buffers as the capture will need, which may not allocate

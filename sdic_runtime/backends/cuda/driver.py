@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sdic_runtime.errors import ArgumentError, BackendError, MissingExtraError, OutOfMemoryError, SdicError
+from sdic_runtime.errors import ArgumentError, BackendError, OutOfMemoryError, SdicError
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
@@ -243,7 +243,7 @@ def open_gpu(index: int = 0) -> Gpu:
     """GPU number `index`. Raises BackendError when there is none, MissingExtraError, or ArgumentError for a number that is none."""
     driver = _first(Pycuda, Bindings)
     if driver is None:
-        raise MissingExtraError("cuda-bindings", "cuda", "a GPU")
+        raise BackendError('a GPU needs the package "cuda-bindings"; install it with: pip install cuda-bindings')
     count = gpu_count()
     if count == 0:
         why = "there is no NVIDIA GPU here, or its driver does not work (see nvidia-smi)"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from sdic_runtime.backends.cuda.dlpack import to_capsule
+from sdic_runtime.backends.cuda.dlpack import Borrowed, to_capsule
 from sdic_runtime.backends.cuda.driver import Gpu
+from sdic_runtime.errors import OutOfMemoryError, SdicError
 
 ALIGNMENT = 256  # bytes; sizes are rounded up to it
 
@@ -33,6 +34,14 @@ class DeviceTensor:
     @property
     def bytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether the memory is another library's."""
+        owner = self.keeps
+        while isinstance(owner, DeviceTensor):
+            owner = owner.keeps
+        return isinstance(owner, Borrowed)
 
     def part(self, first: int, end: int) -> DeviceTensor:
         """The elements `first` to `end` of axis 0 where they lie; they keep this tensor."""
@@ -59,7 +68,7 @@ class BufferPool:
         self.gpu, self.device, self.settle = gpu, device, settle
         self._free: dict[int, list[int]] = defaultdict(list)
         self._recording: list[DeviceTensor] | None = None
-        self._all: list[int] = []
+        self._closed = False
 
     def tensor(self, shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceTensor:
         """A new tensor with memory of its own. Raises OutOfMemoryError."""
@@ -67,11 +76,10 @@ class BufferPool:
         size = max(1, -(-prod(shape) * kind.itemsize // ALIGNMENT)) * ALIGNMENT
         free = self._free[size]
         if not free:
-            self._all.append(self.gpu.allocate(size))
-            free.append(self._all[-1])
+            free.append(self._allocated(size))
         address = free.pop()
         tensor = DeviceTensor(address, shape, kind, self.device, settle=self.settle)
-        weakref.finalize(tensor, free.append, address).atexit = False
+        weakref.finalize(tensor, self._take_back, size, address).atexit = False
         if self._recording is not None:
             self._recording.append(tensor)
         return tensor
@@ -86,8 +94,30 @@ class BufferPool:
             self._recording = None
 
     def close(self) -> None:
-        """Free all memory; tensors that are still held must not be used after it."""
-        for address in self._all:
+        """Free the memory that nobody holds; the rest is freed as soon as it is let go."""
+        self._closed = True
+        self._drop_free()
+
+    def _allocated(self, size: int) -> int:
+        """New memory; what lies here unused is given back where there is none otherwise."""
+        try:
+            return self.gpu.allocate(size)
+        except OutOfMemoryError:
+            if self._recording is not None or not any(self._free.values()):
+                raise
+            if self.settle is not None:
+                self.settle()
+            self._drop_free()
+            return self.gpu.allocate(size)
+
+    def _drop_free(self) -> None:
+        for address in [address for free in self._free.values() for address in free]:
             self.gpu.free(address)
-        self._all.clear()
         self._free.clear()
+
+    def _take_back(self, size: int, address: int) -> None:
+        if not self._closed:
+            self._free[size].append(address)
+            return
+        with suppress(SdicError), self.gpu.active():
+            self.gpu.free(address)

@@ -73,7 +73,11 @@ def load_target(
             raise BackendError(f"the engines in {folder} cannot be used: {why}; build them again with: sdic-export engines {bundle.path}")
     backend = TensorRt(bundle, place, library, gpu, (folder, sidecar), (CUDA, device), graphs)
     if warm_up:
-        backend.warm_up(batch)
+        try:
+            backend.warm_up(batch)
+        except BaseException:
+            backend.close()
+            raise
     return backend
 
 
@@ -137,6 +141,7 @@ class TensorRt(DeviceBackend):
 
     def release(self) -> None:
         self.engines.clear()
+        del self._workspace
 
     def _load(self, library: Any, graph: str) -> LoadedEngine:
         path = self.folder / self.sidecar.stages[graph].file

@@ -144,7 +144,7 @@ Names Manifest::precisions() const {
     Names common;
     for (const auto &item : *graphs.find(stages.front().name)) {
         const auto has = [&](const Stage &stage) { return graphs.find(stage.name)->find(item.first) != nullptr; };
-        if (std::all_of(stages.begin(), stages.end(), has)) common.push_back(item.first);
+        if (!contains(kForms, item.first) && std::all_of(stages.begin(), stages.end(), has)) common.push_back(item.first);
     }
     std::sort(common.begin(), common.end());
     return common;

@@ -12,6 +12,7 @@ namespace sdic_internal {
 inline const std::string kManifestName = "bundle.json";
 inline const std::string kStandard = "fp32";  // the precision that every other is checked against
 inline const std::string kOnnxRuntimeCpu = "onnxruntime-cpu";  // the variant optimized for ONNX Runtime on CPUs, in float32
+inline const Names kForms = {kOnnxRuntimeCpu, "onnxruntime-cuda", "openvino"};  // variants that are no precision
 inline const std::string kBuildHint = "build it with: sdic-export build CHECKPOINT --out DIR";
 
 using Rows = std::pair<std::int64_t, std::int64_t>;  // first, end

@@ -76,7 +76,8 @@ private:
         checked(api.CreateCUDAProviderOptions(&settings));
         const auto keep = owned(settings, api.ReleaseCUDAProviderOptions);
         const char *cuda_keys[] = {"device_id", "use_tf32"};
-        const char *cuda_values[] = {device.c_str(), options_.tf32 ? "1" : "0"};
+        // Without "TF32" ONNX Runtime keeps convolutions off the tensor cores in half precision too.
+        const char *cuda_values[] = {device.c_str(), options_.tf32 || options_.precision != kStandard ? "1" : "0"};
         checked(api.UpdateCUDAProviderOptions(settings, cuda_keys, cuda_values, 2));
         checked(api.SessionOptionsAppendExecutionProvider_CUDA_V2(handle_, settings));
     }

@@ -42,7 +42,12 @@ Tensors interpret(const Program &program, const OnnxRuntime &runtime, Tensors va
 }  // namespace
 
 Pipeline::Pipeline(const std::string &bundle, const RunOptions &options, bool verify)
-    : options_(options), bundle_(bundle, verify), model_(model_of(manifest())), directions_(bundle_), runtime_(bundle_, options_) {}
+    : options_(options), bundle_(bundle, verify), model_(model_of(manifest())), directions_(bundle_), runtime_(bundle_, resolved()) {}
+
+const RunOptions &Pipeline::resolved() {
+    options_.precision = bundle_.precision(options_.precision);
+    return options_;
+}
 
 Tensors Pipeline::run(const std::string &name, std::size_t count, std::size_t wanted, const Take &take, const Tensors &extras) const {
     const Program &program = *manifest().programs.find(name);

@@ -72,6 +72,9 @@ private:
     // The inversion is of this model, and has what the program takes.
     void check_model(const Result &inversion, const std::string &program) const;
 
+    // The options, with the precision that the bundle runs in.
+    const RunOptions &resolved();
+
     RunOptions options_;
     Bundle bundle_;
     Model model_;

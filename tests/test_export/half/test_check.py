@@ -24,7 +24,7 @@ from sdic_export.half.precision import Limits, load_policy, write_half
 from sdic_export.half.stages import RoundedStages, add_precision
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, graph_keys
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, graph_keys
 from sdic_runtime.errors import BundleError
 from sdic_runtime.tools.compare import Difference
 from sdic_train.networks.sdic.model import SDIC
@@ -178,13 +178,19 @@ def test_a_bundle_gets_its_second_precision_without_a_checkpoint(arranged: Any, 
     assert bundle.manifest.precisions == ["fp16", "fp32"]
     assert bundle.manifest.identity == before.identity
     assert graph_keys(bundle.manifest, ONNXRUNTIME_CPU) == graph_keys(before, ONNXRUNTIME_CPU) != []
-    head = ("onnx/fp16/generator_head.onnx.data",)
-    assert bundle.manifest.weights == {**before.weights, **{f"onnx/fp16/generator_head{form}.onnx": head for form in ("", ".rgb")}}
+    head = {form: (f"onnx/fp16/generator_head{form}.onnx.data",) for form in ("", ".cuda")}
+    own = {f"onnx/fp16/generator_head{alone}{form}.onnx": files for form, files in head.items() for alone in ("", ".rgb")}
+    assert bundle.manifest.weights == {**before.weights, **own}
+    for_cuda = graph_keys(bundle.manifest, ONNXRUNTIME_CUDA)
+    assert for_cuda == [key for key in graph_keys(bundle.manifest, "fp16") if key != "dipn"]  # over volumes channels last does not pay
+    assert bundle.manifest.graphs["dicn"][ONNXRUNTIME_CUDA] == bundle.manifest.graphs["dicn"]["fp16"]  # nothing to rearrange
     assert {name for name in bundle.manifest.files if name not in before.files} == {
         *(f"onnx/fp16/{name}.onnx" for name in STAGES),
-        "onnx/fp16/generator_head.rgb.onnx",
-        "onnx/fp16/generator_head.onnx.data",
+        *(f"onnx/fp16/{name}.cuda.onnx" for name in STAGES if name.startswith("generator")),
+        *own,
+        *(file for files in head.values() for file in files),
     }
+    assert bundle.manifest.psnr["fp16"] == round(made.picture.psnr, 2)
     assert bundle.manifest.graphs["dipn"]["fp16"] == ("onnx/fp16/dipn.onnx",)
     assert made.picture.psnr > 55
     worst = max(item.ratio for item in made.chain)

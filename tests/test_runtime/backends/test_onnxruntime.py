@@ -31,7 +31,7 @@ def bundle(tiny_bundle: Path) -> Bundle:
         ({"device": "cuda:"}, '^the device is "cuda:"'),
         ({"threads": 0}, "^threads is 0; give a whole number of at least 1, or None for all cores$"),
         ({"precision": "fp16"}, 'in precision "fp16"; it has: fp32'),
-        ({"colour": 1}, 'the backend "onnxruntime" has no option "colour"; it has: precision, threads, device, tf32, graphs, cpu_'),
+        ({"colour": 1}, 'the backend "onnxruntime" has no option "colour"; it has: precision, threads, device, tf32, graphs, warm'),
         ({"cpu_graphs": "fast"}, "^cpu_graphs is 'fast'; use true or false$"),
     ],
 )

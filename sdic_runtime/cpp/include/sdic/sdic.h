@@ -103,7 +103,7 @@ typedef struct sdic_open_params {
     const char *provider;            /* "cpu" (default), "cuda", "tensorrt" or "tensorrt-rtx"; one that is not there is an error, never replaced */
     int32_t device;                  /* number of the GPU; 0 */
     int32_t threads;                 /* CPU threads per operation; 0: all cores */
-    int32_t tf32;                    /* 1: let CUDA round to TensorFloat-32, faster and less exact; 0 (default): float32 */
+    int32_t tf32;                    /* 1: let CUDA round float32 to TensorFloat-32, as it always does in half precision */
     int32_t verify;                  /* 1: compare every file with its SHA-256 (default); 0: sizes only */
     const char *onnxruntime_library; /* path of ONNX Runtime's shared library; NULL: the environment variable SDIC_ONNXRUNTIME_LIBRARY,
                                         then the one named when libsdic was built, then the system's */
