@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdic_runtime.contents import PICKLE, SAFETENSORS, TORCH, content_of
 from sdic_runtime.errors import CheckpointError, FileError, OutOfMemoryError
-from sdic_runtime.files import reason, replacing
+from sdic_runtime.files import reason, replacing, sort_metadata
 from sdic_runtime.json_text import JsonError, parse_json
 from sdic_train.checkpoints.limits import check_announced
 from sdic_train.checkpoints.stand_ins import RUNS, Emptied, Refused, Skipped, for_torch, names_in, persistent
@@ -156,4 +156,5 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
     with replacing(path) as temporary:
         mode = temporary.stat().st_mode  # `save_file` would make the file readable for its owner alone
         save_file(tensors, temporary, metadata)
+        sort_metadata(temporary)
         temporary.chmod(mode)
