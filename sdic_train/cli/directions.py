@@ -32,6 +32,7 @@ def interfacegan(
     margin: Annotated[float, Option(help="Share of an attribute's range around its threshold that counts as unsure.")] = 0.1,
     backend: Annotated[str, Option(help="Backend for a bundle.")] = "auto",
     disentangle: Annotated[bool, Option("--disentangle/--plain", help="Take the other attributes' directions out of each.")] = True,
+    omit_rare: Annotated[bool, Option("--omit-rare", help="Of a reader: omit attributes with too few samples on one side.")] = False,
     seed: SeedOption = 0,
     debug: Debug = False,
 ) -> None:
@@ -50,7 +51,7 @@ def interfacegan(
         _from_labels(model, labels, pictures, attributes, space, margin, disentangle, seed, backend, out)
         return
     assert reader is not None
-    _from_reader(model, reader, attributes or "smile,age,glasses", samples, margin, disentangle, seed, out)
+    _from_reader(model, reader, attributes or "smile,age,glasses", samples, margin, disentangle, omit_rare, seed, out)
 
 
 def _from_labels(
@@ -109,12 +110,14 @@ def _from_labels(
         echo(f"{name}: {sides}, useful strengths {low:g} to {high:g} ({how.partition(':')[0]})")
 
 
-def _from_reader(model: Path, reader: Path, attributes: str, samples: int, margin: float, disentangle: bool, seed: int, out: Path) -> None:
+def _from_reader(
+    model: Path, reader: Path, attributes: str, samples: int, margin: float, disentangle: bool, omit_rare: bool, seed: int, out: Path
+) -> None:
     """Directions of sampled codes that a reader labels."""
     import numpy as np
 
     from sdic_runtime.directions import save_direction
-    from sdic_runtime.progress import progress
+    from sdic_runtime.progress import progress, say
     from sdic_train.checkpoints.load import load_generator
     from sdic_train.losses.networks import open_reader
     from sdic_train.portraits.portraits import ATTRIBUTES, PARAMETERS
@@ -132,10 +135,17 @@ def _from_reader(model: Path, reader: Path, attributes: str, samples: int, margi
         index, entry = places[name]
         return boundary(codes, values[:, index], entry.threshold or 0.0, name, margin * (entry.high - entry.low), against)
 
-    plain = {name: made(name, None) for name in names}
-    out.mkdir(parents=True, exist_ok=True)
+    plain: dict[str, Boundary] = {}
     for name in names:
-        others = [plain[other].direction.vector[0] for other in names if other != name]
+        try:
+            plain[name] = made(name, None)
+        except ArgumentError as error:
+            if not omit_rare or (name == names[-1] and not plain):
+                raise
+            say(f"omitted: {error}", error=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in plain:
+        others = [plain[other].direction.vector[0] for other in plain if other != name]
         result = made(name, np.stack(others)) if disentangle and others else plain[name]
         save_direction(out / f"{name}.safetensors", result.direction)
         echo(f"{name}: accuracy {result.accuracy:.3f}, the sides are {result.separation:.2f} apart")

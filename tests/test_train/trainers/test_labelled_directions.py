@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,10 @@ from sdic_runtime.edits import Direction
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.pipeline import Pipeline
 from sdic_train.cli.app import main
+from sdic_train.losses import networks
+from sdic_train.portraits.portraits import PARAMETERS
 from sdic_train.trainers import labelled_directions as labelled
+from sdic_train.trainers import latent_directions
 from sdic_train.trainers.latent_directions import Boundary
 
 NORMAL = np.array([[0.6, 0.8, 0, 0]], np.float32)
@@ -104,3 +107,24 @@ def test_the_command_trains_from_labels(
 def test_labels_or_a_reader(tmp_path: Path, encoder_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["directions", "interfacegan", "--model", str(encoder_file), "--out", str(tmp_path)]) == 2
     assert "give either --labels, a CSV file of picture,value, or --reader" in capsys.readouterr().err
+
+
+def test_attributes_that_hardly_any_sample_has_are_omitted_on_request(
+    encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {entry.name: index for index, entry in enumerate(PARAMETERS)}
+
+    def labelled_codes(*_: object) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        codes = np.random.default_rng(0).standard_normal((200, 16)).astype(np.float32)
+        values = np.zeros((200, len(PARAMETERS)), np.float32)
+        values[:, place["smile"]], values[:5, place["baldness"]] = np.sign(codes[:, 0]), 1
+        yield codes, values
+
+    monkeypatch.setattr(latent_directions, "labelled_codes", labelled_codes)
+    monkeypatch.setattr(networks, "open_reader", lambda path: None)
+    words = ["directions", "interfacegan", "--model", str(encoder_file), "--reader", "none", "--out", str(tmp_path), "--attributes"]
+    assert main([*words, "baldness,smile"]) == 2
+    assert 'the attribute "baldness" has only 5 codes' in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert main([*words, "baldness,smile", "--omit-rare"]) == 0
+    assert 'omitted: the attribute "baldness"' in capsys.readouterr().err and [path.stem for path in tmp_path.iterdir()] == ["smile"]
+    assert main([*words, "baldness", "--omit-rare"]) == 2
