@@ -1,13 +1,9 @@
-"""What the runs of `train_table1.py` trained, as small files without what all share, and the table made of such files."""
+"""What the runs of `train_table1.py` trained, as small files without what all share."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +14,7 @@ ROOT = wall_time.ROOT
 BASE, DIRECTIONS = ROOT / "sdic_train/demo/portraits.safetensors", ROOT / "sdic_runtime/bundle/demo/directions"
 HALF_FROM = 256  # elements from which a tensor is worth rounding
 PART = 14_500_000  # bytes of an archive
+JUDGE = "judge.safetensors"
 SHARED = "shared"  # what the metadata of a packed file call the tensors that are those of BASE
 
 
@@ -86,21 +83,3 @@ def unpack(packed: Path, out: Path) -> list[Path]:
             written.append(out / path.name)
             write_safetensors(written[-1], whole, metadata)
     return written
-
-
-def evaluate(options: argparse.Namespace) -> int:
-    """Unpack, draw the held-out photos, and print the table; the exit code."""
-    out = Path(options.out).resolve()
-    models, data = unpack(Path(options.packed), out / "models"), out / "data"
-    env = {**wall_time.environment(out / "site"), "OMP_NUM_THREADS": "1"}
-    judge = options.judge or str(Path(options.packed).resolve() / "judge.safetensors")
-    judges = [word for name in ("--identity", "--perceptual", "--reader") for word in (name, judge)]
-    count = str(options.count)
-    draw = ["dataset", "--out", str(data), "--size", "128", "--photo", "--count", count, "--seed", "900000"]
-    table = ["evaluate", *(f"{path.stem}={path}" for path in models), "--data", str(data), *judges, "--directions", str(DIRECTIONS)]
-    more = ["--count", count, "--device", options.device, "--batch", str(options.batch), "--out", str(out)]
-    for words in ([*draw, "--processes", str(os.cpu_count() or 1)], [*table, *more]):
-        code = subprocess.run([sys.executable, "-m", "sdic_train.cli.app", *words], env=env, cwd=ROOT).returncode
-        if code:
-            return code
-    return 0

@@ -1,9 +1,9 @@
 """Train every method of Table 1 on the demo domain, from one generator and e4e, on the same pictures in the same order, each as long.
 
     python scripts/train_table1.py train --state runs/table1           # resumes; two processes with one thread each
-    python scripts/train_table1.py pack --state runs/table1 --out checkpoints
+    python scripts/train_table1.py pack --state runs/table1 --judge runs/table1/judge/model.safetensors --out checkpoints
     python scripts/train_table1.py unpack --packed checkpoints --out runs/unpacked
-    python scripts/train_table1.py evaluate --packed checkpoints --judge runs/judge/model.safetensors --out runs/evaluation
+    python scripts/train_table1.py evaluate --packed checkpoints --out runs/evaluation
     python scripts/train_table1.py train --state runs/table1 --device cuda --wall-minutes 5 --batch 16    # all at once on a GPU
 
 `train` gives the methods turns, the least far first, so that all are equally far; stop it, and the same command goes on. `pack` writes
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import table1_checkpoints as checkpoints
+import table1_evaluation
 import wall_time
 from table1_checkpoints import BASE, DIRECTIONS, ROOT
 
@@ -252,6 +253,8 @@ def pack(options: argparse.Namespace) -> None:
     results = {run.name: run.result() for run in runs if run.result().exists()}
     stages = [(run, stage.name) for run in runs for stage in METHODS[run.method]]
     others = {f"{run.name}.{stage}.csv": run.folder / stage / "losses.csv" for run, stage in stages} | {WALL: state / WALL}
+    if options.judge:
+        others[checkpoints.JUDGE] = Path(options.judge)
     checkpoints.pack(results, {name: path for name, path in others.items() if path.exists()}, Path(options.out), options.single)
     for run in runs:
         if run.name not in results:
@@ -265,8 +268,8 @@ def unpack(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Print the table of what `pack` wrote."""
-    raise SystemExit(checkpoints.evaluate(options))
+    """Print the table of what `pack` wrote, and draw a sheet; what is measured already is kept."""
+    raise SystemExit(table1_evaluation.evaluate(options))
 
 
 def main() -> None:
@@ -297,12 +300,16 @@ def main() -> None:
         else:
             command.add_argument("--out", required=True, help="folder to write to")
         if name == "pack":
+            command.add_argument("--judge", help="portrait reader for `evaluate`, which is packed too")
             command.add_argument("--single", action="store_true", help="a few archives of at most 15 MB in place of all files")
         if name in ("unpack", "evaluate"):
             command.add_argument("--packed", required=True, help="folder that `pack` wrote")
         if name == "evaluate":
             command.add_argument("--judge", help="portrait reader that took no part in training; by default judge.safetensors in --packed")
-            command.add_argument("--count", type=int, default=256, help="photos")
+            command.add_argument("--count", type=int, default=64, help="photos")
+            command.add_argument("--photos", type=int, default=950_000, help="seed of the photos; no training sees those from 900000 on")
+            command.add_argument("--sheet", type=int, default=6, help="photos on the sheet; 0: none")
+            command.add_argument("--edit", default="glasses", help="direction that the sheet shows")
             command.add_argument("--device", default="cpu", help="cpu or cuda")
             command.add_argument("--batch", type=int, default=8, help="photos computed at once")
     options = parser.parse_args()

@@ -92,8 +92,8 @@ def edit_rows(
             for name in names:
                 place, entry = attributes[name]
                 own, rising = columns.index(place), values[:, place] <= (entry.threshold or 0.0)
-                up, down = (inverter.shown(inverter.edit(inverted, directions[name], sign * strengths[name])) for sign in (1, -1))
-                after = torch.where(rising[:, None, None, None], up, down)
+                ways = {up: inverter.shown(inverter.edit(inverted, directions[name], up * strengths[name])) for up in signs(rising)}
+                after = torch.where(rising[:, None, None, None], ways.get(1, before), ways.get(-1, before))
                 change = (reader(after) - values)[:, columns] / spans
                 parts[name]["moved"].append(torch.where(rising, change[:, own], -change[:, own]))
                 parts[name]["others"].append(torch.cat([change[:, :own], change[:, own + 1 :]], 1).abs().mean(1))
@@ -105,6 +105,11 @@ def edit_rows(
         return timing.median(lambda _: inverter.edit(one, directions[name], strengths[name]))
 
     return {name: {"strength": strengths[name], **means[name], SECONDS: seconds(name)} for name in names}
+
+
+def signs(rising: Tensor) -> list[int]:
+    """The signs of the edits that a batch needs: 1 for those that rise, -1 for others."""
+    return [sign for sign, wanted in ((1, rising), (-1, ~rising)) if bool(wanted.any())]
 
 
 def mean_edit(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

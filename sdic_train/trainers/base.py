@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +32,7 @@ class Trainer(ABC):
     """One training. Everything random in step k follows from (seed, k), so that a resumed run repeats an undisturbed one.
 
     `kind`: what it trains. `losses`: the columns of the log. `kept`: the attributes with a `state_dict` that a resumed run needs. A recipe
-    is a dataclass of plain values with at least `seed`, `warm_up` and `decay`.
+    is a dataclass of plain values with at least `seed`, `warm_up` and `decay`. `once`: seconds that it spent on what does not come again.
     """
 
     kind: str
@@ -43,7 +45,16 @@ class Trainer(ABC):
     def __init__(self, config: ModelConfig | None, recipe: Any, pictures: PictureSet, compute: Compute, steps: int) -> None:
         self.config: Any = config
         self.recipe, self.pictures, self.compute, self.steps = recipe, pictures, compute, steps
-        self.step = 0
+        self.step, self.once = 0, 0.0
+
+    @contextmanager
+    def one_off(self) -> Iterator[None]:
+        """What a run does once: its seconds are added to `once`, so that they are not taken for the pace of the steps."""
+        self.compute.synchronize()
+        start = time.perf_counter()
+        yield
+        self.compute.synchronize()
+        self.once += time.perf_counter() - start
 
     def advance(self, read: bool = True) -> dict[str, float]:
         """One step, and `step` grows by one; returns its losses. Without `read` none, and nobody waits for the device."""
@@ -55,6 +66,11 @@ class Trainer(ABC):
     @abstractmethod
     def train_step(self, losses: Losses) -> None:
         """Computes one step and adds its losses to `losses`."""
+
+    @property
+    def beginning(self) -> int:
+        """The step that its optimizer began with."""
+        return 0
 
     def phase(self) -> Hashable:
         """What a step computes now beside its batch and its rates, see `Graphs`; None: what may change from step to step."""
@@ -101,8 +117,8 @@ class Trainer(ABC):
         return torch.Generator().manual_seed((self.recipe.seed << 32) + self.step)
 
     def scheduled(self, rate: float) -> float:
-        """`rate` in this step: it rises over the first `warm_up` steps and falls over the last share `decay` of them."""
-        rise = min(1.0, (self.step + 1) / max(1, self.recipe.warm_up))
+        """`rate` in this step: it rises over `warm_up` steps from the `beginning` and falls over the last share `decay` of all."""
+        rise = min(1.0, (self.step + 1 - self.beginning) / max(1, self.recipe.warm_up))
         fall = min(1.0, max(self.lowest_rate, (self.steps - self.step) / max(1.0, self.recipe.decay * self.steps)))
         return rate * rise * fall
 

@@ -59,7 +59,7 @@ def fill(trainer: Trainer, options: FillOptions, report: Callable[[str], None] =
         trainer.load_state(read_state(folder / STATE))
         report(f"resumed at step {trainer.step}")
     if options.graphs:
-        trainer.graphs = Graphs(trainer.weights(), report)
+        trainer.graphs = Graphs(trainer.weights(), report, trainer.one_off)
     pace.first, trainer.steps = trainer.step, UNKNOWN
     log, losses = Log(folder / LOG, trainer.losses, trainer.step), dict[str, float]()
     while trainer.step < trainer.steps and not pace.over:
@@ -70,7 +70,7 @@ def fill(trainer: Trainer, options: FillOptions, report: Callable[[str], None] =
             log.add(trainer.step, losses)
         if pace.due(trainer.step):
             trainer.compute.synchronize()
-            trainer.steps = pace.plan(trainer.step)
+            trainer.steps = pace.plan(trainer.step, trainer.once)
             if pace.plans:
                 trainer.save(folder / RESULT)
                 report(f"step {trainer.step} of {trainer.steps}, {pace.plans[-1].seconds_per_step:.3f} s a step, {values_of(losses)}")

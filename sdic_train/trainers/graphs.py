@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +33,13 @@ class Graphs:
     """Does a trainer's work, and records it when its phase has lasted a few steps. `weights`: those that get gradients.
 
     A phase is everything that changes what a step computes beside the batch and the rates; None is never recorded. Where recording fails
-    or gives other losses, that is said once, and all goes on without.
+    or gives other losses, that is said once, and all goes on without. `apart`: what recording is done inside, see `Trainer.one_off`.
     """
 
-    def __init__(self, weights: Sequence[nn.Parameter], report: Callable[[str], None]) -> None:
-        self.weights, self.report, self.works = list(weights), report, True
+    def __init__(
+        self, weights: Sequence[nn.Parameter], report: Callable[[str], None], apart: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> None:
+        self.weights, self.report, self.apart, self.works = list(weights), report, apart, True
         if torch.cuda.is_available():  # nothing is recorded on the stream that all begin with
             if self.weights and self.weights[0].is_cuda:
                 torch.cuda.set_device(self.weights[0].device)
@@ -54,7 +57,8 @@ class Graphs:
         if self._recorded is None:
             work(batch, losses)
             if self.works and phase is not None and self._steps == EAGER_STEPS:
-                self._try(work, batch, losses)
+                with self.apart():
+                    self._try(work, batch, losses)
             return
         self._repeat(self._recorded, batch)
         losses.values = dict(self._recorded.values)

@@ -73,12 +73,13 @@ class MethodTrainer(Trainer):
 
     def train_step(self, losses: Losses) -> None:
         recipe, compute, random = self.recipe, self.compute, self.random()
+        if recipe.settle_norm and self.step == recipe.settle_norm:
+            with self.one_off():
+                self.settle()
         self.begin(self.optimizer, recipe.rate)
         images, _ = batch_pictures(self.pictures, compute.batch, self.config.working, random, recipe.mirror, compute.device)
         further = self.drawn(random)
         self.set_modes()
-        if recipe.settle_norm and self.step == recipe.settle_norm:
-            self.settle()
         with noise(self.model.generator, random if recipe.random_noise else None):
             for image, *rest in compute.parts(images, *further):
                 self.computed(self._part, (wide(image), *rest), losses)
@@ -124,6 +125,10 @@ class MethodTrainer(Trainer):
         """Whether the batch norm of what trains keeps its statistics now."""
         return 0 < self.recipe.settle_norm <= self.step
 
+    @property
+    def beginning(self) -> int:
+        return self.recipe.settle_norm if self.step >= self.recipe.settle_norm else 0
+
     def set_modes(self) -> None:
         """What is frozen is in evaluation mode, batch norm too, unless the recipe asks otherwise."""
         self.model.eval()
@@ -133,9 +138,11 @@ class MethodTrainer(Trainer):
     @torch.no_grad()
     def settle(self) -> None:
         """Replaces the batch norms' moving statistics by means over `SETTLING` batches: small batches make them jump, and a network that
-        trains on its batches' statistics is another one when it is used."""
+        trains on its batches' statistics is another one when it is used. The optimizer begins anew: without the batches' statistics the
+        gradients have other sizes, and with its memory of the old ones a network that was good is lost within ten steps."""
         norms = [module for module in self.trained.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]
+        self.model.eval()
         self.trained.train()
         for norm in norms:
             norm.reset_running_stats()
@@ -148,7 +155,7 @@ class MethodTrainer(Trainer):
                 self.model(wide(images.to(device)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        self.set_modes()
+        self.optimizer = optimizer_of(self.recipe, self.trained)
 
     @torch.no_grad()
     def sheet(self) -> Any:

@@ -13,6 +13,7 @@ FIRST_STEPS = 20  # that are not measured, unless they take long: a device settl
 CALIBRATION = 12.0  # seconds of the first measurement, or this share of the time where that is less
 CALIBRATION_SHARE = 0.08
 PLANS = 10  # per run: the pace of the others on a shared device changes
+LEFT_SHARE = 0.05  # of the time: a run with more left when its planned steps are done goes on
 RESERVE, RESERVE_SHARE = 6.0, 0.05  # seconds, or the share of the time, that are kept for writing the result
 
 
@@ -39,7 +40,7 @@ class Pace:
         self.start = self.clock()
         self.whole = max(0.0, self.until - self.start)
         self.end = self.until - min(RESERVE, RESERVE_SHARE * self.whole)
-        self._mark: tuple[float, int] | None = None
+        self._mark: tuple[float, int, float] | None = None
         self._next = math.inf
 
     @property
@@ -52,20 +53,22 @@ class Pace:
         if self._mark is None:
             late = self.clock() >= self.start + CALIBRATION_SHARE * self.whole
             return step - self.first >= FIRST_STEPS or late
-        return self.clock() >= self._next
+        early = bool(self.plans) and step >= self.plans[-1].steps and self.end - self.clock() > LEFT_SHARE * self.whole
+        return early or self.clock() >= self._next
 
-    def plan(self, step: int) -> int:
-        """The number of steps of the run, from the pace since the last call; `UNKNOWN` at the first call."""
+    def plan(self, step: int, once: float = 0.0) -> int:
+        """The number of steps of the run, from the pace since the last call; `UNKNOWN` at the first call. `once`: the seconds that the run
+        has spent so far on what does not come again; they are no part of the pace."""
         now = self.clock()
         if self._mark is None:
-            self._mark, self._next = (now, step), now + min(CALIBRATION, CALIBRATION_SHARE * self.whole)
+            self._mark, self._next = (now, step, once), now + min(CALIBRATION, CALIBRATION_SHARE * self.whole)
             return UNKNOWN
-        since, before = self._mark
+        since, before, once_before = self._mark
         if step > before:
-            seconds = (now - since) / (step - before)
+            seconds = max(now - since - (once - once_before), 1e-9) / (step - before)
             steps = step + max(0, int((self.end - now) / seconds))
             self.plans.append(Plan(round(now - self.start, 2), step, seconds, steps))
-            self._mark = now, step
+            self._mark = now, step, once
         self._next = now + self.whole / PLANS
         return self.plans[-1].steps if self.plans else UNKNOWN
 

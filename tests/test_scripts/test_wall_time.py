@@ -104,7 +104,9 @@ def test_what_is_packed_comes_back(table1: ModuleType, single: bool, monkeypatch
     (tmp_path / "state/wall.json").write_text("{}")
     monkeypatch.setattr(table1.checkpoints, "PART", 45_000)  # bytes: an archive for each run
     packed = tmp_path / "packed"
-    table1.pack(argparse.Namespace(state=str(tmp_path / "state"), out=str(packed), only=["sdic"], seeds=["sdic=2"], single=single))
+    table1.pack(
+        argparse.Namespace(state=str(tmp_path / "state"), out=str(packed), only=["sdic"], seeds=["sdic=2"], single=single, judge=None)
+    )
     files = {path.name for path in packed.iterdir()}
     assert files == (
         {"table1_0.tar", "table1_1.tar"} if single else {"sdic.safetensors", "sdic-1.safetensors", "sdic.sdic.csv", "wall.json"}

@@ -327,3 +327,29 @@ def test_settled_batch_norm_is_the_one_that_is_used_later(
     assert not torch.allclose(moving, settled)
     assert torch.equal(norm.running_var, settled)
     assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "ranger"])
+def test_the_optimizer_begins_anew_when_batch_norm_is_settled(
+    optimizer: str,
+    portraits: PictureSet,
+    reader: PortraitReader,
+    encoder_file: Path,
+    make_compute: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its memory is of gradients through the batches' statistics; with it, and at the whole rate, a good network is lost in ten steps."""
+    monkeypatch.setattr("sdic_train.trainers.method.SETTLING", 1)
+    recipe = SdicRecipe(rate=0.01, optimizer=optimizer, warm_up=2, settle_norm=3)
+    distances = PortraitPerceptual(reader), PortraitIdentity(reader)
+    trainer = SdicTrainer(with_new_compensation(encoder_file, 0), recipe, portraits, make_compute(2), 99, *distances)
+    rates, before = list[float](), trainer.optimizer
+    for _ in range(6):
+        trainer.advance()
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.005, 0.01, 0.01])
+    again = trainer.optimizer
+    assert again is not before and len(again.state) == len(before.state) > 0
+    assert {id(weight) for weight in again.state} == {id(weight) for weight in trainer.trained.parameters()}
+    if optimizer == "adam":
+        assert {int(state["step"]) for state in again.state.values()} == {3}
