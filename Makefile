@@ -6,7 +6,7 @@ CHECKPOINTS ?= examples/table1
 # The graphs and networks of the tests are tiny: more threads than one per test process only wait for each other.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test full fuzz table1 lint clean
+.PHONY: demo test full fuzz lowest table1 lint clean
 
 demo: .venv/runtime  ## invert and edit the example portraits with the embedded bundle (no PyTorch, no GPU)
 	$(BIN)/sdic-run demo --out demo
@@ -25,6 +25,15 @@ fuzz: .venv/dev  ## thousands of mutated files; the C interface with sanitizers
 	cd tests && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1 OMP_NUM_THREADS=1 \
 	    ../$(BIN)/python -m fuzz.native ../build/fuzz/libsdic.so --cases $(CASES)
+
+# pip, onnx and pytest are tools of the tests and may be new; what the runtime imports is as old as pyproject.toml allows.
+LOWEST := build/lowest
+lowest:  ## the runtime's fast tests with the oldest packages it allows, in an environment of their own
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) scripts/lowest.py serve > $(LOWEST)/oldest.txt
+	$(LOWEST)/bin/pip install --quiet --requirement $(LOWEST)/oldest.txt onnx pytest httpx
+	$(LOWEST)/bin/pip install --quiet --no-deps .
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q tests/test_runtime
 
 table1: .venv/dev  ## the table of all methods on the demo domain, from their packed checkpoints in CHECKPOINTS
 	$(BIN)/python scripts/train_table1.py evaluate --packed $(CHECKPOINTS) --out build/table1

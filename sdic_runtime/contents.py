@@ -66,6 +66,7 @@ SIGNS = (
     Sign((b"ftyp",), "is a video or a HEIC picture, not weights", offset=4, broken=False),
     Sign((b"\x93NUMPY",), "is a NumPy array, not a model", broken=False),
     Sign((b"\x89HDF",), "is an HDF5 file of Keras or TensorFlow, which is not read here; convert it to PyTorch first", broken=False),
+    Sign((b"GGUF", b"ggml"), "holds a language model's weights (GGUF), which is no model of pictures; give the PyTorch file", broken=False),
     Sign((b"TFL3",), "is a TensorFlow Lite model, which has no weights to build from; give the PyTorch file", offset=4, broken=False),
     Sign((b"%PDF",), "is a PDF, not weights"),
     Sign(

@@ -95,6 +95,11 @@ def remedy(error: OSError) -> str:
     return "make room" if error.errno in full else "use a shorter name" if error.errno == errno.ENAMETOOLONG else "choose another place"
 
 
+def name_is_too_long(error: FileError) -> bool:
+    """Whether a file could not be written because of its name, so that others can."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENAMETOOLONG
+
+
 def _cannot_write(target: Path, error: OSError) -> FileError:
     return FileError(f"cannot write {target}: {reason(error)}; {remedy(error)}")
 
@@ -129,11 +134,25 @@ def read_tensors(
 def _in_order(content: bytes) -> bytes:
     """The same safetensors file with sorted metadata: safetensors writes it in a random order, and equal contents should hash equally."""
     end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted((header.get("__metadata__") or {}).items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = _sorted_header(content[8:end])
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
     return len(text).to_bytes(8, "little") + text + content[end:]
+
+
+def sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file of any size where it lies, see `_in_order`. Raises OSError."""
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        text = _sorted_header(stream.read(length))
+        if len(text) <= length:  # always, as long as safetensors writes compact JSON
+            stream.seek(8)
+            stream.write(text.ljust(length))
+
+
+def _sorted_header(text: bytes) -> bytes:
+    header = json.loads(text)
+    header["__metadata__"] = dict(sorted((header.get("__metadata__") or {}).items()))
+    return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def sha256(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sdic_runtime.errors import ArgumentError, FileError, PictureError
@@ -40,15 +40,16 @@ def pictures_in(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The pictures to work on, each once, and the files that are skipped.
 
     Pictures are the files named ("-" for standard input), and of every folder named those directly in it, in order of name. Its other
-    visible files are skipped: what is no picture, and results of these commands. Raises FileError or PictureError.
+    visible files are skipped: what is no picture, broken links, pipes, and results of these commands. Raises FileError or PictureError.
     """
     found: dict[Path, None] = {}
     skipped: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files = [entry for entry in sorted(path.iterdir()) if entry.is_file() and not entry.name.startswith(".")]
+            files = files_in(path.iterdir())
             stems = {entry.stem for entry in files if entry.suffix.lower() in (*PICTURE_SUFFIXES, INVERSION)}
-            inside = [entry for entry in files if entry.suffix.lower() in PICTURE_SUFFIXES and not _is_own(entry.name, stems)]
+            named = [entry for entry in files if entry.suffix.lower() in PICTURE_SUFFIXES and not _is_own(entry.name, stems)]
+            inside = [entry for entry in named if entry.is_file()]
             if not inside:
                 raise PictureError(f"the folder {path} holds no picture; picture names end in {', '.join(PICTURE_SUFFIXES)}")
             found.update(dict.fromkeys(inside))
@@ -58,6 +59,11 @@ def pictures_in(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         else:
             found[path] = None
     return list(found), skipped
+
+
+def files_in(entries: Iterable[Path]) -> list[Path]:
+    """The visible ones that are no folders, in order: also what cannot be read, so that nobody passes over it without a word."""
+    return sorted(entry for entry in entries if not entry.is_dir() and not entry.name.startswith("."))
 
 
 def _is_own(name: str, stems: set[str]) -> bool:

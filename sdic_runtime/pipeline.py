@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -90,6 +90,9 @@ class Pipeline:
 
     def __enter__(self) -> Pipeline:
         return self
+
+    def __reduce__(self) -> NoReturn:
+        raise ArgumentError("a pipeline stays in its process: load it in every process anew; what it returns can be sent to others")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()

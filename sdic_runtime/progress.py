@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -19,12 +20,19 @@ def shown() -> bool:
 def say(text: str, error: bool = False) -> None:
     """Print a line on standard output (standard error with `error`) without tearing a bar that is being drawn."""
     stream = sys.stderr if error else sys.stdout
+    if stream.isatty():  # a name of a file may hold what moves the cursor, or worse; a pipe gets it as it is
+        text = "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
     if shown():
         from tqdm import tqdm
 
         tqdm.write(text, file=stream)
     else:
         stream.write(f"{text}\n")
+
+
+def quiet_decoders() -> None:
+    """Have Pillow say nothing of damaged metadata, which costs no picture. For programs: it holds for the whole process."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None, unit: str = "picture") -> Iterator[Item]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from sdic_runtime.batch.job import Job, Task
 from sdic_runtime.errors import ArgumentError, FileError
 from sdic_runtime.files import reason
-from sdic_runtime.folders import PICTURE_SUFFIXES, distinct_stems, pictures_in
+from sdic_runtime.folders import PICTURE_SUFFIXES, STANDARD_INPUT, distinct_stems, pictures_in
 
 LARGEST_LIST = 1 << 30  # bytes
 
@@ -32,13 +33,16 @@ def tasks_of(source: Path, job: Job) -> tuple[list[Task], list[Path]]:
 
 
 def listed(path: Path) -> list[Path]:
-    """The absolute paths in the list `path`: one a line, relative ones from the list's folder, each only once. Raises FileError."""
+    """The absolute paths in the list `path`, "-" for standard input: one a line, relative ones from the list's folder, each only once.
+    Raises FileError."""
     if path.suffix.lower() in PICTURE_SUFFIXES:
         raise FileError(f"{path} is a picture; name a folder or a list of pictures, or use: sdic-run invert {path}")
     try:
-        if path.stat().st_size > LARGEST_LIST:
-            raise FileError(f"{path} has {path.stat().st_size} bytes, which is no list of pictures; split it")
-        text = path.read_text(encoding="utf-8-sig")
+        with sys.stdin.buffer if path == STANDARD_INPUT else path.open("rb") as stream:
+            content = stream.read(LARGEST_LIST + 1)
+        if len(content) > LARGEST_LIST:
+            raise FileError(f"{path} has more than {LARGEST_LIST} bytes, which is no list of pictures; split it")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise FileError(f"there is no file {path}; name a folder or a list of pictures") from None
     except OSError as error:

@@ -15,6 +15,7 @@ from multiprocessing import get_context, parent_process
 from sdic_runtime.batch.job import MOST_ATTEMPTS, Attempts, Job, Outcome, Task, Worker, shares
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import BackendError, SdicError
+from sdic_runtime.progress import quiet_decoders
 
 AHEAD = 2  # groups per worker that are handed out: one that runs, one that waits
 
@@ -62,6 +63,7 @@ def _start(job: Job) -> None:
     """Make this process a worker, which ends with the process that started it; Ctrl-C is for that one alone."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet_decoders()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _worker = Worker(job)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sdic_runtime.batch.job import Job, Outcome, Task, Worker, shares
 from sdic_runtime.errors import BackendError, MissingExtraError, SdicError
+from sdic_runtime.progress import quiet_decoders
 
 # Read by Ray when it is imported or started: no telemetry, no bars of its own, GPUs stay visible to workers that take none.
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -63,6 +64,7 @@ class _Mapper:
 
     def __init__(self, job: Job) -> None:
         self._problem = ""
+        quiet_decoders()
         try:
             self._worker = Worker(job)
         except SdicError as error:  # Ray would start the worker again and again, and tell everybody

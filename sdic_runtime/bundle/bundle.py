@@ -43,6 +43,12 @@ class Bundle:
         graphs of someone known may do: operators that may never end, and engines. Raises BundleError when it is no bundle, of a newer
         schema, or its manifest is not valid."""
         folder = DEMO_FOLDER if path is None else Path(path)
+        try:
+            os.stat(folder)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            pass  # told below
+        except OSError as error:  # a name that is too long, links in a circle
+            raise BundleError(f"cannot read {folder}: {reason(error)}; {BUILD_HINT}") from error
         if folder.name == MANIFEST_NAME and folder.is_file():
             folder = folder.parent
         manifest_path = folder / MANIFEST_NAME

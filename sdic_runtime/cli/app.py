@@ -18,7 +18,7 @@ from sdic_runtime.cli.options import Debug
 from sdic_runtime.cli.signals import BROKEN_PIPE, SIGNALLED, ending_well, hold_standard_streams, reader_gone, silence
 from sdic_runtime.errors import MissingExtraError, PictureWarning, SdicError, printable
 from sdic_runtime.files import TRUST_VARIABLE, reason
-from sdic_runtime.progress import say
+from sdic_runtime.progress import quiet_decoders, say
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -31,6 +31,7 @@ COMMANDS = ("invert", "edit", "sweep", "studio", "video", "directions", "batch",
 def plain_warnings() -> Iterator[None]:
     """Print what the library says of a picture as commands print their notices, each once."""
     with warnings.catch_warnings():
+        quiet_decoders()
         shown = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
@@ -81,7 +82,10 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
                 return heard.code(INTERRUPTED)
             if settings["debug"]:
                 traceback.print_exc()
-            typer.echo(f"error: {printable(_explained(error, name))}", err=True)
+            try:
+                typer.echo(f"error: {printable(_explained(error, name))}", err=True)
+            except OSError:  # the disk that messages go to is full
+                silence(sys.stderr)
             return BAD_INPUT
 
 

@@ -21,7 +21,9 @@ class Executor(str, Enum):
 
 
 def run(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER|LIST", help="Folder of pictures, or text file with one path per line.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER|LIST", help="Folder of pictures, or text file with one path per line, - for standard input.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.", show_default=False)],
     edits: options.EditOption = None,
     pca: options.PcaOption = None,

@@ -50,7 +50,8 @@ def run(
     """
     from sdic_runtime.cli.inputs import subject_at
     from sdic_runtime.cli.targets import targets
-    from sdic_runtime.errors import ArgumentError, PictureError
+    from sdic_runtime.errors import ArgumentError, FileError, PictureError
+    from sdic_runtime.files import name_is_too_long
     from sdic_runtime.folders import pictures_in, skipped_notice
     from sdic_runtime.progress import progress, say
     from sdic_runtime.subjects import Reader, inverted
@@ -72,8 +73,14 @@ def run(
                 failed += 1
                 say(f"error: {result.error}", error=True)
                 continue
-            for path in _written(pipeline, result.item, result.subject, result.inversion, save, side_by_side, baseline):
-                say(str(path))
+            try:
+                for path in _written(pipeline, result.item, result.subject, result.inversion, save, side_by_side, baseline):
+                    say(str(path))
+            except FileError as error:
+                if not name_is_too_long(error):  # another one would not be written either
+                    raise
+                failed += 1
+                say(f"error: {error}", error=True)
     if failed and len(goals) > 1:
         raise PictureError(f"{failed} of {len(goals)} pictures could not be inverted; they are named above")
     if failed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 from sdic_runtime.contents import WEIGHT_SUFFIXES, content_of
 from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError, SdicError
 from sdic_runtime.files import reason, sha256
+from sdic_runtime.leftovers import held
 from sdic_runtime.tools.public_files import WHOLE_HASH, PublicFile, known, page_of
 from sdic_runtime.tools.resume import Patience, Resuming, Unavailable
 
@@ -77,10 +77,10 @@ def fetch(entry: PublicFile, options: DownloadOptions) -> Fetched:
     reasons = []
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        with _alone(target), tempfile.TemporaryDirectory(prefix=".download-", dir=options.out) as folder:
+        with _alone(target), held(options.out, os.mkdir) as folder:
             for source in sources:
                 try:
-                    fetched = _from(pooch, entry, source, Path(folder), target, options.patience)
+                    fetched = _from(pooch, entry, source, folder, target, options.patience)
                 except Unavailable as error:
                     reasons.append(f"{source}: {error}")
                     continue

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from sdic_runtime.contents import PICKLE, SAFETENSORS, TORCH, content_of
 from sdic_runtime.errors import CheckpointError, FileError, OutOfMemoryError
-from sdic_runtime.files import reason, replacing
+from sdic_runtime.files import reason, replacing, sort_metadata
 from sdic_runtime.json_text import JsonError, parse_json
 from sdic_train.checkpoints.limits import check_announced
 from sdic_train.checkpoints.stand_ins import RUNS, Emptied, Refused, Skipped, for_torch, names_in, persistent
 
 STATE_DICT = "write its weights alone, with torch.save(model.state_dict(), FILE)"
 GIVE = "give an SDIC, e4e or rosinality StyleGAN2 checkpoint"
-WRAPPERS = ("module", "_orig_mod")  # parts of names that DistributedDataParallel and torch.compile put in
+# Parts of names that DistributedDataParallel, torch.compile, Lightning and DeepSpeed, FSDP and checkpointed activations put in.
+WRAPPERS = ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 WHOLE_WRAPPERS = ("model.", "net.")  # and what a program's own class puts in front of every name
 CONTAINERS = ("state_dict.", "g_ema.")  # dictionaries that a conversion to safetensors has flattened
 
@@ -155,4 +156,5 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
     with replacing(path) as temporary:
         mode = temporary.stat().st_mode  # `save_file` would make the file readable for its owner alone
         save_file(tensors, temporary, metadata)
+        sort_metadata(temporary)
         temporary.chmod(mode)

@@ -30,7 +30,7 @@ def run(
     recipe = shared.changed(ReaderRecipe(), told.changes)
     trainer = ReaderTrainer(recipe, told.pictures(READING_SIZE, photos), told.compute(), told.steps)
     told.run(trainer)
-    if held_out >= 0:
+    if held_out >= 0 and trainer.compute.main:  # of several processes one speaks
         shares = explained(trainer.reader.cpu().eval(), shared.pictures(told.data, told.data_size, shared.Photos.photo, held_out))
         for entry, share in zip(PARAMETERS, shares, strict=True):
             echo(f"{entry.name:20} {share:.3f}")

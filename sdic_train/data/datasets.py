@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdic_runtime.errors import FileError, SdicError, printable
-from sdic_runtime.files import replacing, sha256
-from sdic_runtime.folders import PICTURE_SUFFIXES
+from sdic_runtime.files import reason, replacing, sha256
+from sdic_runtime.folders import PICTURE_SUFFIXES, files_in
 from sdic_runtime.pictures import fit, load_picture, to_bytes
 from sdic_train.portraits.portraits import PARAMETERS, Parameter, sample
 
@@ -123,7 +123,7 @@ def cache_folder(
     if not source.is_dir():
         raise FileError(f"{source} is not a folder; name a folder of pictures")
     dropped = {} if dropped is None else dropped
-    paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+    paths = files_in(source.rglob("*"))
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -133,8 +133,11 @@ def cache_folder(
                 try:
                     share = int(sha256(path)[:8], 16) / 2**32
                     picture = square(path, size) if path.suffix.lower() in PICTURE_SUFFIXES else None
-                except (SdicError, OSError) as error:
-                    dropped[path] = printable(str(error))
+                except OSError as error:
+                    dropped[path] = printable(f"cannot read {path}: {reason(error)}")
+                    continue
+                except SdicError as error:
+                    dropped[path] = str(error)
                     continue
                 if picture is None:
                     dropped[path] = f"{path} is no picture by its name"

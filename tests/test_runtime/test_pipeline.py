@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import subprocess
 import sys
 import threading
@@ -415,3 +417,9 @@ def test_importing_the_package_is_light_and_every_public_name_is_there() -> None
     assert Bundle is sdic_runtime.Bundle
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = sdic_runtime.Nothing
+
+
+def test_a_pipeline_does_not_travel_and_says_so(pipeline: Pipeline) -> None:
+    for travel in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(ArgumentError, match="^a pipeline stays in its process: load it in every process anew"):
+            travel(pipeline)

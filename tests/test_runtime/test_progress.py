@@ -58,3 +58,12 @@ def test_lines_go_to_their_own_stream_with_and_without_a_bar(
     say("beside a bar", error)
     out, errors = capsys.readouterr()
     assert (errors if error else out) == "plain\nbeside a bar\n" and (out if error else errors) == ""
+
+
+def test_a_terminal_gets_no_control_codes_of_a_name_and_a_pipe_the_name_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "a\x1b[31m\u202egnp.exe\tb"
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        monkeypatch.setattr(sys, "stdout", stream)
+        say(name)
+    assert terminal.getvalue() == "a\\x1b[31m\\u202egnp.exe\\tb\n" and pipe.getvalue() == f"{name}\n"

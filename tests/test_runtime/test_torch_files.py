@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from sdic_runtime import torch_files
 from sdic_runtime.errors import FileError
 from sdic_runtime.torch_files import read_torch
+
+torch = pytest.importorskip("torch")
 
 TENSORS = {
     "plain": torch.arange(24.0).reshape(2, 3, 4),

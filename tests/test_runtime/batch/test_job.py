@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -182,6 +183,12 @@ def test_want_of_memory_costs_one_picture(job: Job, tmp_path: Path, monkeypatch:
 def test_a_list_may_begin_with_a_byte_order_mark(job: Job, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.png\nb.png\n", encoding="utf-8-sig")
     assert [task.source for task in tasks_of(tmp_path / "list.txt", job)[0]] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+
+
+def test_a_list_may_come_from_standard_input(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa.png\r\n/b/c.png")))
+    assert [task.source for task in tasks_of(Path("-"), job)[0]] == [str(tmp_path / "a.png"), "/b/c.png"]
 
 
 def test_skipped_files_are_told(job: Job, tmp_path: Path) -> None:

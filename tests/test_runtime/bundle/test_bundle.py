@@ -24,10 +24,17 @@ def test_a_bundle_shows_what_it_is(tiny_bundle: Path) -> None:
     assert repr(Bundle.open(tiny_bundle)) == f'<Bundle "tiny" (sdic) at {tiny_bundle}>'
 
 
+def _circle(folder: Path) -> Path:
+    (folder / "circle").symlink_to("circle")
+    return folder / "circle"
+
+
 def test_what_is_no_bundle_is_one_sentence(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "none", "there is no bundle at"),
         (tmp_path / "a\0b", "there is no bundle at"),
+        (tmp_path / ("a" * 300), "file name too long; build it with"),
+        (_circle(tmp_path), "too many levels of symbolic links; build it with"),
         (tmp_path, "is not a bundle, it has no bundle.json"),
     ):
         with pytest.raises(BundleError, match=message):

@@ -216,6 +216,31 @@ def test_skipped_files_of_a_folder_are_counted_and_named(run: Any, photos: Path,
     assert errors == "skipped 4 file(s) that are no pictures to invert, or results: film.mov, notes.txt, old.inverted.png and 1 more\n"
 
 
+def test_what_no_program_can_read_is_skipped_and_named(run: Any, photos: Path, tiny_bundle: Path) -> None:
+    (photos / "broken.png").symlink_to("nowhere")
+    os.mkfifo(photos / "pipe.png")
+    code, lines, errors = run("invert", photos, "--bundle", tiny_bundle, *BACKEND, "--out", "out")
+    assert (code, len(lines)) == (0, 3)
+    assert errors == "skipped 2 file(s) that are no pictures to invert, or results: broken.png, pipe.png\n"
+
+
+def test_a_name_that_is_too_long_for_its_result_costs_no_other_picture(run: Any, photos: Path, tiny_bundle: Path) -> None:
+    long = f"a{'b' * 249}.png"
+    (photos / "a.png").rename(photos / long)
+    code, lines, errors = run("invert", photos, "--bundle", tiny_bundle, *BACKEND, "--out", "out")
+    assert (code, lines) == (2, ["out/b.inverted.png", "out/c.inverted.png"])
+    assert "file name too long; use a shorter name\nerror: 1 of 3 pictures could not be inverted" in errors
+
+
+def test_damaged_metadata_is_nothing_to_talk_about(photos: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    Image.open(photos / "a.png").save(photos / "exif.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    program = [sys.executable, "-m", "sdic_runtime.cli.app"]
+    for command in (["invert"], ["batch", "--workers", "1"]):
+        line = [*program, command[0], photos, *command[1:], "--out", tmp_path / "out", "--bundle", tiny_bundle, *BACKEND]
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        assert "Warning" not in done.stderr and "PIL" not in done.stderr
+
+
 def test_results_of_every_command_are_no_inputs(run: Any, tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos)
     Image.open("a.png").save("trip.2024-05.png")  # a name like that of a result, and no result

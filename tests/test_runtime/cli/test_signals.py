@@ -83,6 +83,17 @@ def test_another_broken_pipe_is_an_error_that_is_told() -> None:
     assert done.returncode == 2 and done.stderr == "error: the system refused access to a file: broken pipe\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_full_disk_behind_a_stream_is_an_error_without_a_traceback(stream: int) -> None:
+    program = PRINTS.replace("typer.echo(number)", f"typer.echo(number, err={stream == 2})")
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {stream}>/dev/full', "sh", sys.executable, "-c", program, "work"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == ("error: no space left; make room, or choose another place\n" if stream == 1 else "")
+
+
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     program = WORKS.replace("time.sleep(60)", "os.write(1, b'noise of a library')")
     command = ["sh", "-c", '"$@" >&- 2>&-', "sh", sys.executable, "-c", program, "work", str(tmp_path / "a")]

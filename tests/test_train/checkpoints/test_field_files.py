@@ -137,14 +137,17 @@ def test_functions_of_the_library_are_refused(call: Callable[..., Any], containe
 # Wrappers and conversions
 
 
-@pytest.mark.parametrize("wrapper", ["module.", "module._orig_mod.", "net.module."])
+@pytest.mark.parametrize(
+    "wrapper",
+    ["module.", "module._orig_mod.", "net.module.", "_forward_module.module.", "_fsdp_wrapped_module._checkpoint_wrapped_module."],
+)
 def test_wrappers_are_stripped_wherever_they_are(wrapper: str, container: dict[str, Any], model: Any, tmp_path: Path) -> None:
     wrapped = {f"{wrapper}{name}": tensor for name, tensor in container["state_dict"].items()}
     assert is_model(saved(tmp_path / "a.pt", {**container, "state_dict": wrapped}), model)
     generator = {f"{wrapper}{name}": tensor for name, tensor in model.generator.state_dict().items()}
     assert same(load_generator(saved(tmp_path / "b.pt", {"g_ema": generator})), model.generator)
     inside = {name.replace(".", f".{wrapper}", 1): tensor for name, tensor in container["state_dict"].items()}
-    if wrapper.startswith(("module", "_orig")):  # as where each network was wrapped by itself
+    if wrapper.startswith(("module", "_")):  # as where each network was wrapped by itself
         assert is_model(saved(tmp_path / "c.pt", {**container, "state_dict": inside}), model)
 
 
@@ -261,6 +264,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "gzip": (written(b"\x1f\x8b\x08\x00"), "is a compressed archive, not weights; unpack it", NOTE),
     "picture": (picture, "is a picture, not weights", NOTE),
     "keras": (written(b"\x89HDF\r\n\x1a\n"), "is an HDF5 file of Keras or TensorFlow", NOTE),
+    "gguf": (written(b"GGUF\x03\x00\x00\x00"), "holds a language model's weights (GGUF)", NOTE),
     "json": (written(b'{"error": "not found"}'), "is a text (JSON), not weights", NOTE),
     "text": (written(b"hello"), "is neither a PyTorch file nor safetensors", NOTE),
 }

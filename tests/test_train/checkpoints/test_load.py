@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from sdic_runtime.errors import SdicError
+from sdic_train.checkpoints.files import read_safetensors, write_safetensors
 from sdic_train.checkpoints.load import describe, load_encoder, load_generator, load_sdic, read_checkpoint, save_checkpoint
 from sdic_train.checkpoints.recognise import PREFIXES
 from sdic_train.config import TINY, DiscrepancyConfig
@@ -269,3 +270,12 @@ def test_other_containers(model: SDIC, tmp_path: Path) -> None:
 
 def test_defaults_are_the_released_sizes() -> None:
     assert DiscrepancyConfig().volume == (8, 16, 32, 48)
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    metadata = {f"key {index}": str(index) * index for index in range(7)}
+    for index in range(6):
+        write_safetensors(tmp_path / str(index), {"a": torch.arange(5.0)}, metadata)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    read, told = read_safetensors(tmp_path / "0")
+    assert torch.equal(read["a"], torch.arange(5.0)) and told == metadata

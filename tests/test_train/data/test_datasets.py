@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,20 @@ def test_a_folder_is_cached_and_split_by_content(tmp_path: Path) -> None:
     (tmp_path / "in" / "broken.png").write_text("no picture")
     (tmp_path / "in" / "notes.txt").write_text("no picture either")
     (tmp_path / "in" / ".hidden.png").write_text("passed over")
+    (tmp_path / "in" / "link.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
     dropped: dict[Path, str] = {}
     kept, left = list(cache_folder(tmp_path / "in", tmp_path / "out", 16, held_out=0.3, dropped=dropped))[-1]
     assert kept + left == 30 and left > 0
-    assert {path.name: "no picture by its name" in reason for path, reason in dropped.items()} == {"broken.png": False, "notes.txt": True}
+    found = {path.name: reason.replace(str(path), "it") for path, reason in dropped.items()}
+    assert "is not a picture" in found.pop("broken.png")
+    assert found == {
+        "link.png": "cannot read it: no such file or directory",
+        "notes.txt": "it is no picture by its name",
+        "pipe.png": "cannot read it: it is a pipe or a device and not a file",
+    }
+    for name in found:
+        (tmp_path / "in" / name).unlink()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["held_out_16.npy", "pictures_16.npy"]
     training, held = open_pictures(tmp_path / "out", 16, False), open_pictures(tmp_path / "out", 16, False, seed=900_000)
     assert training.pictures.shape == (kept, 16, 16, 3) and held.pictures.shape == (left, 16, 16, 3)

@@ -1,0 +1,21 @@
+"""The oldest packages that pyproject.toml allows are named by its own text."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "scripts/lowest.py"
+
+
+def test_every_package_of_the_runtime_has_a_lowest_version() -> None:
+    done = subprocess.run([sys.executable, SCRIPT, "serve"], capture_output=True, text=True, check=True)
+    lines = done.stdout.split()
+    assert {"numpy", "onnxruntime", "pillow", "fastapi"} <= {line.partition("==")[0] for line in lines}
+    assert all("==" in line for line in lines)
+
+
+def test_a_requirement_without_a_lowest_version_is_told() -> None:
+    done = subprocess.run([sys.executable, SCRIPT, "train"], capture_output=True, text=True)
+    assert done.returncode == 1 and '"torch==' in done.stderr
