@@ -139,7 +139,7 @@ class MethodTrainer(Trainer):
     def settle(self) -> None:
         """Replaces the batch norms' moving statistics by means over `SETTLING` batches: small batches make them jump, and a network that
         trains on its batches' statistics is another one when it is used. The optimizer begins anew: without the batches' statistics the
-        gradients have other sizes, and with its memory of the old ones a network that was good is lost within ten steps."""
+        gradients have other sizes, and with its memory of the old ones a good network can be lost within ten steps."""
         norms = [module for module in self.trained.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]
         self.model.eval()
