@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 PURPOSE = "the PyTorch backend"
+_SETTINGS = threading.RLock()  # of the process, see _tf32
 TF32 = "tf32"
 PRECISIONS = {STANDARD: None, TF32: None, "fp16": "float16", "bf16": "bfloat16"}  # -> what autocast multiplies in, by torch's name
 
@@ -111,6 +113,24 @@ def _unchanged(bundle: Bundle, name: str, digest: str, remedy: str) -> Path:
     return path
 
 
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Whether GPUs may round what they multiply in float32, within the block. The setting is the process's, so one thread at a time has it:
+    two that overlap would each put back what the other had set."""
+    import torch
+
+    products: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    with _SETTINGS:
+        before = [product.fp32_precision for product in products]
+        for product in products:
+            product.fp32_precision = "tf32" if allowed else "ieee"
+        try:
+            yield
+        finally:
+            for product, setting in zip(products, before, strict=True):
+                product.fp32_precision = setting
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """In what numbers and in which layout the networks compute; `precision` is one of PRECISIONS."""
@@ -131,21 +151,14 @@ class Arithmetic:
 
     @contextmanager
     def applied(self, device: str) -> Iterator[None]:
-        """Compute so within the block: without gradients, in the numbers that were asked for. The settings of TF32 are the process's."""
+        """Compute so within the block: without gradients, in the numbers that were asked for."""
         import torch
 
         kind = PRECISIONS[self.precision]
-        products: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-        before = [product.fp32_precision for product in products]
-        for product in products:
-            product.fp32_precision = "tf32" if self.precision == TF32 else "ieee"
-        try:
-            half = torch.autocast(device.partition(":")[0], getattr(torch, kind or "float16"), enabled=kind is not None)
-            with torch.inference_mode(), half:
-                yield
-        finally:
-            for product, setting in zip(products, before, strict=True):
-                product.fp32_precision = setting
+        half = torch.autocast(device.partition(":")[0], getattr(torch, kind or "float16"), enabled=kind is not None)
+        settings = _tf32(self.precision == TF32) if device.startswith("cuda") else nullcontext()
+        with settings, torch.inference_mode(), half:
+            yield
 
     def arranged(self, tensor: torch.Tensor) -> torch.Tensor:
         """A feature map or a weight in the layout."""

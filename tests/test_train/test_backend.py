@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +89,30 @@ def test_half_precision_is_autocast_with_channels_last(bundle: Bundle, precision
     assert 2.0 ** -(bits + 4) < error < 2.0 ** -(bits - 3)  # it was computed in that precision, and no worse
 
 
+def test_threads_that_compute_at_once_leave_the_settings_of_the_process() -> None:
+    products = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [product.fp32_precision for product in products]
+    inside, go = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with torch_backend.Arithmetic.of("fp32", "cuda").applied("cuda"):
+            inside.set()
+            go.wait(0.3)
+
+    def second() -> None:
+        inside.wait(10)
+        with torch_backend.Arithmetic.of("fp32", "cuda").applied("cuda"):
+            go.set()
+
+    threads = [threading.Thread(target=task) for task in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert [product.fp32_precision for product in products] == before
+    assert isinstance(torch.backends.cudnn.allow_tf32, bool)  # PyTorch refuses to say where its settings contradict each other
+
+
 def test_numbers_are_those_asked_for_and_the_settings_of_the_process_stay() -> None:
     products = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = [product.fp32_precision for product in products]
@@ -95,6 +120,8 @@ def test_numbers_are_those_asked_for_and_the_settings_of_the_process_stay() -> N
         with torch_backend.Arithmetic.of(precision, "cuda:0").applied("cuda:0"):
             assert [product.fp32_precision for product in products] == [setting] * 2
     assert [product.fp32_precision for product in products] == before
+    with torch_backend.Arithmetic.of("fp32", "cpu").applied("cpu"):  # a CPU has no TF32, and others in the process may read the settings
+        assert [product.fp32_precision for product in products] == before
     maps, other = torch.zeros(2, 3, 4, 5), torch.zeros(2, 3)
     arithmetic = torch_backend.Arithmetic.of("fp16", "cuda")
     assert arithmetic.arranged(maps).is_contiguous(memory_format=torch.channels_last) and arithmetic.arranged(other) is other

@@ -50,7 +50,8 @@ raise SystemExit(run(app, sys.argv[1:]))
 
 @pytest.mark.parametrize(("number", "times", "code"), [("SIGTERM", 1, 143), ("SIGTERM", 2, 143), ("SIGHUP", 1, 129), ("SIGINT", 1, 130)])
 def test_a_command_that_is_asked_to_end_leaves_nothing(number: str, times: int, code: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WORKS, "work", str(tmp_path / "a")]
+    heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    command = [sys.executable, "-c", heard + WORKS, "work", str(tmp_path / "a")]  # also where the tests run in the background
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stderr and process.stdout.readline() == "ready\n"
         assert len(list(tmp_path.iterdir())) == 1
