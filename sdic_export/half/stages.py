@@ -23,7 +23,7 @@ from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CUDA, files_in, graph_keys, parts
-from sdic_runtime.bundle.manifest import STANDARD, file_entries, write_manifest
+from sdic_runtime.bundle.manifest import HALF, STANDARD, file_entries, write_manifest
 from sdic_runtime.errors import BundleError
 from sdic_runtime.program import IMAGE, Method
 from sdic_runtime.tools.compare import Difference, difference
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Graphs: TypeAlias = dict[str, dict[str, tuple[str, ...]]]  # as in `Manifest.graphs`
 
-HALF, CUDA = "fp16", "cuda"  # the precision with graphs for CUDA, and how their files are called
+CUDA = "cuda"  # how the files of graphs for CUDA are called: dicn.cuda.onnx
 ROOM = 2.0  # a backend that sums in another order may be this much further off than what was measured
 
 

@@ -22,13 +22,12 @@ from sdic_runtime.backends.cuda.tensors import DeviceTensor
 from sdic_runtime.backends.sessions import CPU, CUDA, PROVIDERS, QUIET, check_shapes, check_tensors, readable, session_of
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CUDA, Graph
-from sdic_runtime.bundle.manifest import STANDARD
+from sdic_runtime.bundle.manifest import HALF, STANDARD
 from sdic_runtime.errors import BackendError
 from sdic_runtime.program import PICTURE, Stage
 
 # No extra can ask for it: both packages fill the same folder, and whichever is removed takes the other's files along.
 GPU_HINT = "in place of onnxruntime: pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu cuda-bindings"
-HALF = "fp16"
 SETTINGS = {"arena_extend_strategy": "kSameAsRequested"}  # of the provider: memory grows by what is asked for instead of doubling
 WORK = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "Resize", "GridSample"}  # operators that belong on the GPU
 TO_BYTES = Path(__file__).with_name("cuda") / "to_bytes.onnx"  # a picture of any size as sdic_export.graphs.bytes_graph makes it

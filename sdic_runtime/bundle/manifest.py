@@ -26,6 +26,7 @@ ONNXRUNTIME_CUDA = "onnxruntime-cuda"  # half-precision graphs that ONNX Runtime
 OPENVINO = "openvino"  # float32 graphs that OpenVINO runs faster than the standard ones, in float32 and bfloat16
 FORMS = {ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, OPENVINO}  # variants that are no precision
 STANDARD = "fp32"  # the variant that every other is checked against
+HALF = "fp16"  # the half precision that GPUs take by default
 BUILD_HINT = "build it with: sdic-export build CHECKPOINT --out DIR"
 FIRST_SCHEMA = Path(__file__).with_name("schema1.json")
 
