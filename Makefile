@@ -19,6 +19,7 @@ full: .venv/dev  ## the full-size tests: the released sizes, checked against the
 
 fuzz: .venv/dev  ## thousands of mutated files; the C interface with sanitizers
 	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m fuzz --cases $(CASES)
+	test -d build/fuzz/onnxruntime-headers || sdic_runtime/cpp/fetch_onnxruntime_headers.sh build/fuzz/onnxruntime-headers
 	cmake -S sdic_runtime/cpp -B build/fuzz -DSDIC_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug -DONNXRUNTIME_LIBRARY="$$($(BIN)/python -c \
 	    'import onnxruntime, pathlib; print(next(pathlib.Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")))')" && \
 	    cmake --build build/fuzz
