@@ -121,12 +121,13 @@ def _from_reader(
     from sdic_train.checkpoints.load import load_generator
     from sdic_train.losses.networks import open_reader
     from sdic_train.portraits.portraits import ATTRIBUTES, PARAMETERS
-    from sdic_train.trainers.latent_directions import Boundary, boundary, labelled_codes
+    from sdic_train.trainers.latent_directions import Boundary, boundary, calibrated, labelled_codes, labels_of
 
     names = [name.strip() for name in attributes.split(",")]
     if unknown := [name for name in names if name not in ATTRIBUTES]:
         raise ArgumentError(f'"{unknown[0]}" is no attribute of a portrait; use some of {", ".join(ATTRIBUTES)}')
-    batches = labelled_codes(load_generator(model), open_reader(reader), samples, seed)
+    generator, read = load_generator(model), open_reader(reader)
+    batches = labelled_codes(generator, read, samples, seed)
     found = list(progress(batches, "samples", total=-(-samples // 16), unit="batch"))
     codes, values = (np.concatenate(part) for part in zip(*found, strict=True))
     places = {entry.name: (index, entry) for index, entry in enumerate(PARAMETERS)}
@@ -146,7 +147,9 @@ def _from_reader(
     out.mkdir(parents=True, exist_ok=True)
     for name in plain:
         others = [plain[other].direction.vector[0] for other in plain if other != name]
-        result = made(name, np.stack(others)) if disentangle and others else plain[name]
+        result, (index, entry) = made(name, np.stack(others)) if disentangle and others else plain[name], places[name]
+        labels = lambda some, index=index: labels_of(generator, read, some)[:, index]  # noqa: E731 - of one attribute
+        result = calibrated(result, codes, values[:, index], entry.threshold or 0.0, entry.span, labels)
         save_direction(out / f"{name}.safetensors", result.direction)
         echo(f"{name}: accuracy {result.accuracy:.3f}, the sides are {result.separation:.2f} apart")
 

@@ -19,8 +19,6 @@ from sdic_train.evaluation.models import Inverter
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.portraits.portraits import PARAMETERS
 
-# Kind of a parameter -> the distance between the means of its two sides, as a share of its range.
-BETWEEN_SIDES = {"uniform": 0.5, "bell": 0.375, "sides": 0.7, "switch": 1.0, "rare": 0.9}
 SECONDS = "seconds"
 HEADINGS = {SECONDS: "Time (s)", "edit seconds": "edit (s)"}
 # The columns of the paper's table, and behind them those that it does not have.
@@ -81,7 +79,7 @@ def edit_rows(
     """
     attributes = {entry.name: (place, entry) for place, entry in enumerate(PARAMETERS) if entry.threshold is not None}
     columns = [place for place, _ in attributes.values()]
-    spans = torch.tensor([BETWEEN_SIDES[entry.kind] * (entry.high - entry.low) for _, entry in attributes.values()])
+    spans = torch.tensor([entry.span for _, entry in attributes.values()])
     names = [name for name in directions if name in attributes]
     parts: dict[str, dict[str, list[Tensor]]] = {name: {"moved": [], "others": [], "identity": []} for name in names}
     for part in batches(pictures, batch):

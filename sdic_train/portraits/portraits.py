@@ -40,6 +40,11 @@ class Parameter:
     threshold: float | None = None
     sided: bool = False
 
+    @property
+    def span(self) -> float:
+        """The distance between the means of its two sides."""
+        return BETWEEN_SIDES[self.kind] * (self.high - self.low)
+
     def value(self, chance: float) -> float:
         """The value for a uniform `chance` in 0..1; it grows with `chance`."""
         return self.low + (self.high - self.low) * SHARES[self.kind](chance)
@@ -52,6 +57,9 @@ SHARES: dict[str, Callable[[float], float]] = {
     "switch": lambda chance: float(chance >= 0.5),
     "rare": lambda chance: 0.0 if chance < 5 / 6 else 0.8 + 1.2 * (chance - 5 / 6),
 }
+
+# Kind of a parameter -> the distance between the means of its two sides, as a share of its range.
+BETWEEN_SIDES = {"uniform": 0.5, "bell": 0.375, "sides": 0.7, "switch": 1.0, "rare": 0.9}
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter("smile", -1, 1, "sides", "corners of the mouth down or up", threshold=0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from sdic_train.networks.stylegan2 import Generator
 
 TEST_SHARE = 0.2  # of the labelled codes, on which the accuracy is measured
 SMALLEST_CLASS = 20  # labelled codes per side
+CALIBRATED_ON = 24  # codes per side
+TRIED = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5)  # strengths, in distances between the two sides' codes
+RANGE = 1.5  # useful strengths, in distances between the two sides
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Boundary:
 
     direction: Direction
     accuracy: float  # share of held-out codes on the right side
-    separation: float  # distance between the two sides' mean codes along the unit normal
+    separation: float  # distance between the two sides along the unit normal: of their mean codes, or `calibrated`
 
 
 def _mapped(generator: Generator, samples: int, seed: int, batch: int) -> Iterator[Tensor]:
@@ -41,8 +44,18 @@ def labelled_codes(
     """Batches of mapped codes w [n, C] and what `read` says of their pictures, [n, labels]. The codes follow from `seed` alone."""
     with torch.no_grad():
         for latent in _mapped(generator, samples, seed, batch):
-            picture = generator(latent[:, None].repeat(1, generator.config.rows, 1)).clamp(-1, 1)
-            yield latent.cpu().numpy(), read(picture).float().cpu().numpy()
+            codes = latent.cpu().numpy()
+            yield codes, labels_of(generator, read, codes, batch)
+
+
+@torch.no_grad()
+def labels_of(generator: Generator, read: Callable[[Tensor], Tensor], codes: NDArray[np.float32], batch: int = 16) -> NDArray[np.float32]:
+    """What `read` says of the pictures of mapped codes [n, C]: [n, labels]."""
+    labels = []
+    for latent in torch.from_numpy(codes).to(generator.input.input.device).split(batch):
+        picture = generator(latent[:, None].repeat(1, generator.config.rows, 1)).clamp(-1, 1)
+        labels.append(read(picture).float().cpu().numpy())
+    return np.concatenate(labels)
 
 
 def boundary(
@@ -82,8 +95,42 @@ def boundary(
         method += f", {len(against)} other directions projected out"
     along = codes @ normal
     separation = float(along[above].mean() - along[~above].mean())
-    reach = round(1.5 * separation, 2)
-    return Boundary(Direction(normal.astype(np.float32), name, method, (-reach, reach)), accuracy, separation)
+    return Boundary(Direction(normal.astype(np.float32), name, method, _range(separation)), accuracy, separation)
+
+
+def calibrated(
+    found: Boundary,
+    codes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    threshold: float,
+    span: float,
+    read: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> Boundary:
+    """The boundary with the strength as its separation that moves pictures from one side of a label to the other.
+
+    The mean codes of the sides are nearer to each other along a direction than that, the more so when others were projected out of it.
+    codes, scores    codes [N, C] and their labels [N], with two sides of `threshold`, whose means are `span` apart
+    read             codes [n, C] -> the labels [n] of their pictures
+    A label that moves by less than its span at every strength up to 2.5 distances leaves the boundary as it is, and its method says so.
+    """
+    normal, moved = found.direction.vector.reshape(-1), np.zeros(len(TRIED))
+    for sign, side in ((1, scores <= threshold), (-1, scores > threshold)):
+        some, before = codes[side][:CALIBRATED_ON], scores[side][:CALIBRATED_ON]
+        for place, strength in enumerate(TRIED):
+            after = read(some + np.float32(sign * strength * found.separation) * normal)
+            moved[place] += sign * float((after - before).mean()) / span / 2
+    if moved.max() < 1:
+        said = f"at {TRIED[moved.argmax()]:g} times the distance of the sides samples moved by {moved.max():.2f} of it"
+        return replace(found, direction=replace(found.direction, method=f"{found.direction.method}; {said}"))
+    end = int((moved >= 1).argmax())
+    separation = found.separation * float(np.interp(1.0, (0.0, *moved)[end : end + 2], (0.0, *TRIED)[end : end + 2]))
+    method = f"{found.direction.method}; a strength of {separation:.2f} moves samples from side to side"
+    return Boundary(replace(found.direction, method=method, strength_range=_range(separation)), found.accuracy, separation)
+
+
+def _range(separation: float) -> tuple[float, float]:
+    reach = round(RANGE * separation, 2)
+    return -reach, reach
 
 
 def ganspace(generator: Generator, components: int = 80, samples: int = 100_000, seed: int = 0) -> Pca:

@@ -13,7 +13,7 @@ from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import SdicError
 from sdic_train.config import TINY
 from sdic_train.networks.stylegan2 import Generator
-from sdic_train.trainers.latent_directions import boundary, ganspace, labelled_codes, sefa
+from sdic_train.trainers.latent_directions import boundary, calibrated, ganspace, labelled_codes, sefa
 
 WIDTH = 16
 
@@ -57,6 +57,33 @@ def test_other_directions_are_projected_out(codes: np.ndarray) -> None:
     clean = boundary(codes, scores, 0.0, "smile", against=age[None].astype(np.float32)).direction.vector[0]
     assert abs(plain @ age) > 0.3
     assert abs(clean @ age) < 1e-5
+
+
+def test_a_strength_is_calibrated_by_what_it_does_to_labels(codes: np.ndarray) -> None:
+    smile, age = _unit(1), _unit(2)
+
+    def read(some: np.ndarray) -> np.ndarray:
+        return np.asarray(some @ (smile + 0.3 * age), np.float32)
+
+    scores = read(codes)
+    span = float(scores[scores > 0].mean() - scores[scores <= 0].mean())
+    found = boundary(codes, scores, 0.0, "smile", against=age[None].astype(np.float32))
+    exact = calibrated(found, codes, scores, 0.0, span, read)
+    assert exact.separation > 1.1 * found.separation, "part of what moves the label was projected out"
+    normal = exact.direction.vector[0]
+    low, high = codes[scores <= 0], codes[scores > 0]
+    up = (read(low + exact.separation * normal) - read(low)).mean()
+    down = (read(high) - read(high - exact.separation * normal)).mean()
+    assert (up + down) / 2 == pytest.approx(span, rel=0.15)
+    assert exact.direction.strength_range == pytest.approx((-1.5 * exact.separation, 1.5 * exact.separation), abs=0.01)
+
+
+def test_a_label_that_does_not_move_enough_leaves_the_strength(codes: np.ndarray) -> None:
+    normal = _unit(1)
+    found = boundary(codes, (codes @ normal).astype(np.float32), 0.0, "smile")
+    same = calibrated(found, codes, (codes @ normal).astype(np.float32), 0.0, 100.0, lambda some: (some @ normal).astype(np.float32))
+    assert (same.separation, same.direction.strength_range) == (found.separation, found.direction.strength_range)
+    assert "at 2.5 times the distance of the sides samples moved by 0.04 of it" in same.direction.method
 
 
 def test_too_few_codes_on_one_side(codes: np.ndarray) -> None:
