@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
@@ -102,9 +102,9 @@ def load_stages(backend: OnnxRuntime | OnnxRuntimeCuda) -> None:
 
     weights = {name for names in manifest.weights.values() for name in names}
     # The longest first, so that no core waits for the other: large files, then the stages with most sessions.
-    hashes = [partial(bundle.file, name) for name in sorted(weights & set(files), key=bytes_of, reverse=True)]
+    hashes: list[Callable[[], object]] = [partial(bundle.file, name) for name in sorted(weights & set(files), key=bytes_of, reverse=True)]
     sessions = Counter(stage for key, files in chosen(manifest, variants).items() for stage in (parts(key)[0],) * len(files))
-    stages = [partial(backend.load_stage, stage, hashed=False) for stage, _ in sessions.most_common()]
+    stages: list[Callable[[], object]] = [partial(backend.load_stage, stage, hashed=False) for stage, _ in sessions.most_common()]
     with ThreadPoolExecutor(min(MOST_LOADERS, available_cpus())) as pool:
         tasks = [pool.submit(task) for task in (*hashes, *stages)]
         try:

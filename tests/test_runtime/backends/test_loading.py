@@ -69,7 +69,8 @@ def damage(path: Path) -> None:
 def test_weights_are_hashed_beside_the_session_that_reads_them(folder: Path, order: Callable[[str], list[bool]], later: str) -> None:
     came = order(later)
     image = np.ones((1, 3, 64, 64), np.float32)
-    made = load(Bundle.open(folder), threads=1).run("e4e", {"image": image}, ["latent"])["latent"]
+    backend: Any = load(Bundle.open(folder), threads=1)
+    made = backend.run("e4e", {"image": image}, ["latent"])["latent"]
     assert came == [True] and made.shape == (1, 12, 8)
 
 
@@ -86,7 +87,12 @@ def test_a_damaged_graph_never_becomes_a_session(folder: Path, monkeypatch: pyte
     damage(folder / GRAPH)
     made: list[str] = []
     plain = module.session_of
-    monkeypatch.setattr(module, "session_of", lambda bundle, name, *rest: made.append(name) or plain(bundle, name, *rest))
+
+    def noted(bundle: Bundle, name: str, *rest: Any) -> Any:
+        made.append(name)
+        return plain(bundle, name, *rest)
+
+    monkeypatch.setattr(module, "session_of", noted)
     with pytest.raises(BundleError, match=r"e4e\.onnx is damaged: its SHA-256"):
         load(Bundle.open(folder), threads=1)
     assert "e4e" not in made
@@ -94,7 +100,7 @@ def test_a_damaged_graph_never_becomes_a_session(folder: Path, monkeypatch: pyte
 
 def test_weights_of_a_stage_that_is_loaded_later_are_compared_then(folder: Path) -> None:
     damage(folder / WEIGHTS)
-    backend = load(Bundle.open(folder), threads=1, lazy=True)
+    backend: Any = load(Bundle.open(folder), threads=1, lazy=True)
     with pytest.raises(BundleError, match=DAMAGED):
         backend.run("e4e", {"image": np.ones((1, 3, 64, 64), np.float32)}, ["latent"])
 
