@@ -105,13 +105,24 @@ def load_stages(backend: OnnxRuntime | OnnxRuntimeCuda) -> None:
     hashes: list[Callable[[], object]] = [partial(bundle.file, name) for name in sorted(weights & set(files), key=bytes_of, reverse=True)]
     sessions = Counter(stage for key, files in chosen(manifest, variants).items() for stage in (parts(key)[0],) * len(files))
     stages: list[Callable[[], object]] = [partial(backend.load_stage, stage, hashed=False) for stage, _ in sessions.most_common()]
+    failed = threading.Event()
+
+    def attempt(task: Callable[[], object]) -> None:
+        if failed.is_set():
+            return
+        try:
+            task()
+        except BaseException:
+            failed.set()
+            raise
+
     with ThreadPoolExecutor(min(MOST_LOADERS, available_cpus())) as pool:
-        tasks = [pool.submit(task) for task in (*hashes, *stages)]
+        tasks = [pool.submit(attempt, task) for task in (*hashes, *stages)]
         try:
             for task in tasks:
                 task.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:  # an interrupt too
+            failed.set()
             raise
     bundle.check(files)
 

@@ -125,4 +125,4 @@ def test_the_first_session_that_fails_ends_the_load_with_its_sentence(folder: Pa
     monkeypatch.setattr(module, "available_cpus", lambda: 1)
     with pytest.raises(BackendError, match=r'^the stage "\w+" could not be loaded$'):
         load(Bundle.open(folder), threads=1)
-    assert len(tried) < len(Bundle.open(folder).manifest.stages)
+    assert len(tried) == 1
