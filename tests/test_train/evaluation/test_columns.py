@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import small_methods as small
 import torch
-import torch
 from onnx import TensorProto, helper, save
 
 from sdic_train.cli.app import main
