@@ -16,7 +16,7 @@ from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.bundle.manifest import Manifest, first_schema
 from sdic_runtime.errors import ArgumentError, BundleError, FileError, printable
 from sdic_runtime.files import LARGEST_TENSORS, Shapes, read_tensors, reason, save_tensors
-from sdic_runtime.json_text import JsonError, convert, parse_json
+from sdic_runtime.parsing.json_text import JsonError, convert, parse_json
 from sdic_runtime.pictures import to_bytes
 from sdic_runtime.program import FIXED_AXES, PICTURE, Axes, check_axes, check_sizes, sized
 

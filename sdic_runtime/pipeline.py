@@ -16,13 +16,13 @@ import numpy as np
 from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.backends.registry import choose_backend, load_backend
 from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.decoding.shapes import SQUASH
 from sdic_runtime.directions import Directions
 from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of, style_offset
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Common, Edited, Held, Inversion, Model, Still
 from sdic_runtime.pictures import PictureLike, prepare
 from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, STYLE_KIND, STYLES, Move, Program, run
-from sdic_runtime.shapes import SQUASH
 from sdic_runtime.unmoved import first_row, split
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
