@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CASES ?= 3000
 CHECKPOINTS ?= examples/table1
+PTI ?= 0
 # The graphs and networks of the tests are tiny: more threads than one per test process only wait for each other.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -36,8 +37,8 @@ lowest:  ## the runtime's fast tests with the oldest packages it allows, in an e
 	$(LOWEST)/bin/pip install --quiet --no-deps .
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q tests/test_runtime
 
-table1: .venv/dev  ## the table of all methods on the demo domain, from their packed checkpoints in CHECKPOINTS
-	$(BIN)/python scripts/train_table1.py evaluate --packed $(CHECKPOINTS) --out build/table1
+table1: .venv/dev  ## the table of all methods on the demo domain, from their packed checkpoints in CHECKPOINTS; PTI=32: also PTI, of so many photos
+	$(BIN)/python scripts/train_table1.py evaluate --packed $(CHECKPOINTS) --out build/table1 --pti $(PTI)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
