@@ -69,6 +69,15 @@ def test_the_example_gives_the_pictures_of_python(
     assert Inversion.load(tmp_path / "out/inversion.safetensors").names == (str(path),)
 
 
+def test_onnx_runtime_reports_nothing_and_keeps_no_files(example: Path, execute: Execute, tiny_bundle: Path, tmp_path: Path) -> None:
+    path, home = photo(tmp_path / "photo.png", "RGB"), tmp_path / "home"
+    home.mkdir()
+    names = ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "CI")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | {"HOME": str(home), "TMPDIR": str(home)}
+    assert execute(example, tiny_bundle, path, tmp_path / "out", "smile", env=environment).returncode == 0
+    assert list(home.iterdir()) == []
+
+
 def test_the_example_says_what_is_wrong(example: Path, execute: Execute, tiny_bundle: Path, tmp_path: Path) -> None:
     good = photo(tmp_path / "good.png", "RGB")
     (tmp_path / "text.png").write_text("no picture")
