@@ -18,6 +18,7 @@ from sdic_runtime.errors import FileError, SdicError, printable
 from sdic_runtime.files import reason, replacing, sha256
 from sdic_runtime.folders import PICTURE_SUFFIXES, files_in
 from sdic_runtime.pictures import fit, load_picture, to_bytes
+from sdic_runtime.processes import deaf, serve_parent
 from sdic_train.portraits.portraits import PARAMETERS, Parameter, sample
 
 CHUNK = 500  # pictures that one process draws at a time
@@ -71,9 +72,10 @@ def draw_portraits(folder: Path, count: int, size: int, photo: bool, seed: int =
     folder.mkdir(parents=True, exist_ok=True)
     starts = [start for start in range(0, count, CHUNK) if not _chunk(folder, start, size, photo, seed).exists()]
     drawn = count - sum(min(CHUNK, count - start) for start in starts)
-    pool = ProcessPoolExecutor(processes)
+    pool = ProcessPoolExecutor(processes, initializer=serve_parent)
     try:
-        jobs = {start: pool.submit(_draw, seed, range(start, min(start + CHUNK, count)), size, photo) for start in starts}
+        with deaf():
+            jobs = {start: pool.submit(_draw, seed, range(start, min(start + CHUNK, count)), size, photo) for start in starts}
         for start, job in jobs.items():
             arrays = job.result()
             with replacing(_chunk(folder, start, size, photo, seed)) as temporary, temporary.open("wb") as file:

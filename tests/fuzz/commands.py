@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -64,7 +63,7 @@ class Inputs:
 
         folder = self.folder / "data"
         folder.mkdir()
-        for _ in draw_portraits(folder, 8, 128, photo=True, seed=0, processes=1):
+        for _ in draw_portraits(folder, 8, 128, photo=False, seed=0, processes=1):
             pass
         return folder
 

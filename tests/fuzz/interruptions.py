@@ -1,36 +1,35 @@
 """Interrupt commands at random moments: `python -m fuzz.interruptions [COMMAND ...] --cases 20 --first 0`.
 
 Each case sends SIGKILL, SIGTERM or SIGINT to a command somewhere in the time that it takes undisturbed, gives the same command again, and
-compares: nothing half-written in between; afterwards the files of an undisturbed run, byte for byte, and no other file in the output folder,
-the home, the temporary folder; no process. Only cases count that interrupted a living process. Ends with 1 where there is a fault.
+compares: nothing half-written in between; afterwards the files of an undisturbed run, byte for byte, and nothing else in the output folder,
+the home and the temporary folder; no process. Only cases count that interrupted a living process. Ends with 1 where there is a fault.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import io
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from fuzz.commands import COMMANDS, Command, Inputs
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 MARK = "SDIC_INTERRUPTED"  # in the environment of a case's processes
+NOTES = ".local/state/sdic/checked"
+NOTE = re.compile(rf"{re.escape(NOTES)}/[0-9a-f]{{64}}\.json")
 WAIT, LONGEST = 15.0, 300.0  # seconds for its processes to end, and for a command
 TRIES = 4  # at one case, until the signal finds a living process
 # Exit codes, by signal: the signal's own where the process had not come to its own answer, 0 where it was ready.
@@ -47,14 +46,33 @@ def names(folder: Path) -> list[str]:
 
 
 def same(name: str, found: bytes, expected: bytes) -> bool:
-    """Whether two files say the same: byte for byte, but times and the places of cases in JSON."""
-    if found == expected or not name.endswith((".json", ".jsonl")):
-        return found == expected
-    return [_timeless(line) for line in sorted(found.splitlines())] == [_timeless(line) for line in sorted(expected.splitlines())]
+    """Whether two files say the same: byte for byte, but for the order of a journal's lines and how a pickle writes equal values."""
+    if found != expected and name.endswith(".jsonl"):
+        return sorted(found.splitlines()) == sorted(expected.splitlines())
+    return found == expected or (name.endswith(".pt") and equal(saved(found), saved(expected)))
 
 
-def _timeless(line: bytes) -> bytes:
-    return b"" if line.strip().startswith((b'"created"', b'"seconds"')) else line
+def saved(data: bytes) -> Any:
+    import torch
+
+    return torch.load(io.BytesIO(data), weights_only=True)
+
+
+def equal(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(value, other[name]) for name, value in one.items())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one.equal(other) if hasattr(one, "equal") else bool(one == other)
+
+
+def whole(name: str, found: bytes, last: bytes) -> bool:
+    """Whether a file that grows is that of an earlier moment of an undisturbed run."""
+    if name.endswith(".pt"):
+        return equal(sorted(saved(found)), sorted(saved(last)))
+    return last.startswith(found)
 
 
 @dataclass
@@ -102,6 +120,11 @@ class Place:
     def said(self) -> str:
         return (self.root / "stderr").read_text(errors="replace")
 
+    def elsewhere(self) -> list[str]:
+        """What is in the home and the temporary folder, without finished notes of files that were hashed."""
+        found = names(self.home) + names(self.temporary)
+        return [name for name in found if not f"{NOTES}/".startswith(f"{name}/") and not NOTE.fullmatch(name)]
+
     def processes(self) -> list[int]:
         """Those of this case that live, children of children too."""
         found = []
@@ -138,15 +161,19 @@ def undisturbed(command: Command, inputs: Inputs, root: Path) -> Undisturbed:
         time.sleep(0.005)
     seconds = time.monotonic() - start
     assert process.returncode == 0, f"{command.name} fails undisturbed: {place.said}"
-    elsewhere = names(place.home) + names(place.temporary)
+    elsewhere = place.elsewhere()
     return Undisturbed(seconds, begins or seconds, before, contents(place.out), names(place.out), elsewhere)
 
 
-def stamps(folder: Path) -> list[tuple[str, int]]:
-    try:
-        return [(entry.path, entry.stat().st_mtime_ns) for entry in (*os.scandir(folder), *(one for part in os.scandir(folder) if part.is_dir() for one in os.scandir(part)))]
-    except OSError:  # while it changes
-        return []
+def stamps(folder: Path, depth: int = 2) -> list[tuple[str, int]]:
+    """Names and times of what is in a folder, a few levels deep."""
+    found = []
+    with suppress(OSError):  # it changes meanwhile
+        for entry in os.scandir(folder):
+            found.append((entry.path, entry.stat().st_mtime_ns))
+            if depth > 1 and entry.is_dir():
+                found += stamps(Path(entry.path), depth - 1)
+    return found
 
 
 @dataclass
@@ -205,15 +232,14 @@ class Case:
 
     def _look(self, place: Place, reference: Undisturbed, sent: signal.Signals) -> None:
         """What there is after the interruption: nothing half-written, no traceback, no process."""
+        if "sdic" not in place.said:  # Python itself was still starting
+            self.code = -sent if self.code == 1 else self.code
+        else:
+            self._check("Traceback" not in place.said, f"a traceback after {sent.name}: {place.said[-800:]}")
         self._check(self.code in CODES[sent], f"exit code {self.code} after {sent.name}: {place.said[-400:]}")
-        self._check("Traceback" not in place.said, f"a traceback after {sent.name}: {place.said[-800:]}")
-        end = time.monotonic() + WAIT
-        while (living := place.processes()) and time.monotonic() < end:
-            time.sleep(0.05)
-        self._check(not living, f"processes {living} live on")
+        self._end(place)
         found = {name: data for name, data in contents(place.out).items() if not any(part.startswith(".") for part in Path(name).parts)}
-        whole = self.command.whole
-        for folder in whole:  # the old one or the new one
+        for folder in self.command.whole:  # the old one or the new one
             inside = {name: data for name, data in found.items() if name.startswith(f"{folder}/")}
             sound = [
                 set(inside) >= set(parts) and all(same(name, inside[name], parts[name]) for name in parts)
@@ -222,7 +248,10 @@ class Case:
             ]
             self._check(any(sound), f"{folder} is neither the old nor the new one: {sorted(inside)}")
         for name, data in found.items():
-            if name.partition("/")[0] in whole or name in self.command.grows:
+            if name.partition("/")[0] in self.command.whole:
+                continue
+            if name in self.command.grows:
+                self._check(whole(name, data, reference.after[name]), f"{name} is half-written")
                 continue
             known = [each[name] for each in (reference.before, reference.after) if name in each]
             self._check(any(same(name, data, each) for each in known), f"{name} is half-written, or nothing of an undisturbed run")
@@ -233,9 +262,16 @@ class Case:
         for name, data in contents(place.out).items():
             if name in reference.after:
                 self._check(same(name, data, reference.after[name]), f"{name} differs")
-        found = names(place.home) + names(place.temporary)
-        self._check(not set(found) - set(reference.elsewhere), f"left elsewhere: {sorted(set(found) - set(reference.elsewhere))}")
-        self._check(not place.processes(), "processes live on after the next run")
+        left = sorted(set(place.elsewhere()) - set(reference.elsewhere))
+        self._check(not left, f"left elsewhere: {left}")
+        self._end(place)
+
+    def _end(self, place: Place) -> None:
+        """All processes of the case end."""
+        end = time.monotonic() + WAIT
+        while (living := place.processes()) and time.monotonic() < end:
+            time.sleep(0.05)
+        self._check(not living, f"processes {living} live on")
 
     def _check(self, right: bool, fault: str) -> None:
         if not right:
@@ -266,7 +302,10 @@ def main() -> int:
         cases, reference = run(COMMANDS[name], inputs, wanted.first, wanted.cases, root)
         real, wrong = [case for case in cases if case.interrupted], [case for case in cases if case.faults]
         codes = dict(sorted(Counter(case.code for case in real).items()))
-        print(f"{name}: {len(real)} of {len(cases)} interrupted ({reference.seconds:.1f} s undisturbed), {codes}, {len(wrong)} faults", flush=True)
+        print(
+            f"{name}: {len(real)} of {len(cases)} interrupted ({reference.seconds:.1f} s undisturbed), {codes}, {len(wrong)} faults",
+            flush=True,
+        )
         sound, total = sound and not wrong, total + len(real)
     print(f"{total} interruptions", flush=True)
     if sound:

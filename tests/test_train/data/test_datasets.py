@@ -48,7 +48,7 @@ def test_a_stop_does_not_wait_for_what_has_not_begun(tmp_path: Path, monkeypatch
         return slow(seed, indices[:1], size, photo)
 
     monkeypatch.setattr(datasets, "_draw", draw)
-    monkeypatch.setattr(datasets, "ProcessPoolExecutor", lambda processes: ThreadPoolExecutor(1))
+    monkeypatch.setattr(datasets, "ProcessPoolExecutor", lambda processes, **named: ThreadPoolExecutor(1))
     drawing = draw_portraits(tmp_path, 1000 * datasets.CHUNK, 32, photo=False)
     next(drawing)
     drawing.close()  # type: ignore[attr-defined]
