@@ -165,6 +165,7 @@ class OpenVino(Backend):
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # processes side by side would share the first cores and leave the others idle
         }
+        self.bundle.refuse_links("OpenVINO", path)
         with self._readable(f'the stage "{name}" could not be loaded from {path}'):
             model = self._core.read_model(str(path))
             self._check(name, path, model, stage)

@@ -113,6 +113,12 @@ class Bundle:
         paths = [path for path in (self.path / name for name in names) if self.leaves(path)]
         return {Path(os.path.relpath(path, graph.parent)).as_posix(): path for path in paths}
 
+    def refuse_links(self, who: str, graph: Path | None = None) -> None:
+        """Raise BundleError where weights of `graph`, or of any graph, are links out of the bundle, which `who` does not follow."""
+        graphs = [self.path / name for name in self.manifest.weights] if graph is None else [graph]
+        for path in (path for each in graphs for path in self.outside(each).values()):
+            raise BundleError(f"{path} is a link out of the bundle, which {who} does not follow; use a copy: cp -rL {self.path} COPY")
+
     def _check_graph(self, name: str, path: Path) -> None:
         """A graph reads no file but the weights that the manifest lists for it, and runs known operators. Raises BundleError."""
         try:

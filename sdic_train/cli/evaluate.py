@@ -76,12 +76,10 @@ def run(
     from sdic_train.evaluation.session import Edits, Entry, Session, entry, looked_at
     from sdic_train.losses.networks import identity_network, open_reader, perceptual_network
     from sdic_train.methods import METHODS
+    from sdic_train.threads import use_threads
     from sdic_train.trainers.compute import Compute
 
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     entries = [entry(text) for text in models]
     entries = [each if each.is_bundle else Entry(each.path, each.label, method, tuple(others or ())) for each in entries]
     checkpoints = sum(not each.is_bundle for each in entries)

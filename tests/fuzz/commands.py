@@ -101,6 +101,10 @@ def train(inputs: Inputs, out: Path) -> list[Any]:
     return program("train", "generator", "--data", inputs.data, "--recipe", "stylegan2", *options, "--out", out)
 
 
+def dataset(inputs: Inputs, out: Path) -> list[Any]:
+    return program("train", "dataset", "--count", 1500, "--size", 32, "--processes", 2, "--out", out)
+
+
 def pictures(word: str, *options: object) -> Words:
     return lambda inputs, out: program("runtime", word, inputs.pictures, "--bundle", inputs.bundle, *options, "--save", "--out", out)
 
@@ -124,6 +128,7 @@ ALL = (
     Command("build", build, whole=("b",)),
     Command("rebuild", build, copy_bundle, ("b",)),
     Command("train", train, grows=TRAINED),
+    Command("dataset", dataset),
     Command("ray", pictures("batch", *BATCH, 1, "--executor", "ray")),
 )
 COMMANDS = {command.name: command for command in ALL}

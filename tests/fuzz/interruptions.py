@@ -95,7 +95,7 @@ class Place:
 
     @property
     def temporary(self) -> Path:
-        return self.root / "tmp"
+        return self.root / "t"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -279,7 +279,7 @@ class Case:
 
 
 def run(command: Command, inputs: Inputs, first: int, count: int, root: Path) -> tuple[list[Case], Undisturbed]:
-    reference = undisturbed(command, inputs, root / f"{command.name}-undisturbed")
+    reference = undisturbed(command, inputs, root / f"{command.name}-whole")
     cases = [Case(command, number) for number in range(first, first + count)]
     for case in cases:
         case.run(inputs, reference, root / f"{command.name}-{case.number}")

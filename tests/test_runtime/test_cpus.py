@@ -33,9 +33,7 @@ SECOND, FIRST = "0::/user.slice/job.service\n", "4:memory:/x\n3:cpu,cpuacct:/doc
         ("nonsense\n0::\n", {"cpu.max": "500000 100000\n"}, 5),
     ],
 )
-def test_affinity_and_quota(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str], expected: int
-) -> None:
+def test_affinity_and_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str], expected: int) -> None:
     (tmp_path / "own").write_text(groups)
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
