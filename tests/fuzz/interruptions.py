@@ -279,7 +279,7 @@ class Case:
 
 
 def run(command: Command, inputs: Inputs, first: int, count: int, root: Path) -> tuple[list[Case], Undisturbed]:
-    reference = undisturbed(command, inputs, root / f"{command.name}-whole")
+    reference = undisturbed(command, inputs, root / f"{command.name}-whole" / "0")
     cases = [Case(command, number) for number in range(first, first + count)]
     for case in cases:
         case.run(inputs, reference, root / f"{command.name}-{case.number}")

@@ -9,7 +9,6 @@ import pytest
 
 from sdic_runtime import cpus
 
-
 SECOND, FIRST = "0::/user.slice/job.service\n", "4:memory:/x\n3:cpu,cpuacct:/docker/ab\n"
 
 
