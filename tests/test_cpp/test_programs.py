@@ -89,6 +89,7 @@ def test_the_example_says_what_is_wrong(example: Path, execute: Execute, tiny_bu
         ([], "error: too few arguments; usage: invert_and_edit BUNDLE photo.png FOLDER DIRECTION..."),
         ([tmp_path, good, out, "smile"], f"error: {tmp_path} is not a bundle, it has no bundle.json"),
         ([tiny_bundle, good, out, "age", "smiel"], 'error: there is no direction "smiel"; the bundle "tiny" has: age, basis, smile'),
+        ([tiny_bundle, good, out, "age", "basis"], "error: basis is a PCA basis, whose components this example does not take; name a"),
         ([tiny_bundle, good, good / "below", "smile"], "error: "),
         ([tiny_bundle, tmp_path / "vast.png", out, "smile"], f"error: {tmp_path}/vast.png has more than 100 megapixels; make the"),
         *(
