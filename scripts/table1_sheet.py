@@ -40,7 +40,7 @@ def sheet(models: Mapping[str, Path], photos: NDArray[Any], judge: Path, directi
 
 def column(path: Path, photos: NDArray[Any], edit: Any, strengths: list[float]) -> list[Image.Image]:
     """The inversion of every photo and its edit, from top to bottom."""
-    from sdic_runtime.shapes import SQUASH
+    from sdic_runtime.decoding.shapes import SQUASH
     from sdic_train.pipelines import Weights, pipeline_of
 
     code, model = Weights(path).read()

@@ -15,7 +15,7 @@ import numpy as np
 
 import sdic_runtime
 from sdic_export.check import TOLERANCES, check_stage, label
-from sdic_export.direction_files import read_directions, write_directions
+from sdic_export.directions.files import read_directions, write_directions
 from sdic_export.golden import FILE as GOLDEN_FILE
 from sdic_export.golden import Chain, example_direction, make_golden, run_all, run_chain, smooth_pictures, write_golden
 from sdic_export.graphs.exporter import (

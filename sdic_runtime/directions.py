@@ -23,10 +23,10 @@ from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import ArgumentError, FileError, SdicError, printable
 from sdic_runtime.files import open_regular, read_tensors, reason, save_tensors, tensor_bytes
-from sdic_runtime.json_text import JsonError, parse_json
+from sdic_runtime.parsing.json_text import JsonError, parse_json
+from sdic_runtime.parsing.torch_files import read_torch
 from sdic_runtime.program import STYLES, STYLES_LETTER
 from sdic_runtime.styles import StyleDirection
-from sdic_runtime.torch_files import read_torch
 
 AnyDirection: TypeAlias = Direction | StyleDirection | Pca
 SUFFIXES = (".safetensors", ".npy", ".npz", ".pt", ".pth")

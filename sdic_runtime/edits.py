@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from sdic_runtime.arrays import finite_array
 from sdic_runtime.errors import ArgumentError
+from sdic_runtime.parsing.arrays import finite_array
 from sdic_runtime.program import STYLE_KIND
 from sdic_runtime.styles import StyleDirection
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
@@ -16,9 +16,10 @@ from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.bundle.manifest import Manifest, first_schema
 from sdic_runtime.errors import ArgumentError, BundleError, FileError, printable
 from sdic_runtime.files import LARGEST_TENSORS, Shapes, read_tensors, reason, save_tensors
-from sdic_runtime.json_text import JsonError, convert, parse_json
+from sdic_runtime.parsing.json_text import JsonError, convert, parse_json
 from sdic_runtime.pictures import to_bytes
 from sdic_runtime.program import FIXED_AXES, PICTURE, Axes, check_axes, check_sizes, sized
+from sdic_runtime.still import Common, Still
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -143,22 +144,6 @@ class Edited(Pictures):
     def __init__(self, model: Model, latent: np.ndarray, pixels: Held) -> None:
         super().__init__(model, len(latent), pixels)
         self.latent = latent
-
-
-class Common(NamedTuple):
-    """What edits of one inversion have in common, by program and value, and the bytes of it."""
-
-    values: Mapping[tuple[str, str], Held] = {}
-    bytes: int = 0
-
-
-@dataclass(eq=False)
-class Still:
-    """What stays as it is when an inversion is edited: what edits have in `common`, made by the first of them, and which there were, by
-    program and first style row. Not saved, pickled or copied. Both are replaced and never changed, so that threads may share them."""
-
-    common: Common = field(default_factory=Common)
-    asked: frozenset[tuple[str, int]] = frozenset()
 
 
 class Inversion(Pictures):

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
-from sdic_runtime.decoding import BYTE_LIMIT, PIXEL_LIMIT, SIDE_LIMIT, as_rgb, orientation_of, pixel_limit, turned, without_metadata
+from sdic_runtime.decoding.pixels import BYTE_LIMIT, PIXEL_LIMIT, SIDE_LIMIT, as_rgb, orientation_of, pixel_limit, turned, without_metadata
+from sdic_runtime.decoding.shapes import SQUASH, shaped
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError, printable
 from sdic_runtime.files import reason
-from sdic_runtime.shapes import SQUASH, shaped
 
 if TYPE_CHECKING:
     from PIL.Image import Image

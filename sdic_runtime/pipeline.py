@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,13 +15,14 @@ import numpy as np
 from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.backends.registry import choose_backend, load_backend
 from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.decoding.shapes import SQUASH
 from sdic_runtime.directions import Directions
 from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of, style_offset
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
-from sdic_runtime.inversion import Common, Edited, Held, Inversion, Model, Still
+from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
 from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, STYLE_KIND, STYLES, Move, Program, run
-from sdic_runtime.shapes import SQUASH
+from sdic_runtime.still import Common, Stills
 from sdic_runtime.unmoved import first_row, split
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
@@ -57,7 +57,7 @@ class Pipeline:
         self.reason = reason  # why `auto` took this backend; "" when it was named
         self.model = Model.of(bundle.manifest)
         self.directions = Directions(bundle)
-        self._holding: tuple[weakref.ref[Still], ...] = ()  # what holds something in common for edits, the last one last
+        self.stills = Stills(KEPT_BYTES)
 
     @classmethod
     def load(
@@ -305,29 +305,17 @@ class Pipeline:
         method, still = self.bundle.manifest, inversion.still
         there = still.common.values
         if all((program, value) in there for value in first.gives):
-            self._bound(still)
+            self.stills.bound(still)
             return {value: there[program, value] for value in first.gives}
         tensors = {value: tensor for step in first.steps for tensor, value in step.outputs.items()}
         needed = sum(4 * prod(method.shape(tensors[value], len(inversion))) for value in first.gives)
-        if needed > KEPT_BYTES:
+        if needed > self.stills.limit:
             return None
         made = self._run(program, inversion, {}, np.arange(len(inversion)), batch, begun=Begun(first, {}))
-        values, size = still.common if still.common.bytes + needed <= KEPT_BYTES else Common()
+        values, size = still.common if still.common.bytes + needed <= self.stills.limit else Common()
         still.common = Common({**values, **{(program, value): held for value, held in made.items()}}, size + needed)
-        self._bound(still)
+        self.stills.bound(still)
         return made
-
-    def _bound(self, last: Still) -> None:
-        """Of what the inversions hold for their edits, let go what is too much, that of the `last` one last. Other threads go on with
-        what they have of it."""
-        size, kept = last.common.bytes, [last]
-        for still in (still for known in reversed(self._holding) if (still := known()) is not None and still is not last):
-            if size + still.common.bytes <= KEPT_BYTES:
-                size += still.common.bytes
-                kept.insert(0, still)
-            else:
-                still.common = Common()
-        self._holding = tuple(map(weakref.ref, kept))
 
     def _run(
         self,

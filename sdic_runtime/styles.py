@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdic_runtime.arrays import finite_array
 from sdic_runtime.errors import ArgumentError
+from sdic_runtime.parsing.arrays import finite_array
 from sdic_runtime.program import STYLES_LETTER
 
 Channel = tuple[int, int]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 
 from sdic_runtime.bundle.manifest import FFHQ, Manifest
+from sdic_runtime.decoding.shapes import SQUASH, fits, middle, squashed, wanted_shape
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError
 from sdic_runtime.faces import Face, Photo, find, open_photo
 from sdic_runtime.faces.face import MaskLike
@@ -20,7 +21,6 @@ from sdic_runtime.folders import BACKGROUND
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pictures import load_picture, picture_size
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.shapes import SQUASH, fits, middle, squashed, wanted_shape
 
 if TYPE_CHECKING:
     from PIL.Image import Image

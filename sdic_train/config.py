@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from sdic_runtime.errors import ArgumentError, CheckpointError, SdicError
-from sdic_runtime.json_text import convert
+from sdic_runtime.parsing.json_text import convert
 from sdic_runtime.program import LARGEST_SIZE
 
 FEATURE_SIZE = 64  # height and width of the layer-7 feature

@@ -43,7 +43,7 @@ def add(
     Example:
       sdic-export directions add engines/ffhq1024 smile.pt --range -2.5 2.5
     """
-    from sdic_export.direction_files import read_directions
+    from sdic_export.directions.files import read_directions
 
     def make(manifest: Manifest) -> Mapping[str, AnyDirection]:
         found = read_directions(files, manifest.sizes, manifest.domain)
@@ -79,7 +79,7 @@ def remove(
     Example:
       sdic-export directions remove engines/ffhq1024 smile
     """
-    from sdic_export.bundle_directions import remove_directions
+    from sdic_export.directions.bundle import remove_directions
 
     remove_directions(bundle, names)
 
@@ -137,7 +137,7 @@ def channels(
     Example:
       sdic-export directions channels engines/ffhq1024 white_hair 11/286:-1 --range 0 20
     """
-    from sdic_export.style_channels import channel_direction
+    from sdic_export.directions.style_channels import channel_direction
 
     _add(bundle, lambda manifest: {name: channel_direction(manifest.style_layers, parts, name, statistics)}, useful, licence, replace)
 
@@ -167,7 +167,7 @@ def styleclip(
     Example:
       sdic-export directions styleclip engines/ffhq1024 bob --target "a face with a bob cut" --arrays ffhq/ --clip clip-vit-base-patch32/
     """
-    from sdic_export import styleclip as words
+    from sdic_export.directions import styleclip as words
 
     if (clip is None) == (embeddings is None):
         raise ArgumentError("give either --clip, the folder of CLIP's text encoder, or --embeddings, a file that it made")
@@ -194,7 +194,7 @@ def _add(
     """Add what `make` gives, with what the user said of it, and print the files."""
     from dataclasses import replace
 
-    from sdic_export.bundle_directions import add_directions
+    from sdic_export.directions.bundle import add_directions
     from sdic_runtime.edits import Pca, check_number
 
     if useful is not None and not check_number(useful[0], "--range") < check_number(useful[1], "--range"):

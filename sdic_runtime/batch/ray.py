@@ -35,9 +35,9 @@ def execute(
 
 
 @contextmanager
-def _own_folder(address: str | None) -> Iterator[dict[str, str]]:
-    """Where Ray on this machine keeps its logs and sockets, as a setting of it: a folder that vanishes with the run, or after a kill with the
-    next one. Ray's own would stay."""
+def _own_folder(address: str | None) -> Iterator[dict[str, Any]]:
+    """Where Ray on this machine keeps its logs and sockets, as a setting of it: a folder that vanishes with the run, or after a kill with
+    the next one. Ray's own would stay."""
     folder = next((each for each in (tempfile.gettempdir(), "/tmp") if len(each) <= LONGEST and os.access(each, os.W_OK)), None)
     if address is not None or folder is None or any(name in os.environ for name in PLACED):
         yield {}
@@ -47,7 +47,7 @@ def _own_folder(address: str | None) -> Iterator[dict[str, str]]:
 
 
 def _execute(
-    job: Job, tasks: Sequence[Task], workers: int | None, threads: int | None, gpus: float, address: str | None, settings: dict[str, str]
+    job: Job, tasks: Sequence[Task], workers: int | None, threads: int | None, gpus: float, address: str | None, settings: dict[str, Any]
 ) -> Iterator[Outcome]:
     os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
     try:

@@ -14,8 +14,8 @@ from sdic_runtime.bundle.unchanged import Record
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import ArgumentError, BundleError
 from sdic_runtime.files import TRUST_VARIABLE, is_inside, open_regular, read_regular, reason, sha256
-from sdic_runtime.json_text import LARGEST
 from sdic_runtime.leftovers import bring_back
+from sdic_runtime.parsing.json_text import LARGEST
 
 TRUST_HINT = "--trust before the command, or trust=True in Python"
 SHOWN = 3  # operators in a sentence

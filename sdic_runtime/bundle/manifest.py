@@ -15,7 +15,7 @@ import msgspec
 
 from sdic_runtime.errors import BundleError, printable
 from sdic_runtime.files import is_inside, replacing, sha256
-from sdic_runtime.json_text import SHOWN, JsonError, convert, parse_json
+from sdic_runtime.parsing.json_text import SHOWN, JsonError, convert, parse_json
 from sdic_runtime.program import STYLES_LETTER, Method, check
 
 SCHEMA = 2

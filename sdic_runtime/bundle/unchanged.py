@@ -17,7 +17,7 @@ import msgspec
 
 from sdic_runtime.errors import SdicError
 from sdic_runtime.files import read_regular, replacing
-from sdic_runtime.json_text import JsonError, parse_json
+from sdic_runtime.parsing.json_text import JsonError, parse_json
 
 FOLDER = "checked"
 LARGEST = 4 << 20  # bytes of a record

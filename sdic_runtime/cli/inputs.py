@@ -70,8 +70,8 @@ def inversion_of(
     """The inversion in a .safetensors file, with the subject that it is of where `photo` names that; or that of a picture, with its
     subject, whose notices are printed. Raises SdicError."""
     from sdic_runtime.cli.options import notice
+    from sdic_runtime.decoding.shapes import SQUASH
     from sdic_runtime.inversion import Inversion
-    from sdic_runtime.shapes import SQUASH
     from sdic_runtime.subjects import Reader
 
     if is_inversion(source) and photo is None:
@@ -130,8 +130,8 @@ def compared_picture(source: Path, bundles: Sequence[Path | None], wishes: Wishe
 
 def as_seen(pipeline: Pipeline, picture: PictureLike) -> Image.Image:
     """The picture as the networks see it: at the working size, without the bars of a letterboxed domain."""
+    from sdic_runtime.decoding.shapes import SQUASH
     from sdic_runtime.pictures import to_images, working_rows
-    from sdic_runtime.shapes import SQUASH
 
     rows = working_rows(pipeline.sizes, pipeline.model.visible_rows)
     return to_images(pipeline.prepare(picture, SQUASH), rows)[0]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from sdic_runtime.colours import PROFILE, in_srgb, out_of_srgb, profile_of, space_of, without_profile
+from sdic_runtime.decoding.colours import PROFILE, in_srgb, out_of_srgb, profile_of, space_of, without_profile
+from sdic_runtime.decoding.previews import BYTE_LIMIT, exif_without, resources_without, xmp_without
 from sdic_runtime.errors import ArgumentError, FileError, PictureError
 from sdic_runtime.faces.levels import Levels
 from sdic_runtime.files import replacing
 from sdic_runtime.pictures import FORMATS, PictureLike, opened, opened_file, to_rgb
-from sdic_runtime.previews import BYTE_LIMIT, exif_without, resources_without, xmp_without
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdic_runtime.bundle.manifest import FFHQ
-from sdic_runtime.colours import PROFILE
+from sdic_runtime.decoding.colours import PROFILE
+from sdic_runtime.decoding.shapes import SQUASH
 from sdic_runtime.edit_orders import EditOrder, presets
 from sdic_runtime.edits import Edit
 from sdic_runtime.errors import ArgumentError, PictureError, SdicError
 from sdic_runtime.faces import Face, Photo, find
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.shapes import SQUASH
 from sdic_runtime.sheets import back_and_forth, gif, sheet
 from sdic_runtime.subjects import Reader, Subject, Wishes
 from sdic_runtime.tools.list_directions import listed

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.decoding.shapes import SQUASH
 from sdic_runtime.errors import SdicError
 from sdic_runtime.pictures import prepare, working_rows
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.shapes import SQUASH
 from sdic_runtime.tools.judges import Judge
 from sdic_runtime.tools.scores import judged, scores
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from sdic_runtime.backends.onnxruntime_cuda import GPU_HINT
-from sdic_runtime.contents import METADATA, OTHER, SAFETENSORS, content_of, safetensors_header
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import MissingExtraError, SdicError, printable
 from sdic_runtime.files import sha256
+from sdic_runtime.parsing.contents import METADATA, OTHER, SAFETENSORS, content_of, safetensors_header
 from sdic_runtime.tools.public_files import DIRECTION, PublicFile, candidates, known, same_size
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sdic_runtime.contents import WEIGHT_SUFFIXES, content_of
 from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError, SdicError
 from sdic_runtime.files import reason, sha256
 from sdic_runtime.leftovers import held
+from sdic_runtime.parsing.contents import WEIGHT_SUFFIXES, content_of
 from sdic_runtime.tools.public_files import WHOLE_HASH, PublicFile, known, page_of
 from sdic_runtime.tools.resume import Patience, Resuming, Unavailable
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdic_runtime.contents import HTML_SIGNS, PAGE, QUOTA
 from sdic_runtime.errors import FileError
+from sdic_runtime.parsing.contents import HTML_SIGNS, PAGE, QUOTA
 from sdic_runtime.progress import byte_progress
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdic_runtime.contents import PICKLE, SAFETENSORS, TORCH, content_of
 from sdic_runtime.errors import CheckpointError, FileError, OutOfMemoryError
 from sdic_runtime.files import reason, replacing, sort_metadata
-from sdic_runtime.json_text import JsonError, parse_json
+from sdic_runtime.parsing.contents import PICKLE, SAFETENSORS, TORCH, content_of
+from sdic_runtime.parsing.json_text import JsonError, parse_json
 from sdic_train.checkpoints.limits import check_announced
 from sdic_train.checkpoints.stand_ins import RUNS, Emptied, Refused, Skipped, for_torch, names_in, persistent
 
@@ -64,7 +64,7 @@ def unusable(path: Path) -> str:
 
 
 def weight_form(path: Path) -> str:
-    """What kind of file of weights it is, see `sdic_runtime.contents`. Raises CheckpointError for any other file."""
+    """What kind of file of weights it is, see `sdic_runtime.parsing.contents`. Raises CheckpointError for any other file."""
     try:
         content = content_of(path)
     except FileNotFoundError as error:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdic_runtime.errors import CheckpointError
-from sdic_runtime.json_text import JsonError, parse_json
+from sdic_runtime.parsing.json_text import JsonError, parse_json
 from sdic_runtime.tools.public_files import where
 from sdic_train.checkpoints.files import GIVE, load_container, unwrapped, write_safetensors
 from sdic_train.checkpoints.recognise import (

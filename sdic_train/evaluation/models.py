@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdic_runtime.decoding.shapes import SQUASH
 from sdic_runtime.edits import Direction
 from sdic_runtime.pictures import fit, working_rows
 from sdic_runtime.pipeline import BASELINE, Pipeline
 from sdic_runtime.program import IMAGE, INVERT, PICTURE, Program, Step, run
-from sdic_runtime.shapes import SQUASH
 from sdic_runtime.tools.scores import judged
 from sdic_train.networks.sdic.model import SDIC
 

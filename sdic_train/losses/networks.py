@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from sdic_runtime.contents import SAFETENSORS
 from sdic_runtime.errors import CheckpointError
+from sdic_runtime.parsing.contents import SAFETENSORS
 from sdic_train.checkpoints.files import read_safetensors, weight_form
 from sdic_train.losses.identity import load_identity
 from sdic_train.losses.lpips import load_lpips

@@ -154,7 +154,7 @@ def make_direction(rng: Rng, folder: Path) -> Path:
 
 
 def read_direction(path: Path) -> Any:
-    from sdic_export.direction_files import read_direction
+    from sdic_export.directions.files import read_direction
 
     return read_direction(path, SIZES)
 

@@ -17,7 +17,7 @@ import pytest
 
 from fuzz.seeds import refused
 from fuzz.targets import make_bundle, read_bundle, read_picture, verdict
-from sdic_runtime.decoding import as_rgb, turned
+from sdic_runtime.decoding.pixels import as_rgb, turned
 from sdic_runtime.errors import FileError, PictureError, printable
 from sdic_runtime.pictures import prepare
 

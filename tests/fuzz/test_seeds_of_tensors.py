@@ -146,7 +146,7 @@ def packed(part: str, filling: bytes) -> Callable[[Path], None]:
     ids=["a pickle of 35 bytes", "one number for 4 TiB", "an archive", "an archive's pickle"],
 )
 def test_what_a_checkpoint_announces_is_summed_before_it_is_read(write: Callable[[Path], None], sentence: str, tmp_path: Path) -> None:
-    from sdic_export.direction_files import read_direction
+    from sdic_export.directions.files import read_direction
     from sdic_train.checkpoints.load import read_checkpoint
 
     path = tmp_path / "a.pt"
@@ -226,7 +226,7 @@ def test_doctor_reads_any_header(header: bytes, tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in the file system")
 @pytest.mark.parametrize("suffix", [".safetensors", ".npy", ".pt"])
 def test_pipes_are_refused_by_whoever_reads_files(suffix: str, tmp_path: Path) -> None:
-    from sdic_export.direction_files import read_direction
+    from sdic_export.directions.files import read_direction
     from sdic_train.checkpoints.load import read_checkpoint
 
     path = tmp_path / f"a{suffix}"

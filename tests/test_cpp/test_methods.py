@@ -76,7 +76,7 @@ def test_a_mask_keeps_a_region_unedited(library: Any, tmp_path_factory: pytest.T
 def test_a_bundle_with_style_space_runs_and_its_style_directions_are_refused(
     library: Any, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, refusal: Any
 ) -> None:
-    from sdic_export.bundle_directions import add_directions
+    from sdic_export.directions.bundle import add_directions
     from sdic_runtime.styles import StyleDirection
 
     bundle = Path(shutil.copytree(styled_bundle(tmp_path_factory), tmp_path / "styled"))

@@ -22,7 +22,7 @@ from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import files_of, graph_keys
 from sdic_runtime.errors import BackendError
 from sdic_runtime.files import read_regular, reason, replacing, sha256
-from sdic_runtime.json_text import LARGEST, JsonError, parse_json
+from sdic_runtime.parsing.json_text import LARGEST, JsonError, parse_json
 
 SCHEMA = 2
 SIDECAR = "engine.json"

@@ -236,7 +236,7 @@ def test_captions_and_comments_of_a_jpeg_are_kept_without_their_previews(astrona
 
 
 def test_metadata_of_any_bytes_costs_nothing() -> None:
-    from sdic_runtime.previews import exif_without, resources_without, xmp_without
+    from sdic_runtime.decoding.previews import exif_without, resources_without, xmp_without
 
     whole, rng = exif_with_previews("<"), np.random.default_rng(0)
     for length in range(0, len(whole), 7):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import pytest
 from PIL import Image
 
 from sdic_runtime import Pipeline
+from sdic_runtime.bundle.bundle import DEMO_FOLDER
 from sdic_runtime.errors import ArgumentError, BackendError, BundleError, OutOfMemoryError, PictureError
 
 httpx = pytest.importorskip("httpx")
@@ -319,6 +323,59 @@ def test_told_to_stop_it_answers_what_it_has_accepted_and_ends(tiny_bundle: Path
     assert seen["answered"] >= 1 and set(seen) <= {"answered", "not accepted", "503 the service is being stopped"}, seen
     assert seconds < 8, "five seconds, and what the interpreter needs to end"
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """When a slider's value was sent and answered, and whether with a picture (or because a newer value took its place)."""
+
+    sent: float
+    came: float
+    shown: bool
+
+
+def drag(server: Server, inversion: str, seconds: float) -> tuple[list[Answer], int]:
+    """A slider that sends 30 values a second without waiting for answers; and the most that waited in the service meanwhile."""
+
+    def send(index: int) -> Answer:
+        time.sleep(max(0.0, begun + index / 30 - time.perf_counter()))
+        sent = time.perf_counter()
+        edit = {"edits": [{"name": "smile", "strength": index / count}], "slot": "smile", "format": "jpeg"}
+        answer = client.post(f"{server.url}/api/inversions/{inversion}/edit", json=edit)
+        assert answer.status_code in (200, 409), answer.text
+        return Answer(sent, time.perf_counter(), answer.status_code == 200)
+
+    most, count, begun = 0, int(30 * seconds), time.perf_counter() + 0.2
+    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(32) as threads:
+        asked = [threads.submit(send, index) for index in range(count)]
+        while not all(one.done() for one in asked):
+            waiting = re.search(r"^sdic_waiting (\S+)", client.get(server.url + "/metrics").text, re.M)
+            assert waiting
+            most = max(most, int(float(waiting[1])))
+            time.sleep(0.02)
+        return [one.result() for one in asked], most
+
+
+@pytest.mark.parametrize("seconds", [1.5, pytest.param(20, marks=pytest.mark.full)])
+def test_a_dragged_slider_shows_no_picture_older_than_two_renders(seconds: float, tmp_path: Path) -> None:
+    quiet, server = os.getloadavg()[0] < 1, start(DEMO_FOLDER, tmp_path / "log")
+    while httpx.get(server.url + "/ready").status_code != 200:
+        time.sleep(0.05)
+    picture = httpx.post(server.url + "/api/pictures", content=png(128, 128)).json()["picture"]
+    inversion = httpx.post(f"{server.url}/api/pictures/{picture}/invert", json={}, timeout=60).json()["inversion"]
+    drag(server, inversion, 0.5)  # the first edits load what they need
+    answers, most = drag(server, inversion, seconds)
+    server.process.terminate()
+    assert server.process.wait(30) in (0, -15) and "Traceback" not in (tmp_path / "log").read_text()
+    shown = sorted((answer for answer in answers if answer.shown), key=lambda answer: answer.came)
+    ages, renders = ([1e3 * (answer.came - answer.sent) for answer in shown], [1e3 * (b.came - a.came) for a, b in pairwise(shown)])
+    print(f"{len(shown)} of {len(answers)} values shown, one in {np.median(renders):.0f} ms, {np.median(ages):.0f} ms old", end="")
+    print(f", the oldest {max(ages):.0f} ms{'' if quiet else ', on a machine with other work'}")
+    if quiet:  # it waits for the render that runs when it comes, and for its own; the answer of one more may be on its way
+        assert max(sum(answer.sent < other.came <= answer.came for other in shown) for answer in shown) <= 3
+        assert max(ages) < 2 * np.percentile(renders, 95) + 20
+    assert answers[-1].shown, "the last value is what stays on the screen"
+    assert most <= 2, "one is computed and one waits"
 
 
 @pytest.mark.full

@@ -24,8 +24,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sdic_export.build import BuildOptions, build
-from sdic_runtime.contents import OTHER, PICKLE, SAFETENSORS, TORCH, TORCH_OLD, content_of
 from sdic_runtime.errors import CheckpointError
+from sdic_runtime.parsing.contents import OTHER, PICKLE, SAFETENSORS, TORCH, TORCH_OLD, content_of
 from sdic_runtime.tools.doctor import NOTE, OK, PROBLEM, examine
 from sdic_train.checkpoints.load import describe, load_generator, read_checkpoint, save_checkpoint
 from sdic_train.checkpoints.models import load_encoded, load_hfgi, load_sfe

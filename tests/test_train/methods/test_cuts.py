@@ -16,7 +16,6 @@ import small_methods
 import small_parts
 import torch
 
-from sdic_runtime import pipeline as pipelines
 from sdic_runtime.edits import Direction, GanSpaceEdit, Pca
 from sdic_runtime.inversion import Edited
 from sdic_runtime.pipeline import Pipeline
@@ -153,11 +152,11 @@ def test_nothing_moved_is_the_inversion_by_the_same_steps(sdic: Pipeline) -> Non
 
 def test_memory_is_bounded(sdic: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     inversion, spy = sdic.invert(pictures(sdic, 1)), Spy(sdic)
-    monkeypatch.setattr(pipelines, "KEPT_BYTES", 4 * (8 * 64 * 64 + 3 * 32 * 32))  # one feature with its RGB sum
+    monkeypatch.setattr(sdic.stills, "limit", 4 * (8 * 64 * 64 + 3 * 32 * 32))  # one feature with its RGB sum
     for row in (8, 9, 9, 8):
         sdic.edit(inversion, direction(sdic, row))
-        assert inversion.still.common.bytes <= pipelines.KEPT_BYTES and len(inversion.still.common.values) == 2
-    monkeypatch.setattr(pipelines, "KEPT_BYTES", 1000)
+        assert inversion.still.common.bytes <= sdic.stills.limit and len(inversion.still.common.values) == 2
+    monkeypatch.setattr(sdic.stills, "limit", 1000)
     inversion = sdic.invert(pictures(sdic, 1))
     spy.seen()
     sdic.edit(inversion, direction(sdic, 9), [1.0, 2.0])
@@ -178,7 +177,7 @@ def test_what_edits_share_is_not_saved_but_goes_with_a_part(sdic: Pipeline) -> N
 
 def test_the_inversions_edited_last_share_the_memory(sdic: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = (sdic.invert(pictures(sdic, 1)) for _ in range(3))
-    monkeypatch.setattr(pipelines, "KEPT_BYTES", 2 * 4 * (8 * 64 * 64 + 3 * 32 * 32))  # two features with their RGB sums
+    monkeypatch.setattr(sdic.stills, "limit", 2 * 4 * (8 * 64 * 64 + 3 * 32 * 32))  # two features with their RGB sums
     for inversion in (first, second, first, third):
         sdic.edit(inversion, direction(sdic, 8))
     assert [len(inversion.still.common.values) for inversion in (first, second, third)] == [2, 0, 2]
@@ -191,7 +190,7 @@ def test_the_inversions_edited_last_share_the_memory(sdic: Pipeline, monkeypatch
 def test_an_edit_keeps_what_it_began_with(sdic: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     inversion, render = sdic.invert(pictures(sdic, 1)), sdic._render
     expected = sdic.edit(inversion, direction(sdic, 8)).pixels
-    monkeypatch.setattr(pipelines, "KEPT_BYTES", 4 * (8 * 64 * 64 + 3 * 32 * 32))  # what one edit needs drives out what others do
+    monkeypatch.setattr(sdic.stills, "limit", 4 * (8 * 64 * 64 + 3 * 32 * 32))  # what one edit needs drives out what others do
     others: list[np.ndarray] = []
 
     def interrupted(*arguments: Any) -> Edited:
@@ -207,7 +206,7 @@ def test_an_edit_keeps_what_it_began_with(sdic: Pipeline, monkeypatch: pytest.Mo
 def test_threads_edit_one_inversion(sdic: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, inversion = (8, 9, 10, 11), sdic.invert(pictures(sdic, 2))
     expected = {row: sdic.edit(inversion, direction(sdic, row)).pixels for row in rows}
-    monkeypatch.setattr(pipelines, "KEPT_BYTES", 2 * 4 * (8 * 64 * 64 + 3 * 32 * 32))  # what one edit needs drives out what others do
+    monkeypatch.setattr(sdic.stills, "limit", 2 * 4 * (8 * 64 * 64 + 3 * 32 * 32))  # what one edit needs drives out what others do
     interval = sys.getswitchinterval()
 
     def work(number: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdic_export.styleclip import read_deviations
+from sdic_export.directions.styleclip import read_deviations
 from sdic_runtime.edits import check_number
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.styles import StyleDirection

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from sdic_runtime.arrays import finite_array
 from sdic_runtime.edits import check_number
 from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError, SdicError
 from sdic_runtime.files import reason
+from sdic_runtime.parsing.arrays import finite_array
 from sdic_runtime.styles import StyleDirection
 
 ARRAYS, STATISTICS, TEMPLATES = "fs3.npy", "S_mean_std", "templates.txt"

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from sdic_runtime.files import open_regular
-from sdic_runtime.json_text import LARGEST, JsonError, convert, parse_json
+from sdic_runtime.parsing.json_text import LARGEST, JsonError, convert, parse_json
 
 TORCH, TORCH_OLD, PICKLE, SAFETENSORS, OTHER = "torch", "torch-old", "pickle", "safetensors", "other"
 READ = 4096  # bytes that tell nearly every kind

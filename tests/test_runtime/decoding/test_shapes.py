@@ -14,7 +14,7 @@ from tiny_bundle import write_bundle
 from sdic_runtime import ArgumentError, PictureError, PictureWarning, Pipeline
 from sdic_runtime.bundle.manifest import FFHQ
 from sdic_runtime.cli.app import plain_warnings
-from sdic_runtime.shapes import fits, middle, shaped, wanted_shape
+from sdic_runtime.decoding.shapes import fits, middle, shaped, wanted_shape
 
 SQUARE, CAR = {"R": 128, "S": 64}, ((0, 128), (16, 112))
 

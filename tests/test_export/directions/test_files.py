@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdic_export.direction_files import find_directions, read_direction, read_directions, write_directions
+from sdic_export.directions.files import find_directions, read_direction, read_directions, write_directions
 from sdic_runtime.directions import load_direction, save_direction
 from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import ArgumentError, FileError

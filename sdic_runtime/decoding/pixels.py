@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from sdic_runtime.colours import PROFILE, in_srgb, profile_of, without_profile
+from sdic_runtime.decoding.colours import PROFILE, in_srgb, profile_of, without_profile
 from sdic_runtime.errors import PictureError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 STRETCHED = 1.03  # a picture that is squashed by more is told
-PACKAGE = str(Path(__file__).parent)
+PACKAGE = str(Path(__file__).parents[1])
 CROP, SQUASH = "crop", "squash"
 
 

@@ -13,9 +13,9 @@ import torch
 from tiny_bundle import write_bundle
 from typer.testing import CliRunner
 
-from sdic_export import bundle_directions
-from sdic_export.bundle_directions import LOCK, add_directions, check_name, remove_directions
 from sdic_export.cli.app import main
+from sdic_export.directions import bundle as bundle_directions
+from sdic_export.directions.bundle import LOCK, add_directions, check_name, remove_directions
 from sdic_runtime import Bundle, Pipeline
 from sdic_runtime.directions import Directions, load_direction
 from sdic_runtime.edits import Direction
@@ -221,7 +221,7 @@ def test_a_damaged_bundle_is_said_to_be_one(tmp_path: Path) -> None:
 
 
 def test_useful_ranges_of_public_files_are_known(tmp_path: Path) -> None:
-    from sdic_export.direction_files import read_direction
+    from sdic_export.directions.files import read_direction
 
     sizes = {"L": 18, "C": 512}
     np.save(tmp_path / "Smiling_boundary.npy", np.ones((1, 18 * 512), np.float32))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdic_export.style_channels import channel_direction
-from sdic_export.styleclip import global_direction, read_deviations, read_embeddings, read_relevance, read_templates, text_change
+from sdic_export.directions.style_channels import channel_direction
+from sdic_export.directions.styleclip import global_direction, read_deviations, read_embeddings, read_relevance, read_templates, text_change
 from sdic_runtime.errors import ArgumentError, FileError
 
 LAYERS = (4, 3, 4, 5, 2)  # RGB layers are 1 and 4

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdic_runtime import torch_files
 from sdic_runtime.errors import FileError
-from sdic_runtime.torch_files import read_torch
+from sdic_runtime.parsing import torch_files
+from sdic_runtime.parsing.torch_files import read_torch
 
 torch = pytest.importorskip("torch")
 
@@ -45,7 +45,7 @@ def test_reading_needs_no_torch(tmp_path: Path) -> None:
 
     torch.save(torch.arange(4.0), tmp_path / "a.pt")
     code = (
-        "import sys; from sdic_runtime.torch_files import read_torch; from pathlib import Path; "
+        "import sys; from sdic_runtime.parsing.torch_files import read_torch; from pathlib import Path; "
         "print(read_torch(Path(sys.argv[1])).sum(), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.pt")], capture_output=True, text=True, check=True)
@@ -90,7 +90,7 @@ def test_files_with_anything_else_are_refused(tmp_path: Path, monkeypatch: pytes
 def test_a_tensor_cannot_reach_beyond_its_numbers(tmp_path: Path, start: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
     import pickle
 
-    from sdic_runtime.torch_files import _Unpickler
+    from sdic_runtime.parsing.torch_files import _Unpickler
 
     torch.save(torch.arange(4.0), tmp_path / "a.pt")
     with zipfile.ZipFile(tmp_path / "a.pt") as archive:

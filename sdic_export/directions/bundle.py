@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from sdic_export.direction_files import FOLDER, fits
+from sdic_export.directions.files import FOLDER, fits
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.manifest import Manifest, file_entries, write_manifest
 from sdic_runtime.directions import AnyDirection, direction_sha256, save_direction

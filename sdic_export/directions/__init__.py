@@ -1,0 +1,1 @@
+"""Edit directions for bundles."""

@@ -1,0 +1,1 @@
+"""Any common picture file as upright 8-bit sRGB."""
