@@ -58,10 +58,16 @@ def _execute(
     main, ends = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
-        if main:
-            signal.signal(signal.SIGTERM, ends)  # Ray would answer it with a dump of its own
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise BackendError(f"Ray could not be reached at {address or 'this machine'}: {_line(error)}; check --address") from error
+    except SystemExit:  # Ray's answer to SIGTERM while it starts
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, ends)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, ends)  # Ray would answer it with a dump of its own
     try:
         workers, threads = _fitting(ray.cluster_resources(), workers, threads, gpus)
         items = [{"source": task.source, "stem": task.stem} for task in tasks]
