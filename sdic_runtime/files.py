@@ -107,13 +107,18 @@ def _cannot_write(target: Path, error: OSError) -> FileError:
 
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file with string metadata, whole or not at all. Raises FileError."""
+    # `save_file` would make the file readable for its owner alone, and hide a full disk behind an error of its own.
+    content = tensor_bytes(tensors, metadata)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def tensor_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file; equal contents give equal bytes."""
     import numpy as np
     from safetensors.numpy import save
 
-    # `save_file` would make the file readable for its owner alone, and hide a full disk behind an error of its own.
-    content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, dict(metadata))
-    with replacing(path) as temporary:
-        temporary.write_bytes(_in_order(content))
+    return _in_order(save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, dict(metadata)))
 
 
 def read_tensors(

@@ -255,5 +255,5 @@ def _register_shared_arena() -> None:
     import onnxruntime
 
     place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
-    with suppress(*error_types()):
+    with suppress(*error_types(), RuntimeError):  # RuntimeError: ONNX Runtime 1.20
         onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"arena_extend_strategy": SAME_AS_REQUESTED}))

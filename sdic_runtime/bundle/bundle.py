@@ -111,10 +111,17 @@ class Bundle:
         return not path.resolve().is_relative_to(self.path.resolve())
 
     def outside(self, graph: Path) -> dict[str, Path]:
-        """The external weights of a graph that are links to places outside the bundle: their names in the graph -> their files."""
+        """The external weights of a graph that are links out of its folder, which no library follows: their names in the graph -> their
+        files."""
         names = self.manifest.weights.get(graph.relative_to(self.path).as_posix(), ())
-        paths = [path for path in (self.path / name for name in names) if self.leaves(path)]
+        paths = [path for path in (self.path / name for name in names) if not path.resolve().is_relative_to(graph.parent.resolve())]
         return {Path(os.path.relpath(path, graph.parent)).as_posix(): path for path in paths}
+
+    def refuse_links(self, who: str, graph: Path | None = None) -> None:
+        """Raise BundleError where weights of `graph`, or of any graph, are links out of its folder, which `who` does not follow."""
+        graphs = [self.path / name for name in self.manifest.weights] if graph is None else [graph]
+        for path in (path for each in graphs for path in self.outside(each).values()):
+            raise BundleError(f"{path} is a link out of its folder, which {who} does not follow; use a copy: cp -rL {self.path} COPY")
 
     def _check_graph(self, name: str, path: Path) -> None:
         """A graph reads no file but the weights that the manifest lists for it, and runs known operators. Raises BundleError."""

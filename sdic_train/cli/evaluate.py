@@ -95,13 +95,11 @@ def run(
     from sdic_train.evaluation.tuned import Plan
     from sdic_train.losses.networks import identity_network, open_reader, perceptual_network
     from sdic_train.methods import METHODS
+    from sdic_train.threads import use_threads
     from sdic_train.trainers.compute import Compute
     from sdic_train.trainers.tuning import TuningRecipe
 
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     entries = [*(entry(text) for text in models or ()), *(replace(entry(text), tuned=True) for text in tune or ())]
     if not entries:
         raise ArgumentError("there is nothing to measure; name a bundle or a checkpoint, or one with --tune")
