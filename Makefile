@@ -2,11 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CASES ?= 3000
+INTERRUPTIONS ?= 20
 CHECKPOINTS ?= examples/table1
+PTI ?= 0
 # The graphs and networks of the tests are tiny: more threads than one per test process only wait for each other.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test full fuzz lowest table1 lint clean
+.PHONY: demo test full fuzz lowest newest table1 lint clean
 
 demo: .venv/runtime  ## invert and edit the example portraits with the embedded bundle (no PyTorch, no GPU)
 	$(BIN)/sdic-run demo --out demo
@@ -17,7 +19,7 @@ test: .venv/dev  ## the fast tests
 full: .venv/dev  ## the full-size tests: the released sizes, checked against the official numbers
 	$(TEST) -m full
 
-fuzz: .venv/dev  ## thousands of mutated files; the C interface with sanitizers
+fuzz: .venv/dev  ## thousands of mutated files; the C interface with sanitizers; commands interrupted at random moments
 	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m fuzz --cases $(CASES)
 	test -d build/fuzz/onnxruntime-headers || sdic_runtime/cpp/fetch_onnxruntime_headers.sh build/fuzz/onnxruntime-headers
 	cmake -S sdic_runtime/cpp -B build/fuzz -DSDIC_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug -DONNXRUNTIME_LIBRARY="$$($(BIN)/python -c \
@@ -26,18 +28,29 @@ fuzz: .venv/dev  ## thousands of mutated files; the C interface with sanitizers
 	cd tests && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1 OMP_NUM_THREADS=1 \
 	    ../$(BIN)/python -m fuzz.native ../build/fuzz/libsdic.so --cases $(CASES)
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m fuzz.interruptions --cases $(INTERRUPTIONS)
 
-# pip, onnx and pytest are tools of the tests and may be new; what the runtime imports is as old as pyproject.toml allows.
+# The runtime's fast tests in an environment of their own, without PyTorch. pip, onnx, pytest and scikit-image are tools of the tests; what the
+# runtime imports is as old as pyproject.toml allows (`lowest`), or as new as there is (`newest`, for another PYTHON than that of .venv).
+RUNTIME_TESTS := onnx pytest pytest-xdist httpx scikit-image "tomli; python_version < '3.11'"
 LOWEST := build/lowest
-lowest:  ## the runtime's fast tests with the oldest packages it allows, in an environment of their own
-	$(PYTHON) -m venv $(LOWEST)
-	$(PYTHON) scripts/lowest.py serve > $(LOWEST)/oldest.txt
-	$(LOWEST)/bin/pip install --quiet --requirement $(LOWEST)/oldest.txt onnx pytest httpx
-	$(LOWEST)/bin/pip install --quiet --no-deps .
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q tests/test_runtime
+NEWEST := build/newest
 
-table1: .venv/dev  ## the table of all methods on the demo domain, from their packed checkpoints in CHECKPOINTS
-	$(BIN)/python scripts/train_table1.py evaluate --packed $(CHECKPOINTS) --out build/table1
+lowest:  ## with the oldest packages it allows: make lowest PYTHON=python3.10
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet "tomli; python_version < '3.11'"
+	$(LOWEST)/bin/python scripts/lowest.py serve video download > $(LOWEST)/oldest.txt
+	$(LOWEST)/bin/pip install --quiet --requirement $(LOWEST)/oldest.txt $(RUNTIME_TESTS)
+	$(LOWEST)/bin/pip install --quiet --no-deps .
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 tests/test_runtime
+
+newest:  ## with the newest packages: make newest PYTHON=python3.13
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet ".[serve,video,download]" $(RUNTIME_TESTS)
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n 2 tests/test_runtime
+
+table1: .venv/dev  ## the table of all methods on the demo domain, from their packed checkpoints in CHECKPOINTS; PTI=32: also PTI, of so many photos
+	$(BIN)/python scripts/train_table1.py evaluate --packed $(CHECKPOINTS) --out build/table1 --pti $(PTI)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -51,7 +51,7 @@ def page(app: App) -> Any:
         except SdicError as error:
             raise gradio.Error(str(error)) from error
 
-    with gradio.Blocks(title="SDIC") as blocks:
+    with gradio.Blocks(title="SDIC", analytics_enabled=False) as blocks:
         kept = gradio.State()
         with gradio.Row():
             picture, edited = gradio.Image(type="filepath", label="picture"), gradio.Image(label="edited", format="png", interactive=False)

@@ -12,7 +12,7 @@ else:
     import tomli as tomllib
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-FLOOR = re.compile(r"(?P<name>[A-Za-z0-9._-]+(?:\[[a-z,]+\])?)>=(?P<version>[0-9.]+)")
+FLOOR = re.compile(r"(?P<name>[A-Za-z0-9._-]+(?:\[[a-z,]+\])?)>=(?P<version>[0-9.]+)(?:,<[0-9.]+)?")
 
 
 def pins(requirements: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ ROOT = wall_time.ROOT
 BASE, DIRECTIONS = ROOT / "sdic_train/demo/portraits.safetensors", ROOT / "sdic_runtime/bundle/demo/directions"
 HALF_FROM = 256  # elements from which a tensor is worth rounding
 PART = 14_500_000  # bytes of an archive
-JUDGE = "judge.safetensors"
+JUDGE, READER = "judge.safetensors", "reader.safetensors"  # of the evaluation, and of the losses
 SHARED = "shared"  # what the metadata of a packed file call the tensors that are those of BASE
 
 

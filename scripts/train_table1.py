@@ -255,6 +255,8 @@ def pack(options: argparse.Namespace) -> None:
     others = {f"{run.name}.{stage}.csv": run.folder / stage / "losses.csv" for run, stage in stages} | {WALL: state / WALL}
     if options.judge:
         others[checkpoints.JUDGE] = Path(options.judge)
+    if options.reader:
+        others[checkpoints.READER] = Path(options.reader)
     checkpoints.pack(results, {name: path for name, path in others.items() if path.exists()}, Path(options.out), options.single)
     for run in runs:
         if run.name not in results:
@@ -301,6 +303,7 @@ def main() -> None:
             command.add_argument("--out", required=True, help="folder to write to")
         if name == "pack":
             command.add_argument("--judge", help="portrait reader for `evaluate`, which is packed too")
+            command.add_argument("--reader", help="portrait reader of the losses, for `evaluate --pti`, which is packed too")
             command.add_argument("--single", action="store_true", help="a few archives of at most 15 MB in place of all files")
         if name in ("unpack", "evaluate"):
             command.add_argument("--packed", required=True, help="folder that `pack` wrote")
@@ -308,6 +311,7 @@ def main() -> None:
             command.add_argument("--judge", help="portrait reader that took no part in training; by default judge.safetensors in --packed")
             command.add_argument("--count", type=int, default=64, help="photos")
             command.add_argument("--photos", type=int, default=950_000, help="seed of the photos; no training sees those from 900000 on")
+            command.add_argument("--pti", type=int, default=0, help="also PTI from e4e's codes, on so many photos; about a minute each")
             command.add_argument("--sheet", type=int, default=6, help="photos on the sheet; 0: none")
             command.add_argument("--edit", default="glasses", help="direction that the sheet shows")
             command.add_argument("--device", default="cpu", help="cpu or cuda")

@@ -121,7 +121,9 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     from sdic_train.methods import method_of_file
     from sdic_train.methods.trace import method_of
     from sdic_train.networks.style_space import layer_widths
+    from sdic_train.threads import use_threads
 
+    use_threads()
     progress, start = progress or Progress(), time.perf_counter()
     _check(options)
     progress.begin(f"loading {options.checkpoint}")

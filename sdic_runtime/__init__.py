@@ -6,6 +6,7 @@ The names below load on first use, so that importing the package (and `sdic-run 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from sdic_runtime.pipeline import PictureResult, Pipeline
 
 __version__ = "0.1.0"
+
+# Else ONNX Runtime, from 1.29 on, reports models and times to its maker, and keeps files in the cache and the temporary folder. It reads
+# this once, when it is imported; who wants the reports sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _ROOMS = ("faces",)  # modules that are part of the face
 # Where the names come from that are not errors.

@@ -6,6 +6,7 @@ Feature-Style encoder (.npy, [1, L * C]) and offsets in style space ([M]).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import numpy as np
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import ArgumentError, FileError, SdicError, printable
-from sdic_runtime.files import open_regular, read_tensors, reason, save_tensors
+from sdic_runtime.files import open_regular, read_tensors, reason, save_tensors, tensor_bytes
 from sdic_runtime.parsing.json_text import JsonError, parse_json
 from sdic_runtime.parsing.torch_files import read_torch
 from sdic_runtime.program import STYLES, STYLES_LETTER
@@ -71,6 +72,15 @@ class Directions(Mapping[str, AnyDirection]):
 
 def save_direction(path: str | os.PathLike[str], direction: AnyDirection) -> None:
     """Write a direction or a PCA basis as a bundle holds it: safetensors with string metadata. Whole or not at all."""
+    save_tensors(path, *_content(direction))
+
+
+def direction_sha256(direction: AnyDirection) -> str:
+    """The SHA-256 of the file that `save_direction` would write."""
+    return hashlib.sha256(tensor_bytes(*_content(direction))).hexdigest()
+
+
+def _content(direction: AnyDirection) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     metadata = {"kind": KINDS[type(direction)], "name": direction.name, "method": direction.method}
     if direction.licence:
         metadata["licence"] = direction.licence
@@ -81,7 +91,7 @@ def save_direction(path: str | os.PathLike[str], direction: AnyDirection) -> Non
         for key in ("strength_range", "rows"):
             if (pair := getattr(direction, key, None)) is not None:
                 metadata[key] = json.dumps(list(pair))
-    save_tensors(path, tensors, metadata)
+    return tensors, metadata
 
 
 def load_direction(path: str | os.PathLike[str], sizes: Mapping[str, int] | None = None) -> AnyDirection:

@@ -9,8 +9,9 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from sdic_runtime.errors import FileError
 from sdic_runtime.leftovers import held
@@ -18,7 +19,7 @@ from sdic_runtime.leftovers import held
 if TYPE_CHECKING:
     import numpy as np
 
-CHUNK = 1 << 20
+PIECE = 1 << 18  # bytes that are hashed at once
 TRUST_VARIABLE = "SDIC_TRUST"  # of the environment: "1" trusts every bundle, see `Bundle.open`
 LARGEST_TENSORS = 1 << 32  # bytes of a file of tensors that is read as a whole: an inversion, a direction
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # tensor -> its type in the words of safetensors, and its shape
@@ -29,7 +30,7 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def open_regular(path: str | os.PathLike[str], largest: int | None = None) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], largest: int | None = None) -> BufferedReader:
     """Open a file for reading. Raises OSError, also for a pipe, a device or a socket, which could block for ever or never end, and for more
     than `largest` bytes."""
     stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
@@ -106,13 +107,18 @@ def _cannot_write(target: Path, error: OSError) -> FileError:
 
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file with string metadata, whole or not at all. Raises FileError."""
+    # `save_file` would make the file readable for its owner alone, and hide a full disk behind an error of its own.
+    content = tensor_bytes(tensors, metadata)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def tensor_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file; equal contents give equal bytes."""
     import numpy as np
     from safetensors.numpy import save
 
-    # `save_file` would make the file readable for its owner alone, and hide a full disk behind an error of its own.
-    content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, dict(metadata))
-    with replacing(path) as temporary:
-        temporary.write_bytes(_in_order(content))
+    return _in_order(save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, dict(metadata)))
 
 
 def read_tensors(
@@ -157,10 +163,10 @@ def _sorted_header(text: bytes) -> bytes:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal, read in pieces. Raises OSError, see `open_regular`."""
-    digest = hashlib.sha256()
+    digest, piece = hashlib.sha256(), memoryview(bytearray(PIECE))  # one that stays in caches: new ones cost a third more
     with open_regular(path) as stream:
-        while piece := stream.read(CHUNK):
-            digest.update(piece)
+        while count := stream.readinto(piece):
+            digest.update(piece[:count])
     return digest.hexdigest()
 
 

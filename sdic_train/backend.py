@@ -61,13 +61,13 @@ def load(
     import torch
 
     from sdic_train.methods import code_of
+    from sdic_train.threads import use_threads
 
     arithmetic = Arithmetic.of(precision or STANDARD, device, channels_last)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise BackendError(f'PyTorch sees no GPU for the device "{device}"; use device="cpu"')
     code, manifest = code_of(bundle.manifest), bundle.manifest
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     path = Path(checkpoint) if checkpoint is not None else recorded_checkpoint(bundle)
     model: Any = code.read(path, manifest.domain, recorded_others(bundle))
     sizes = code.tables(model.config).sizes

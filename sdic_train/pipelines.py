@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import msgspec
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.manifest import STANDARD, Input, Manifest
 from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.program import Program, Step
 from sdic_train.backend import TorchBackend
 from sdic_train.methods import method_named, method_of_file
 from sdic_train.methods.base import MethodCode
@@ -45,3 +46,15 @@ def pipeline_of(code: MethodCode, model: Any, path: Path, device: str = "cpu") -
         files={},
     )
     return Pipeline(Bundle(path, manifest), TorchBackend(manifest, model.to(device), device))
+
+
+def only(program: Program, tensors: Iterable[str]) -> Program:
+    """The steps of `program` that those of `tensors` which it gives need."""
+    gives = {name: program.gives[name] for name in tensors if name in program.gives}
+    steps: list[Step] = []
+    wanted = set(gives.values())
+    for step in reversed(program.steps):
+        if wanted & set(step.outputs.values()):
+            steps.insert(0, step)
+            wanted |= set(step.inputs.values())
+    return msgspec.structs.replace(program, steps=tuple(steps), gives=gives)

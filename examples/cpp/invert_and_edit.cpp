@@ -52,7 +52,11 @@ int main(int count, char **arguments) try {
     const std::filesystem::path folder = arguments[3];
     const Photo photo = read_png(arguments[2]);
     sdic::Pipeline pipeline(arguments[1]);
-    for (int i = 4; i < count; ++i) pipeline.direction(arguments[i]);  // a mistyped name is found before the work begins
+    for (int i = 4; i < count; ++i) {  // a mistyped name is found before the work begins
+        if (pipeline.direction(arguments[i]).kind != SDIC_EDIT_DIRECTION) {
+            throw std::runtime_error(std::string(arguments[i]) + " is a PCA basis, whose components this example does not take; name a direction");
+        }
+    }
     const sdic::Result inversion = pipeline.invert({photo.pixels.data(), photo.width, photo.height, photo.channels, 0, arguments[2]});
     std::filesystem::create_directories(folder);
     inversion.save((folder / "inversion.safetensors").string());

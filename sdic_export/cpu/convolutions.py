@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdic_export.cpu.mapped import MappedConv, is_heavy
 from sdic_export.cpu.winograd import faster_form
 from sdic_export.graphs.folded import constant
 from sdic_export.graphs.fusion import NORMS
@@ -65,6 +66,8 @@ def optimized(module: Network, *example: Tensor) -> Network:
                 child.shortcut_layer = nn.Sequential(nn.MaxPool2d(1, child.stride))  # every other pixel, in the layout of the convolutions
             elif isinstance(child, nn.Conv2d) and _is_plain(child) and faster_form(child.in_channels, child.out_channels, sizes[child][1]):
                 setattr(parent, name, _faster(parent, name, child, sizes[child]))
+            elif isinstance(child, nn.Conv2d) and is_heavy(child, sizes[child]):
+                setattr(parent, name, MappedConv(child))
     return module
 
 

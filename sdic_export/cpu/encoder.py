@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_export.cpu.convolutions import optimized
+from sdic_export.cpu.mapped import MappedConv
 from sdic_export.cpu.winograd import toom_cook
 from sdic_export.graphs.folded import constant
 from sdic_export.graphs.sdic import EncoderGraph
@@ -113,7 +114,7 @@ class ParityConv(nn.Module):
         for parity, part in enumerate(parts):
             part.weight = nn.Parameter(layer.weight[:, :, taps[parity // 2], taps[parity % 2]].detach().contiguous(), requires_grad=False)
         parts[0].bias = layer.bias
-        self.parts = nn.ModuleList(parts)
+        self.parts = nn.ModuleList(map(MappedConv, parts))
 
     def forward(self, parities: Sequence[Tensor]) -> Tensor:
         y: Tensor | None = None

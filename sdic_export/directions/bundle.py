@@ -7,7 +7,7 @@ deleted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,9 +17,9 @@ import msgspec
 from sdic_export.directions.files import FOLDER, fits
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.manifest import Manifest, file_entries, write_manifest
-from sdic_runtime.directions import AnyDirection, save_direction
+from sdic_runtime.directions import AnyDirection, direction_sha256, save_direction
 from sdic_runtime.errors import ArgumentError, FileError
-from sdic_runtime.files import reason, sha256
+from sdic_runtime.files import reason
 
 LOCK = f"{FOLDER}/.lock"
 NAME = re.compile(r"[^\W_][\w.+-]*")
@@ -50,7 +50,7 @@ def add_directions(folder: Path, make: Callable[[Manifest], Mapping[str, AnyDire
             for name, direction in directions.items():
                 made[name] = _written(folder, name, direction, manifest, tried)
             listed = {**manifest.directions, **made}
-            _write(folder, manifest, listed, list(made.values()))
+            _write(folder, manifest, listed, list(made.values()), made)
         except BaseException:
             # A disk may fail when the new manifest is in place already: what that one lists stays.
             _delete(folder, tried - set(Bundle.open(folder).manifest.files))
@@ -68,7 +68,7 @@ def remove_directions(folder: Path, names: Sequence[str]) -> None:
                 guess = f'; did you mean "{close[0]}"?' if close else ""
                 known = ", ".join(sorted(manifest.directions)) or "none"
                 raise ArgumentError(f'there is no direction "{name}"; the bundle "{manifest.name}" has: {known}{guess}')
-        _write(folder, manifest, {name: file for name, file in manifest.directions.items() if name not in names}, [])
+        _write(folder, manifest, {name: file for name, file in manifest.directions.items() if name not in names}, [], names)
 
 
 @contextmanager
@@ -88,32 +88,30 @@ def _changing(folder: Path) -> Iterator[Bundle]:
 
 
 def _written(folder: Path, name: str, direction: AnyDirection, manifest: Manifest, tried: set[str]) -> str:
-    """Write one direction; its file below `folder`: a listed one only where the contents are the same. All that may be written is in
-    `tried` before."""
-    plain = f"{FOLDER}/{name}.safetensors"
-    if plain not in manifest.files:
-        tried.add(plain)
-        save_direction(folder / plain, direction)
-        return plain
-    draft = f"{FOLDER}/.{name}.new.safetensors"
-    tried.add(draft)
-    save_direction(folder / draft, direction)
-    digest = sha256(folder / draft)
-    if manifest.files[plain].sha256 == digest:
-        (folder / draft).unlink()
-        return plain
-    file = f"{FOLDER}/{name}.{digest[:8]}.safetensors"
+    """Write one direction; its file below `folder`: the listed one where the contents are the same, so that a command that is given again
+    changes nothing, and no listed one where they differ. All that may be written is in `tried` before."""
+    digest, plain = direction_sha256(direction), f"{FOLDER}/{name}.safetensors"
+    for listed in (manifest.directions.get(name), plain):
+        if listed in manifest.files and manifest.files[listed].sha256 == digest:
+            return listed
+    file = f"{FOLDER}/{name}.{digest[:8]}.safetensors" if plain in manifest.files else plain
     tried.add(file)
-    (folder / draft).replace(folder / file)
+    save_direction(folder / file, direction)
     return file
 
 
-def _write(folder: Path, manifest: Manifest, directions: Mapping[str, str], new: Sequence[str]) -> None:
+def _write(folder: Path, manifest: Manifest, directions: Mapping[str, str], new: Sequence[str], names: Iterable[str]) -> None:
     kept = set(directions.values())
     gone = set(manifest.directions.values()) - kept
     files = {name: entry for name, entry in manifest.files.items() if name not in gone} | file_entries(folder, new)
     write_manifest(folder, msgspec.structs.replace(manifest, directions=dict(directions), files=files))
-    _delete(folder, gone)
+    _delete(folder, gone | _left(folder, names, files))
+
+
+def _left(folder: Path, names: Iterable[str], listed: Collection[str]) -> set[str]:
+    """Files of the directions `names` that are not listed: an earlier process died between the new manifest and the end of the old file."""
+    own = re.compile(rf"({'|'.join(map(re.escape, names))})(\.[0-9a-f]{{8}})?\.safetensors")
+    return {file for path in (folder / FOLDER).iterdir() if own.fullmatch(path.name) and (file := f"{FOLDER}/{path.name}") not in listed}
 
 
 def _delete(folder: Path, names: set[str]) -> None:

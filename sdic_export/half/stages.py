@@ -185,6 +185,7 @@ def add_precision(folder: Path, policy: str | os.PathLike[str] | Policy = "fp16"
     """
     policy = load_policy(policy)
     bundle = Bundle.open(folder)
+    bundle.refuse_links("sdic-export half")
     manifest = bundle.manifest
     bundle.check(files_in(manifest, [bundle.precision(STANDARD)]))
     graphs = {key: manifest.graphs[key][STANDARD][0] for key in graph_keys(manifest, STANDARD)}

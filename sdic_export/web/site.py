@@ -74,6 +74,7 @@ def write_site(options: WebOptions, progress: Callable[[str], None] = lambda wha
     if options.weights not in (HALF, FULL):
         raise ArgumentError(f'the weights are "{options.weights}"; use {HALF} or {FULL}')
     bundle = Bundle.open(options.bundle)
+    bundle.refuse_links("sdic-export web")
     if STANDARD not in bundle.manifest.precisions:
         raise BundleError(f"{bundle.path} has no complete set of stages in {STANDARD}, which browsers run; build it again")
     examples = options.pictures or (sorted((bundle.path / "pictures").glob("*.png")) if bundle.path.samefile(DEMO_FOLDER) else [])

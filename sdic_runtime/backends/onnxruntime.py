@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.forks import leave, register
 from sdic_runtime.backends.sessions import CPU, CUDA, PROVIDERS, QUIET, check_shapes, check_tensors, error_types, readable, session_of
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, Graph, files_in
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, Graph, chosen, files_in, parts
 from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import ArgumentError, BackendError
@@ -81,15 +82,49 @@ def load(
     if lazy:
         return backend
     try:
-        bundle.check(files_in(bundle.manifest, backend.variants))
-        with ThreadPoolExecutor(min(MOST_LOADERS, available_cpus())) as pool:
-            list(pool.map(backend.load_stage, bundle.manifest.stages))
+        load_stages(backend)
         if warm_up:
             backend.warm_up(1)
     except BaseException:
         backend.close()
         raise
     return backend
+
+
+def load_stages(backend: OnnxRuntime | OnnxRuntimeCuda) -> None:
+    """Load every stage of the bundle while the hashes of its weights are compared: a graph is compared and looked at before its session is
+    made, and what its weights are cannot change what that does but in numbers. When this returns, all is compared. Raises SdicError."""
+    bundle, variants = backend.bundle, backend.variants
+    manifest, files = bundle.manifest, files_in(backend.bundle.manifest, variants)
+
+    def bytes_of(name: str) -> int:
+        return manifest.files[name].bytes
+
+    weights = {name for names in manifest.weights.values() for name in names}
+    # The longest first, so that no core waits for the other: large files, then the stages with most sessions.
+    hashes: list[Callable[[], object]] = [partial(bundle.file, name) for name in sorted(weights & set(files), key=bytes_of, reverse=True)]
+    sessions = Counter(stage for key, files in chosen(manifest, variants).items() for stage in (parts(key)[0],) * len(files))
+    stages: list[Callable[[], object]] = [partial(backend.load_stage, stage, hashed=False) for stage, _ in sessions.most_common()]
+    failed = threading.Event()
+
+    def attempt(task: Callable[[], object]) -> None:
+        if failed.is_set():
+            return
+        try:
+            task()
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(min(MOST_LOADERS, available_cpus())) as pool:
+        tasks = [pool.submit(attempt, task) for task in (*hashes, *stages)]
+        try:
+            for task in tasks:
+                task.result()
+        except BaseException:  # an interrupt too
+            failed.set()
+            raise
+    bundle.check(files)
 
 
 class OnnxRuntime(Backend):
@@ -121,11 +156,11 @@ class OnnxRuntime(Backend):
         keys = sorted(key for key, variants in self.bundle.manifest.graphs.items() if self.variants[0] in variants)
         return f", CPU-optimized graphs of {', '.join(keys)}" if len(self.variants) > 1 and keys else ""
 
-    def load_stage(self, stage: str) -> None:
-        """Load every session that `stage` can be asked for."""
+    def load_stage(self, stage: str, hashed: bool = True) -> None:
+        """Load every session that `stage` can be asked for; `hashed`: see `Bundle.file`."""
         outputs = self.method.stages[stage].outputs
         for asked in (outputs, *((output,) for output in outputs)):
-            self._answer(stage, asked)
+            self._answer(stage, asked, hashed)
 
     def variant(self, stage: str, outputs: Sequence[str]) -> tuple[str, str]:
         graph, _ = self.bundle.graph(stage, outputs, self.variants)
@@ -150,14 +185,14 @@ class OnnxRuntime(Backend):
         self._answers, self._sessions = {}, {}
         self._locks = {stage: threading.Lock() for stage in self._locks}
 
-    def _answer(self, stage: str, outputs: Sequence[str]) -> Any:
-        """The session that computes `outputs` of `stage` with the least work, made on first use."""
+    def _answer(self, stage: str, outputs: Sequence[str], hashed: bool = True) -> Any:
+        """The session that computes `outputs` of `stage` with the least work, made on first use; `hashed`: see `Bundle.file`."""
         request = (stage, *outputs)
         if request not in self._answers:
             if self._closed:
                 raise BackendError("the pipeline was closed; load the bundle again")
             with self._locks[stage]:
-                graph, paths = self.bundle.graph(stage, outputs, self.variants)
+                graph, paths = self.bundle.graph(stage, outputs, self.variants, hashed)
                 if tuple(paths) not in self._sessions:
                     whole = self.method.stage(stage)
                     table = Stage(whole.inputs, (graph.alone,)) if graph.alone else whole
@@ -220,5 +255,5 @@ def _register_shared_arena() -> None:
     import onnxruntime
 
     place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
-    with suppress(*error_types()):
+    with suppress(*error_types(), RuntimeError):  # RuntimeError: ONNX Runtime 1.20
         onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"arena_extend_strategy": SAME_AS_REQUESTED}))

@@ -99,11 +99,11 @@ class OnnxRuntimeCuda(DeviceBackend):
         switches = (self._threads, self._tf32, self.graph_obstacle is None)
         return OnnxRuntimeCuda(self.bundle, self.precision, self.gpu, self._index, *switches, standard=True)
 
-    def load_stage(self, stage: str) -> None:
-        """Load every session that `stage` can be asked for."""
+    def load_stage(self, stage: str, hashed: bool = True) -> None:
+        """Load every session that `stage` can be asked for; `hashed`: see `Bundle.file`."""
         outputs = self.method.stages[stage].outputs
         for asked in (outputs, *((output,) for output in outputs)):
-            self._answer(stage, asked)
+            self._answer(stage, asked, hashed)
 
     def enqueue_stage(self, stage: str, inputs: Mapping[str, DeviceTensor], outputs: Sequence[str]) -> dict[str, DeviceTensor]:
         session = self._answer(stage, outputs)
@@ -147,12 +147,12 @@ class OnnxRuntimeCuda(DeviceBackend):
             binding.bind_output(name, CUDA, self._index, tensor.dtype, tensor.shape, tensor.address)
         session.run_with_iobinding(binding, self._run_options)
 
-    def _answer(self, stage: str, outputs: Sequence[str]) -> Any:
-        """The session that computes `outputs` of `stage` with the least work, made on first use."""
+    def _answer(self, stage: str, outputs: Sequence[str], hashed: bool = True) -> Any:
+        """The session that computes `outputs` of `stage` with the least work, made on first use; `hashed`: see `Bundle.file`."""
         request = (stage, *outputs)
         if request not in self._answers:
             with self._locks[stage]:
-                graph, (path,) = self.bundle.graph(stage, outputs, self.variants)
+                graph, (path,) = self.bundle.graph(stage, outputs, self.variants, hashed)
                 if path not in self._sessions:
                     self._sessions[path] = self._load(graph, path)
                 self._answers[request] = graph, self._sessions[path]

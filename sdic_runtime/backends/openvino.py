@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,13 +33,14 @@ LARGE = 1 << 20  # bytes of a constant, above which it matters whether it is in 
 MAPPINGS = Path("/proc/self/maps")
 DONT_NEED = 4  # Linux's number for MADV_DONTNEED
 NO_BF16 = "this CPU does not multiply in bfloat16 (it has neither avx512_bf16 nor amx_bf16)"
+REPORTS = "openvino_telemetry"
 BUILD_AGAIN = "build it again with: sdic-export build"
 
 
 def unavailable(bundle: Bundle | None = None, precision: str | None = None) -> str | None:
     """Why OpenVINO cannot be used here, or should not be chosen for `precision`; None when it can."""
     try:
-        import openvino  # noqa: F401 - whether it loads is the question
+        _imported()
     except ImportError:
         return 'it needs the package "openvino"; install it with: pip install "sdic-toolkit[openvino]"'
     if precision == BF16 and not has_bfloat16():
@@ -162,6 +165,7 @@ class OpenVino(Backend):
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # processes side by side would share the first cores and leave the others idle
         }
+        self.bundle.refuse_links("OpenVINO", path)
         with self._readable(f'the stage "{name}" could not be loaded from {path}'):
             model = self._core.read_model(str(path))
             self._check(name, path, model, stage)
@@ -240,7 +244,19 @@ def _unmap_weights(model: Any) -> None:
 def _core() -> Any:
     """OpenVINO itself, once per process."""
     try:
-        import openvino
+        return _imported().Core()
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino", 'the backend "openvino"') from error
-    return openvino.Core()
+
+
+def _imported() -> Any:
+    """The package, without its reports: it tells its maker of every import, unless the package that does so is missing. Raises
+    ImportError."""
+    missing = REPORTS not in sys.modules
+    if missing:
+        sys.modules[REPORTS] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if missing:
+            del sys.modules[REPORTS]

@@ -52,14 +52,14 @@ def readable(what: str, remedy: str, device: str) -> Iterator[None]:
 
 
 def _bring_outside(options: Any, weights: Mapping[str, Path]) -> list[mmap.mmap]:
-    """Hand over weights whose files are links out of the bundle, which ONNX Runtime does not follow; their hashes were compared. What is
+    """Hand over weights whose files are links out of their folder, which ONNX Runtime does not follow; their hashes were compared. What is
     returned must be kept until the session is made. Raises BundleError."""
     maps: list[mmap.mmap] = []
     if not weights:
         return maps
     if not hasattr(options, NEEDED_FOR_LINKS):
         first = next(iter(weights.values()))
-        raise BundleError(f"{first} is a link out of the bundle, which this ONNX Runtime does not follow; update it, or use: cp -rL")
+        raise BundleError(f"{first} is a link out of its folder, which this ONNX Runtime does not follow; update it, or use: cp -rL")
     for path in weights.values():
         with open_regular(path) as stream:
             maps.append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))

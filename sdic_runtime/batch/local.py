@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 
 from sdic_runtime.batch.job import MOST_ATTEMPTS, Attempts, Job, Outcome, Task, Worker, shares
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import BackendError, SdicError
+from sdic_runtime.processes import deaf, serve_parent
 from sdic_runtime.progress import quiet_decoders
 
 AHEAD = 2  # groups per worker that are handed out: one that runs, one that waits
@@ -47,7 +45,8 @@ def _round(job: Job, groups: deque[Sequence[Task]], workers: int) -> Generator[O
         while running or (groups and not left):
             while groups and not left and len(running) < AHEAD * workers:
                 group = groups.popleft()
-                running[pool.submit(_do, group)] = group
+                with deaf():
+                    running[pool.submit(_do, group)] = group
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 group = running.pop(future)
                 try:
@@ -62,19 +61,12 @@ def _round(job: Job, groups: deque[Sequence[Task]], workers: int) -> Generator[O
 def _start(job: Job) -> None:
     """Make this process a worker, which ends with the process that started it; Ctrl-C is for that one alone."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    serve_parent()
     quiet_decoders()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _worker = Worker(job)
     except SdicError as error:
         _worker = error
-
-
-def _end_with_parent() -> None:
-    if (parent := parent_process()) is not None:
-        parent.join()
-    os._exit(1)
 
 
 def _do(tasks: Sequence[Task]) -> list[Outcome]:

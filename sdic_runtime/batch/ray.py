@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from sdic_runtime.batch.job import Job, Outcome, Task, Worker, shares
 from sdic_runtime.errors import BackendError, MissingExtraError, SdicError
+from sdic_runtime.leftovers import held
 from sdic_runtime.progress import quiet_decoders
 
 # Read by Ray when it is imported or started: no telemetry, no bars of its own, GPUs stay visible to workers that take none.
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+PLACED = ("RAY_ADDRESS", "RAY_TMPDIR")  # settings of Ray that say where it runs, or where it keeps its files
+LONGEST = 10  # letters of a folder, below which the sockets of Ray have names that the system takes
 
 
 def execute(
@@ -23,6 +30,25 @@ def execute(
 ) -> Iterator[Outcome]:
     """Do `tasks` on Ray, outcomes in the order in which they are ready. Raises SdicError. `gpus`: that each worker takes. `address`: of a
     running cluster; when None that of Ray's own settings, or Ray on this machine."""
+    with _own_folder(address) as settings:
+        yield from _execute(job, tasks, workers, threads, gpus, address, settings)
+
+
+@contextmanager
+def _own_folder(address: str | None) -> Iterator[dict[str, Any]]:
+    """Where Ray on this machine keeps its logs and sockets, as a setting of it: a folder that vanishes with the run, or after a kill with
+    the next one. Ray's own would stay."""
+    folder = next((each for each in (tempfile.gettempdir(), "/tmp") if len(each) <= LONGEST and os.access(each, os.W_OK)), None)
+    if address is not None or folder is None or any(name in os.environ for name in PLACED):
+        yield {}
+        return
+    with held(Path(folder), os.mkdir) as path:
+        yield {"_temp_dir": str(path)}
+
+
+def _execute(
+    job: Job, tasks: Sequence[Task], workers: int | None, threads: int | None, gpus: float, address: str | None, settings: dict[str, Any]
+) -> Iterator[Outcome]:
     os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
     try:
         import ray
@@ -31,11 +57,17 @@ def execute(
         raise MissingExtraError("ray", "ray", "sdic-run batch --executor ray") from error
     main, ends = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        if main:
-            signal.signal(signal.SIGTERM, ends)  # Ray would answer it with a dump of its own
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise BackendError(f"Ray could not be reached at {address or 'this machine'}: {_line(error)}; check --address") from error
+    except SystemExit:  # Ray's answer to SIGTERM while it starts
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, ends)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, ends)  # Ray would answer it with a dump of its own
     try:
         workers, threads = _fitting(ray.cluster_resources(), workers, threads, gpus)
         items = [{"source": task.source, "stem": task.stem} for task in tasks]

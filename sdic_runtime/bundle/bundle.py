@@ -66,9 +66,10 @@ class Bundle:
             raise BundleError(f"cannot read {manifest_path}: {reason(error)}") from error
         return cls(folder, parse_manifest(text, str(manifest_path)), verify, trust, remember)
 
-    def file(self, name: str) -> Path:
+    def file(self, name: str, hashed: bool = True) -> Path:
         """The path of the file `name`, there and (once per bundle) checked against its size and hash, and a graph also for what it asks to
-        run and to read. A link that leaves the bundle is followed where the hash of its target is right. Raises BundleError."""
+        run and to read. A link that leaves the bundle is followed where the hash of its target is right. Weights whose hash is compared
+        later, see `check`, need not be `hashed` now. Raises BundleError."""
         entry = self.manifest.files.get(name)
         if entry is None:
             raise BundleError(f'{self.path / MANIFEST_NAME} lists no file "{name}"; {BUILD_HINT}')
@@ -79,7 +80,8 @@ class Bundle:
             with open_regular(path) as stream:
                 size = os.fstat(stream.fileno()).st_size
             damage = f"it has {size} bytes instead of {entry.bytes}" if size != entry.bytes else ""
-            if not damage and (self._verify or self.leaves(path)) and not self._has_hash(path, entry.sha256):
+            hashed = hashed or name in self._graphs or self.leaves(path)
+            if not damage and hashed and (self._verify or self.leaves(path)) and not self._has_hash(path, entry.sha256):
                 damage = "its SHA-256 is not the one in " + MANIFEST_NAME
         except FileNotFoundError:
             damage = "it is missing"
@@ -89,7 +91,8 @@ class Bundle:
             raise BundleError(f"{path} is damaged: {damage}; see the whole extent with: sdic-export verify {self.path}")
         if name in self._graphs:
             self._check_graph(name, path)
-        self._checked.add(name)
+        if hashed:
+            self._checked.add(name)
         return path
 
     def _has_hash(self, path: Path, expected: str) -> bool:
@@ -108,10 +111,17 @@ class Bundle:
         return not path.resolve().is_relative_to(self.path.resolve())
 
     def outside(self, graph: Path) -> dict[str, Path]:
-        """The external weights of a graph that are links to places outside the bundle: their names in the graph -> their files."""
+        """The external weights of a graph that are links out of its folder, which no library follows: their names in the graph -> their
+        files."""
         names = self.manifest.weights.get(graph.relative_to(self.path).as_posix(), ())
-        paths = [path for path in (self.path / name for name in names) if self.leaves(path)]
+        paths = [path for path in (self.path / name for name in names) if not path.resolve().is_relative_to(graph.parent.resolve())]
         return {Path(os.path.relpath(path, graph.parent)).as_posix(): path for path in paths}
+
+    def refuse_links(self, who: str, graph: Path | None = None) -> None:
+        """Raise BundleError where weights of `graph`, or of any graph, are links out of its folder, which `who` does not follow."""
+        graphs = [self.path / name for name in self.manifest.weights] if graph is None else [graph]
+        for path in (path for each in graphs for path in self.outside(each).values()):
+            raise BundleError(f"{path} is a link out of its folder, which {who} does not follow; use a copy: cp -rL {self.path} COPY")
 
     def _check_graph(self, name: str, path: Path) -> None:
         """A graph reads no file but the weights that the manifest lists for it, and runs known operators. Raises BundleError."""
@@ -142,8 +152,8 @@ class Bundle:
             raise ArgumentError(f'{self.path} has no complete set of stages in precision "{precision}"; it has: {there}')
         return precision
 
-    def graph(self, stage: str, outputs: Sequence[str], variants: Sequence[str]) -> tuple[Graph, list[Path]]:
-        """The graph that answers, see `graph_for`, and its checked files, external weights checked too."""
+    def graph(self, stage: str, outputs: Sequence[str], variants: Sequence[str], hashed: bool = True) -> tuple[Graph, list[Path]]:
+        """The graph that answers, see `graph_for`, and its checked files, external weights checked too; `hashed`: see `file`."""
         graph = graph_for(self.manifest, stage, outputs, variants)
-        paths = {name: self.file(name) for name in files_of(self.manifest, graph.files)}
+        paths = {name: self.file(name, hashed) for name in files_of(self.manifest, graph.files)}
         return graph, [paths[name] for name in graph.files]

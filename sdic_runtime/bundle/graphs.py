@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sdic_runtime.bundle.manifest import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, OPENVINO, Manifest
 
-__all__ = ["ONNXRUNTIME_CPU", "ONNXRUNTIME_CUDA", "OPENVINO", "Graph", "files_in", "files_of", "graph_for", "graph_keys", "parts"]
+__all__ = ["ONNXRUNTIME_CPU", "ONNXRUNTIME_CUDA", "OPENVINO", "Graph", "chosen", "files_in", "files_of", "graph_for", "graph_keys", "parts"]
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,9 @@ def files_of(manifest: Manifest, graphs: Iterable[str]) -> list[str]:
 
 def files_in(manifest: Manifest, variants: Sequence[str]) -> list[str]:
     """Every file that a backend may read which runs the first of `variants` that a graph has; without those of parts of stages."""
-    chosen = [next((choices[variant] for variant in variants if variant in choices), ()) for choices in manifest.graphs.values()]
-    return files_of(manifest, (file for files in chosen for file in files))
+    return files_of(manifest, (file for files in chosen(manifest, variants).values() for file in files))
+
+
+def chosen(manifest: Manifest, variants: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The files of every graph in the first of `variants` that it has."""
+    return {key: next((there[name] for name in variants if name in there), ()) for key, there in manifest.graphs.items()}

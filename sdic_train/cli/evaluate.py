@@ -16,8 +16,8 @@ MODELS_HELP = "Checkpoints of any method, and bundles' folders; NAME=PATH names 
 
 
 def run(
-    models: Annotated[list[str], Argument(metavar="[NAME=]CHECKPOINT|BUNDLE...", help=MODELS_HELP, show_default=False)],
     data: shared.DataOption,
+    models: Annotated[list[str] | None, Argument(metavar="[NAME=]CHECKPOINT|BUNDLE...", help=MODELS_HELP, show_default=False)] = None,
     count: Annotated[int, Option(min=1, help="Held-out pictures.")] = 256,
     data_seed: Annotated[int, Option(min=0, help="Random seed of the photos; from 900000 on, a folder's held-out pictures.")] = HELD_OUT,
     data_size: Annotated[int, Option(min=0, help="Size of the cached pictures; 0: the largest that a model works at.")] = 0,
@@ -45,6 +45,21 @@ def run(
         list[Path] | None, Option("--with", metavar="FILE", help="Further file that belongs to the only checkpoint; may be repeated.")
     ] = None,
     method: Annotated[str | None, Option("--method", help="What the only checkpoint is of, where it does not say.")] = None,
+    tune: Annotated[
+        list[str] | None,
+        Option(
+            metavar="[NAME=]CHECKPOINT",
+            help="A row of PTI: this generator, tuned to each picture around its encoder's code; resumes in --out.",
+        ),
+    ] = None,
+    tune_count: Annotated[int, Option(min=1, help="Pictures, the first ones, to which generators are tuned.")] = 32,
+    tune_steps: Annotated[int, Option(min=1, help="Steps of tuning per picture at most.")] = 350,
+    tune_perceptual: Annotated[
+        Path | None, Option(metavar="FILE[,FILE]", help="Perceptual distance of the tuning's loss; by default that of --perceptual.")
+    ] = None,
+    tune_changes: Annotated[
+        list[str] | None, Option("--tune-set", metavar="NAME=VALUE", help="Change an option of the tuning, such as locality=0.1 or stop=0.")
+    ] = None,
     backend: Annotated[str, Option(help="Backend for bundles.")] = "auto",
     device: Annotated[str, Option(help="Of checkpoints and judges: auto, cpu, cuda or cuda:<number>.")] = "cpu",
     batch: Annotated[int, Option(min=1, help="Pictures computed at once.")] = 8,
@@ -56,14 +71,17 @@ def run(
     """Measure inversions and edits on held-out pictures.
 
     The paper's Table 1 for any number of models: ID, SSIM, PSNR, LPIPS, L2 and time, and MS-SSIM and FID; ID, LPIPS and
-    FID where their networks are named. A model that fails says why, the others are printed, and the exit code is 2.
+    FID where their networks are named. --tune adds PTI, the first pictures alone: minutes each. A model that fails says why,
+    the others are printed, and the exit code is 2.
 
     \b
     Example:
       sdic-train evaluate runs/sdic/model.safetensors --data data/portraits --identity runs/reader/model.safetensors
       sdic-train evaluate engines/sdic engines/hfgi e4e_ffhq_encode.pt --data data/celeba --published
+      sdic-train evaluate engines/sdic --tune e4e_ffhq_encode.pt --perceptual alexnet.pth,alex.pth --data data/celeba --out table
     """
     import json
+    from dataclasses import replace
 
     from sdic_runtime.cli.targets import writable_folder
     from sdic_runtime.files import replacing
@@ -73,17 +91,19 @@ def run(
     from sdic_train.evaluation.measures import Judges
     from sdic_train.evaluation.published import published as paper
     from sdic_train.evaluation.report import Report
-    from sdic_train.evaluation.session import Edits, Entry, Session, entry, looked_at
+    from sdic_train.evaluation.session import Edits, Session, entry, looked_at
+    from sdic_train.evaluation.tuned import Plan
     from sdic_train.losses.networks import identity_network, open_reader, perceptual_network
     from sdic_train.methods import METHODS
+    from sdic_train.threads import use_threads
     from sdic_train.trainers.compute import Compute
+    from sdic_train.trainers.tuning import TuningRecipe
 
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-    entries = [entry(text) for text in models]
-    entries = [each if each.is_bundle else Entry(each.path, each.label, method, tuple(others or ())) for each in entries]
+    use_threads(threads)
+    entries = [*(entry(text) for text in models or ()), *(replace(entry(text), tuned=True) for text in tune or ())]
+    if not entries:
+        raise ArgumentError("there is nothing to measure; name a bundle or a checkpoint, or one with --tune")
+    entries = [each if each.is_bundle else replace(each, method=method, others=tuple(others or ())) for each in entries]
     checkpoints = sum(not each.is_bundle for each in entries)
     if (others or method) and checkpoints != 1:
         raise ArgumentError(f"--with and --method are for one checkpoint, and {checkpoints} are given; evaluate bundles of them instead")
@@ -98,6 +118,14 @@ def run(
     person, distance = (
         None if network is None else network.to(place) for network in (identity_network(identity), perceptual_network(perceptual))
     )
+    tuning = shared.changed(TuningRecipe(), tune_changes)
+    loss = perceptual_network(tune_perceptual) if tune and tuning.perceptual else None
+    loss = distance if loss is None else loss.to(place)
+    if tune and tuning.perceptual and loss is None:
+        raise ArgumentError(
+            "the tuning's loss needs a perceptual network; name its weights with --tune-perceptual, or use --tune-set perceptual=0"
+        )
+    plan = Plan(tune_count, tune_steps, tuning, loss, None if out is None else out / "tuned")
     judges = Judges(person, distance, open_features(inception) if inception else None, place)
     entries = looked_at(entries)
     for terms in dict.fromkeys(METHODS[each.method].terms for each in entries if not each.is_bundle and each.method in METHODS):
@@ -105,10 +133,11 @@ def run(
     if out is not None:
         writable_folder(out)
     sizes = [each.working for each in entries if each.working]
-    held_out = shared.pictures(data, data_size or max(sizes, default=0), shared.Photos.photo, data_seed).pictures[:count]
+    wanted = data_size or max((each.wanted for each in entries), default=0)
+    held_out = shared.pictures(data, wanted, shared.Photos.photo, data_seed).pictures[:count]
     report = Report(len(held_out), width or min(sizes, default=0), Timing(runs), published=paper() if published else None)
     rows = len(entries) == 1 if baseline is None else baseline
-    session = Session(held_out, judges, edits, edit_first, rows, backend, place, threads or None, batch)
+    session = Session(held_out, judges, edits, edit_first, rows, backend, place, threads or None, batch, plan)
     for each in progress(entries, "models", unit="model"):
         try:
             session.measure(each, report)

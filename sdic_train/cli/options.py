@@ -136,12 +136,10 @@ class Training:
 
     def compute(self) -> Compute:
         """Where and how the steps are computed."""
-        import torch
-
+        from sdic_train.threads import use_threads
         from sdic_train.trainers.compute import Compute
 
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         return Compute(self.batch, self.device, self.precision, self.accumulate)
 
     def pictures(self, size: int, photos: Photos) -> PictureSet:

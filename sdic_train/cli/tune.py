@@ -43,16 +43,14 @@ def run(
       sdic-train tune me.png --model e4e_ffhq_encode.pt --perceptual alexnet.pth,lpips_alex.pth --out me.safetensors
       sdic-export build me.safetensors --out engines/me
     """
-    import torch
-
     from sdic_runtime.progress import progress
     from sdic_train.losses.networks import perceptual_network
+    from sdic_train.threads import use_threads
     from sdic_train.trainers.compute import Compute
     from sdic_train.trainers.tuning import TuningRecipe
     from sdic_train.tune import TuneOptions, tune
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     recipe = shared.changed(TuningRecipe(), changes)
     place = Compute(1, device).device
     options = TuneOptions(pictures, model, out, others or (), method, pivot, steps, recipe)

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sdic_runtime.errors import FileError, SdicError, printable
 from sdic_runtime.files import reason, replacing, sha256
 from sdic_runtime.folders import PICTURE_SUFFIXES, files_in
 from sdic_runtime.pictures import fit, load_picture, to_bytes
+from sdic_runtime.processes import deaf, serve_parent
 from sdic_train.portraits.portraits import PARAMETERS, Parameter, sample
 
 CHUNK = 500  # pictures that one process draws at a time
@@ -71,9 +73,10 @@ def draw_portraits(folder: Path, count: int, size: int, photo: bool, seed: int =
     folder.mkdir(parents=True, exist_ok=True)
     starts = [start for start in range(0, count, CHUNK) if not _chunk(folder, start, size, photo, seed).exists()]
     drawn = count - sum(min(CHUNK, count - start) for start in starts)
-    pool = ProcessPoolExecutor(processes)
+    pool = ProcessPoolExecutor(processes, initializer=serve_parent)
     try:
-        jobs = {start: pool.submit(_draw, seed, range(start, min(start + CHUNK, count)), size, photo) for start in starts}
+        with deaf():
+            jobs = {start: pool.submit(_draw, seed, range(start, min(start + CHUNK, count)), size, photo) for start in starts}
         for start, job in jobs.items():
             arrays = job.result()
             with replacing(_chunk(folder, start, size, photo, seed)) as temporary, temporary.open("wb") as file:
@@ -98,11 +101,31 @@ def open_portraits(folder: Path, size: int, photo: bool, seed: int = 0, limit: i
 
 
 def open_pictures(folder: Path, size: int, photo: bool, seed: int = 0) -> PictureSet:
-    """What a data folder holds: a cached folder of pictures if there is one, else the portraits."""
-    path = _cached(folder, size, held_out=seed >= HELD_OUT_SEED)
+    """What a data folder holds: a cached folder of pictures if there is one, also of a larger size, else the portraits."""
+    held_out = seed >= HELD_OUT_SEED
+    path = _cached(folder, size, held_out)
     if not path.exists():
-        return open_portraits(folder, size, photo, seed)
+        larger = [number for each in folder.glob(_cached(folder, 0, held_out).name.replace("0", "*")) if (number := _size(each)) > size]
+        if not larger:
+            return open_portraits(folder, size, photo, seed)
+        _reduce(_cached(folder, min(larger), held_out), path, size)
     return PictureSet(np.load(path, mmap_mode="r"))
+
+
+def _size(path: Path) -> int:
+    """pictures_256.npy -> 256; 0 for another name."""
+    digits = path.stem.rpartition("_")[2]
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _reduce(source: Path, target: Path, size: int) -> None:
+    """Write the pictures of a cache at a smaller size, for networks that work at another one than the generator. Raises FileError."""
+    pictures = np.load(source, mmap_mode="r")
+    with replacing(target) as temporary:
+        cache = _Cache(temporary, size, len(pictures))
+        for picture in pictures:
+            cache.add(_squared(Image.fromarray(picture), size))
+        cache.close()
 
 
 def joined(*sets: PictureSet) -> PictureSet:
@@ -182,7 +205,11 @@ class _Cache:
 
 def square(path: Path, size: int) -> NDArray[np.uint8]:
     """A picture as the runtime decodes it and brings it to a square: uint8 [size, size, 3]. Raises PictureError."""
-    return to_bytes(fit(load_picture(path), {"R": size, "S": size}, (0, size)))[0]
+    return _squared(load_picture(path), size)
+
+
+def _squared(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    return to_bytes(fit(picture, {"R": size, "S": size}, (0, size)))[0]
 
 
 def _cached(folder: Path, size: int, held_out: bool) -> Path:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,9 +14,10 @@ from sdic_runtime.decoding.shapes import SQUASH
 from sdic_runtime.edits import Direction
 from sdic_runtime.pictures import fit, working_rows
 from sdic_runtime.pipeline import BASELINE, Pipeline
-from sdic_runtime.program import IMAGE, INVERT, PICTURE, Program, Step, run
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, run
 from sdic_runtime.tools.scores import judged
 from sdic_train.networks.sdic.model import SDIC
+from sdic_train.pipelines import only
 
 Pixels = NDArray[np.float32]  # [N, 3, R, R], on the host
 # Methods whose program "baseline" is another method.
@@ -98,18 +97,6 @@ class Baseline(Evaluated):
 
     def picture(self, inverted: Any) -> Tensor:
         return self.shown(inverted)
-
-
-def only(program: Program, tensors: Iterable[str]) -> Program:
-    """The steps of `program` that those of `tensors` which it gives need."""
-    gives = {name: program.gives[name] for name in tensors if name in program.gives}
-    steps: list[Step] = []
-    wanted = set(gives.values())
-    for step in reversed(program.steps):
-        if wanted & set(step.outputs.values()):
-            steps.insert(0, step)
-            wanted |= set(step.inputs.values())
-    return msgspec.structs.replace(program, steps=tuple(steps), gives=gives)
 
 
 @dataclass

@@ -12,7 +12,8 @@ from sdic_train.evaluation.published import Table
 
 @dataclass
 class Report:
-    """`inversion`, `edits`, `methods`, `where`: by label, what was measured, the method's name, and what computed it. `failed`: label ->
+    """`inversion`, `edits`, `methods`, `where`: by label, what was measured, the method's name, and what computed it. `tuned`: of labels
+    whose generator was tuned, to how many "pictures", in how many "steps" on average, and the method of the "pivot". `failed`: label ->
     why."""
 
     pictures: int
@@ -22,13 +23,16 @@ class Report:
     edits: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     methods: dict[str, str] = field(default_factory=dict)
     where: dict[str, str] = field(default_factory=dict)
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     published: Table | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         measured = {"pictures": self.pictures, "width": self.width, "runs": self.timing.runs, "warm_up": self.timing.warm_up}
-        models = {label: {"method": self.methods[label], "where": self.where[label]} for label in self.inversion}
+        models = {
+            label: {"method": self.methods[label], "where": self.where[label], **self.tuned.get(label, {})} for label in self.inversion
+        }
         tables = {"inversion": self.inversion, "edits": self.edits} if self.edits else {"inversion": self.inversion}
         further: dict[str, Any] = {"failed": self.failed} if self.failed else {}
         if self.published is not None:
@@ -47,6 +51,7 @@ class Report:
             if (theirs := printed.pop(method, None)) is not None:
                 rows[f"{label}, the paper"] = dict(theirs.cells())
         rows |= {f"{_name(method)}, the paper": dict(theirs.cells()) for method, theirs in printed.items()}
+        notes += [self._tuned(label) for label in self.tuned]
         notes += [f"{label} failed: {why}." for label, why in self.failed.items()]
         text = [markdown(rows, "method", ORDER), *notes, *self._misprints()] if rows else notes
         if self.edits:
@@ -58,6 +63,12 @@ class Report:
     def _timed(self) -> str:
         ran = "; ".join(dict.fromkeys(self.where.values()))
         return f"Times are of one picture: the median of {self.timing.runs} calls after {self.timing.warm_up} that are not counted ({ran})."
+
+    def _tuned(self, label: str) -> str:
+        about = self.tuned[label]
+        how = f"the generator was tuned to each of the first {about['pictures']} pictures from {about['pivot']}'s code"
+        time = "Its time is that of encoding and tuning, the median over these pictures"
+        return f"{label}: {how}, {about['steps']:.0f} steps on average. {time}."
 
     def _misprints(self) -> list[str]:
         if self.published is None:

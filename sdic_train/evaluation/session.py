@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sdic_runtime.bundle.bundle import Bundle
@@ -19,22 +19,33 @@ from sdic_train.evaluation.evaluate import Pictures, default_strengths, edit_row
 from sdic_train.evaluation.measures import Judges
 from sdic_train.evaluation.models import BASELINES, NAMES, Baseline, EditFirst, Evaluated
 from sdic_train.evaluation.report import Report
+from sdic_train.evaluation.tuned import EditPlan, Plan, Tuned, tuned_rows
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.pipelines import Weights, pipeline_of
 from sdic_train.portraits.portraits import ATTRIBUTES
 
+TUNED = "pti"  # the method of rows whose generator was tuned
+
 
 @dataclass(frozen=True)
 class Entry:
     """A model to evaluate, not opened yet. `label`: the name of its row. `working`: the size that it works at, 0 where it does not open.
-    `others`, `method`: of a checkpoint, see `pipelines.Weights`."""
+    `others`, `method`: of a checkpoint, see `pipelines.Weights`. `tuned`: its generator is tuned to every picture, as the session plans;
+    `resolution`: what it generates, which those pictures should have."""
 
     path: Path
     label: str = ""
     method: str | None = None
     others: tuple[Path, ...] = ()
     working: int = 0
+    tuned: bool = False
+    resolution: int = 0
+
+    @property
+    def wanted(self) -> int:
+        """The size at which it can use pictures."""
+        return self.resolution if self.tuned else self.working
 
     @property
     def is_bundle(self) -> bool:
@@ -43,10 +54,13 @@ class Entry:
     def looked_at(self) -> Entry:
         """With its method and working size. Raises SdicError."""
         if self.is_bundle:
+            if self.tuned:
+                raise ArgumentError(f"{self.path} is a bundle, whose generator cannot be tuned; give --tune the checkpoint")
             manifest = Bundle.open(self.path).manifest
             return replace(self, method=manifest.method, working=manifest.sizes["S"])
         checkpoint = read_checkpoint(self.path, sure=self.method is None)
-        return replace(self, method=self.method or method_of(checkpoint.kind), working=checkpoint.config.working)
+        config, method = checkpoint.config, self.method or method_of(checkpoint.kind)
+        return replace(self, method=method, working=config.working, resolution=config.resolution)
 
 
 def entry(text: str) -> Entry:
@@ -69,13 +83,18 @@ def looked_at(entries: Sequence[Entry]) -> list[Entry]:
             found.append(each)
     if len(faults) == len(entries):
         raise faults[0]
-    names = [each.label or (NAMES.get(each.method, each.method) if each.working and each.method else str(each.path)) for each in found]
+    names = [each.label or (_named(each) if each.working and each.method else str(each.path)) for each in found]
     counts = Counter(names)
     labels = [name if counts[name] == 1 else f"{name} ({each.path.name})" for name, each in zip(names, found, strict=True)]
     twice = next((label for label, count in Counter(labels).items() if count > 1), None)
     if twice is not None:
         raise ArgumentError(f'two models would be called "{twice}"; name them with NAME=PATH')
     return [replace(each, label=label) for each, label in zip(found, labels, strict=True)]
+
+
+def _named(entry: Entry) -> str:
+    method = TUNED if entry.tuned else entry.method or ""
+    return NAMES.get(method, method)
 
 
 @dataclass(frozen=True)
@@ -104,7 +123,8 @@ class Edits:
 
 @dataclass(frozen=True)
 class Session:
-    """What holds for all models. `backend`: of bundles. `device`: of checkpoints. `baseline`: also a row of what the method starts from."""
+    """What holds for all models. `backend`: of bundles. `device`: of checkpoints. `baseline`: also a row of what the method starts from.
+    `plan`: of the entries that are tuned."""
 
     pictures: Pictures
     judges: Judges
@@ -115,9 +135,13 @@ class Session:
     device: str = "cpu"
     threads: int | None = None
     batch: int = 8
+    plan: Plan = field(default_factory=Plan)
 
     def measure(self, entry: Entry, report: Report) -> None:
         """Add the rows of one model to the report. Raises SdicError."""
+        if entry.tuned:
+            self._measure_tuned(entry, report)
+            return
         with self.opened(entry, report.width) as model:
             pipeline, rows = model.pipeline, {entry.label: model}
             method, where = pipeline.bundle.manifest.method, pipeline.backend.description
@@ -135,6 +159,23 @@ class Session:
             for label, row in found.items():
                 report.inversion[label], report.where[label] = row, where
                 report.methods[label] = method if label == entry.label else BASELINES.get(method, "")
+
+    def _measure_tuned(self, entry: Entry, report: Report) -> None:
+        """The row of one checkpoint whose generator is tuned to each of the first pictures."""
+        code, network = Weights(entry.path, entry.others, entry.method).read()
+        with pipeline_of(code, network, entry.path, self.device) as pipeline:
+            edits = None
+            if self.edits is not None:
+                directions = self.edits.directions(pipeline)
+                edits = EditPlan(directions, self.edits.strengths(directions), self.edits.reader)
+            model = Tuned(pipeline, report.width, network, self.plan)
+            rows = tuned_rows(model, self.pictures, self.judges, edits, entry.label)
+            where = pipeline.backend.description
+        label = entry.label if rows.pictures == len(self.pictures) else f"{entry.label}, {rows.pictures} pictures"
+        report.inversion[label], report.methods[label], report.where[label] = rows.inversion, TUNED, where
+        if rows.edits:
+            report.edits[label] = rows.edits
+        report.tuned[label] = {"pictures": rows.pictures, "steps": rows.steps, "pivot": NAMES.get(code.name, code.name)}
 
     @contextmanager
     def opened(self, entry: Entry, width: int) -> Iterator[Evaluated]:

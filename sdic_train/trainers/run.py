@@ -139,10 +139,19 @@ def draw_sheet(trainer: Trainer, folder: Path) -> None:
 
 
 def same_recipe(trainer: Trainer, folder: Path, resume: bool, apart: tuple[str, ...] = ()) -> None:
-    """Refuses to resume a run with other options than it was started with, those named in `apart` left aside."""
+    """Refuses to resume a run with other options than it was started with, those named in `apart` left aside. More steps are no other
+    options where the rates do not depend on how many there are."""
     recipe, path = json.loads(json.dumps(trainer.describe())), folder / RECIPE
     if resume and path.exists() and (folder / STATE).exists():
         before = json.loads(path.read_text())
+        if before.get("steps", 0) < trainer.steps:
+            if not recipe.get("decay"):
+                apart = (*apart, "steps")
+            elif "steps" not in apart:
+                raise ArgumentError(
+                    f"{folder} holds a run of {before.get('steps')} steps (now {trainer.steps}), and its rates fall towards their end; "
+                    "start another run in another --out, or --restart"
+                )
         other = [name for name in sorted({*before, *recipe} - {*apart}) if before.get(name) != recipe.get(name)]
         if other:
             name = other[0]

@@ -69,6 +69,15 @@ def test_the_example_gives_the_pictures_of_python(
     assert Inversion.load(tmp_path / "out/inversion.safetensors").names == (str(path),)
 
 
+def test_onnx_runtime_reports_nothing_and_keeps_no_files(example: Path, execute: Execute, tiny_bundle: Path, tmp_path: Path) -> None:
+    path, home = photo(tmp_path / "photo.png", "RGB"), tmp_path / "home"
+    home.mkdir()
+    names = ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "CI")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | {"HOME": str(home), "TMPDIR": str(home)}
+    assert execute(example, tiny_bundle, path, tmp_path / "out", "smile", env=environment).returncode == 0
+    assert list(home.iterdir()) == []
+
+
 def test_the_example_says_what_is_wrong(example: Path, execute: Execute, tiny_bundle: Path, tmp_path: Path) -> None:
     good = photo(tmp_path / "good.png", "RGB")
     (tmp_path / "text.png").write_text("no picture")
@@ -80,6 +89,7 @@ def test_the_example_says_what_is_wrong(example: Path, execute: Execute, tiny_bu
         ([], "error: too few arguments; usage: invert_and_edit BUNDLE photo.png FOLDER DIRECTION..."),
         ([tmp_path, good, out, "smile"], f"error: {tmp_path} is not a bundle, it has no bundle.json"),
         ([tiny_bundle, good, out, "age", "smiel"], 'error: there is no direction "smiel"; the bundle "tiny" has: age, basis, smile'),
+        ([tiny_bundle, good, out, "age", "basis"], "error: basis is a PCA basis, whose components this example does not take; name a"),
         ([tiny_bundle, good, good / "below", "smile"], "error: "),
         ([tiny_bundle, tmp_path / "vast.png", out, "smile"], f"error: {tmp_path}/vast.png has more than 100 megapixels; make the"),
         *(

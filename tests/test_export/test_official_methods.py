@@ -67,7 +67,7 @@ def test_strength_zero_is_the_inversion_and_the_bundle_verifies(released: tuple[
     assert not verify(bundle).failures
 
 
-@pytest.mark.parametrize("name", ["psp", "hfgi"])
+@pytest.mark.parametrize("name", ["psp", "hfgi", "sfe"])
 def test_other_weights_and_a_batch_of_two(name: str, tmp_path: Path) -> None:
     """No numbers of the official code exist of these: ONNX Runtime is compared with PyTorch."""
     method, pictures = official.METHODS[name], example_pictures(official.SEED + 9, 2)

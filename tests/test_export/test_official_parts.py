@@ -57,13 +57,14 @@ def test_strength_zero_is_the_inversion_and_the_bundle_verifies(released: tuple[
     assert not verify(bundle).failures
 
 
-def test_other_weights_and_a_batch_of_two(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", official.METHODS)
+def test_other_weights_and_a_batch_of_two(name: str, tmp_path: Path) -> None:
     """No numbers of the official code exist of these: ONNX Runtime is compared with PyTorch."""
-    parts, pictures = official.METHODS["hyperstyle"], example_pictures(official.SEED + 9, 2)
+    parts, pictures = official.METHODS[name], example_pictures(official.SEED + 9, 2)
     checkpoint, others = parts.write(tmp_path / "official.pt", OTHER_SALT)
-    build(BuildOptions(checkpoint, tmp_path / "bundle", others=others))
+    build(BuildOptions(checkpoint, tmp_path / "bundle", others=others, **parts.options))
     got, want = (whole_arrays(parts.computed, tmp_path / "bundle", backend, pictures) for backend in ("onnxruntime", "torch"))
     remove_files(tmp_path)
-    ratio, name = official.worst_ratios(got, want)[0]
-    print(f"{parts.name}, salt {OTHER_SALT}: {ratio:.1e} ({name})")
-    assert ratio <= parts.limit, name
+    ratio, array = official.worst_ratios(got, want)[0]
+    print(f"{name}, salt {OTHER_SALT}: {ratio:.1e} ({array})")
+    assert ratio <= parts.limit, array

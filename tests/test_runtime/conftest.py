@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from tiny_bundle import SIZES, Reference, add_bands, add_cpu_graph, break_band, change_manifest, own_graph, write_bundle, write_stage
 
 from sdic_runtime.pipeline import Pipeline
+
+collect_ignore = [] if find_spec("torch") else ["backends/test_onnxruntime_cuda.py"]  # its graphs are made by PyTorch
 
 
 @pytest.fixture

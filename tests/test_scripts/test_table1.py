@@ -24,9 +24,9 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("table1_evaluation")
 
 
-def options(tmp_path: Path, count: int = 2) -> argparse.Namespace:
+def options(tmp_path: Path, count: int = 2, pti: int = 0) -> argparse.Namespace:
     places = {"packed": str(tmp_path / "packed"), "out": str(tmp_path / "out"), "judge": None}
-    return argparse.Namespace(**places, count=count, photos=950_000, device="cpu", batch=2, sheet=0, edit="smile")
+    return argparse.Namespace(**places, count=count, pti=pti, photos=950_000, device="cpu", batch=2, sheet=0, edit="smile")
 
 
 def test_rows_are_measured_once_and_a_failure_leaves_the_others(
@@ -37,12 +37,13 @@ def test_rows_are_measured_once_and_a_failure_leaves_the_others(
     for name in ("sdic", "sdic-1", "psp"):
         write_safetensors(tmp_path / f"packed/{name}.safetensors", own, {**metadata, "shared": json.dumps(shared)})
     (tmp_path / "packed/judge.safetensors").write_bytes(b"judge")
-    monkeypatch.setattr(rows.checkpoints, "unpack", lambda packed, out: sorted(packed.glob("[!j]*.safetensors")))
+    monkeypatch.setattr(rows.checkpoints, "unpack", lambda packed, out: sorted(packed.glob("[!jr]*.safetensors")))
     calls: list[str] = []
 
     def command(words: list[str], site: Path) -> int:
         if words[0] == "evaluate":
             label, _, path = words[1].partition("=")
+            label = label if label != "--tune" else "PTI"
             calls.append(label)
             if label == "pSp" and not (tmp_path / "mended").exists():
                 return 2
@@ -65,6 +66,20 @@ def test_rows_are_measured_once_and_a_failure_leaves_the_others(
     assert lines[2].endswith("| 0.0100 | 0.125 | 0.500 | 0.100 | 0.900 | 0.250 |")
     assert (tmp_path / "out/table1.md").read_text().splitlines() == lines
     assert rows.evaluate(options(tmp_path, count=3)) == 0 and len(calls) == 9  # of other photos
+    write_safetensors(tmp_path / "packed/e4e.safetensors", own, metadata)
+    with pytest.raises(SystemExit, match="PTI's loss needs .*reader.safetensors, a portrait reader that is not the judge"):
+        rows.evaluate(options(tmp_path, count=3, pti=2))
+    (tmp_path / "packed/reader.safetensors").write_bytes(b"reader")
+    assert rows.evaluate(options(tmp_path, count=3, pti=2)) == 0
+    assert calls[9:] == ["e4e", "PTI", "e4e", "SDIC", rows.LONGER]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[2:].split(" | ")[0] for line in lines[-4:]] == [
+        "PTI, 2 photos",
+        "e4e, those 2",
+        "SDIC, those 2",
+        f"{rows.LONGER}, those 2",
+    ]
+    assert rows.evaluate(options(tmp_path, count=3, pti=2)) == 0 and len(calls) == 14
 
 
 def test_the_sheet_has_every_method_and_an_edit_that_changes_the_picture(rows: ModuleType, tmp_path: Path) -> None:

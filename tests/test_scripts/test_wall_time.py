@@ -103,14 +103,12 @@ def test_what_is_packed_comes_back(table1: ModuleType, single: bool, monkeypatch
     (tmp_path / "state/runs/sdic/sdic/losses.csv").write_text("step,total\n5,1\n")
     (tmp_path / "state/wall.json").write_text("{}")
     monkeypatch.setattr(table1.checkpoints, "PART", 45_000)  # bytes: an archive for each run
-    packed = tmp_path / "packed"
-    table1.pack(
-        argparse.Namespace(state=str(tmp_path / "state"), out=str(packed), only=["sdic"], seeds=["sdic=2"], single=single, judge=None)
-    )
-    files = {path.name for path in packed.iterdir()}
-    assert files == (
-        {"table1_0.tar", "table1_1.tar"} if single else {"sdic.safetensors", "sdic-1.safetensors", "sdic.sdic.csv", "wall.json"}
-    )
+    packed, reader = tmp_path / "packed", tmp_path / "model.safetensors"
+    write_safetensors(reader, {"weight": torch.zeros(1)}, {"format": "sdic-portrait-reader"})
+    places = {"state": str(tmp_path / "state"), "out": str(packed), "judge": None, "reader": str(reader)}
+    table1.pack(argparse.Namespace(**places, only=["sdic"], seeds=["sdic=2"], single=single))
+    files, alone = {path.name for path in packed.iterdir()}, {"sdic.safetensors", "sdic-1.safetensors", "sdic.sdic.csv", "wall.json"}
+    assert files == ({"table1_0.tar", "table1_1.tar"} if single else {*alone, "reader.safetensors"})
     table1.unpack(argparse.Namespace(packed=str(packed), out=str(tmp_path / "models")))
     for seed in ("", "-1"):
         tensors, said = read_safetensors(tmp_path / f"models/sdic{seed}.safetensors")

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from sdic_export.cpu import winograd
+from sdic_export.cpu import mapped, winograd
 from sdic_export.cpu.convolutions import SplitPReLU, optimized
 from sdic_export.cpu.encoder import CpuEncoder, ParityConv, SharedFirstConv, SharedStyles, cpu_encoder
+from sdic_export.cpu.mapped import MappedConv
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import EncoderGraph
 from sdic_train.networks.e4e import StyleBlock
@@ -58,6 +59,7 @@ def test_style_blocks_that_share_a_level() -> None:
 def test_encoder_of_a_model(model: SDIC, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sdic_export.cpu.encoder.SHARING_FROM", 8)
     monkeypatch.setattr(winograd, "FORMS", EVERYWHERE)
+    monkeypatch.setattr(mapped, "HEAVY", 1)
     torch.manual_seed(0)
     image = torch.randn(2, 3, model.config.working, model.config.working)
     graph = EncoderGraph(model).eval()
@@ -66,6 +68,7 @@ def test_encoder_of_a_model(model: SDIC, monkeypatch: pytest.MonkeyPatch) -> Non
         assert isinstance(cpu, CpuEncoder)
         assert any(isinstance(level, SharedStyles) for level in cpu.levels)
         assert any(isinstance(module, winograd.RowWinogradConv2d) for module in cpu.modules())
+        assert any(isinstance(module, MappedConv) for module in cpu.levels[0].modules()), "the coarsest level, which is not shared"
         assert largest(cpu(image), graph(image)) < 1e-5
 
 

@@ -92,7 +92,9 @@ def test_files_of_the_field_become_directions_of_the_bundle(bundle: Path, tmp_pa
 def test_a_direction_is_replaced_and_removed_with_its_file(bundle: Path, run: Any) -> None:
     (file,) = add_directions(bundle, lambda manifest: {"smile": direction(1)}, replacing=True)
     assert file.startswith("directions/smile.") and not (bundle / "directions/smile.safetensors").exists()
-    assert add_directions(bundle, lambda manifest: {"smile": direction(1)}, replacing=True) == ["directions/smile.safetensors"]
+    before = contents(bundle)
+    assert add_directions(bundle, lambda manifest: {"smile": direction(1)}, replacing=True) == [file]
+    assert contents(bundle) == before  # given again, as after an interruption, it changes nothing
     Bundle.open(bundle).check()
     found = Directions(Bundle.open(bundle))["smile"]
     assert isinstance(found, Direction) and found.vector[0, 0] == 1
@@ -100,6 +102,25 @@ def test_a_direction_is_replaced_and_removed_with_its_file(bundle: Path, run: An
     assert set(Bundle.open(bundle).manifest.directions) == {"basis"}
     assert sorted(path.name for path in (bundle / "directions").iterdir() if path.name != Path(LOCK).name) == ["basis.safetensors"]
     Bundle.open(bundle).check()
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_what_a_process_that_died_left_goes_when_its_command_is_given_again(replaces: bool, bundle: Path) -> None:
+    make = {"smile" if replaces else "new": direction(1)}
+    whole = Path(shutil.copytree(bundle, bundle.with_name("whole")))
+    add_directions(whole, lambda manifest: make, replacing=True)
+
+    def die(*given: object) -> None:
+        raise SystemExit
+
+    for where in ("write_manifest", "_delete"):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(bundle_directions, where, die)
+            patch.setattr(bundle_directions, "_delete", die)
+            add_directions(bundle, lambda manifest: make, replacing=True)
+        Bundle.open(bundle).check()
+    add_directions(bundle, lambda manifest: make, replacing=True)
+    assert contents(bundle) == contents(whole)
 
 
 @pytest.mark.parametrize("where", ["write_manifest", "save_direction", "file_entries"])

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -361,8 +362,14 @@ def test_ray_gives_the_same(tiny_bundle: Path, pipeline: Pipeline, tmp_path: Pat
     pytest.importorskip("ray", reason='Ray is in the extra "ray"')
     folder = make_pictures(tmp_path / "in", 6, [2])
     words = command(folder, tiny_bundle, tmp_path / "out", "--executor", "ray", "--workers", "1")
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and done.stdout == "5 of 6 pictures done\n"
+    short = Path("/tmp", secrets.token_hex(2))  # sockets in it have names that the system takes
+    short.mkdir()
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300, env={**os.environ, "TMPDIR": str(short)})
+        assert done.returncode == 2 and done.stdout == "5 of 6 pictures done\n"
+        assert list(short.iterdir()) == []  # Ray's logs and sockets go with it
+    finally:
+        shutil.rmtree(short)
     check_all(folder, tmp_path / "out", pipeline, [2])
 
 

@@ -44,6 +44,8 @@ def test_a_mirrored_clip_is_read_as_it_is_shown(tmp_path: Path, pictures: list[I
         stream = file.add_stream("libx264", rate=25, options={"crf": "10"})
         stream.width, stream.height, stream.pix_fmt = *pictures[0].size, "yuv420p"
         one = 1 << 16
+        if not hasattr(stream, "set_display_matrix"):
+            pytest.skip("this PyAV writes no rotations")
         stream.set_display_matrix([-one, 0, 0, 0, one, 0, 0, 0, 1 << 30])
         for index, picture in enumerate(pictures):
             frame = av.VideoFrame.from_image(picture)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import FileError, SdicError
 from sdic_runtime.pictures import prepare
 from sdic_train.data import datasets
 from sdic_train.data.datasets import cache_folder, coordinates, draw_portraits, joined, open_pictures, open_portraits
@@ -48,7 +48,7 @@ def test_a_stop_does_not_wait_for_what_has_not_begun(tmp_path: Path, monkeypatch
         return slow(seed, indices[:1], size, photo)
 
     monkeypatch.setattr(datasets, "_draw", draw)
-    monkeypatch.setattr(datasets, "ProcessPoolExecutor", lambda processes: ThreadPoolExecutor(1))
+    monkeypatch.setattr(datasets, "ProcessPoolExecutor", lambda processes, **named: ThreadPoolExecutor(1))
     drawing = draw_portraits(tmp_path, 1000 * datasets.CHUNK, 32, photo=False)
     next(drawing)
     drawing.close()  # type: ignore[attr-defined]
@@ -150,3 +150,19 @@ def test_a_folder_without_pictures(make: bool, tmp_path: Path) -> None:
     with pytest.raises(SdicError, match=sentence):
         list(cache_folder(source, tmp_path / "out", 16))
     assert not (tmp_path / "out").exists()
+
+
+def test_networks_that_work_at_a_smaller_size_get_the_same_pictures(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for index in range(6):
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (50 + index, 40, 3), dtype=np.uint8)).save(source / f"{index}.png")
+    list(cache_folder(source, out, 64, held_out=0.0))
+    whole, small = open_pictures(out, 64, photo=False), open_pictures(out, 32, photo=False)
+    assert small.pictures.shape == (6, 32, 32, 3)
+    for one, other in zip(whole.pictures, small.pictures, strict=True):
+        sampled = np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BILINEAR), int)
+        assert np.abs(sampled - other).max() <= 1
+    assert sorted(path.name for path in out.iterdir()) == ["pictures_32.npy", "pictures_64.npy"]
+    with pytest.raises(FileError, match="holds no portraits of 128 pixels"):  # nothing is made larger
+        open_pictures(out, 128, photo=False)

@@ -16,7 +16,7 @@ import other_device
 import pytest
 import torch
 
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError, SdicError
 from sdic_train.checkpoints.load import load_encoder, load_generator, load_sdic
 from sdic_train.config import TINY
 from sdic_train.data.datasets import PictureSet
@@ -186,6 +186,22 @@ def test_progressive_deltas_open_one_row_after_the_other(makers: dict[str, Make]
         trainer.step = step
         opened.append(trainer._deltas())  # type: ignore[attr-defined]
     assert opened == [0, 0, 1, 2, 8]
+
+
+def test_steps_can_be_raised_where_the_rates_do_not_depend_on_them(
+    portraits: PictureSet, make_compute: Callable[..., Any], tmp_path: Path
+) -> None:
+    def run(name: str, steps: int, decay: float) -> list[float]:
+        trainer = GeneratorTrainer(TINY, replace(FIT, decay=decay), portraits, make_compute(4), steps, WIDTHS)
+        train(trainer, RunOptions(tmp_path / name, steps))
+        return read_log(tmp_path / name / LOG)["fit"]
+
+    whole = run("whole", 3, 0.0)
+    run("raised", 2, 0.0)
+    assert run("raised", 3, 0.0) == whole
+    run("falling", 2, 0.5)
+    with pytest.raises(ArgumentError, match=r"holds a run of 2 steps \(now 3\), and its rates fall towards their end; start another"):
+        run("falling", 3, 0.5)
 
 
 def test_another_recipe_does_not_resume(
