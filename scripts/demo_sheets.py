@@ -36,7 +36,7 @@ def draw(bundle: Path, pictures: Sequence[Any], out: Path) -> list[Path]:
             rows = [[*row, *pipeline.edit(it, name, list(ends)).images] for row, it in zip(given, inversions, strict=True)]
             captions = ["input", "inversion", *(f"{name} {end:+.2f}" for end in ends)]
             written.append(save_picture(sheet(rows, captions, HEIGHT), out / f"ends_{name}.png"))
-        edits = [(name, ranges[name][1] / 1.5) for name in SHOWN_EDITS if name in ranges]  # the distance between the two sides
+        edits = [(name, ranges[name][1]) for name in SHOWN_EDITS if name in ranges]
         rows = []
         for (picture, inverted), it in list(zip(given, inversions, strict=True))[:SHOWN]:
             edited = [pipeline.edit(it, name, strength).images[0] for name, strength in edits]

@@ -11,7 +11,8 @@ from pathlib import Path
 import wall_time
 
 ROOT = wall_time.ROOT
-BASE, DIRECTIONS = ROOT / "sdic_train/demo/portraits.safetensors", ROOT / "sdic_runtime/bundle/demo/directions"
+BASE = ROOT / "sdic_train/demo/portraits.safetensors"
+DIRECTIONS = ROOT / "examples/table1/directions"  # those that StyleFeatureEditor was trained with
 HALF_FROM = 256  # elements from which a tensor is worth rounding
 PART = 14_500_000  # bytes of an archive
 JUDGE, READER = "judge.safetensors", "reader.safetensors"  # of the evaluation, and of the losses

@@ -137,8 +137,8 @@ def _cell(value: float | str | None) -> str:
 
 
 def default_strengths(directions: Mapping[str, Direction]) -> dict[str, float]:
-    """Two thirds of each suggested range: the distance between the two sides' means."""
-    return {name: (direction.strength_range[1] / 1.5 if direction.strength_range else 3.0) for name, direction in directions.items()}
+    """The upper end of each useful range: the distance between an attribute's two sides."""
+    return {name: (direction.strength_range[1] if direction.strength_range else 3.0) for name, direction in directions.items()}
 
 
 def only_directions(edits: Mapping[str, object], names: Sequence[str] | None = None) -> dict[str, Direction]:

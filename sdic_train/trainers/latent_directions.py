@@ -18,7 +18,6 @@ TEST_SHARE = 0.2  # of the labelled codes, on which the accuracy is measured
 SMALLEST_CLASS = 20  # labelled codes per side
 CALIBRATED_ON = 24  # codes per side
 TRIED = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5)  # strengths, in distances between the two sides' codes
-RANGE = 1.5  # useful strengths, in distances between the two sides
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,8 @@ def calibrated(
 
 
 def _range(separation: float) -> tuple[float, float]:
-    reach = round(RANGE * separation, 2)
+    """The useful strengths: what moves a code from one side to the other. Beyond, edits become caricatures."""
+    reach = round(separation, 2)
     return -reach, reach
 
 

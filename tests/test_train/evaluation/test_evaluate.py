@@ -147,7 +147,7 @@ def test_edits_of_a_table_are_means_over_attributes() -> None:
 
 def test_strengths_come_from_the_suggested_range() -> None:
     directions = {"a": Direction(np.ones(4), "a", strength_range=(-6.0, 6.0)), "b": Direction(np.ones(4), "b")}
-    assert default_strengths(directions) == {"a": 4.0, "b": 3.0}
+    assert default_strengths(directions) == {"a": 6.0, "b": 3.0}
     assert only_directions({**directions, "pca": object()}) == directions
 
 

@@ -75,7 +75,7 @@ def test_a_strength_is_calibrated_by_what_it_does_to_labels(codes: np.ndarray) -
     up = (read(low + exact.separation * normal) - read(low)).mean()
     down = (read(high) - read(high - exact.separation * normal)).mean()
     assert (up + down) / 2 == pytest.approx(span, rel=0.15)
-    assert exact.direction.strength_range == pytest.approx((-1.5 * exact.separation, 1.5 * exact.separation), abs=0.01)
+    assert exact.direction.strength_range == pytest.approx((-exact.separation, exact.separation), abs=0.01)
 
 
 def test_a_label_that_does_not_move_enough_leaves_the_strength(codes: np.ndarray) -> None:
