@@ -79,7 +79,7 @@ class ModelConfig:
     domain: str = "faces"
 
     def __post_init__(self) -> None:
-        for name, value, low in (("resolution", self.resolution, 2 * FEATURE_SIZE), ("working", self.working, FEATURE_SIZE)):
+        for name, value, low in (("resolution", self.resolution, FEATURE_SIZE), ("working", self.working, FEATURE_SIZE)):
             if value < low or value & (value - 1):
                 raise ArgumentError(f"the {name} size is {value}; use a power of two of at least {low}")
         if self.resolution < self.working:

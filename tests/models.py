@@ -12,6 +12,7 @@ from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import ToRGB
 
 LARGER = replace(TINY, resolution=256, channels={**TINY.channels, 256: 8})
+SMALLEST = replace(TINY, resolution=64, channels={size: width for size, width in TINY.channels.items() if size <= 64})
 AFFINE = replace(TINY, discrepancy=replace(TINY.discrepancy, fusion="affine"))
 LARGEST = replace(LARGER, resolution=512, channels={**LARGER.channels, 512: 4})
 

@@ -30,12 +30,16 @@ def sizes_of(config: ModelConfig) -> list[int]:
 
 def tail_tensors(config: ModelConfig) -> dict[str, Axes]:
     """What the stages hand on: `feature_s` behind the second layer of a size, `rgb_s` the RGB sum up to it."""
+    if not sizes_of(config):
+        return {}
     features: dict[str, Axes] = {feature(size): ("N", config.channels[size], size, size) for size in (FEATURE_SIZE, *sizes_of(config)[:-1])}
     return features | {colours(size // 2): ("N", 3, size // 2, size // 2) for size in sizes_of(config)[:-1]}
 
 
-def tail_cut(config: ModelConfig, entrance: tuple[str, ...]) -> Cut:
-    """The cut of a tail whose feature comes in as the tensors `entrance`, such as feature and residual."""
+def tail_cuts(config: ModelConfig, entrance: tuple[str, ...]) -> dict[str, Cut]:
+    """The cut of the tail, whose feature comes in as the tensors `entrance`, such as feature and residual; none where it has one size."""
+    if not sizes_of(config):
+        return {}
     stages = {FIRST: Stage((*entrance, "latent"), (feature(FEATURE_SIZE),))}
     sizes, rgb = sizes_of(config), "rgb"
     for size in sizes:
@@ -43,21 +47,21 @@ def tail_cut(config: ModelConfig, entrance: tuple[str, ...]) -> Cut:
         stages[f"generator_{size}"] = Stage((feature(size // 2), rgb, "latent"), gives)
         rgb = colours(size // 2)
     steps = (Step(name, {item: item for item in stage.inputs}, {item: item for item in stage.outputs}) for name, stage in stages.items())
-    return Cut(stages, tuple(steps))
+    return {TAIL: Cut(stages, tuple(steps))}
 
 
 def tail_rows(config: ModelConfig) -> dict[str, int]:
     """Stage of the cut -> how many style rows it reads, counted from the first."""
     rows = {f"generator_{size}": 11 + 2 * index for index, size in enumerate(sizes_of(config)[:-1])}
-    return {FIRST: 9, **rows}
+    return {FIRST: 9, **rows} if sizes_of(config) else {}
 
 
 def tail_functions(generator: Generator | PlainGenerator, enter: Callable[..., Tensor]) -> dict[str, StageFunction]:
-    """The stages of the cut, where `enter` makes one feature of the tensors that come in; none where the generator is written plainly, and
-    has no such parts."""
+    """The stages of the cut, where `enter` makes one feature of the tensors that come in; none where the generator has but one size there,
+    or is written plainly, and has no such parts."""
     from sdic_train.networks.stylegan2 import Generator
 
-    if not isinstance(generator, Generator):
+    if not isinstance(generator, Generator) or not sizes_of(generator.config):
         return {}
 
     def first(latent: Tensor, **given: Tensor) -> dict[str, Tensor]:

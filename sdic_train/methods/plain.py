@@ -9,8 +9,7 @@ from sdic_runtime.program import Axes, Move, Stage
 from sdic_train.checkpoints.models import load_encoded
 from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.methods.base import MethodCode, StageFunction, Tables, Tensor
-from sdic_train.methods.cuts import HEAD_ROWS, tail_cut, tail_functions, tail_rows, tail_tensors
-from sdic_train.methods.cuts import TAIL as WHOLE
+from sdic_train.methods.cuts import HEAD_ROWS, tail_cuts, tail_functions, tail_rows, tail_tensors
 
 if TYPE_CHECKING:
     from sdic_runtime.backends.base import Backend
@@ -39,7 +38,7 @@ def tables(config: ModelConfig) -> Tables:
 
 def resumed(config: ModelConfig, entrance: tuple[str, ...] = ("feature",)) -> dict[str, Any]:
     """`rows` and `cuts` of the tables of a method with this generator, whose tail takes the tensors `entrance`."""
-    return {"rows": {**HEAD_ROWS, **tail_rows(config)}, "cuts": {WHOLE: tail_cut(config, entrance)}}
+    return {"rows": {**HEAD_ROWS, **tail_rows(config)}, "cuts": tail_cuts(config, entrance)}
 
 
 def invert(backend: Backend, image: Tensor) -> dict[str, Tensor]:

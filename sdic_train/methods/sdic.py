@@ -8,7 +8,7 @@ from sdic_runtime.program import Move, Stage
 from sdic_train.checkpoints.load import load_sdic
 from sdic_train.config import FEATURE_SIZE, ModelConfig
 from sdic_train.methods.base import MethodCode, StageFunction, Tables, Tensor
-from sdic_train.methods.cuts import HEAD_ROWS, TAIL, tail_cut, tail_functions, tail_rows, tail_tensors
+from sdic_train.methods.cuts import HEAD_ROWS, tail_cuts, tail_functions, tail_rows, tail_tensors
 
 if TYPE_CHECKING:
     from sdic_runtime.backends.base import Backend
@@ -43,7 +43,7 @@ def tables(config: ModelConfig) -> Tables:
             "generator_tail": Stage(("feature", "residual", "rgb", "latent"), ("picture",)),
         },
         rows={**HEAD_ROWS, **tail_rows(config)},
-        cuts={TAIL: tail_cut(config, ("feature", "residual"))},
+        cuts=tail_cuts(config, ("feature", "residual")),
     )
 
 

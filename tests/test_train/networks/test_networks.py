@@ -138,7 +138,7 @@ def test_visible_rows() -> None:
 
 
 def test_bad_sizes_are_refused_with_the_value() -> None:
-    with pytest.raises(SdicError, match="the resolution size is 100; use a power of two of at least 128"):
+    with pytest.raises(SdicError, match="the resolution size is 100; use a power of two of at least 64"):
         replace(TINY, resolution=100)
     with pytest.raises(SdicError, match="the working size 256 is larger than the generator's 128"):
         replace(TINY, working=256)

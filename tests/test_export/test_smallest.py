@@ -1,0 +1,38 @@
+"""The smallest generator: its tail has one size, and no parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import SMALLEST, model_of
+
+from sdic_export.build import BuildOptions, build
+from sdic_runtime import Direction, Pipeline
+from sdic_train.checkpoints.load import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, model = tmp_path_factory.mktemp("smallest"), model_of(SMALLEST)
+    parts = {name: getattr(model, name) for name in ("encoder", "generator", "dipn", "dicn")}
+    save_checkpoint(folder / "model.safetensors", SMALLEST, model.latent_avg, **parts)
+    build(BuildOptions(folder / "model.safetensors", folder / "bundle"))
+    return folder / "bundle"
+
+
+def test_a_generator_of_64_pixels_is_inverted_and_edited_as_its_networks_do(bundle: Path) -> None:
+    random = np.random.default_rng(0)
+    image = random.uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32)
+    edit = Direction(random.normal(size=(SMALLEST.rows, SMALLEST.style_width)).astype(np.float32), "any")
+    seen: dict[str, list[np.ndarray]] = {}
+    for backend in ("onnxruntime", "torch"):
+        with Pipeline.load(bundle, backend=backend) as pipeline:
+            inversion = pipeline.invert(image)
+            edits = [pipeline.edit(inversion, edit, 1.0, move=move).pixels for move in pipeline.moves]
+            assert np.array_equal(pipeline.edit(inversion, edit, 0.0).pixels, inversion.pixels)
+            seen[backend] = [inversion.pixels, *edits]
+    for ours, reference in zip(*seen.values(), strict=True):
+        assert ours.shape == (2, 3, 64, 64)
+        assert np.abs(ours - reference).max() < 1e-4 * reference.std()
