@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import SMALLEST, model_of
+import torch
+from models import SMALLEST
 
 from sdic_export.build import BuildOptions, build
 from sdic_runtime import Direction, Pipeline
 from sdic_train.checkpoints.load import save_checkpoint
+from sdic_train.networks.sdic.model import SDIC
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, model = tmp_path_factory.mktemp("smallest"), model_of(SMALLEST)
+    torch.manual_seed(0)
+    folder, model = tmp_path_factory.mktemp("smallest"), SDIC(SMALLEST).eval()
     parts = {name: getattr(model, name) for name in ("encoder", "generator", "dipn", "dicn")}
     save_checkpoint(folder / "model.safetensors", SMALLEST, model.latent_avg, **parts)
     build(BuildOptions(folder / "model.safetensors", folder / "bundle"))
@@ -35,4 +38,4 @@ def test_a_generator_of_64_pixels_is_inverted_and_edited_as_its_networks_do(bund
             seen[backend] = [inversion.pixels, *edits]
     for ours, reference in zip(*seen.values(), strict=True):
         assert ours.shape == (2, 3, 64, 64)
-        assert np.abs(ours - reference).max() < 1e-4 * reference.std()
+        assert 0.1 < reference.std() < 10 and np.abs(ours - reference).max() < 1e-4 * reference.std()

@@ -40,7 +40,7 @@ def test_presets_are_listed_where_the_bundle_can_run_them(run: Any, make_bundle:
 def test_the_embedded_bundle_is_listed_at_once_and_says_so(run: Any) -> None:
     code, lines, errors = run("directions")
     assert code == 0 and "embedded demo bundle" in errors
-    assert any(line.startswith("smile") and "-2.23 to 2.23" in line for line in lines)
+    assert any(line.startswith("smile") and "-2.43 to 2.43" in line for line in lines)
 
 
 def test_a_sweep_takes_the_useful_range(run: Any, photos: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,11 +116,15 @@ def test_attributes_that_hardly_any_sample_has_are_omitted_on_request(
 
     def labelled_codes(*_: object) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         codes = np.random.default_rng(0).standard_normal((200, 16)).astype(np.float32)
-        values = np.zeros((200, len(PARAMETERS)), np.float32)
+        yield codes, labels_of(None, None, codes)
+
+    def labels_of(_: object, __: object, codes: np.ndarray) -> np.ndarray:
+        values = np.zeros((len(codes), len(PARAMETERS)), np.float32)
         values[:, place["smile"]], values[:5, place["baldness"]] = np.sign(codes[:, 0]), 1
-        yield codes, values
+        return values
 
     monkeypatch.setattr(latent_directions, "labelled_codes", labelled_codes)
+    monkeypatch.setattr(latent_directions, "labels_of", labels_of)
     monkeypatch.setattr(networks, "open_reader", lambda path: None)
     words = ["directions", "interfacegan", "--model", str(encoder_file), "--reader", "none", "--out", str(tmp_path), "--attributes"]
     assert main([*words, "baldness,smile"]) == 2
