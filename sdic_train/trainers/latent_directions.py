@@ -116,7 +116,7 @@ def calibrated(
     for sign, side in ((1, scores <= threshold), (-1, scores > threshold)):
         some, before = codes[side][:CALIBRATED_ON], scores[side][:CALIBRATED_ON]
         for place, strength in enumerate(TRIED):
-            after = read(some + np.float32(sign * strength * found.separation) * normal)
+            after = read((some + sign * strength * found.separation * normal).astype(np.float32))
             moved[place] += sign * float((after - before).mean()) / span / 2
     if moved.max() < 1:
         said = f"at {TRIED[moved.argmax()]:g} times the distance of the sides samples moved by {moved.max():.2f} of it"
