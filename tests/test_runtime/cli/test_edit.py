@@ -33,6 +33,7 @@ def test_an_edit_of_a_saved_inversion_is_that_of_the_picture(
     for source, out in ((photos / "a.png", "one"), (tmp_path / "kept/a.safetensors", "two")):
         code, lines, _ = run("edit", source, *edit, "--out", out)
         assert (code, lines) == (0, [f"{out}/a.smile+2_age-1.5.png"])
+    assert run("edit", tmp_path / "kept/a.safetensors", *edit)[1] == [str(tmp_path / "kept/a.smile+2_age-1.5.png")], "beside its input"
     inversion = pipeline.invert(photos / "a.png")
     latent = inversion.latent + 2 * pipeline.directions["smile"].vector - 1.5 * pipeline.directions["age"].offset(inversion.latent)  # type: ignore[union-attr]
     expected = np.asarray(pipeline.edit(inversion, latent[0] - inversion.latent[0]).images[0])
