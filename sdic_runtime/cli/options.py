@@ -29,7 +29,7 @@ PRECISION_HELP = "fp32, fp16, bf16, or auto: bf16 where that is faster, saying w
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help=PRECISION_HELP)]
 CHECKPOINT_HELP = "Weights for a backend that reads a checkpoint, such as torch; those the bundle records if omitted."
 CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", metavar="FILE", help=CHECKPOINT_HELP)]
-OUT_HELP = "Folder, or file for a single result; the current folder when omitted."
+OUT_HELP = "Folder, or file for a single result; when omitted that of a saved inversion, else the current one."
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR|FILE", help=OUT_HELP)]
 SOURCE_HELP = "A picture (- for standard input), or an inversion saved as .safetensors."
 SourceArgument = Annotated[Path, typer.Argument(metavar="IMG|INVERSION", help=SOURCE_HELP)]

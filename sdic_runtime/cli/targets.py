@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdic_runtime.errors import ArgumentError, FileError
 from sdic_runtime.files import reason
-from sdic_runtime.folders import OWN_ENDINGS, STANDARD_INPUT, distinct_stems
+from sdic_runtime.folders import INVERSION, OWN_ENDINGS, STANDARD_INPUT, distinct_stems
 from sdic_runtime.leftovers import held
 from sdic_runtime.sheets import PICTURE_FORMATS
 
@@ -39,8 +39,8 @@ class Target:
 def targets(sources: Sequence[Path], out: Path | None) -> list[Target]:
     """Where the results of each source go; the folder exists and can be written to when this returns.
 
-    `out`: a folder (made if need be), or the name of one file, recognised by its ending; the current folder when None. Raises ArgumentError
-    or FileError.
+    `out`: a folder (made if need be), or the name of one file, recognised by its ending; when None that of a single saved inversion, or the
+    current folder. Raises ArgumentError or FileError.
     """
     if out is not None and not out.is_dir() and out.suffix.lower() in PICTURE_FORMATS:
         if len(sources) != 1:
@@ -49,7 +49,8 @@ def targets(sources: Sequence[Path], out: Path | None) -> list[Target]:
             raise ArgumentError(f"--out {out} is the input itself, which would be replaced; choose another name")
         writable_folder(out.parent)
         return [Target(sources[0], out.parent, out.stem, named=out)]
-    folder = out if out is not None else Path.cwd()
+    saved = len(sources) == 1 and sources[0].suffix.lower() == INVERSION
+    folder = out if out is not None else sources[0].resolve().parent if saved else Path.cwd()
     if out is not None and not out.exists() and out.suffix:
         formats = ", ".join(PICTURE_FORMATS)
         why = f"--out {out} is neither a folder nor a file ending in {formats}"
