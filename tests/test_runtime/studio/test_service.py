@@ -83,6 +83,13 @@ class Server:
         return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS"))
 
 
+def waiting(server: Server, client: Any = httpx) -> int:
+    """How many requests wait there or are computed."""
+    found = re.search(r"^sdic_waiting (\S+)", client.get(server.url + "/metrics").text, re.M)
+    assert found
+    return int(float(found[1]))
+
+
 def start(bundle: Path, log: Path, seconds: float = 1) -> Server:
     """A service that gives an upload, and the head of a request, `seconds`."""
     with log.open("wb") as stream:
@@ -316,11 +323,14 @@ def test_told_to_stop_it_answers_what_it_has_accepted_and_ends(tiny_bundle: Path
     with ThreadPoolExecutor(16) as clients:
         asked = [clients.submit(ask, index) for index in range(16)]
         asked[0].result()
+        ended = sum(one.done() for one in asked)
+        accepted = ended + waiting(server)
         server.process.terminate()
         begun = time.perf_counter()
         assert server.process.wait(30) in (0, -15)
         seconds, seen = time.perf_counter() - begun, Counter(answer.result() for answer in asked)
     assert seen["answered"] >= 1 and set(seen) <= {"answered", "not accepted", "503 the service is being stopped"}, seen
+    assert seen.total() - seen["not accepted"] >= accepted, "whatever was accepted is answered"
     assert seconds < 8, "five seconds, and what the interpreter needs to end"
     assert "Traceback" not in (tmp_path / "log").read_text()
 
@@ -349,15 +359,13 @@ def drag(server: Server, inversion: str, seconds: float) -> tuple[list[Answer], 
     with httpx.Client(timeout=60) as client, ThreadPoolExecutor(32) as threads:
         asked = [threads.submit(send, index) for index in range(count)]
         while not all(one.done() for one in asked):
-            waiting = re.search(r"^sdic_waiting (\S+)", client.get(server.url + "/metrics").text, re.M)
-            assert waiting
-            most = max(most, int(float(waiting[1])))
+            most = max(most, waiting(server, client))
             time.sleep(0.02)
         return [one.result() for one in asked], most
 
 
 @pytest.mark.parametrize("seconds", [1.5, pytest.param(20, marks=pytest.mark.full)])
-def test_a_dragged_slider_shows_no_picture_older_than_two_renders(seconds: float, tmp_path: Path) -> None:
+def test_a_dragged_slider_ends_on_its_last_value_and_queues_nothing(seconds: float, tmp_path: Path) -> None:
     quiet, server = os.getloadavg()[0] < 1, start(DEMO_FOLDER, tmp_path / "log")
     while httpx.get(server.url + "/ready").status_code != 200:
         time.sleep(0.05)
@@ -371,9 +379,6 @@ def test_a_dragged_slider_shows_no_picture_older_than_two_renders(seconds: float
     ages, renders = ([1e3 * (answer.came - answer.sent) for answer in shown], [1e3 * (b.came - a.came) for a, b in pairwise(shown)])
     print(f"{len(shown)} of {len(answers)} values shown, one in {np.median(renders):.0f} ms, {np.median(ages):.0f} ms old", end="")
     print(f", the oldest {max(ages):.0f} ms{'' if quiet else ', on a machine with other work'}")
-    if quiet:  # it waits for the render that runs when it comes, and for its own; the answer of one more may be on its way
-        assert max(sum(answer.sent < other.came <= answer.came for other in shown) for answer in shown) <= 3
-        assert max(ages) < 2 * np.percentile(renders, 95) + 20
     assert answers[-1].shown, "the last value is what stays on the screen"
     assert most <= 2, "one is computed and one waits"
 
