@@ -32,7 +32,7 @@ fuzz: .venv/dev  ## thousands of mutated files; the C interface with sanitizers;
 
 # The runtime's fast tests in an environment of their own, without PyTorch. pip, onnx, pytest and scikit-image are tools of the tests; what the
 # runtime imports is as old as pyproject.toml allows (`lowest`), or as new as there is (`newest`, for another PYTHON than that of .venv).
-RUNTIME_TESTS := onnx pytest pytest-xdist httpx scikit-image "tomli; python_version < '3.11'"
+RUNTIME_TESTS := onnx pytest pytest-timeout pytest-xdist httpx scikit-image "tomli; python_version < '3.11'"
 LOWEST := build/lowest
 NEWEST := build/newest
 

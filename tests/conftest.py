@@ -11,3 +11,9 @@ import pytest
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Notes of engines that tests build are not left in the user's home."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "full" in item.keywords or "gpu" in item.keywords:
+            item.add_marker(pytest.mark.timeout(0))

@@ -35,8 +35,9 @@ keys=$(ls /usr/share/keyrings/debian-archive-keyring.* 2>/dev/null | head -n 1)
 [ -n "$keys" ] || fail "the package debian-archive-keyring is missing; install it with: apt-get install debian-archive-keyring"
 echo "deb [signed-by=$keys] $mirror $suite main" > "$work/sources.list"
 
-# The sandbox user of apt cannot write into a folder of ours, and installed packages must not weigh in.
-set -- -q -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts="$work/parts" -o Dir::State::lists="$work/lists" \
+# The sandbox user of apt cannot write into a folder of ours, and installed packages must not weigh in. A mirror that falls silent is
+# given up after three times 30 seconds.
+set -- -q -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts="$work/parts" -o Dir::State::lists="$work/lists" \
     -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none
 apt-get "$@" update >"$work/log" 2>&1 || fail "the package lists of $suite could not be read from apt's mirror; see $work/log"
 (cd "$work" && apt-get "$@" download libonnxruntime-dev >>"$work/log" 2>&1) || fail "$suite has no libonnxruntime-dev, or it could not be downloaded; see $work/log"

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -73,7 +74,8 @@ def draw_portraits(folder: Path, count: int, size: int, photo: bool, seed: int =
     folder.mkdir(parents=True, exist_ok=True)
     starts = [start for start in range(0, count, CHUNK) if not _chunk(folder, start, size, photo, seed).exists()]
     drawn = count - sum(min(CHUNK, count - start) for start in starts)
-    pool = ProcessPoolExecutor(processes, initializer=serve_parent)
+    # Not forked: a copy of a process with threads, such as those of PyTorch, can wait for ever for what only they would do.
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), serve_parent)
     try:
         with deaf():
             jobs = {start: pool.submit(_draw, seed, range(start, min(start + CHUNK, count)), size, photo) for start in starts}

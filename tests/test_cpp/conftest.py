@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +23,16 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "sdic_runtime/cpp"
 
 
-def run(*command: str | Path, timeout: int = 1800, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout, **options)
+def run(*command: str | Path, timeout: int = 600, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program; after `timeout` seconds it is killed with all that it started, which would keep its output open."""
+    words, pipe = [str(part) for part in command], subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **options) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 @pytest.fixture(scope="session")

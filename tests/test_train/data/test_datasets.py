@@ -48,11 +48,18 @@ def test_a_stop_does_not_wait_for_what_has_not_begun(tmp_path: Path, monkeypatch
         return slow(seed, indices[:1], size, photo)
 
     monkeypatch.setattr(datasets, "_draw", draw)
-    monkeypatch.setattr(datasets, "ProcessPoolExecutor", lambda processes, **named: ThreadPoolExecutor(1))
+    monkeypatch.setattr(datasets, "ProcessPoolExecutor", lambda processes, *context: ThreadPoolExecutor(1))
     drawing = draw_portraits(tmp_path, 1000 * datasets.CHUNK, 32, photo=False)
     next(drawing)
     drawing.close()  # type: ignore[attr-defined]
     assert len(begun) < 900
+
+
+def test_drawing_does_not_copy_a_process_that_has_threads(tmp_path: Path) -> None:
+    forks: list[int] = []
+    os.register_at_fork(after_in_parent=lambda: forks.append(1))
+    _draw(tmp_path, 2)
+    assert forks == []
 
 
 def test_coordinates_have_mean_zero_and_variance_one_and_grow_with_the_parameter() -> None:
