@@ -17,7 +17,6 @@ import argparse
 import fcntl
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -154,7 +153,6 @@ WALL_RUNS: list[str] = []  # that are trained side by side now
 def call(arguments: list[str], state: Path, lock: int | None = None) -> float:
     """Run `sdic-train` with one thread, and return the CPU seconds that it took. The child holds the state's lock too."""
     environment = {**wall_time.environment(state / "site"), "OMP_NUM_THREADS": "1"}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with (state / "train.log").open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "sdic_train.cli.app", *arguments],
@@ -165,12 +163,12 @@ def call(arguments: list[str], state: Path, lock: int | None = None) -> float:
             pass_fds=() if lock is None else [lock],
         )
         CHILDREN.append(child)
-        code = child.wait()
+        _, status, used = os.wait4(child.pid, 0)  # of this child alone: another one may end meanwhile
+        child.returncode = code = os.waitstatus_to_exitcode(status)
     CHILDREN.remove(child)
     if code:
         raise SystemExit(f"`sdic-train {' '.join(arguments)}` ended with {code}; see {state}/train.log")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return used.ru_utime + used.ru_stime
 
 
 def train(options: argparse.Namespace) -> None:
