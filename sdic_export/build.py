@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import time
@@ -36,7 +37,7 @@ from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, OPENVINO, parts
 from sdic_runtime.bundle.manifest import FFHQ, STANDARD, Input, Manifest, file_entries, write_manifest
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import sha256
-from sdic_runtime.program import INVERT, PICTURE, Method
+from sdic_runtime.program import INVERT, PICTURE, Method, Stage
 from sdic_runtime.tools.compare import Difference, difference
 from sdic_train.config import FACES
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from sdic_runtime.backends.base import Backend
 
 Some = TypeVar("Some", bound=Method)
-CPU = "cpu"  # how the files of CPU-optimized graphs are called: dicn.cpu.onnx
+FORMS = {ONNXRUNTIME_CPU: "cpu", OPENVINO: "openvino"}  # variant -> how its files are called: dicn.cpu.onnx
 WEIGHTS = ("float32", "float16")
 NO_FACES = "none"
 ALIGNMENTS = (FFHQ, NO_FACES)
@@ -152,12 +153,13 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         graphs: Graphs = {}
         reports = []
         part_graphs: Graphs = {}
-        optimized = export.cpu if options.cpu_graphs and options.weights == "float32" else {}
+        same = {name for name, arrange in export.openvino.items() if arrange is None}
+        optimized = _arrangements(export) if options.cpu_graphs and options.weights == "float32" else {}
         for name in (*method.stages, *method.parts):
             progress.begin(f"exporting {name}")
             alone, shares = name in export.alone, _graphs_of_whole(method, name, graphs)
-            made, report = _stage(folder, method, name, modules.pop(name), optimized.get(name), single, options, alone, shares)
-            (graphs if name in method.stages else part_graphs).update(shared(made) if name in export.openvino else made)
+            made, report = _stage(folder, method, name, modules.pop(name), optimized.get(name, {}), single, options, alone, shares)
+            (graphs if name in method.stages else part_graphs).update(shared(made) if name in same else made)
             reports.append(report)
             progress.done(report)
         half = None
@@ -206,12 +208,21 @@ def _graphs_of_whole(method: Method, part: str, graphs: Graphs) -> list[str]:
     return [file for stage in wholes for files in graphs[stage].values() for file in files]
 
 
+def _arrangements(export: ExportCode) -> dict[str, dict[str, Arrange]]:
+    """Stage -> variant -> how it is arranged, those of ONNX Runtime first: others may have the same weights."""
+    found: dict[str, dict[str, Arrange]] = {name: {ONNXRUNTIME_CPU: arrange} for name, arrange in export.cpu.items()}
+    for name, arrange in export.openvino.items():
+        if arrange is not None:
+            found.setdefault(name, {})[OPENVINO] = arrange
+    return found
+
+
 def _stage(
     folder: Path,
     method: Method,
     name: str,
     module: nn.Module,
-    arrange: Arrange | None,
+    arrangements: Mapping[str, Arrange],
     single: Chain,
     options: BuildOptions,
     one: bool,
@@ -219,16 +230,10 @@ def _stage(
 ) -> tuple[Graphs, StageReport]:
     """Export one stage in all its variants, those of one output alone included, and check them; `Manifest.graphs` of them. `one`: for one
     picture at a time. `shares`: graphs with weights that its variants may read."""
-    import torch
-
     stage, example, start = method.stage(name), single.examples[name], time.perf_counter()
     whole, alone = f"onnx/{STANDARD}/{name}.onnx", asked_alone(method, name)
     (folder / whole).parent.mkdir(parents=True, exist_ok=True)
     export_stage(module, stage, method, folder / whole, options.opset, options.weights == "float16", share_weights=bool(alone), alone=one)
-    with torch.no_grad():
-        bands = list(arrange(module, *(torch.zeros(method.shape(tensor, 1)) for tensor in stage.inputs)) or []) if arrange else []
-    del module
-    gc.collect()
     worst = check_stage([folder / whole], name, stage.outputs, method, example)
     graphs: Graphs = {name: {STANDARD: (whole,)}}
     for output in alone:
@@ -239,25 +244,54 @@ def _stage(
             continue
         check_stage([folder / file], key, [output], method, example)
         graphs[key] = {STANDARD: (file,)}
-    cpu = None
-    if bands:
-        files = [beside(whole, CPU if len(bands) == 1 else f"{CPU}.{band}") for band in range(len(bands))]
-        keys = [key for key in graphs if key != name and len(files) == 1]
-        for index, file in enumerate(files):  # bands share weights with the stage and each other; each is freed before the next
-            others = [folder / other for other in (whole, *shares, *files[:index])]
-            export_variant(bands.pop(0), stage, method, folder / file, others, options.opset, len(files) > 1, share_weights=bool(keys))
-            gc.collect()
-        found = [check_stage([folder / file for file in files], label(name, ONNXRUNTIME_CPU), stage.outputs, method, example)]
-        graphs[name][ONNXRUNTIME_CPU] = tuple(files)
-        for key in keys:
-            output = parts(key)[1]
-            file = beside(files[0], output)
-            export_alone(folder / files[0], output, folder / file)
-            found.append(check_stage([folder / file], label(key, ONNXRUNTIME_CPU), [output], method, example))
-            graphs[key][ONNXRUNTIME_CPU] = (file,)
-        cpu = max(found, key=lambda item: item.ratio)
+    found = []
+    for variant, arrange in arrangements.items():
+        found += _variant(folder, method, name, variant, _arranged(module, arrange, method, stage), graphs, single, options.opset, shares)
     size = stored_bytes(folder, [file for variants in graphs.values() for files in variants.values() for file in files])
+    cpu = max(found, key=lambda item: item.ratio, default=None)
     return graphs, StageReport(name, STANDARD, time.perf_counter() - start, size, worst, cpu)
+
+
+def _arranged(module: nn.Module, arrange: Arrange, method: Method, stage: Stage) -> list[nn.Module]:
+    """The bands of a variant, of a copy of `module` that has the same tensors; none where nothing is gained."""
+    import torch
+
+    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    with torch.no_grad():
+        return list(arrange(copy.deepcopy(module, tensors), *(torch.zeros(method.shape(name, 1)) for name in stage.inputs)) or [])
+
+
+def _variant(
+    folder: Path,
+    method: Method,
+    name: str,
+    variant: str,
+    bands: list[nn.Module],
+    graphs: Graphs,
+    single: Chain,
+    opset: int,
+    shares: Sequence[str],
+) -> list[Difference]:
+    """Export the bands of a variant and check them, into `graphs` of the stage; the worst differences."""
+    if not bands:
+        return []
+    stage, example, (whole,) = method.stage(name), single.examples[name], graphs[name][STANDARD]
+    files = [beside(whole, FORMS[variant] if len(bands) == 1 else f"{FORMS[variant]}.{band}") for band in range(len(bands))]
+    keys = [key for key in graphs if key != name and len(files) == 1]
+    others = [whole, *shares, *(file for variants in graphs[name].values() for file in variants)]
+    for index, file in enumerate(files):  # bands share weights with the stage and each other; each is freed before the next
+        held = [folder / other for other in (*others, *files[:index])]
+        export_variant(bands.pop(0), stage, method, folder / file, held, opset, len(files) > 1, share_weights=bool(keys))
+        gc.collect()
+    found = [check_stage([folder / file for file in files], label(name, variant), stage.outputs, method, example)]
+    graphs[name][variant] = tuple(files)
+    for key in keys:
+        output = parts(key)[1]
+        file = beside(files[0], output)
+        export_alone(folder / files[0], output, folder / file)
+        found.append(check_stage([folder / file], label(key, variant), [output], method, example))
+        graphs[key][variant] = (file,)
+    return found
 
 
 def whole_stages(method: Some) -> Some:

@@ -23,22 +23,22 @@ from sdic_train.methods import METHODS
 from sdic_train.methods.base import MethodCode
 from sdic_train.methods.style_space import has_style_space
 
-# (module of a stage, *example inputs [1, ...]) -> modules with the same inputs and outputs, for ONNX Runtime on CPUs; None where nothing is
-# gained. Constants of the module are folded, and nobody uses it afterwards: it may be changed in place. Several modules are bands of rows
-# of every output (axis 2) from top to bottom, which are exported for one picture.
+# (module of a stage, *example inputs [1, ...]) -> modules with the same inputs and outputs, for one runtime on CPUs; None where nothing is
+# gained. Constants of the module are folded, and nobody uses it afterwards: it may be changed in place, but not its tensors. Several
+# modules are bands of rows of every output (axis 2) from top to bottom, which are exported for one picture.
 Arrange: TypeAlias = Callable[..., "Sequence[nn.Module] | None"]
 
 
 @dataclass(frozen=True)
 class ExportCode:
     """`modules`: what `code.load` gives -> stage, or part of one -> module that exports well, its inputs and outputs in the order of the
-    stage table. `cpu`: stage -> how it is optimized for CPUs. `openvino`: the stages of these whose CPU-optimized graphs are also faster
-    in OpenVINO. `alone`: stages whose graphs are for one picture at a time."""
+    stage table. `cpu`: stage -> how it is optimized for ONNX Runtime on CPUs. `openvino`: stage -> how it is for OpenVINO; None: in the
+    same way, if that is no bands. `alone`: stages whose graphs are for one picture at a time."""
 
     code: MethodCode
     modules: Callable[[Any], Mapping[str, nn.Module]]
     cpu: Mapping[str, Arrange] = field(default_factory=dict)
-    openvino: tuple[str, ...] = ()
+    openvino: Mapping[str, Arrange | None] = field(default_factory=dict)
     alone: frozenset[str] = frozenset()
 
 

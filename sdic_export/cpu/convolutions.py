@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_export.cpu.mapped import MappedConv, is_heavy
-from sdic_export.cpu.winograd import faster_form
+from sdic_export.cpu.winograd import WinogradConv2d, faster_form
 from sdic_export.graphs.folded import constant
 from sdic_export.graphs.fusion import NORMS
 from sdic_train.networks.layers import BottleneckIR
@@ -55,8 +55,9 @@ class SplitPReLU(nn.Module):
         return torch.relu(x * self.rest) + x * self.slope if self.behind_convolution else torch.maximum(x, x * self.slope)
 
 
-def optimized(module: Network, *example: Tensor) -> Network:
-    """Rewrite `module`, whose batch norms are fused, in place for CPUs; `example` is an input of the sizes it will see."""
+def optimized(module: Network, *example: Tensor, form: type[WinogradConv2d] = WinogradConv2d) -> Network:
+    """Rewrite `module`, whose batch norms are fused, in place for CPUs; `example` is an input of the sizes it will see, `form` the form of
+    Winograd's algorithm in both axes."""
     sizes, turned = _sizes(module, example), _turned(module)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
@@ -65,7 +66,7 @@ def optimized(module: Network, *example: Tensor) -> Network:
             elif isinstance(child, BottleneckIR) and child.shortcut_layer is None and child.stride > 1:
                 child.shortcut_layer = nn.Sequential(nn.MaxPool2d(1, child.stride))  # every other pixel, in the layout of the convolutions
             elif isinstance(child, nn.Conv2d) and _is_plain(child) and faster_form(child.in_channels, child.out_channels, sizes[child][1]):
-                setattr(parent, name, _faster(parent, name, child, sizes[child]))
+                setattr(parent, name, _faster(parent, name, child, sizes[child], form))
             elif isinstance(child, nn.Conv2d) and is_heavy(child, sizes[child]):
                 setattr(parent, name, MappedConv(child))
     return module
@@ -114,10 +115,11 @@ def _is_plain(layer: nn.Conv2d) -> bool:
     return layer.kernel_size == (3, 3) and layer.stride == (1, 1) and layer.padding == (1, 1) and layer.groups == 1
 
 
-def _faster(parent: nn.Module, name: str, layer: nn.Conv2d, size: tuple[int, int]) -> nn.Module:
+def _faster(parent: nn.Module, name: str, layer: nn.Conv2d, size: tuple[int, int], both: type[WinogradConv2d]) -> nn.Module:
     """`layer` in its faster form; a batch norm right in front of it, which padding keeps from being fused, is taken in."""
     form = faster_form(layer.in_channels, layer.out_channels, size[1])
     assert form is not None
+    form = both if form is WinogradConv2d else form
     weight, offset = layer.weight, None if layer.bias is None else layer.bias[None, :, None, None]
     if isinstance(parent, nn.Sequential) and name != "0" and isinstance(norm := parent[int(name) - 1], NORMS):
         assert norm.running_mean is not None and norm.running_var is not None

@@ -6,17 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_export.cpu.convolutions import optimized
+from sdic_export.cpu.winograd import WinogradConv2d
 from sdic_export.graphs.sdic import DICNGraph
 from sdic_train.config import FEATURE_SIZE
 
 
-def cpu_dicn(graph: DICNGraph, *example: Tensor) -> list[nn.Module]:
+def cpu_dicn(graph: DICNGraph, *example: Tensor, form: type[WinogradConv2d] = WinogradConv2d) -> list[nn.Module]:
     """discrepancy, feature, latent -> latent_enhanced, residual. See `sdic_export.methods.Arrange`."""
     last, factor = graph.dicn.condition_shift3[2], example[0].shape[3] // FEATURE_SIZE
     assert isinstance(last, nn.Conv2d)
     if factor > 1:
         graph.dicn.condition_shift3[2] = halfway(last, factor)  # so that DICN finds nothing left to resize
-    return [optimized(graph, *example)]
+    return [optimized(graph, *example, form=form)]
 
 
 def halfway(conv: nn.Conv2d, factor: int) -> nn.Module:

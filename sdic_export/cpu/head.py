@@ -31,10 +31,10 @@ class WinogradStyledConv(nn.Module):
     noise: Tensor
     bias: Tensor
 
-    def __init__(self, layer: FoldedStyledConv) -> None:
+    def __init__(self, layer: FoldedStyledConv, form: type[WinogradConv2d] = WinogradConv2d) -> None:
         super().__init__()
         self.modulation = layer.modulation
-        self.convolution = WinogradConv2d(layer.weight, (layer.noise.shape[2], layer.noise.shape[3]))
+        self.convolution = form(layer.weight, (layer.noise.shape[2], layer.noise.shape[3]))
         constant(self, "noise", layer.noise)
         constant(self, "bias", layer.bias)
 

@@ -9,6 +9,7 @@ from sdic_export.cpu.dipn import cpu_dipn
 from sdic_export.cpu.encoder import cpu_encoder
 from sdic_export.cpu.generator import cpu_preview, cpu_tail
 from sdic_export.cpu.head import cpu_head
+from sdic_export.cpu.openvino import openvino_dicn, openvino_dipn, openvino_generator
 from sdic_export.cpu.parts import PARTS
 
 if TYPE_CHECKING:
@@ -24,8 +25,12 @@ CPU: dict[str, Arrange] = {
     **PARTS,
 }
 
-# By measurement (OpenVINO 2026.4, Zen 4, 1024, seconds of one CPU): standard graph -> CPU-optimized graph.
-#   in bf16: head .080 -> .057, DICN .31 -> .17; e4e .70 -> .80, DIPN .50 -> .57
-#   in fp32: head .145 -> .107, DICN .60 -> .24; e4e 1.43 -> 1.19, DIPN .99 -> .99
-# The generator behind layer 7 is in bands, which OpenVINO does not need.
-OPENVINO = ("generator_head", "dicn")
+# By measurement (OpenVINO 2026.4, Zen 4, 1024, seconds of one CPU in bf16): standard graph -> that of ONNX Runtime -> one of its own.
+#   head .080 -> .060 -> .065, DICN .31 -> .19 -> .165, DIPN .53 -> .57 -> .47, e4e .70 -> .80; preview .75 -> .63, tail .80 -> .69
+OPENVINO: dict[str, Arrange | None] = {
+    "generator_head": None,
+    "generator_preview": openvino_generator,
+    "dipn": openvino_dipn,
+    "dicn": openvino_dicn,
+    "generator_tail": openvino_generator,
+}

@@ -7,9 +7,11 @@ multiplications for 16 outputs instead of 144. The transforms are small matrix p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from math import gcd, hypot, lcm, log2
 
 import numpy as np
 import torch
@@ -39,8 +41,8 @@ POINTS = {
 def toom_cook(outputs: int, taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The matrices A [outputs, a], G [a, taps], B [a, a] of y = A ((G w) * (B x)) with a = outputs + taps - 1, in double precision.
 
-    y[i] = sum over k of w[k] x[i + k]. The last of the `a` evaluation points is infinity. Rows of B are scaled to about unit length by
-    powers of two, which G takes back.
+    y[i] = sum over k of w[k] x[i + k]. The last of the `a` evaluation points is infinity. Rows of B are whole numbers scaled to about unit
+    length by powers of two, which G takes back: with five points they are exact in bfloat16.
     """
     products = outputs + taps - 1
     points = [Fraction(*point) for point in POINTS[products - 1]]
@@ -48,9 +50,17 @@ def toom_cook(outputs: int, taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     def evaluation(terms: int) -> list[list[Fraction]]:
         return [[point**power for power in range(terms)] for point in points] + [[Fraction(0)] * (terms - 1) + [Fraction(1)]]
 
-    analysis = np.array(_inverse(evaluation(products)), float).T
-    scale = 2.0 ** np.round(np.log2(np.linalg.norm(analysis, axis=1)))[:, None]
-    return np.array(evaluation(outputs), float).T, np.array(evaluation(taps), float) * scale, analysis / scale
+    rows, scales = zip(*map(_whole, zip(*_inverse(evaluation(products)), strict=True)), strict=True)
+    return np.array(evaluation(outputs), float).T, np.array(evaluation(taps), float) * np.array(scales)[:, None], np.array(rows)
+
+
+def _whole(row: Sequence[Fraction]) -> tuple[list[float], float]:
+    """Whole numbers in the ratios of `row` over a power of two, of about unit length; and what they are to be multiplied by."""
+    denominator = lcm(*(value.denominator for value in row))
+    factor = Fraction(denominator, gcd(*(int(value * denominator) for value in row)))
+    numbers = [float(value * factor) for value in row]
+    length = 2.0 ** round(log2(hypot(*numbers)))
+    return [number / length for number in numbers], length / float(factor)
 
 
 def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
@@ -93,9 +103,7 @@ class WinogradConv2d(nn.Module):
         rows, columns = _windows(self.tiles[0], above), _windows(self.tiles[1], 1)
         nearest_rows, nearest_columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
         constant(self, "pixels", (nearest_rows[:, None, :, None] * width + nearest_columns[None, :, None]).flatten())
-        # What lies outside is not read as zero but multiplied by zero: padding would copy the picture.
-        inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[None, :, None]
-        constant(self, "analysis", (torch.from_numpy(np.kron(before, before)) * inside.flatten(2).flatten(0, 1)[:, None]).float())
+        self._analyse_by(before, (rows >= 0) & (rows < height), (columns >= 0) & (columns < width))
         constant(self, "synthesis", torch.from_numpy(np.kron(after, after)).float())
         taps = torch.from_numpy(kernel)
         products = torch.einsum("ua,vb,oiab->uvoi", taps, taps, weight.detach().double())
@@ -104,11 +112,25 @@ class WinogradConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.index_select(x.permute(0, 2, 3, 1).flatten(1, 2), 1, self.pixels).unflatten(1, (-1, self.products))
-        x = torch.matmul(self.analysis, x).flatten(2).unflatten(1, self.tiles)
+        x = self.analysed(x).flatten(2).unflatten(1, self.tiles)
         x = F.conv2d(x.permute(0, 3, 1, 2), self.weight, groups=self.products).permute(0, 2, 3, 1)
-        x = torch.matmul(self.synthesis, x.flatten(1, 2).unflatten(2, (self.products, -1)))
+        x = self.synthesised(x.flatten(1, 2).unflatten(2, (self.products, -1)))
         x = x.unflatten(2, (TILE, TILE)).unflatten(1, self.tiles).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         return x[:, : self.size[0], : self.size[1]].permute(0, 3, 1, 2)
+
+    def analysed(self, windows: Tensor) -> Tensor:
+        """[N, tiles, products, I] -> what the products read, as large."""
+        return torch.matmul(self.analysis, windows)
+
+    def synthesised(self, products: Tensor) -> Tensor:
+        """[N, tiles, products, O] -> the outputs of each tile [N, tiles, TILE * TILE, O]."""
+        return torch.matmul(self.synthesis, products)
+
+    def _analyse_by(self, before: np.ndarray, rows: Tensor, columns: Tensor) -> None:
+        """`rows`, `columns`: which pixels of each tile lie inside the picture. What lies outside is not read as zero but multiplied by
+        zero: padding would copy the picture."""
+        inside = rows[:, None, :, None] & columns[None, :, None]
+        constant(self, "analysis", (torch.from_numpy(np.kron(before, before)) * inside.flatten(2).flatten(0, 1)[:, None]).float())
 
 
 class RowWinogradConv2d(nn.Module):

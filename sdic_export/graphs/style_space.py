@@ -52,6 +52,7 @@ def styled_export(export: ExportCode) -> ExportCode:
         code=with_style_space(export.code),
         modules=partial(_modules, export),
         cpu={name: _arranged(arrange) if is_styled(name) else arrange for name, arrange in export.cpu.items()},
+        openvino={name: _arranged(arrange) if arrange and is_styled(name) else arrange for name, arrange in export.openvino.items()},
     )
 
 

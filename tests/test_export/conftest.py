@@ -144,12 +144,13 @@ HALVED: dict[str, Arrange] = {
     "generator_head": lambda head, *example: [HalvedHead(head)],
     "dicn": lambda dicn, *example: [HalvedDicn(dicn)],
 }
+FOR_OPENVINO: dict[str, Arrange | None] = {"generator_head": None, "dicn": lambda dicn, *example: [HalvedDicn(HalvedDicn(dicn))]}
 BANDED: dict[str, Arrange] = {"generator_tail": lambda tail, *example: [TailBand(tail, 0, 96), TailBand(tail, 96, 128)]}  # unequal heights
 
 
-def optimize(patch: pytest.MonkeyPatch, cpu: Mapping[str, Arrange]) -> None:
-    """Builds optimize stages for CPUs by `cpu` alone."""
-    patch.setitem(EXPORTS, "sdic", replace(EXPORTS["sdic"], cpu=cpu))
+def optimize(patch: pytest.MonkeyPatch, cpu: Mapping[str, Arrange], openvino: Mapping[str, Arrange | None] | None = None) -> None:
+    """Builds optimize stages for CPUs by `cpu` and `openvino` alone."""
+    patch.setitem(EXPORTS, "sdic", replace(EXPORTS["sdic"], cpu=cpu, openvino=openvino or {}))
 
 
 @pytest.fixture
@@ -204,9 +205,9 @@ def damage(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def arranged(built: Built, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The same build with CPU-optimized graphs of the head and of DICN."""
+    """The same build with CPU-optimized graphs of the head and of DICN: OpenVINO has that of the head too, and another one of DICN."""
     options = BuildOptions(checkpoint, Path("arranged"), built.report.manifest.name)
-    return built_report(tmp_path_factory, options, partial(copy_stages, built=built), partial(optimize, cpu=HALVED))
+    return built_report(tmp_path_factory, options, partial(copy_stages, built=built), partial(optimize, cpu=HALVED, openvino=FOR_OPENVINO))
 
 
 @pytest.fixture(scope="session")

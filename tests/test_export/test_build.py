@@ -27,7 +27,7 @@ from sdic_export.graphs.exporter import save_graph
 from sdic_export.graphs.fusion import HALF_FROM
 from sdic_export.verify import verify
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, graph_keys
+from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, OPENVINO, graph_keys
 from sdic_runtime.bundle.manifest import Manifest
 from sdic_runtime.errors import ArgumentError, BundleError, CheckpointError, FileError, MissingExtraError, PictureError, SdicError
 from sdic_runtime.files import sha256
@@ -222,19 +222,21 @@ def test_cpu_optimized_graphs_lie_beside_the_standard_ones(arranged: Any, built:
     }
     # What the optimized head needs besides the weights of the standard one is small, and lies in its own file.
     assert bundle.manifest.weights["onnx/fp32/generator_head.cpu.onnx"] == ("onnx/fp32/generator_head.onnx.data",)
-    own = {name: entry for name, entry in built.report.manifest.files.items() if ".cpu." not in name}
+    own = {name: entry for name, entry in built.report.manifest.files.items() if not {"cpu", "openvino"} & set(name.split("."))}
     for name, entry in own.items():  # the standard graphs are as they were
         if name.startswith("onnx/"):
             assert bundle.manifest.files[name] == entry
     added = set(bundle.manifest.files) - set(own)
-    assert added == {name for names in optimized(bundle.manifest).values() for name in names}
+    for_openvino = {key: bundle.manifest.graphs[key][OPENVINO] for key in graph_keys(bundle.manifest, OPENVINO)}
+    assert for_openvino == {**optimized(bundle.manifest), "dicn": ("onnx/fp32/dicn.openvino.onnx",)}
+    assert added == {name for names in (*optimized(bundle.manifest).values(), *for_openvino.values()) for name in names}
     reports = {report.stage: report for report in arranged.report.stages}
     for stage, report in reports.items():
         assert (report.cpu is not None) == (stage in optimized(bundle.manifest))
         files = [entry.bytes for name, entry in bundle.manifest.files.items() if name.startswith(f"onnx/fp32/{stage}.")]
         assert report.bytes == sum(files)
     found = reports["dicn"].cpu
-    assert found is not None and found.where == "dicn (onnxruntime-cpu)" and 0 < found.ratio < 1e-4
+    assert found is not None and found.where in ("dicn (onnxruntime-cpu)", "dicn (openvino)") and 0 < found.ratio < 1e-4
 
 
 def test_the_runtime_takes_the_cpu_optimized_graphs(arranged: Any, built: Any) -> None:
