@@ -32,13 +32,10 @@ class SeparateWinogradConv2d(WinogradConv2d):
     smooth pictures, whose differences it takes, do not forgive that (3 dB of a whole inversion): rows and columns follow each other.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def analysed(self, windows: Tensor) -> Tensor:
-        zero = 0 * windows[:1, :1, :1, :1].flatten()
-        lines = torch.matmul(self.rows + zero, windows.unflatten(2, (WINDOW, WINDOW)).flatten(3)).unflatten(3, (WINDOW, -1))
-        return torch.matmul(self.columns + zero, lines).flatten(2, 3)
+        rows, columns = (self.analysis + 0 * windows[:1, :1, :1, :1]).unbind()
+        lines = torch.matmul(rows, windows.unflatten(2, (WINDOW, WINDOW)).flatten(3)).unflatten(3, (WINDOW, -1))
+        return torch.matmul(columns[:, None], lines).flatten(2, 3)
 
     def synthesised(self, products: Tensor) -> Tensor:
         return torch.matmul(self.synthesis + 0 * products[:1, :1, :1, :1].flatten(), products)
@@ -46,8 +43,8 @@ class SeparateWinogradConv2d(WinogradConv2d):
     def _analyse_by(self, before: np.ndarray, rows: Tensor, columns: Tensor) -> None:
         matrix = torch.from_numpy(before).float()
         by_row, by_column = matrix * rows[:, None], matrix * columns[:, None]  # [tiles of the axis, WINDOW, WINDOW]
-        constant(self, "rows", by_row.repeat_interleave(len(columns), 0))
-        constant(self, "columns", by_column.repeat(len(rows), 1, 1)[:, None])
+        # In one tensor: sums of differently broadcast ones become a single pass over all combinations of their tiles.
+        constant(self, "analysis", torch.stack((by_row.repeat_interleave(len(columns), 0), by_column.repeat(len(rows), 1, 1))))
 
 
 class LastToRGB(nn.Module):
