@@ -8,8 +8,9 @@ outputs stay apart by parity, which is how the second convolution, of stride two
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -154,20 +155,26 @@ class CpuEncoder(nn.Module):
 
     latent_avg: Tensor
     encoder: Encoder
+    sharing: ClassVar[Callable[..., nn.Module]] = SharedStyles  # (blocks of a level, its size) -> what computes them together
 
     def __init__(self, graph: EncoderGraph, example: Tensor) -> None:
         super().__init__()
-        self.encoder = optimized(graph.encoder, example)
+        self.encoder = self.arranged(graph.encoder, example)
         constant(self, "latent_avg", graph.latent_avg)
         with torch.no_grad():
             sizes = [(level.shape[2], level.shape[3]) for level in self.encoder.pyramid(example)]
         blocks = [block for block in self.encoder.styles if isinstance(block, StyleBlock)]
         groups = [[block for row, block in enumerate(blocks) if self.encoder.level(row) == level] for level in range(len(sizes))]
         self.levels = nn.ModuleList(
-            SharedStyles(group, size) if min(size) >= SHARING_FROM and not (size[0] % 4 or size[1] % 4) else nn.ModuleList(group)
+            self.sharing(group, size) if min(size) >= SHARING_FROM and not (size[0] % 4 or size[1] % 4) else nn.ModuleList(group)
             for group, size in zip(groups, sizes, strict=True)
         )
         del self.encoder.styles
+
+    @staticmethod
+    def arranged(encoder: Encoder, example: Tensor) -> Encoder:
+        """What is in front of the style blocks."""
+        return optimized(encoder, example)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.offsets(image) + self.latent_avg
@@ -176,7 +183,7 @@ class CpuEncoder(nn.Module):
         """What `Encoder` gives."""
         rows: list[Tensor] = []
         for level, x in zip(self.levels, self.encoder.pyramid(image), strict=True):
-            rows += level(x) if isinstance(level, SharedStyles) else [block(x) for block in level.children()]
+            rows += [block(x) for block in level] if isinstance(level, nn.ModuleList) else level(x)
         if self.encoder.config.encoder.form == "e4e":
             rows[1:] = [rows[0] + row for row in rows[1:]]
         return torch.stack(rows, 1)

@@ -6,6 +6,7 @@ constant on the left.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -14,14 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_export.cpu.dicn import cpu_dicn
+from sdic_export.cpu.encoder import ODDS, PAIR, CpuEncoder, FirstProducts
 from sdic_export.cpu.head import WinogradStyledConv
 from sdic_export.cpu.volume import PHASE_TAPS
-from sdic_export.cpu.winograd import TAPS, TILE, WinogradConv2d, faster_form
+from sdic_export.cpu.winograd import TAPS, TILE, WinogradConv2d, faster_form, toom_cook
 from sdic_export.graphs.folded import FoldedStyledConv, FoldedToRGB, constant
-from sdic_export.graphs.sdic import DICNGraph, FoldedBlock, PreviewGraph, TailGraph
+from sdic_export.graphs.sdic import DICNGraph, EncoderGraph, FoldedBlock, PreviewGraph, TailGraph
+from sdic_train.networks.e4e import Encoder, StyleBlock
 from sdic_train.networks.sdic.dipn import DIPN
 
 WINDOW = TILE + TAPS - 1  # pixels that a tile reads, per axis
+OFFSETS = (-1, 1, 3, 0, 2)  # of the odd and of the even pixels that two outputs of a convolution with stride two read
 
 
 class SeparateWinogradConv2d(WinogradConv2d):
@@ -81,6 +85,91 @@ class PairedDoubling(nn.Module):
         depth, height, width = x.shape[2:]
         x = x.unflatten(1, (2, 2, 2)).permute(0, 4, 1, 5, 2, 6, 3).reshape(-1, 1, 2 * depth, 2 * height, 2 * width)
         return x[:, :, 1:-1, 1:-1, 1:-1]
+
+
+class SharedFirstConvs(nn.Module):
+    """K 3 x 3 convolutions with stride two over one input, each with 25 products for four outputs instead of 36 (see
+    `sdic_export.cpu.encoder`): [N, I, H, W] -> K times [N, O, H / 2, W / 2], for H and W that are multiples of four."""
+
+    pixels: Tensor
+    analysis: Tensor
+    both: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, layers: Sequence[nn.Conv2d], size: tuple[int, int]) -> None:
+        super().__init__()
+        after, _, before = toom_cook(PAIR, 2)
+        self.tiles = (size[0] // (2 * PAIR), size[1] // (2 * PAIR))
+        down, across = (2 * PAIR * torch.arange(tiles)[:, None] + torch.tensor(OFFSETS) for tiles in self.tiles)
+        pixels = down.clamp(0)[:, None, :, None] * size[1] + across.clamp(0)[None, :, None]
+        inside = (down >= 0)[:, None, :, None] & (across >= 0)[None, :, None]  # what lies outside is multiplied by zero
+        kinds = np.zeros((len(OFFSETS), len(OFFSETS)))
+        kinds[:ODDS, :ODDS], kinds[ODDS:, ODDS:] = before, np.eye(PAIR)
+        constant(self, "pixels", pixels.flatten())
+        constant(self, "analysis", (torch.from_numpy(np.kron(kinds, kinds)) * inside.flatten(2).flatten(0, 1)[:, None]).float())
+        constant(self, "both", torch.from_numpy(np.kron(after, after)).float())
+        constant(self, "rows", torch.from_numpy(np.kron(after, np.eye(PAIR))).float())
+        constant(self, "columns", torch.from_numpy(np.kron(np.eye(PAIR), after)).float())
+        self.products = nn.ModuleList(FirstProducts(layer) for layer in layers)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        zero = 0 * x[:1, :1, :1, 0]  # see SeparateWinogradConv2d; these matrices are exact in bfloat16
+        x = torch.index_select(x.permute(0, 2, 3, 1).flatten(1, 2), 1, self.pixels).unflatten(1, (-1, len(OFFSETS) ** 2))
+        x = torch.matmul(self.analysis + zero, x).unflatten(2, (len(OFFSETS), len(OFFSETS)))
+        odd, even = slice(0, ODDS), slice(ODDS, None)
+        # Channels: kinds that have weights of their own, then inputs.
+        reads = {
+            "odd_odd": x[:, :, odd, odd].flatten(2, 3).unsqueeze(2),
+            "odd_even": x[:, :, odd, even].transpose(2, 3),
+            "even_odd": x[:, :, even, odd],
+            "even_even": x[:, :, even, even].flatten(2, 3).unsqueeze(3),
+        }
+        reads = {name: read.flatten(3).permute(0, 3, 1, 2) for name, read in reads.items()}
+        return [self._outputs(products, reads, zero) for products in self.products]
+
+    def _outputs(self, products: nn.Module, reads: Mapping[str, Tensor], zero: Tensor) -> Tensor:
+        made = {}
+        for name, read in reads.items():
+            weight = products.get_buffer(name)
+            groups = weight.shape[:-2].numel()
+            weight = weight.flatten(0, -2)[:, :, None, None]
+            made[name] = F.conv2d(read, weight, groups=groups).permute(0, 2, 3, 1).unflatten(3, (groups, -1)).flatten(2, 3)
+        # The columns of `rows` are (row kind, column), those that were made (column, row kind).
+        by_rows = self.rows.unflatten(1, (ODDS, PAIR)).transpose(1, 2).flatten(1)
+        y = made["even_even"] + torch.matmul(self.both + zero, made["odd_odd"])
+        y = y + torch.matmul(by_rows + zero, made["odd_even"]) + torch.matmul(self.columns + zero, made["even_odd"])
+        y = y + products.get_buffer("bias").flatten()
+        return y.unflatten(2, (PAIR, PAIR)).unflatten(1, self.tiles).transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+class SharedStyleBlocks(nn.Module):
+    """The style blocks of one level: [N, I, H, W] -> their rows of the latent code, [N, C] each."""
+
+    def __init__(self, blocks: Sequence[StyleBlock], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.first = SharedFirstConvs([layer for block in blocks if isinstance(layer := block.convs[0], nn.Conv2d)], size)
+        self.others = nn.ModuleList(block.convs[1:] for block in blocks)
+        self.linear = nn.ModuleList(block.linear for block in blocks)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [linear(others(part).flatten(1)) for part, others, linear in zip(self.first(x), self.others, self.linear, strict=True)]
+
+
+class OpenVinoEncoder(CpuEncoder):
+    """image -> latent, as `EncoderGraph`."""
+
+    sharing = SharedStyleBlocks
+
+    @staticmethod
+    def arranged(encoder: Encoder, example: Tensor) -> Encoder:
+        return encoder
+
+
+def openvino_encoder(graph: EncoderGraph, *example: Tensor) -> list[nn.Module] | None:
+    """image -> latent; None where no level is large enough. See `sdic_export.methods.Arrange`."""
+    encoder = OpenVinoEncoder(graph, *example)
+    return None if all(isinstance(level, nn.ModuleList) for level in encoder.levels) else [encoder]
 
 
 def openvino_generator(graph: TailGraph | PreviewGraph, *example: Tensor) -> list[nn.Module] | None:

@@ -13,12 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sdic_export.cpu import encoder
 from sdic_export.cpu import openvino as forms
-from sdic_export.cpu.openvino import PairedDoubling, SeparateWinogradConv2d, openvino_dicn, openvino_dipn, openvino_generator
+from sdic_export.cpu.openvino import (
+    PairedDoubling,
+    SeparateWinogradConv2d,
+    SharedFirstConvs,
+    openvino_dicn,
+    openvino_dipn,
+    openvino_encoder,
+    openvino_generator,
+)
 from sdic_export.cpu.winograd import TAPS, TILE, WinogradConv2d, toom_cook
 from sdic_export.graphs.exporter import export_stage
 from sdic_export.graphs.fusion import fused
-from sdic_export.graphs.sdic import DICNGraph, PreviewGraph, TailGraph
+from sdic_export.graphs.sdic import DICNGraph, EncoderGraph, PreviewGraph, TailGraph
 from sdic_runtime.cpus import has_bfloat16
 from sdic_train.config import TINY
 from sdic_train.methods import METHODS
@@ -106,3 +115,22 @@ def test_openvino_multiplies_the_transforms_in_bfloat16(model: SDIC, monkeypatch
     )
     kinds = [item.exec_type for item in request.profiling_info if item.node_type == "MatMul"]
     assert len(kinds) >= 3 and all(kind.endswith("bf16") for kind in kinds), kinds
+
+
+@pytest.mark.parametrize("size", [(16, 16), (8, 24), (4, 4)])
+def test_shared_first_convolutions(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(6, 5, 3, 2, 1) for _ in range(3)]
+    x = torch.randn(2, 6, *size)
+    with torch.no_grad():
+        for layer, found in zip(layers, SharedFirstConvs(layers, size)(x), strict=True):
+            torch.testing.assert_close(found, layer(x), atol=2e-6, rtol=1e-5)
+
+
+def test_the_encoder(model: SDIC, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fused(EncoderGraph(model)).eval()
+    assert openvino_encoder(deepcopy(whole), *example("e4e", 1)) is None, "small levels gain nothing"
+    monkeypatch.setattr(encoder, "SHARING_FROM", 8)
+    arranged = openvino_encoder(deepcopy(whole), *example("e4e", 1))
+    assert arranged is not None and any(isinstance(part, SharedFirstConvs) for part in arranged[0].modules())
+    equal("e4e", whole, arranged[0], 1e-4)
