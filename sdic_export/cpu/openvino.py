@@ -109,7 +109,8 @@ class SharedFirstConvs(nn.Module):
         constant(self, "pixels", pixels.flatten())
         constant(self, "analysis", (torch.from_numpy(np.kron(kinds, kinds)) * inside.flatten(2).flatten(0, 1)[:, None]).float())
         constant(self, "both", torch.from_numpy(np.kron(after, after)).float())
-        constant(self, "rows", torch.from_numpy(np.kron(after, np.eye(PAIR))).float())
+        # Of the kinds that mix: what was made by rows is ordered by (column, kind), by columns by (row, kind).
+        constant(self, "rows", torch.from_numpy(np.einsum("pu,qr->pqru", after, np.eye(PAIR)).reshape(PAIR**2, -1)).float())
         constant(self, "columns", torch.from_numpy(np.kron(np.eye(PAIR), after)).float())
         self.products = nn.ModuleList(FirstProducts(layer) for layer in layers)
 
@@ -135,10 +136,8 @@ class SharedFirstConvs(nn.Module):
             groups = weight.shape[:-2].numel()
             weight = weight.flatten(0, -2)[:, :, None, None]
             made[name] = F.conv2d(read, weight, groups=groups).permute(0, 2, 3, 1).unflatten(3, (groups, -1)).flatten(2, 3)
-        # The columns of `rows` are (row kind, column), those that were made (column, row kind).
-        by_rows = self.rows.unflatten(1, (ODDS, PAIR)).transpose(1, 2).flatten(1)
         y = made["even_even"] + torch.matmul(self.both + zero, made["odd_odd"])
-        y = y + torch.matmul(by_rows + zero, made["odd_even"]) + torch.matmul(self.columns + zero, made["even_odd"])
+        y = y + torch.matmul(self.rows + zero, made["odd_even"]) + torch.matmul(self.columns + zero, made["even_odd"])
         y = y + products.get_buffer("bias").flatten()
         return y.unflatten(2, (PAIR, PAIR)).unflatten(1, self.tiles).transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
