@@ -138,7 +138,7 @@ class OnnxRuntime(Backend):
         optimized = precision == STANDARD and cpu_graphs
         self.variants = (ONNXRUNTIME_CPU, precision) if optimized else (precision,)  # those that it runs, best first
         self._threads = threads
-        self._sessions: dict[tuple[Path, ...], Any] = {}  # files of a graph, several where it is in bands -> what runs them
+        self._sessions: dict[Graph, Any] = {}  # what runs them; where two stages name one file, each has its own, checked session
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
         self._locks = {stage: threading.Lock() for stage in (*bundle.manifest.stages, *bundle.manifest.parts)}
         self._closed = False
@@ -193,11 +193,11 @@ class OnnxRuntime(Backend):
                 raise BackendError("the pipeline was closed; load the bundle again")
             with self._locks[stage]:
                 graph, paths = self.bundle.graph(stage, outputs, self.variants, hashed)
-                if tuple(paths) not in self._sessions:
+                if graph not in self._sessions:
                     whole = self.method.stage(stage)
                     table = Stage(whole.inputs, (graph.alone,)) if graph.alone else whole
-                    self._sessions[tuple(paths)] = self._load(stage, table, paths)
-                self._answers[request] = graph, self._sessions[tuple(paths)]
+                    self._sessions[graph] = self._load(stage, table, paths)
+                self._answers[request] = graph, self._sessions[graph]
         return self._answers[request][1]
 
     def _load(self, name: str, stage: Stage, paths: Sequence[Path]) -> Any:

@@ -72,7 +72,7 @@ class OnnxRuntimeCuda(DeviceBackend):
         own = precision == HALF and not standard
         self.variants = (ONNXRUNTIME_CUDA, precision) if own else (precision,)  # those that it runs, best first
         self._index, self._threads, self._tf32 = index, threads, tf32
-        self._sessions: dict[Path, Any] = {}
+        self._sessions: dict[Graph, Any] = {}
         self._answers: dict[tuple[str, ...], tuple[Graph, Any]] = {}  # (stage, outputs asked for) -> what computes them
         self._locks = {stage: threading.Lock() for stage in bundle.manifest.stages}
         self._host_work: dict[str, int] = {}  # graph -> how many of its operators run on the CPU
@@ -153,9 +153,9 @@ class OnnxRuntimeCuda(DeviceBackend):
         if request not in self._answers:
             with self._locks[stage]:
                 graph, (path,) = self.bundle.graph(stage, outputs, self.variants, hashed)
-                if path not in self._sessions:
-                    self._sessions[path] = self._load(graph, path)
-                self._answers[request] = graph, self._sessions[path]
+                if graph not in self._sessions:
+                    self._sessions[graph] = self._load(graph, path)
+                self._answers[request] = graph, self._sessions[graph]
         return self._answers[request][1]
 
     def _load(self, graph: Graph, path: Path) -> Any:

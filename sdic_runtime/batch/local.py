@@ -45,8 +45,11 @@ def _round(job: Job, groups: deque[Sequence[Task]], workers: int) -> Generator[O
         while running or (groups and not left):
             while groups and not left and len(running) < AHEAD * workers:
                 group = groups.popleft()
-                with deaf():
-                    running[pool.submit(_do, group)] = group
+                try:
+                    with deaf():
+                        running[pool.submit(_do, group)] = group
+                except BrokenProcessPool:  # a worker has died since the last look
+                    left.append(group)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 group = running.pop(future)
                 try:

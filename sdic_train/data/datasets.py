@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from functools import cache
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdic_runtime.errors import FileError, SdicError, printable
+from sdic_runtime.errors import BackendError, FileError, SdicError, printable
 from sdic_runtime.files import reason, replacing, sha256
 from sdic_runtime.folders import PICTURE_SUFFIXES, files_in
 from sdic_runtime.pictures import fit, load_picture, to_bytes
@@ -85,6 +86,8 @@ def draw_portraits(folder: Path, count: int, size: int, photo: bool, seed: int =
                 np.savez(file, **arrays)
             drawn += len(arrays["pictures"])
             yield drawn
+    except BrokenProcessPool as error:
+        raise BackendError("a process that draws died, perhaps because memory runs out; use fewer --processes") from error
     finally:  # after Ctrl-C, what has not begun is not drawn
         pool.shutdown(cancel_futures=True)
 

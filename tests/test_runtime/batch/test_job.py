@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdic_runtime.batch import local
 from sdic_runtime.batch.inputs import tasks_of
 from sdic_runtime.batch.job import ATTEMPTS, FAILURES, JOURNAL, MOST_ATTEMPTS, Attempts, Job, Outcome, Summary, Task, Worker, shares
 from sdic_runtime.batch.job import run as run_batch
@@ -345,6 +348,32 @@ def test_a_picture_that_kills_its_worker_costs_no_other(tiny_bundle: Path, tmp_p
     assert {Path(path).name for path in failures(tmp_path / "out")} == {"p002.png"}
     assert "ended its worker 3 times" in failures(tmp_path / "out")[str(folder / "p002.png")]
     assert len(results(tmp_path / "out")) == 4
+
+
+def test_a_pool_that_breaks_while_work_is_handed_out_loses_nothing(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int, context: Any, initializer: Callable[..., None], arguments: tuple[Job]) -> None:
+            super().__init__(workers, initializer=initializer, initargs=arguments)
+
+        def submit(self, *call: Any) -> Any:
+            handed.append(len(call[1]))
+            if len(handed) == 2:
+                raise BrokenProcessPool("a child process terminated abruptly")
+            return super().submit(*call)
+
+    monkeypatch.setattr(local, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(local, "serve_parent", lambda: None)
+    monkeypatch.setattr(local, "_worker", None)
+    job = Job(tiny_bundle, tmp_path / "out", **ONNX, batch=2)
+    job.out.mkdir()
+    tasks, _ = tasks_of(make_pictures(tmp_path / "in", 5), job)
+    found = list(local.execute(job, tasks, workers=1, threads=1))
+    assert sorted(Path(outcome.task.source).name for outcome in found) == [f"p{index:03}.png" for index in range(5)]
+    assert handed == [2, 2, 1, 1, 1], "the group that was not begun is done one by one"
 
 
 @pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.full)])

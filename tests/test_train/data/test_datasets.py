@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ def test_drawing_does_not_copy_a_process_that_has_threads(tmp_path: Path) -> Non
     os.register_at_fork(after_in_parent=lambda: forks.append(1))
     _draw(tmp_path, 2)
     assert forks == []
+
+
+def test_a_process_that_dies_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying(ThreadPoolExecutor):
+        def __init__(self, processes: int, *context: Any) -> None:
+            super().__init__(processes)
+
+        def submit(self, *call: Any) -> Any:
+            future = Future[None]()
+            future.set_exception(BrokenProcessPool("a process ended abruptly"))
+            return future
+
+    monkeypatch.setattr(datasets, "ProcessPoolExecutor", Dying)
+    with pytest.raises(SdicError, match=r"^a process that draws died, perhaps because memory runs out; use fewer --processes$"):
+        _draw(tmp_path, 2)
 
 
 def test_coordinates_have_mean_zero_and_variance_one_and_grow_with_the_parameter() -> None:
