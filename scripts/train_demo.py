@@ -346,12 +346,15 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.list:
         print(overview(Demo(options)))
         return 0
-    signal.signal(signal.SIGTERM, stop)
-    for stage in stages(options.size):
-        if options.stage in (stage.name, "all"):
-            work = Path(options.work) / stage.name if options.rehearse else Path(options.work)  # as on a bare machine
-            if not run(Demo(argparse.Namespace(**{**vars(options), "work": str(work)})), stage):
-                return 1
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        for stage in stages(options.size):
+            if options.stage in (stage.name, "all"):
+                work = Path(options.work) / stage.name if options.rehearse else Path(options.work)  # as on a bare machine
+                if not run(Demo(argparse.Namespace(**{**vars(options), "work": str(work)})), stage):
+                    return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

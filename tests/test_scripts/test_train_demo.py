@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -135,6 +136,7 @@ def test_trainings_of_all_stages_and_one_that_was_cut(
     with pytest.raises(SystemExit, match='the stage "encoder" was made from another "sharpen"'):
         demo.main([*words, "--stage", "sdic"])
     assert demo.main(["--list", "--state", str(folder)]) == 0
+    assert signal.getsignal(signal.SIGTERM) is not demo.stop, "whoever called it has its own handler again"
     assert "sharpen      complete" in capfd.readouterr().out
 
 
