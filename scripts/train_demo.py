@@ -227,9 +227,10 @@ def make_directions(demo: Demo) -> None:
 
     options, out = demo.options, str(demo.runs / "directions")
     model = ("--model", demo.made("sdic_edits"), "--out", out)
-    how = ("--attributes", ",".join(ATTRIBUTES), "--samples", str(options.samples), "--omit-rare")
-    if not demo.call("sdic_train", "directions", "interfacegan", *model, "--reader", demo.made("reader"), *how, may_fail=options.rehearse):
-        print("no attribute has two sides yet", flush=True)
+    network = demo.made("reader")
+    how = ("--attributes", ",".join(ATTRIBUTES), "--count", str(options.pairs), "--steps", "4" if options.rehearse else "400")
+    where = ("--device", options.device, "--precision", "bf16", "--reader", network, "--perceptual", network)
+    demo.call("sdic_train", "directions", "steer", *model, *how, *where)
     samples = ("--components", "10", "--samples", "500") if options.rehearse else ("--components", "40", "--samples", "20000")
     demo.call("sdic_train", "directions", "ganspace", *model, *samples)
 
@@ -322,13 +323,13 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--more", action="store_true", help="train a finished stage on")
     parser.add_argument("--pictures", type=int, help="portraits to draw, and half as many photos; 24000")
-    parser.add_argument("--samples", type=int, help="codes from which directions are made; 4000")
+    parser.add_argument("--pairs", type=int, help="pairs of photos from which a direction is made; 400")
     parser.add_argument("--evaluated", type=int, help="held-out photos; 256")
     parser.add_argument("--rehearse", action="store_true", help="tiny networks, few pictures, 0.4 minutes for a stage of trainings")
     options = parser.parse_args(words)
     if not (options.stage or options.list):
         parser.error("name a --stage, or give --list")
-    usual = {"minutes": (8.0, 0.4), "pictures": (24_000, 64), "samples": (4000, 200), "evaluated": (256, 8)}
+    usual = {"minutes": (8.0, 0.4), "pictures": (24_000, 64), "pairs": (400, 6), "evaluated": (256, 8)}
     for name, values in usual.items():
         if getattr(options, name) is None:
             setattr(options, name, values[options.rehearse])

@@ -9,8 +9,9 @@ from typer import Option, Typer, echo
 
 from sdic_runtime.cli.options import Debug
 from sdic_runtime.errors import ArgumentError
+from sdic_train.cli import options as shared
 
-app = Typer(no_args_is_help=True, rich_markup_mode=None, help="Make edit directions: interfacegan, ganspace, sefa.")
+app = Typer(no_args_is_help=True, rich_markup_mode=None, help="Make edit directions: interfacegan, steer, ganspace, sefa.")
 
 ModelOption = Annotated[Path, Option("--model", metavar="FILE", help="Checkpoint with the generator.", show_default=False)]
 FolderOption = Annotated[Path, Option("--out", "-o", metavar="DIR", help="Folder for the direction files.", show_default=False)]
@@ -152,6 +153,53 @@ def _from_reader(
         result = calibrated(result, codes, values[:, index], entry.threshold or 0.0, entry.span, labels)
         save_direction(out / f"{name}.safetensors", result.direction)
         echo(f"{name}: accuracy {result.accuracy:.3f}, the sides are {result.separation:.2f} apart")
+
+
+@app.command("steer")
+def steer(
+    model: Annotated[Path, Option("--model", metavar="FILE", help="Checkpoint of SDIC, e4e or pSp.", show_default=False)],
+    out: FolderOption,
+    pairs: Annotated[Path | None, Option(metavar="CSV", help="Your own pairs: lines before,after or before,after,amount.")] = None,
+    name: Annotated[str | None, Option(help="What the direction of --pairs is called; as the file if omitted.")] = None,
+    attributes: Annotated[str | None, Option(help="Attributes of drawn portraits, with commas between, in place of --pairs.")] = None,
+    count: Annotated[int, Option(min=1, help="Pairs of portraits to draw for an attribute.")] = 400,
+    reader: Annotated[Path | None, Option(metavar="FILE", help="Portrait reader that says how far drawn attributes move.")] = None,
+    perceptual: shared.PerceptualOption = None,
+    steps: Annotated[int, Option(min=1, help="Steps of training.")] = 400,
+    batch: Annotated[int, Option(min=1, help="Pairs per step.")] = 4,
+    changes: Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="Change an option of the recipe: rate=0.01.")] = None,
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    precision: Annotated[str, Option(help="fp32 or bf16: the arithmetic of the networks.")] = "fp32",
+    threads: shared.ThreadsOption = 0,
+    seed: SeedOption = 1,
+    debug: Debug = False,
+) -> None:
+    """Directions trained on pairs of pictures, before and after.
+
+    The edit of the first picture, inverted and compensated, is to be the second one, so that nothing else is moved.
+
+    \b
+    Examples:
+      sdic-train directions steer --model SDIC_ffhq.pt --pairs smiles.csv --perceptual alexnet.pth,lpips_alex.pth --out directions
+      sdic-train directions steer --model demo.safetensors --attributes smile,age --perceptual reader.safetensors --out directions
+    """
+    if (pairs is None) == (attributes is None):
+        raise ArgumentError("give either --pairs, a CSV file of before,after, or --attributes, which are drawn")
+    if reader is not None and attributes is None:
+        raise ArgumentError("--reader reads drawn portraits; leave it out, or use --attributes in place of --pairs")
+    from sdic_train.cli.steering import Plan, steer_drawn, steer_pairs
+    from sdic_train.losses.networks import open_reader, perceptual_network
+    from sdic_train.threads import use_threads
+    from sdic_train.trainers.compute import Compute
+    from sdic_train.trainers.steered_directions import SteeringRecipe
+
+    use_threads(threads)
+    recipe = shared.changed(SteeringRecipe(seed=seed), changes)
+    plan = Plan(model, out, steps, recipe, Compute(batch, device, precision), perceptual_network(perceptual) if recipe.perceptual else None)
+    if pairs is not None:
+        steer_pairs(plan, pairs, name or pairs.stem)
+    else:
+        steer_drawn(plan, str(attributes).split(","), count, seed, open_reader(reader) if reader else None)
 
 
 @app.command("ganspace")

@@ -55,18 +55,18 @@ def read_labels(path: Path, folder: Path | None = None, attribute: str | None = 
         raise FileError(f"cannot read the labels {path}: {reason(error)}") from error
     except UnicodeDecodeError:
         raise FileError(f"{path} is not a text file; give a CSV file of picture,value") from None
-    lines = [(number, row) for number, row in enumerate(csv.reader(text.splitlines(), dialect=_dialect(text)), 1) if any(row)]
+    lines = [(number, row) for number, row in enumerate(csv.reader(text.splitlines(), dialect=dialect(text)), 1) if any(row)]
     if not lines:
         raise FileError(f"{path} holds no labels; write a line picture,value for each picture")
     columns = len(lines[0][1])
     if columns < 2:
         raise FileError(f'{path}, line 1: "{lines[0][1][0]:.60}" has no value; write a line picture,value for each picture')
     names = [attribute or path.stem] if columns == 2 else [f"{path.stem}_{index}" for index in range(1, columns)]
-    if all(_value(cell) is None and cell.strip() for cell in lines[0][1][1:]):
+    if all(value_of(cell) is None and cell.strip() for cell in lines[0][1][1:]):
         names = [cell.strip() for cell in lines.pop(0)[1][1:]]
     pictures, values, missing = [], [], []
     for number, row in lines:
-        found = [math.nan if not cell.strip() else _value(cell) for cell in row[1:]]
+        found = [math.nan if not cell.strip() else value_of(cell) for cell in row[1:]]
         if len(row) != columns or None in found:
             raise FileError(f'{path}, line {number}: "{",".join(row):.60}" is not a picture and {columns - 1} number(s)')
         picture = (folder or path.parent) / row[0].strip()
@@ -80,7 +80,7 @@ def read_labels(path: Path, folder: Path | None = None, attribute: str | None = 
     return Labels(pictures, names, np.array(values, np.float32), missing)
 
 
-def _dialect(text: str) -> type[csv.Dialect]:
+def dialect(text: str) -> type[csv.Dialect]:
     """Commas, semicolons or tabs, by the first line."""
 
     class Found(csv.excel):
@@ -90,7 +90,8 @@ def _dialect(text: str) -> type[csv.Dialect]:
     return Found
 
 
-def _value(text: str) -> float | None:
+def value_of(text: str) -> float | None:
+    """A number, or yes and no as 1 and 0; None for anything else."""
     word = text.strip().lower()
     try:
         value = SWITCHES[word] if word in SWITCHES else float(word)

@@ -74,7 +74,7 @@ def edit_rows(
 
     `moved`     the change of the attribute as a share of the distance between its two sides' means
     `others`    the mean absolute change of the other attributes, on the same scale
-    `identity`  cosine similarity with the unedited inversion
+    `identity`  cosine similarity with the unedited inversion, apart from the attribute itself: who dyes their hair stays the same person
     `seconds`   the median of one edit of one stored inversion, to pixels on the host
     """
     attributes = {entry.name: (place, entry) for place, entry in enumerate(PARAMETERS) if entry.threshold is not None}
@@ -86,7 +86,7 @@ def edit_rows(
         inverted = inverter.invert(inverter.image(part))
         with torch.no_grad():
             before = inverter.picture(inverted)
-            values, person = reader(before), reader.identity(before)
+            values = reader(before)
             for name in names:
                 place, entry = attributes[name]
                 own, rising = columns.index(place), values[:, place] <= (entry.threshold or 0.0)
@@ -95,7 +95,7 @@ def edit_rows(
                 change = (reader(after) - values)[:, columns] / spans
                 parts[name]["moved"].append(torch.where(rising, change[:, own], -change[:, own]))
                 parts[name]["others"].append(torch.cat([change[:, :own], change[:, own + 1 :]], 1).abs().mean(1))
-                parts[name]["identity"].append((person * reader.identity(after)).sum(1))
+                parts[name]["identity"].append((reader.identity(before, name) * reader.identity(after, name)).sum(1))
     means = {name: {measure: float(torch.cat(found).mean()) for measure, found in measures.items()} for name, measures in parts.items()}
     one = inverter.invert(inverter.image(pictures[:1]))
 

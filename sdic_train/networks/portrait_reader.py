@@ -49,7 +49,8 @@ class PortraitReader(nn.Module):
         self.output = nn.Linear(192, len(PARAMETERS))
         self.register_buffer("low", torch.tensor([entry.low for entry in PARAMETERS], dtype=torch.float32))
         self.register_buffer("high", torch.tensor([entry.high for entry in PARAMETERS], dtype=torch.float32))
-        person = [index for index, entry in enumerate(PARAMETERS) if entry.name in IDENTITY]
+        names = [entry.name for entry in PARAMETERS]
+        person = [names.index(name) for name in IDENTITY]
         self.register_buffer("person", torch.tensor(person), persistent=False)
 
     def features(self, picture: Tensor) -> list[Tensor]:
@@ -77,10 +78,13 @@ class PortraitReader(nn.Module):
         """Parameters in their own units -> -1..1; the inverse of the last line of `forward`."""
         return (values - self.low) / (self.high - self.low) * 2 - 1
 
-    def identity(self, picture: Tensor) -> Tensor:
-        """The parameters in `IDENTITY`, centred on their ranges and scaled to unit length: [N, len(IDENTITY)]. The dot product
-        of two is their likeness, -1 to 1."""
-        return F.normalize(self.normalised(picture).index_select(1, self.person), dim=1)
+    def identity(self, picture: Tensor, omitted: str = "") -> Tensor:
+        """The parameters in `IDENTITY` but the one that is `omitted`, centred on their ranges and scaled to unit length: [N, identities].
+        The dot product of two is their likeness, -1 to 1."""
+        person = self.person  # as it is where it can be: steps that are recorded on a GPU upload nothing
+        if omitted in IDENTITY:
+            person = person[[place for place, name in enumerate(IDENTITY) if name != omitted]]
+        return F.normalize(self.normalised(picture).index_select(1, person), dim=1)
 
 
 def fit(picture: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ class Brightness(torch.nn.Module):
         values[:, 0] = 10 * picture.mean((1, 2, 3))
         return values
 
-    def identity(self, picture: torch.Tensor) -> torch.Tensor:
+    def identity(self, picture: torch.Tensor, omitted: str = "") -> torch.Tensor:
+        assert omitted == "smile"  # what is edited does not count
         return torch.ones(len(picture), 1)
 
 
