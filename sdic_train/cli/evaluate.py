@@ -35,6 +35,7 @@ def run(
         Path | None, Option(metavar="FILE", help="Portrait reader that measures edits; train it apart from the losses'.")
     ] = None,
     strength: Annotated[float, Option(help="Of the edits, times the distance between an attribute's two sides.")] = 1.0,
+    drawn: Annotated[bool, Option("--drawn", help="Edits also of the portraits drawn anew: what a perfect edit is said to do.")] = False,
     edit_first: Annotated[
         bool, Option("--edit-first", help="Edit, then compensate: the paper's ablation; for checkpoints of SDIC.")
     ] = False,
@@ -86,7 +87,7 @@ def run(
     from sdic_runtime.cli.targets import writable_folder
     from sdic_runtime.files import replacing
     from sdic_runtime.progress import progress
-    from sdic_train.evaluation.evaluate import Timing
+    from sdic_train.evaluation.evaluate import Timing, drawn_rows
     from sdic_train.evaluation.fid import open_features
     from sdic_train.evaluation.measures import Judges
     from sdic_train.evaluation.published import published as paper
@@ -111,6 +112,8 @@ def run(
         raise ArgumentError("edits are measured with a portrait reader; name one with --reader")
     if reader is not None and directions is None and checkpoints:
         raise ArgumentError("edits of a checkpoint are measured along directions; name their folder with --directions")
+    if drawn and reader is None:
+        raise ArgumentError("--drawn measures edits; name a portrait reader with --reader")
     edits = Edits(open_reader(reader), directions, strength) if reader is not None else None
     if edits is not None and directions is not None:
         edits.directions(None)  # a folder without any is said before a model is loaded
@@ -134,7 +137,10 @@ def run(
         writable_folder(out)
     sizes = [each.working for each in entries if each.working]
     wanted = data_size or max((each.wanted for each in entries), default=0)
-    held_out = shared.pictures(data, wanted, shared.Photos.photo, data_seed).pictures[:count]
+    found = shared.pictures(data, wanted, shared.Photos.photo, data_seed)
+    held_out = found.pictures[:count]
+    if drawn and found.values is None:
+        raise ArgumentError(f"--drawn needs drawn portraits, and {data} holds pictures of a folder")
     report = Report(len(held_out), width or min(sizes, default=0), Timing(runs), published=paper() if published else None)
     rows = len(entries) == 1 if baseline is None else baseline
     session = Session(held_out, judges, edits, edit_first, rows, backend, place, threads or None, batch, plan)
@@ -146,6 +152,9 @@ def run(
                 raise
             report.failed[each.label] = str(error)
             notice(f"error: {each.label}: {error}")
+    if drawn and edits is not None:
+        names = list(dict.fromkeys(name for rows_of in report.edits.values() for name in rows_of))
+        report.edits["drawn anew"] = drawn_rows(edits.reader, names, data_seed, len(held_out), held_out.shape[1])
     text = report.markdown()
     echo(text)
     if out is not None:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdic_runtime.edits import Direction
+from sdic_train.data.pairs import drawn_pairs
 from sdic_train.evaluation.fid import frechet_distance
 from sdic_train.evaluation.measures import Judges
 from sdic_train.evaluation.models import Inverter
 from sdic_train.networks.portrait_reader import PortraitReader
-from sdic_train.portraits.portraits import PARAMETERS
+from sdic_train.portraits.portraits import ATTRIBUTES, PARAMETERS, Parameter
 
 SECONDS = "seconds"
 HEADINGS = {SECONDS: "Time (s)", "edit seconds": "edit (s)"}
@@ -77,32 +78,64 @@ def edit_rows(
     `identity`  cosine similarity with the unedited inversion, apart from the attribute itself: who dyes their hair stays the same person
     `seconds`   the median of one edit of one stored inversion, to pixels on the host
     """
-    attributes = {entry.name: (place, entry) for place, entry in enumerate(PARAMETERS) if entry.threshold is not None}
-    columns = [place for place, _ in attributes.values()]
-    spans = torch.tensor([entry.span for _, entry in attributes.values()])
-    names = [name for name in directions if name in attributes]
-    parts: dict[str, dict[str, list[Tensor]]] = {name: {"moved": [], "others": [], "identity": []} for name in names}
+    names = [name for name in directions if name in ATTRIBUTES]
+    parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in names}
     for part in batches(pictures, batch):
         inverted = inverter.invert(inverter.image(part))
         with torch.no_grad():
             before = inverter.picture(inverted)
-            values = reader(before)
             for name in names:
-                place, entry = attributes[name]
-                own, rising = columns.index(place), values[:, place] <= (entry.threshold or 0.0)
+                rising = lacks(reader, name, before)
                 ways = {up: inverter.shown(inverter.edit(inverted, directions[name], up * strengths[name])) for up in signs(rising)}
                 after = torch.where(rising[:, None, None, None], ways.get(1, before), ways.get(-1, before))
-                change = (reader(after) - values)[:, columns] / spans
-                parts[name]["moved"].append(torch.where(rising, change[:, own], -change[:, own]))
-                parts[name]["others"].append(torch.cat([change[:, :own], change[:, own + 1 :]], 1).abs().mean(1))
-                parts[name]["identity"].append((reader.identity(before, name) * reader.identity(after, name)).sum(1))
-    means = {name: {measure: float(torch.cat(found).mean()) for measure, found in measures.items()} for name, measures in parts.items()}
+                parts[name].append(changes(reader, name, before, after, rising))
+    means = {name: mean_changes(found) for name, found in parts.items()}
     one = inverter.invert(inverter.image(pictures[:1]))
 
     def seconds(name: str) -> float:
         return timing.median(lambda _: inverter.edit(one, directions[name], strengths[name]))
 
     return {name: {"strength": strengths[name], **means[name], SECONDS: seconds(name)} for name in names}
+
+
+def drawn_rows(reader: PortraitReader, names: Sequence[str], seed: int, count: int, size: int) -> dict[str, dict[str, float]]:
+    """Attribute -> what `edit_rows` measures where the edit is perfect: the photos of a data set, drawn once more with the person on the
+    other side. No edit should be asked for more than that."""
+    rows = {}
+    with torch.no_grad():
+        for name in names:
+            pairs = drawn_pairs(name, count, size, seed)
+            rows[name] = mean_changes([changes(reader, name, *pair[:2], torch.tensor([pair.amount > 0])) for pair in pairs])
+    return rows
+
+
+def lacks(reader: PortraitReader, name: str, picture: Tensor) -> Tensor:
+    """Which portraits are on an attribute's lower side; [N]."""
+    place, entry = _attribute(name)
+    return reader(picture)[:, place] <= (entry.threshold or 0.0)
+
+
+def changes(reader: PortraitReader, name: str, before: Tensor, after: Tensor, rising: Tensor) -> dict[str, Tensor]:
+    """`moved`, `others` and `identity` of `edit_rows` of each picture; [N]."""
+    columns = [_attribute(each)[0] for each in ATTRIBUTES]
+    spans = torch.tensor([_attribute(each)[1].span for each in ATTRIBUTES])
+    own = ATTRIBUTES.index(name)
+    change = (reader(after) - reader(before))[:, columns] / spans
+    return {
+        "moved": torch.where(rising, change[:, own], -change[:, own]),
+        "others": torch.cat([change[:, :own], change[:, own + 1 :]], 1).abs().mean(1),
+        "identity": (reader.identity(before, name) * reader.identity(after, name)).sum(1),
+    }
+
+
+def mean_changes(found: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """The means over all pictures."""
+    return {measure: float(torch.cat([each[measure] for each in found]).mean()) for measure in found[0]}
+
+
+def _attribute(name: str) -> tuple[int, Parameter]:
+    """The place of an attribute among the parameters, and what it is."""
+    return next((place, entry) for place, entry in enumerate(PARAMETERS) if entry.name == name)
 
 
 def signs(rising: Tensor) -> list[int]:

@@ -195,7 +195,7 @@ def test_a_bundle_is_evaluated_with_its_own_directions(tmp_path: Path, capsys: p
     write_safetensors(reader, PortraitReader().state_dict(), {"format": READER_FORMAT})
     capsys.readouterr()
     options = ("--backend", "onnxruntime", "--threads", 1, "--runs", 1, "--reader", reader, "--out", tmp_path / "evaluation")
-    _run("evaluate", pipeline.bundle.path, "--data", data, *options)
+    _run("evaluate", pipeline.bundle.path, "--data", data, "--drawn", *options)
     found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     assert capsys.readouterr().out == (tmp_path / "evaluation" / "evaluation.md").read_text()
 
@@ -206,7 +206,8 @@ def test_a_bundle_is_evaluated_with_its_own_directions(tmp_path: Path, capsys: p
         assert found["inversion"][method]["L2"] == pytest.approx(((pixels.clip(-1, 1) - image) ** 2).mean(), rel=1e-3)
         assert found["inversion"][method]["seconds"] > 0
     assert found["pictures"] == 2
-    assert list(found["edits"]) == ["SDIC"] and {"smile", "age", "glasses"} <= set(found["edits"]["SDIC"]) <= set(pipeline.directions)
+    assert list(found["edits"]) == ["SDIC", "drawn anew"] and list(found["edits"]["drawn anew"]) == list(found["edits"]["SDIC"])
+    assert {"smile", "age", "glasses"} <= set(found["edits"]["SDIC"]) <= set(pipeline.directions)
     assert found["models"]["SDIC"] == {"method": "sdic", "where": pipeline.backend.description} and found["runs"] == 1
 
 
@@ -237,6 +238,8 @@ def test_any_models_are_evaluated_together(encoder_file: Path, tmp_path: Path, c
         assert capsys.readouterr().err == 'error: there is no file "nowhere"; check the path\n'
     assert main([*base, "--out", str(encoder_file)]) == 2
     assert "cannot write into the folder" in capsys.readouterr().err
+    assert main(["evaluate", str(demo), "--drawn", "--data", str(data)]) == 2
+    assert "--drawn measures edits; name a portrait reader" in capsys.readouterr().err
     assert main(["evaluate", str(demo), "--edit-first", "--data", str(data)]) == 2
     assert capsys.readouterr().err == "error: --edit-first needs a checkpoint: a bundle compensates first\n"
 

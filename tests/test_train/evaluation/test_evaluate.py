@@ -10,7 +10,17 @@ import pytest
 import torch
 
 from sdic_runtime.edits import Direction
-from sdic_train.evaluation.evaluate import ORDER, Timing, default_strengths, edit_rows, inversion_row, markdown, mean_edit, only_directions
+from sdic_train.evaluation.evaluate import (
+    ORDER,
+    Timing,
+    default_strengths,
+    drawn_rows,
+    edit_rows,
+    inversion_row,
+    markdown,
+    mean_edit,
+    only_directions,
+)
 from sdic_train.evaluation.measures import Judges, ms_ssim
 from sdic_train.evaluation.models import Baseline, EditFirst, Evaluated
 from sdic_train.losses.pixels import ssim
@@ -137,6 +147,19 @@ def test_edits_are_measured_towards_the_other_side(pictures: np.ndarray) -> None
     # smile runs from -1 to 1, its sides are .7 of that apart
     assert rows["smile"]["moved"] == pytest.approx(0.5 * 1.4 / (0.7 * 2), rel=1e-4)
     assert rows["smile"]["others"] == 0 and rows["smile"]["identity"] == 1 and rows["smile"]["seconds"] >= 0
+
+
+def test_what_a_perfect_edit_does_is_drawn() -> None:
+    from sdic_train.portraits.portraits import changed_sample
+
+    reader: Any = Brightness()
+    rows = drawn_rows(reader, ["smile"], 5, 4, 32)
+    moved = []
+    for index in range(4):
+        before, after, amount = changed_sample(5, index, 32, "smile")
+        moved.append((after.mean() - before.mean()) / 127.5 * 10 / 1.4 * (1 if amount > 0 else -1))
+    assert rows["smile"]["moved"] == pytest.approx(np.mean(moved), rel=1e-3, abs=1e-5)
+    assert rows["smile"]["others"] == 0 and rows["smile"]["identity"] == 1
 
 
 def test_edits_of_a_table_are_means_over_attributes() -> None:
