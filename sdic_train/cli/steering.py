@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from typer import echo
 
 from sdic_runtime.directions import save_direction
@@ -92,7 +93,12 @@ def steer_drawn(plan: Plan, names: Sequence[str], count: int, seed: int, reader:
         times, said = 1.0, ""
         if reader is not None:
             place, entry = next((place, entry) for place, entry in enumerate(PARAMETERS) if entry.name == name)
-            moved = [steering.moved(lambda picture, place=place: reader(picture)[:, place], share) / entry.span for share in TRIED]  # type: ignore[misc]
+            read = partial(_parameter, reader, place)
+            moved = [change / entry.span for change in steering.moved(read, TRIED)]
             times = float(np.interp(1.0, np.maximum.accumulate(moved), TRIED))
             said = f"; its range moves photos by {np.interp(times, TRIED, moved):.2f} of the distance between the sides"
         plan.save(steering, name, count, (-times, times), said)
+
+
+def _parameter(reader: PortraitReader, place: int, pictures: Tensor) -> Tensor:
+    return reader(pictures)[:, place]

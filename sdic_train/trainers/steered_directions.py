@@ -7,9 +7,10 @@ itself, by the networks that will show it, with what they compensate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from sdic_train.networks.stylegan2 import downsample
 from sdic_train.trainers.compute import Compute
 
 LOWEST_RATE = 0.05  # share of the rate at the end
+MEASURED = 64  # pairs on which it is measured how far edits move
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,15 @@ class Steering:
         self.step.requires_grad_(False)
 
     @torch.no_grad()
-    def moved(self, read: Callable[[Tensor], Tensor], times: float) -> float:
-        """The mean change of what `read` says of pictures, [N], when each is edited by `times` its amount: along the amount's sign."""
-        found = []
-        for kept in self._kept:
-            before, after = (read(self.edited([kept], share).clamp(-1, 1)) for share in (0.0, times))
-            found.append(float((after - before).item()) * (1 if kept.amount > 0 else -1))
-        return sum(found) / len(found)
+    def moved(self, read: Callable[[Tensor], Tensor], times: Sequence[float]) -> list[float]:
+        """For each of `times`: the mean change of what `read` says of pictures, [N], when up to 64 are edited by so many times their amounts,
+        along the amounts' signs."""
+        chosen = [self._kept[index] for index in np.linspace(0, len(self._kept) - 1, min(MEASURED, len(self._kept))).astype(int)]
+        sums = np.zeros(len(times))
+        for kept in chosen:
+            before, *after = (float(read(self.edited([kept], share).clamp(-1, 1))) for share in (0.0, *times))
+            sums += (np.array(after) - before) * math.copysign(1, kept.amount)
+        return [float(total) / len(chosen) for total in sums]
 
 
 def as_direction(step: Tensor, amounts: tuple[float, float], name: str, method: str) -> Direction:

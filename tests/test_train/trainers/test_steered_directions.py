@@ -76,14 +76,15 @@ def test_how_far_a_step_moves_is_read_along_the_amounts(model: SDIC, make_comput
     for pair in known_pairs(model, torch.ones(TINY.rows, TINY.style_width)):
         steering.add(pair)
     steering.step = torch.ones(TINY.rows, TINY.style_width)
-    assert steering.moved(lambda picture: picture.mean((1, 2, 3)), 0.0) == 0
-    moved = steering.moved(lambda picture: picture.mean((1, 2, 3)), 0.5)
-    pairs = [steering._kept[index] for index in (0, 1)]
-    changes = [float((steering.edited([kept], 0.5).clamp(-1, 1) - steering.edited([kept], 0.0).clamp(-1, 1)).mean()) for kept in pairs]
-    assert pairs[0].amount == 1 and pairs[1].amount == -1 and moved != 0
-    assert steering.moved(lambda picture: torch.ones(len(picture)), 1.0) == 0
-    steering._kept = pairs
-    assert steering.moved(lambda picture: picture.mean((1, 2, 3)), 0.5) == pytest.approx((changes[0] - changes[1]) / 2, abs=1e-6)
+    assert steering.moved(lambda picture: picture.mean((1, 2, 3)), [0.0]) == [0]
+    assert steering.moved(lambda picture: torch.ones(len(picture)), [1.0]) == [0]
+    steering._kept = steering._kept[:2]
+    changes = [
+        float((steering.edited([kept], 0.5).clamp(-1, 1) - steering.edited([kept], 0.0).clamp(-1, 1)).mean()) for kept in steering._kept
+    ]
+    assert [kept.amount for kept in steering._kept] == [1, -1]
+    found = steering.moved(lambda picture: picture.mean((1, 2, 3)), [0.5, 0.0])
+    assert found == pytest.approx([(changes[0] - changes[1]) / 2, 0], abs=1e-6) and found[0] != 0
 
 
 def test_the_direction_has_rows_of_length_one_and_the_range_of_the_amounts() -> None:
