@@ -38,11 +38,10 @@ class SteeringRecipe:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What an edit of one picture needs of its inversion, and the picture `wanted` [1, 3, S, S]."""
+    """What an edit of one picture needs of its inversion: the code, of SDIC also the enhanced one and the residual; `wanted`
+    [1, 3, S, S]."""
 
-    latent: Tensor
-    enhanced: Tensor
-    residual: Tensor | None
+    inversion: tuple[Tensor, ...]
     wanted: Tensor
     amount: float
 
@@ -69,16 +68,16 @@ class Steering:
     def add(self, pair: Pair) -> None:
         """Invert a pair's first picture, and keep what its edits need."""
         before, after = (picture.to(self.compute.device) for picture in pair[:2])
-        latent = self.model.encode(before)
-        enhanced, residual, picture = latent, None, None
+        inversion: tuple[Tensor, ...]
         if isinstance(self.model, SDIC):
             found = self.model.invert(before)
-            enhanced, residual, picture = found.latent_enhanced, found.residual, found.picture
+            inversion, picture = (found.latent, found.latent_enhanced, found.residual), found.picture
         else:
-            picture = self.model.generator(latent)
+            inversion = (self.model.encode(before),)
+            picture = self.model.generator(*inversion)
         lacks = downsample(picture.clamp(-1, 1), self.side) - before
-        self._kept.append(_Kept(latent, enhanced, residual, after + lacks, pair.amount))
-        self._codes.append((self.model.encode(after) - latent)[0] / pair.amount)
+        self._kept.append(_Kept(inversion, after + lacks, pair.amount))
+        self._codes.append((self.model.encode(after) - inversion[0])[0] / pair.amount)
 
     @property
     def amounts(self) -> tuple[float, float]:
@@ -88,15 +87,12 @@ class Steering:
 
     def edited(self, chosen: list[_Kept], times: float = 1.0) -> Tensor:
         """The pictures [N, 3, S, S] after edits by `times` their amounts of the step."""
-        generator = self.model.generator
-        latent, enhanced = (torch.cat([getattr(kept, name) for kept in chosen]) for name in ("latent", "enhanced"))
-        delta = torch.tensor([times * kept.amount for kept in chosen], device=latent.device)[:, None, None] * self.step
-        feature, rgb = generator.head(latent + delta)
+        inversion = [torch.cat(parts) for parts in zip(*(kept.inversion for kept in chosen), strict=True)]
+        delta = torch.tensor([times * kept.amount for kept in chosen], device=self.step.device)[:, None, None] * self.step
         if isinstance(self.model, SDIC):
-            _, rgb = generator.head(enhanced + delta)  # Eq. 6
-        residual = [kept.residual for kept in chosen if kept.residual is not None]
-        picture = generator.tail(feature, rgb, enhanced + delta, torch.cat(residual) if residual else None)
-        return downsample(picture.float(), self.side)
+            latent, enhanced, residual = inversion
+            return downsample(self.model.moved(latent, enhanced, residual, delta).float(), self.side)
+        return downsample(self.model.generator(inversion[0] + delta).float(), self.side)
 
     def train(self, steps: int) -> Iterator[dict[str, float]]:
         """Train `step`, and yield the losses. It begins as the mean difference of the encoder's codes of `after` and `before`."""
@@ -127,8 +123,8 @@ class Steering:
 
     @torch.no_grad()
     def moved(self, read: Callable[[Tensor], Tensor], times: Sequence[float]) -> list[float]:
-        """For each of `times`: the mean change of what `read` says of pictures, [N], when up to 64 are edited by so many times their amounts,
-        along the amounts' signs."""
+        """For each of `times`: the mean change of what `read` says of pictures, [N], when up to 64 are edited by so many times their
+        amounts; along the amounts' signs."""
         chosen = [self._kept[index] for index in np.linspace(0, len(self._kept) - 1, min(MEASURED, len(self._kept))).astype(int)]
         sums = np.zeros(len(times))
         for kept in chosen:

@@ -48,11 +48,17 @@ class SDIC(Encoded):
 
         "paper" takes F_E from latent + delta; "released" takes it from latent_enhanced + delta, as the released code does.
         """
-        edited = inversion.latent_enhanced + delta
+        return self.moved(inversion.latent, inversion.latent_enhanced, inversion.residual, delta, eq6)
+
+    def moved(
+        self, latent: Tensor, enhanced: Tensor, residual: Tensor, delta: Tensor, eq6: Literal["paper", "released"] = "paper"
+    ) -> Tensor:
+        """`edit` of what it needs of an inversion."""
+        edited = enhanced + delta
         feature, rgb = self.generator.head(edited)
         if eq6 == "paper":
-            feature, _ = self.generator.head(inversion.latent + delta)
-        return self.generator.tail(feature, rgb, edited, inversion.residual)
+            feature, _ = self.generator.head(latent + delta)
+        return self.generator.tail(feature, rgb, edited, residual)
 
     def forward(self, image: Tensor) -> Tensor:
         """image [N, 3, S, S] -> inverted picture [N, 3, R, R], unclamped."""
