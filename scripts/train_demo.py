@@ -323,13 +323,13 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--more", action="store_true", help="train a finished stage on")
     parser.add_argument("--pictures", type=int, help="portraits to draw, and half as many photos; 24000")
-    parser.add_argument("--pairs", type=int, help="pairs of photos from which a direction is made; 400")
+    parser.add_argument("--pairs", type=int, help="pairs of photos from which a direction is made; 300")
     parser.add_argument("--evaluated", type=int, help="held-out photos; 256")
     parser.add_argument("--rehearse", action="store_true", help="tiny networks, few pictures, 0.4 minutes for a stage of trainings")
     options = parser.parse_args(words)
     if not (options.stage or options.list):
         parser.error("name a --stage, or give --list")
-    usual = {"minutes": (8.0, 0.4), "pictures": (24_000, 64), "pairs": (400, 6), "evaluated": (256, 8)}
+    usual = {"minutes": (8.0, 0.4), "pictures": (24_000, 64), "pairs": (300, 6), "evaluated": (256, 8)}
     for name, values in usual.items():
         if getattr(options, name) is None:
             setattr(options, name, values[options.rehearse])

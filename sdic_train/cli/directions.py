@@ -162,7 +162,7 @@ def steer(
     pairs: Annotated[Path | None, Option(metavar="CSV", help="Your own pairs: lines before,after or before,after,amount.")] = None,
     name: Annotated[str | None, Option(help="What the direction of --pairs is called; as the file if omitted.")] = None,
     attributes: Annotated[str | None, Option(help="Attributes of drawn portraits, with commas between, in place of --pairs.")] = None,
-    count: Annotated[int, Option(min=1, help="Pairs of portraits to draw for an attribute.")] = 400,
+    count: Annotated[int, Option(min=1, help="Pairs of portraits to draw for an attribute; in half as many more it stays.")] = 300,
     reader: Annotated[Path | None, Option(metavar="FILE", help="Portrait reader that says how far drawn attributes move.")] = None,
     perceptual: shared.PerceptualOption = None,
     steps: Annotated[int, Option(min=1, help="Steps of training.")] = 400,

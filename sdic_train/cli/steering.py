@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from sdic_train.trainers.steered_directions import Steering, SteeringRecipe, as_
 from sdic_train.tune import pictures_of
 
 METHODS = ("sdic", "e4e", "psp")
-TRIED = (1.0, 1.25, 1.5)  # times the trained step, of which the range is the first that moves an attribute from side to side
+TRIED = (1.0, 1.25)  # times the trained step, between which the range ends where an attribute moves as far as in the pairs
+FURTHER = 2  # pairs from side to side for each that is to stay on its own
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,24 @@ def steer_pairs(plan: Plan, path: Path, name: str) -> None:
 
 
 def steer_drawn(plan: Plan, names: Sequence[str], count: int, seed: int, reader: PortraitReader | None) -> None:
-    """The directions of attributes of drawn portraits. With a reader, their ranges move an attribute from side to side."""
+    """The directions of attributes of drawn portraits. With a reader, their ranges move an attribute as far as the pairs."""
     names = [name.strip() for name in names]
     if unknown := [name for name in names if name not in ATTRIBUTES]:
         raise ArgumentError(f'"{unknown[0]}" is no attribute of a portrait; use some of {", ".join(ATTRIBUTES)}')
     model = plan.networks()
     for name in names:
-        steering = plan.trained(model, drawn_pairs(name, count, model.config.working, seed), count, name)
+        size, further = model.config.working, count // FURTHER
+        pairs = chain(drawn_pairs(name, count, size, seed), drawn_pairs(name, further, size, seed, further=True))
+        steering = plan.trained(model, pairs, count + further, name)
         times, said = 1.0, ""
         if reader is not None:
             place, entry = next((place, entry) for place, entry in enumerate(PARAMETERS) if entry.name == name)
-            read = partial(_parameter, reader, place)
-            moved = [change / entry.span for change in steering.moved(read, TRIED)]
-            times = float(np.interp(1.0, np.maximum.accumulate(moved), TRIED))
-            said = f"; its range moves photos by {np.interp(times, TRIED, moved):.2f} of the distance between the sides"
-        plan.save(steering, name, count, (-times, times), said)
+            asked, found = steering.moved(partial(_parameter, reader, place), TRIED)
+            reached = np.maximum.accumulate(found)
+            times = float(np.interp(asked, reached, TRIED))
+            share = np.interp(times, TRIED, reached) / entry.span
+            said = f"; its range moves photos by {share:.2f} of the distance between the sides, a perfect edit by {asked / entry.span:.2f}"
+        plan.save(steering, name, count + further, (-times, times), said)
 
 
 def _parameter(reader: PortraitReader, place: int, pictures: Tensor) -> Tensor:

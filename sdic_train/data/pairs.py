@@ -18,11 +18,13 @@ from sdic_train.portraits.portraits import changed_sample
 
 
 class Pair(NamedTuple):
-    """`before`, `after` [1, 3, S, S] in [-1, 1]. `amount`: how much of the edit lies between them, negative where it is taken away."""
+    """`before`, `after` [1, 3, S, S] in [-1, 1]. `amount`: how much of the edit lies between them, negative where it is taken away.
+    `further`: `before` was on the side of the edit already."""
 
     before: Tensor
     after: Tensor
     amount: float
+    further: bool = False
 
 
 class PairFiles(NamedTuple):
@@ -33,12 +35,13 @@ class PairFiles(NamedTuple):
     amount: float
 
 
-def drawn_pairs(attribute: str, count: int, size: int, seed: int) -> Iterator[Pair]:
-    """Portraits with details, and the same ones with the person on the other side of an attribute. Raises ArgumentError."""
+def drawn_pairs(attribute: str, count: int, size: int, seed: int, further: bool = False) -> Iterator[Pair]:
+    """Portraits with details, and the same ones with the person on the other side of an attribute, or `further` on the own one: who wears
+    glasses keeps them when glasses are put on. Raises ArgumentError."""
     for index in range(count):
-        before, after, amount = changed_sample(seed, index, size, attribute)
+        before, after, amount = changed_sample(seed, index, size, attribute, further)
         both = torch.from_numpy(np.stack([before, after]).transpose(0, 3, 1, 2)) / 127.5 - 1
-        yield Pair(both[:1], both[1:], amount)
+        yield Pair(both[:1], both[1:], amount, further)
 
 
 def read_pairs(path: Path) -> list[PairFiles]:

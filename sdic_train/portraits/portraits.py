@@ -184,13 +184,16 @@ def sample(seed: int, index: int, size: int, photo: bool = False, mirror: bool =
     return picture, portrait
 
 
-def changed_sample(seed: int, index: int, size: int, attribute: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
+def changed_sample(
+    seed: int, index: int, size: int, attribute: str, further: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
     """Photo `index` of the endless data set `seed`, the same photo with the person on the other side of one of `ATTRIBUTES`, and how far
-    that is: a share of the distance between the sides, negative where the attribute is taken away."""
+    that is: a share of the distance between the sides, negative where the attribute is taken away. `further`: in place of the other side
+    as far on the own side as there is, which is to be a whole distance."""
     rng = np.random.default_rng([seed, index])
     portrait, details = Portrait.random(rng), Details.random(rng)
     entry = PARAMETERS[_position(attribute)]
-    away = -1 if label(portrait, attribute) else 1
-    value = min(max(portrait[attribute] + away * entry.span, entry.low), entry.high)
+    way = 1 if bool(label(portrait, attribute)) == further else -1
+    value = min(max(portrait[attribute] + way * entry.span, entry.low), entry.high)
     after = render(portrait.replace(**{attribute: value}), size, details)
-    return render(portrait, size, details), after, (value - portrait[attribute]) / entry.span
+    return render(portrait, size, details), after, way if further else (value - portrait[attribute]) / entry.span

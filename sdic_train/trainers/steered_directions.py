@@ -44,6 +44,7 @@ class _Kept:
     inversion: tuple[Tensor, ...]
     wanted: Tensor
     amount: float
+    further: bool
 
 
 class Steering:
@@ -67,7 +68,7 @@ class Steering:
     @torch.no_grad()
     def add(self, pair: Pair) -> None:
         """Invert a pair's first picture, and keep what its edits need."""
-        before, after = (picture.to(self.compute.device) for picture in pair[:2])
+        before, after = pair.before.to(self.compute.device), pair.after.to(self.compute.device)
         inversion: tuple[Tensor, ...]
         if isinstance(self.model, SDIC):
             found = self.model.invert(before)
@@ -76,8 +77,9 @@ class Steering:
             inversion = (self.model.encode(before),)
             picture = self.model.generator(*inversion)
         lacks = downsample(picture.clamp(-1, 1), self.side) - before
-        self._kept.append(_Kept(inversion, after + lacks, pair.amount))
-        self._codes.append((self.model.encode(after) - inversion[0])[0] / pair.amount)
+        self._kept.append(_Kept(inversion, after + lacks, pair.amount, pair.further))
+        if not pair.further:
+            self._codes.append((self.model.encode(after) - inversion[0])[0] / pair.amount)
 
     @property
     def amounts(self) -> tuple[float, float]:
@@ -122,15 +124,18 @@ class Steering:
         self.step.requires_grad_(False)
 
     @torch.no_grad()
-    def moved(self, read: Callable[[Tensor], Tensor], times: Sequence[float]) -> list[float]:
-        """For each of `times`: the mean change of what `read` says of pictures, [N], when up to 64 are edited by so many times their
-        amounts; along the amounts' signs."""
-        chosen = [self._kept[index] for index in np.linspace(0, len(self._kept) - 1, min(MEASURED, len(self._kept))).astype(int)]
-        sums = np.zeros(len(times))
+    def moved(self, read: Callable[[Tensor], Tensor], times: Sequence[float]) -> tuple[float, list[float]]:
+        """The mean change of what `read` says of pictures, [N], between the pictures of up to 64 pairs, and where the first ones are edited
+        by so many `times` their amounts; along the amounts' signs."""
+        there = [kept for kept in self._kept if not kept.further]
+        chosen = [there[index] for index in np.linspace(0, len(there) - 1, min(MEASURED, len(there))).astype(int)]
+        sums = np.zeros(1 + len(times))
         for kept in chosen:
-            before, *after = (float(read(self.edited([kept], share).clamp(-1, 1))) for share in (0.0, *times))
+            pictures = [self.edited([kept], 0.0), kept.wanted, *(self.edited([kept], share) for share in times)]
+            before, *after = (float(read(picture.clamp(-1, 1))) for picture in pictures)
             sums += (np.array(after) - before) * math.copysign(1, kept.amount)
-        return [float(total) / len(chosen) for total in sums]
+        asked, *found = (float(total) / len(chosen) for total in sums)
+        return asked, found
 
 
 def as_direction(step: Tensor, amounts: tuple[float, float], name: str, method: str) -> Direction:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sdic_runtime.errors import ArgumentError, FileError
 from sdic_train.data.pairs import PairFiles, drawn_pairs, read_pairs
-from sdic_train.portraits.portraits import PARAMETERS, Portrait, changed_sample, sample
+from sdic_train.portraits.portraits import PARAMETERS, changed_sample, sample
 
 
 def test_a_portrait_is_drawn_twice_with_one_attribute_on_the_other_side() -> None:
@@ -35,7 +36,16 @@ def test_drawn_pairs_are_tensors_of_the_same_pictures() -> None:
     assert len(pairs) == 2 and pairs[1].amount == amount and pairs[1].before.shape == (1, 3, 64, 64)
     for tensor, picture in ((pairs[1].before, before), (pairs[1].after, after)):
         np.testing.assert_allclose((tensor[0].permute(1, 2, 0).numpy() + 1) * 127.5, picture, atol=1e-4)
-    assert isinstance(Portrait.middle(), Portrait)
+
+
+def test_who_is_on_the_side_of_an_edit_stays_there() -> None:
+    for index in range(6):
+        before, after, amount = changed_sample(3, index, 64, "glasses", further=True)
+        wears = sample(3, index, 64, photo=True)[1]["glasses"] > 0.5
+        assert amount == (1 if wears else -1)
+        np.testing.assert_array_equal(before, after)
+    pair = next(drawn_pairs("glasses", 1, 64, 3, further=True))
+    assert pair.further and torch.equal(pair.before, pair.after)
 
 
 @pytest.fixture

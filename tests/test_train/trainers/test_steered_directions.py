@@ -76,14 +76,16 @@ def test_how_far_a_step_moves_is_read_along_the_amounts(model: SDIC, make_comput
     for pair in known_pairs(model, torch.ones(TINY.rows, TINY.style_width)):
         steering.add(pair)
     steering.step = torch.ones(TINY.rows, TINY.style_width)
-    assert steering.moved(lambda picture: picture.mean((1, 2, 3)), [0.0]) == [0]
-    assert steering.moved(lambda picture: torch.ones(len(picture)), [1.0]) == [0]
+    assert steering.moved(lambda picture: torch.ones(len(picture)), [1.0]) == (0, [0])
     steering._kept = steering._kept[:2]
     changes = [
         float((steering.edited([kept], 0.5).clamp(-1, 1) - steering.edited([kept], 0.0).clamp(-1, 1)).mean()) for kept in steering._kept
     ]
     assert [kept.amount for kept in steering._kept] == [1, -1]
-    found = steering.moved(lambda picture: picture.mean((1, 2, 3)), [0.5, 0.0])
+    steering.add(next(known_pairs(model, torch.zeros(TINY.rows, TINY.style_width)))._replace(further=True))  # is not measured
+    asked, found = steering.moved(lambda picture: picture.mean((1, 2, 3)), [0.5, 0.0])
+    wanted = [float((kept.wanted.clamp(-1, 1) - steering.edited([kept], 0.0).clamp(-1, 1)).mean()) for kept in steering._kept[:2]]
+    assert asked == pytest.approx((wanted[0] - wanted[1]) / 2, abs=1e-6)
     assert found == pytest.approx([(changes[0] - changes[1]) / 2, 0], abs=1e-6) and found[0] != 0
 
 
@@ -125,7 +127,7 @@ def test_the_command_draws_pairs(model: SDIC, reader_file: Path, tmp_path: Path,
         found = load_direction(tmp_path / "out" / f"{name}.safetensors")
         assert isinstance(found, Direction) and found.vector.shape == (TINY.rows, TINY.style_width) and found.strength_range
         assert found.strength_range[0] == -found.strength_range[1] < 0
-        assert "trained on 3 pairs of pictures in 2 steps; its range moves photos by" in found.method
+        assert "trained on 4 pairs of pictures in 2 steps; its range moves photos by" in found.method
     assert main([str(word) for word in [*words[:4], "--attributes", "wit", *words[6:]]]) == 2
     assert '"wit" is no attribute of a portrait' in capsys.readouterr().err
 
