@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from typer import echo
 
@@ -22,11 +21,10 @@ from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.pipelines import Weights
 from sdic_train.portraits.portraits import ATTRIBUTES, PARAMETERS
 from sdic_train.trainers.compute import Compute
-from sdic_train.trainers.steered_directions import Steering, SteeringRecipe, as_direction
+from sdic_train.trainers.steered_directions import TRIED, Steering, SteeringRecipe, as_direction, reached
 from sdic_train.tune import pictures_of
 
 METHODS = ("sdic", "e4e", "psp")
-TRIED = (1.0, 1.25)  # times the trained step, between which the range ends where an attribute moves as far as in the pairs
 FURTHER = 2  # pairs from side to side for each that is to stay on its own
 
 
@@ -98,10 +96,9 @@ def steer_drawn(plan: Plan, names: Sequence[str], count: int, seed: int, reader:
         if reader is not None:
             place, entry = next((place, entry) for place, entry in enumerate(PARAMETERS) if entry.name == name)
             asked, found = steering.moved(partial(_parameter, reader, place), TRIED)
-            reached = np.maximum.accumulate(found)
-            times = float(np.interp(asked, reached, TRIED))
-            share = np.interp(times, TRIED, reached) / entry.span
-            said = f"; its range moves photos by {share:.2f} of the distance between the sides, a perfect edit by {asked / entry.span:.2f}"
+            times, far = reached(asked, found)
+            far, perfect = far / entry.span, asked / entry.span
+            said = f"; its range moves photos by {far:.2f} of the distance between the sides, a perfect edit by {perfect:.2f}"
         plan.save(steering, name, count + further, (-times, times), said)
 
 

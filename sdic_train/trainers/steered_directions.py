@@ -24,6 +24,8 @@ from sdic_train.trainers.compute import Compute
 
 LOWEST_RATE = 0.05  # share of the rate at the end
 MEASURED = 64  # pairs on which it is measured how far edits move
+TRIED = (1.0, 1.25, 1.5, 1.75, 2.0)  # times the trained step
+WORTH = 1 / 3  # of what a share of the trained step brings, that the same share beyond it must bring
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,21 @@ class Steering:
             sums += (np.array(after) - before) * math.copysign(1, kept.amount)
         asked, *found = (float(total) / len(chosen) for total in sums)
         return asked, found
+
+
+def reached(asked: float, found: Sequence[float]) -> tuple[float, float]:
+    """How many times the trained step an edit may be, and how far that moves: as far as `asked`, if every quarter of a step on the way is
+    worth it. `found`: how far `TRIED` move."""
+    least = WORTH * found[0] / TRIED[0]
+    for place in range(1, len(TRIED)):
+        before, after = found[place - 1 : place + 1]
+        span = TRIED[place] - TRIED[place - 1]
+        if before >= asked or after - before < least * span:
+            return TRIED[place - 1], before
+        if after >= asked:
+            share = (asked - before) / (after - before)
+            return TRIED[place - 1] + share * span, asked
+    return TRIED[-1], found[-1]
 
 
 def as_direction(step: Tensor, amounts: tuple[float, float], name: str, method: str) -> Direction:

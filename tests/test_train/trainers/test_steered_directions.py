@@ -23,7 +23,7 @@ from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import downsample
 from sdic_train.trainers.compute import Compute
-from sdic_train.trainers.steered_directions import Steering, SteeringRecipe, as_direction
+from sdic_train.trainers.steered_directions import Steering, SteeringRecipe, as_direction, reached
 
 PLAIN = SteeringRecipe(rate=1.0, perceptual=0)  # the encoder is random, and what it sees much too little
 
@@ -87,6 +87,21 @@ def test_how_far_a_step_moves_is_read_along_the_amounts(model: SDIC, make_comput
     wanted = [float((kept.wanted.clamp(-1, 1) - steering.edited([kept], 0.0).clamp(-1, 1)).mean()) for kept in steering._kept[:2]]
     assert asked == pytest.approx((wanted[0] - wanted[1]) / 2, abs=1e-6)
     assert found == pytest.approx([(changes[0] - changes[1]) / 2, 0], abs=1e-6) and found[0] != 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "times", "far"),
+    [
+        (1.0, [1.1, 1.3, 1.5, 1.7, 1.9], 1.0, 1.1),  # there already
+        (1.0, [0.8, 0.9, 1.1, 1.2, 1.3], 1.375, 1.0),  # between two
+        (1.0, [0.9, 0.93, 0.95, 0.96, 0.97], 1.0, 0.9),  # what follows is not worth it
+        (1.0, [0.6, 0.7, 0.75, 0.76, 0.77], 1.5, 0.75),
+        (1.0, [0.4, 0.5, 0.6, 0.7, 0.8], 2.0, 0.8),
+        (1.0, [-0.1, -0.2, -0.3, -0.4, -0.5], 1.0, -0.1),
+    ],
+)
+def test_the_range_ends_where_more_is_not_asked_or_not_worth_it(asked: float, found: list[float], times: float, far: float) -> None:
+    assert reached(asked, found) == pytest.approx((times, far))
 
 
 def test_the_direction_has_rows_of_length_one_and_the_range_of_the_amounts() -> None:
