@@ -83,7 +83,7 @@ def steer_pairs(plan: Plan, path: Path, name: str) -> None:
 
 
 def steer_drawn(plan: Plan, names: Sequence[str], count: int, seed: int, reader: PortraitReader | None) -> None:
-    """The directions of attributes of drawn portraits. With a reader, their ranges move an attribute as far as the pairs."""
+    """The directions of attributes of drawn portraits. With a reader, their ranges go from side to side, where that is worth it."""
     names = [name.strip() for name in names]
     if unknown := [name for name in names if name not in ATTRIBUTES]:
         raise ArgumentError(f'"{unknown[0]}" is no attribute of a portrait; use some of {", ".join(ATTRIBUTES)}')
@@ -96,7 +96,7 @@ def steer_drawn(plan: Plan, names: Sequence[str], count: int, seed: int, reader:
         if reader is not None:
             place, entry = next((place, entry) for place, entry in enumerate(PARAMETERS) if entry.name == name)
             asked, found = steering.moved(partial(_parameter, reader, place), TRIED)
-            times, far = reached(asked, found)
+            times, far = reached(entry.span, found)
             far, perfect = far / entry.span, asked / entry.span
             said = f"; its range moves photos by {far:.2f} of the distance between the sides, a perfect edit by {perfect:.2f}"
         plan.save(steering, name, count + further, (-times, times), said)
