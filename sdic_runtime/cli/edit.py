@@ -40,7 +40,7 @@ def run(
 
     \b
     Example:
-      sdic-run edit portrait.png --edit smile:2,age:-1.5 --edit glasses:3
+      sdic-run edit portrait.png --edit smile:2,age:-1.5 --edit glasses:2
       sdic-run edit holiday.jpg --bundle engines/ffhq1024 --edit smile:2 --face all --keep background
     """
     from sdic_runtime.cli.inputs import existing, inversion_of, is_inversion, masks_of

@@ -158,5 +158,5 @@ def reached(asked: float, found: Sequence[float]) -> tuple[float, float]:
 def as_direction(step: Tensor, amounts: tuple[float, float], name: str, method: str) -> Direction:
     """A step [L, C] as a direction whose rows have a mean length of 1, and whose range brings these amounts of the step."""
     length = float(step.norm(dim=1).mean())
-    low, high = (float(f"{amount * length:.3g}") for amount in amounts)
+    low, high = (float(f"{amount * length:.2g}") for amount in amounts)
     return Direction((step / length).cpu().numpy(), name, method, (low, high))

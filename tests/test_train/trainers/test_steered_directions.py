@@ -161,7 +161,7 @@ def test_the_command_takes_a_file_of_pairs(encoder_file: Path, tmp_path: Path, c
     assert main([*words, "--set", "perceptual=0", "--device", "cpu"]) == 0
     found = load_direction(tmp_path / "beard.safetensors")
     assert isinstance(found, Direction) and found.name == "beard" and found.strength_range
-    assert found.strength_range[0] == pytest.approx(-4 * found.strength_range[1], rel=0.02)
+    assert found.strength_range[0] == pytest.approx(-4 * found.strength_range[1], rel=0.06)
     capsys.readouterr()
     for more, message in (
         ([], "the loss perceptual needs a network"),
