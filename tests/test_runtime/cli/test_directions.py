@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from sdic_runtime.bundle.bundle import DEMO_FOLDER
+from sdic_runtime.directions import load_direction
+
 BACKEND = ("--backend", "onnxruntime:threads=1")
 
 
@@ -40,7 +43,8 @@ def test_presets_are_listed_where_the_bundle_can_run_them(run: Any, make_bundle:
 def test_the_embedded_bundle_is_listed_at_once_and_says_so(run: Any) -> None:
     code, lines, errors = run("directions")
     assert code == 0 and "embedded demo bundle" in errors
-    assert any(line.startswith("smile") and "-2.43 to 2.43" in line for line in lines)
+    low, high = load_direction(DEMO_FOLDER / "directions/smile.safetensors").strength_range  # type: ignore[union-attr, misc]
+    assert any(line.startswith("smile") and f" {low:g} to {high:g} " in line for line in lines)
 
 
 def test_a_sweep_takes_the_useful_range(run: Any, photos: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

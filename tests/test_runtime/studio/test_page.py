@@ -89,12 +89,12 @@ def pixels(page: Any, selector: str) -> np.ndarray:
 
 def test_a_picture_is_sent_dragged_masked_and_downloaded(page: Any, tmp_path: Path) -> None:
     upload(page)
-    drag(page, "smile", -2.0)
+    drag(page, "smile", -1.5)
     pipeline = Pipeline.load(None, "onnxruntime")
     inversion = pipeline.invert(PHOTO)
-    expected = np.asarray(pipeline.edit(inversion, "smile", -2.0).images[0], int)
+    expected = np.asarray(pipeline.edit(inversion, "smile", -1.5).images[0], int)
     assert np.abs(pixels(page, "#edited") - expected).max() <= 1
-    assert "smile -2.00" in page.locator("#edited-caption").text_content()
+    assert "smile -1.50" in page.locator("#edited-caption").text_content()
     with page.expect_download() as download:
         page.locator("#download").click()
     download.value.save_as(tmp_path / "edited.png")
@@ -164,7 +164,7 @@ def test_from_letting_go_to_the_full_picture(page: Any) -> None:
     upload(page)
     times = []
     for index in range(20):
-        drag(page, "smile", -2.0 + index / 10)
+        drag(page, "smile", -1.8 + index / 10)
         times.append(float(page.locator("#edited").get_attribute("data-milliseconds")))
     print(f"slider release to full picture: median {statistics.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms")
     assert statistics.median(times) < 2000
