@@ -99,8 +99,9 @@ def _photographs(subject: Subject, bases: Sequence[Image.Image], rows: Sequence[
 
 
 def evenly_spaced(first: float, last: float, steps: int) -> list[float]:
-    """`steps` strengths from `first` to `last`, both included."""
-    return [first + (last - first) * index / (steps - 1) for index in range(steps)]
+    """`steps` strengths from `first` to `last`, both included; of -5.9 to 5.9 the middle one is 0, and nothing that only rounds to it."""
+    shares = [index / (steps - 1) for index in range(steps)]
+    return [first * (1 - share) + last * share for share in shares]
 
 
 def edited_frames(

@@ -318,7 +318,7 @@ async function sweep(kind) {
   await trying(async () => {
     const name = $("swept").value, [low, high] = state.bundle.edits.find((edit) => edit.name === name).range, steps = Number($("steps").value);
     if (!(steps >= 2 && steps <= 15)) throw new Error("give 2 to 15 pictures");
-    const strengths = [...Array(steps)].map((_, index) => low + (high - low) * index / (steps - 1));
+    const strengths = [...Array(steps)].map((_, index) => index / (steps - 1)).map((share) => low * (1 - share) + high * share);
     say(`making the ${kind}`);
     const answer = await ask(`api/inversions/${state.inversion}/${kind}`, post({ ...wish(false), slot: null, swept: name, strengths }));
     await show($("sweep"), answer);

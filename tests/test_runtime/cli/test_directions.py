@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def test_the_embedded_bundle_is_listed_at_once_and_says_so(run: Any) -> None:
     assert code == 0 and "embedded demo bundle" in errors
     low, high = load_direction(DEMO_FOLDER / "directions/smile.safetensors").strength_range  # type: ignore[union-attr, misc]
     assert any(line.startswith("smile") and f" {low:g} to {high:g} " in line for line in lines)
+
+
+def test_strengths_are_evenly_spaced_and_the_middle_of_two_sides_is_zero() -> None:
+    from sdic_runtime.cli.sweep import evenly_spaced
+
+    for end in (5.9, 1.9, 3.3, 0.7, 2.43):
+        found = evenly_spaced(-end, end, 7)
+        assert (found[0], found[3], found[6]) == (-end, 0, end)
+        assert [after - before for before, after in pairwise(found)] == pytest.approx([end / 3] * 6)
 
 
 def test_a_sweep_takes_the_useful_range(run: Any, photos: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

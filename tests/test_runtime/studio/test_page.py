@@ -105,7 +105,10 @@ def test_a_picture_is_sent_dragged_masked_and_downloaded(page: Any, tmp_path: Pa
     half, base = expected.shape[1] // 2, np.asarray(inversion.images[0], int)
     kept = pixels(page, "#edited")
     assert np.abs(kept[:, :half] - base[:, :half]).max() <= 1 and np.abs(kept[:, half:] - expected[:, half:]).max() <= 1
-    page.locator("#strip").click()
+    with page.expect_request("**/strip") as asked:
+        page.locator("#strip").click()
+    strengths = asked.value.post_data_json["strengths"]
+    assert strengths[0] == -strengths[-1] < 0 and strengths[len(strengths) // 2] == 0
     page.wait_for_selector("#sweep-link:not([hidden])")
     page.locator("#wipe").fill("50")
     assert "50%" in page.locator("#before").evaluate("one => one.style.clipPath")
