@@ -48,6 +48,9 @@ def interfacegan(
     """
     if (labels is None) == (reader is None):
         raise ArgumentError("give either --labels, a CSV file of picture,value, or --reader, a network that labels samples")
+    from sdic_runtime.cli.targets import writable_folder
+
+    writable_folder(out)
     if labels is not None:
         _from_labels(model, labels, pictures, attributes, space, margin, disentangle, seed, backend, out)
         return
@@ -97,7 +100,6 @@ def _from_labels(
         return boundary(points[known], column[known], given.threshold(name), name, unsure, against, seed)
 
     plain = {name: made(name, None) for name in names}
-    out.mkdir(parents=True, exist_ok=True)
     for name in names:
         others = [plain[other].direction.vector[0] for other in names if other != name]
         result = made(name, np.stack(others)) if disentangle and others else plain[name]
@@ -145,7 +147,6 @@ def _from_reader(
             if not omit_rare or (name == names[-1] and not plain):
                 raise
             say(f"omitted: {error}", error=True)
-    out.mkdir(parents=True, exist_ok=True)
     for name in plain:
         others = [plain[other].direction.vector[0] for other in plain if other != name]
         result, (index, entry) = made(name, np.stack(others)) if disentangle and others else plain[name], places[name]
@@ -187,12 +188,14 @@ def steer(
         raise ArgumentError("give either --pairs, a CSV file of before,after, or --attributes, which are drawn")
     if reader is not None and attributes is None:
         raise ArgumentError("--reader reads drawn portraits; leave it out, or use --attributes in place of --pairs")
+    from sdic_runtime.cli.targets import writable_folder
     from sdic_train.cli.steering import Plan, steer_drawn, steer_pairs
     from sdic_train.losses.networks import open_reader, perceptual_network
     from sdic_train.threads import use_threads
     from sdic_train.trainers.compute import Compute
     from sdic_train.trainers.steered_directions import SteeringRecipe
 
+    writable_folder(out)
     use_threads(threads)
     recipe = shared.changed(SteeringRecipe(seed=seed), changes)
     plan = Plan(model, out, steps, recipe, Compute(batch, device, precision), perceptual_network(perceptual) if recipe.perceptual else None)
@@ -212,12 +215,13 @@ def ganspace(
     debug: Debug = False,
 ) -> None:
     """Principal components of the mapped codes (GANSpace)."""
+    from sdic_runtime.cli.targets import writable_folder
     from sdic_runtime.directions import save_direction
     from sdic_train.checkpoints.load import load_generator
     from sdic_train.trainers import latent_directions
 
+    writable_folder(out)
     basis = latent_directions.ganspace(load_generator(model), components, samples, seed)
-    out.mkdir(parents=True, exist_ok=True)
     save_direction(out / "ganspace.safetensors", basis)
     share = (basis.std[:10] ** 2).sum() / (basis.std**2).sum()
     echo(f"{out / 'ganspace.safetensors'}: {components} components, the first ten hold {share:.0%} of their variance")
@@ -233,12 +237,13 @@ def sefa(
     debug: Debug = False,
 ) -> None:
     """Directions that the modulations amplify most (SeFa)."""
+    from sdic_runtime.cli.targets import writable_folder
     from sdic_runtime.directions import save_direction
     from sdic_train.checkpoints.load import load_generator
     from sdic_train.trainers import latent_directions
 
+    writable_folder(out)
     found = latent_directions.sefa(load_generator(model), first, end, count)
-    out.mkdir(parents=True, exist_ok=True)
     for direction in found:
         save_direction(out / f"{direction.name}.safetensors", direction)
         echo(out / f"{direction.name}.safetensors")

@@ -63,7 +63,6 @@ class Plan:
         """Write the direction whose range brings these amounts of its step."""
         method = f"trained on {count} pairs of pictures in {self.steps} steps{said}"
         direction = as_direction(steering.step, amounts, name, method)
-        self.out.mkdir(parents=True, exist_ok=True)
         save_direction(self.out / f"{name}.safetensors", direction)
         assert direction.strength_range
         echo(f"{self.out / name}.safetensors: strengths {direction.strength_range[0]:g} to {direction.strength_range[1]:g}")

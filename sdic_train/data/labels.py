@@ -49,13 +49,7 @@ def read_labels(path: Path, folder: Path | None = None, attribute: str | None = 
     The first line names the attributes where it holds no values; without one a single column is called `attribute`, or as the file is.
     Pictures are relative to `folder`, that of the file when None. Raises FileError and ArgumentError, with the line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise FileError(f"cannot read the labels {path}: {reason(error)}") from error
-    except UnicodeDecodeError:
-        raise FileError(f"{path} is not a text file; give a CSV file of picture,value") from None
-    lines = [(number, row) for number, row in enumerate(csv.reader(text.splitlines(), dialect=dialect(text)), 1) if any(row)]
+    lines = lines_of(path, "labels", "picture,value")
     if not lines:
         raise FileError(f"{path} holds no labels; write a line picture,value for each picture")
     columns = len(lines[0][1])
@@ -80,7 +74,21 @@ def read_labels(path: Path, folder: Path | None = None, attribute: str | None = 
     return Labels(pictures, names, np.array(values, np.float32), missing)
 
 
-def dialect(text: str) -> type[csv.Dialect]:
+def lines_of(path: Path, what: str, form: str) -> list[tuple[int, list[str]]]:
+    """The lines of a CSV file that are not empty, with their numbers: commas, semicolons or tabs, by the first line. `what` it is and its
+    `form`, for messages. Raises FileError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return [(number, row) for number, row in enumerate(csv.reader(text.splitlines(), dialect=_dialect(text)), 1) if any(row)]
+    except OSError as error:
+        raise FileError(f"cannot read the {what} {path}: {reason(error)}") from error
+    except UnicodeDecodeError:
+        raise FileError(f"{path} is not a text file; give a CSV file of {form}") from None
+    except csv.Error as error:
+        raise FileError(f"{path} is not a CSV file of {form}: {error}") from error
+
+
+def _dialect(text: str) -> type[csv.Dialect]:
     """Commas, semicolons or tabs, by the first line."""
 
     class Found(csv.excel):

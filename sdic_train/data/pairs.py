@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor
 
 from sdic_runtime.errors import ArgumentError, FileError
-from sdic_runtime.files import reason
-from sdic_train.data.labels import dialect, value_of
+from sdic_train.data.labels import lines_of, value_of
 from sdic_train.portraits.portraits import changed_sample
 
 
@@ -47,16 +45,10 @@ def drawn_pairs(attribute: str, count: int, size: int, seed: int, further: bool 
 def read_pairs(path: Path) -> list[PairFiles]:
     """A CSV file of before,after or before,after,amount: pictures relative to its folder, the amount 1 where there is none. A first line
     may name the columns. Raises FileError and ArgumentError, with the line."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise FileError(f"cannot read the pairs {path}: {reason(error)}") from error
-    except UnicodeDecodeError:
-        raise FileError(f"{path} is not a text file; give a CSV file of before,after") from None
     pairs = []
-    for number, row in enumerate(csv.reader(text.splitlines(), dialect=dialect(text)), 1):
+    for number, row in lines_of(path, "pairs", "before,after"):
         cells = [cell.strip() for cell in row]
-        if not any(cells) or (number == 1 and cells[:2] == ["before", "after"]):
+        if number == 1 and cells[:2] == ["before", "after"]:
             continue
         amount = value_of(cells[2]) if len(cells) == 3 else 1.0
         if len(cells) not in (2, 3) or not amount:

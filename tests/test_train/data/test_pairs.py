@@ -75,6 +75,7 @@ def test_a_file_of_pairs(folder: Path, text: str) -> None:
         ("a.png,b.png,1,2\n", "line 1"),
         ("a.png,z.png\n", "line 1: there is no .*z.png"),
         (b"\xff\xfe\x00a", "is not a text file"),
+        ("a.png,b.png," + "1" * 200000, "is not a CSV file of before,after: field larger"),
     ],
 )
 def test_what_is_no_file_of_pairs_is_told_with_its_line(folder: Path, text: str | bytes, message: str) -> None:

@@ -109,6 +109,14 @@ def test_labels_or_a_reader(tmp_path: Path, encoder_file: Path, capsys: pytest.C
     assert "give either --labels, a CSV file of picture,value, or --reader" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["interfacegan", "--reader", "none"], ["ganspace"], ["sefa"]])
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    words: list[str], encoder_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["directions", *words, "--model", "not looked at", "--out", str(encoder_file)]) == 2
+    assert "cannot write into the folder" in capsys.readouterr().err
+
+
 def test_attributes_that_hardly_any_sample_has_are_omitted_on_request(
     encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,7 @@ def test_the_command_takes_a_file_of_pairs(encoder_file: Path, tmp_path: Path, c
         ([], "the loss perceptual needs a network"),
         (["--attributes", "smile"], "give either --pairs"),
         (["--reader", "r.safetensors"], "--reader reads drawn portraits"),
+        (["--out", str(encoder_file), "--set", "perceptual=0"], "cannot write into the folder"),
     ):
         assert main([*words, *more]) == 2
         assert message in capsys.readouterr().err
