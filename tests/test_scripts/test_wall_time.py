@@ -59,7 +59,7 @@ def test_a_late_run_is_ended_and_a_failed_one_shows_its_log(wall_time: ModuleTyp
     (tmp_path / "well/stage/pace.json").write_text(json.dumps(pace))
     start = time.time()
     codes = wall_time.finish(sides, start + 0.5)
-    assert time.time() - start < 30  # the late one would sleep for 60
+    assert time.time() - start < 5
     assert codes == {"late": -15, "failed": 3, "well": 0}
     found = {each.name: wall_time.told(each, codes[each.name], "stage") for each in sides}
     assert [about["well"] for about in found.values()] == [False, False, True]
@@ -77,7 +77,7 @@ def test_what_cannot_be_prepared_ends_the_runs(wall_time: ModuleType, tmp_path: 
     start = time.time()
     with pytest.raises(SystemExit, match="no pictures"):
         wall_time.run_all([spec], [tmp_path / "run"], fail, children, tmp_path / "site", {})
-    assert time.time() - start < 30 and not children and not (tmp_path / "go").exists()
+    assert time.time() - start < 10 and not children and not (tmp_path / "go").exists()
 
 
 @pytest.mark.parametrize(
