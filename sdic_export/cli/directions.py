@@ -106,13 +106,13 @@ def sefa(
     """
     from sdic_runtime.bundle.bundle import Bundle
     from sdic_train.backend import recorded_checkpoint, recorded_others
+    from sdic_train.directions import latent
     from sdic_train.methods import code_of
-    from sdic_train.trainers import latent_directions
 
     opened = Bundle.open(bundle)
     path = checkpoint or recorded_checkpoint(opened)
     model = code_of(opened.manifest).read(path, opened.manifest.domain, recorded_others(opened))
-    found = latent_directions.sefa(model.generator, *rows, count)  # type: ignore[arg-type]
+    found = latent.sefa(model.generator, *rows, count)  # type: ignore[arg-type]
     _add(bundle, lambda manifest: {direction.name: direction for direction in found}, useful, "", replace)
 
 

@@ -78,8 +78,8 @@ def _from_labels(
     from sdic_runtime.directions import save_direction
     from sdic_runtime.progress import progress, say
     from sdic_train.data.labels import read_labels
-    from sdic_train.trainers import labelled_directions as labelled
-    from sdic_train.trainers.latent_directions import Boundary, boundary
+    from sdic_train.directions import labelled
+    from sdic_train.directions.latent import Boundary, boundary
 
     given = read_labels(labels, pictures, None if attributes is None or "," in attributes else attributes.strip())
     if given.missing:
@@ -122,9 +122,9 @@ def _from_reader(
     from sdic_runtime.directions import save_direction
     from sdic_runtime.progress import progress, say
     from sdic_train.checkpoints.load import load_generator
+    from sdic_train.directions.latent import Boundary, boundary, calibrated, labelled_codes, labels_of
     from sdic_train.losses.networks import open_reader
     from sdic_train.portraits.portraits import ATTRIBUTES, PARAMETERS
-    from sdic_train.trainers.latent_directions import Boundary, boundary, calibrated, labelled_codes, labels_of
 
     names = [name.strip() for name in attributes.split(",")]
     if unknown := [name for name in names if name not in ATTRIBUTES]:
@@ -190,10 +190,10 @@ def steer(
         raise ArgumentError("--reader reads drawn portraits; leave it out, or use --attributes in place of --pairs")
     from sdic_runtime.cli.targets import writable_folder
     from sdic_train.cli.steering import Plan, steer_drawn, steer_pairs
+    from sdic_train.directions.steered import SteeringRecipe
     from sdic_train.losses.networks import open_reader, perceptual_network
     from sdic_train.threads import use_threads
     from sdic_train.trainers.compute import Compute
-    from sdic_train.trainers.steered_directions import SteeringRecipe
 
     writable_folder(out)
     use_threads(threads)
@@ -218,10 +218,10 @@ def ganspace(
     from sdic_runtime.cli.targets import writable_folder
     from sdic_runtime.directions import save_direction
     from sdic_train.checkpoints.load import load_generator
-    from sdic_train.trainers import latent_directions
+    from sdic_train.directions import latent
 
     writable_folder(out)
-    basis = latent_directions.ganspace(load_generator(model), components, samples, seed)
+    basis = latent.ganspace(load_generator(model), components, samples, seed)
     save_direction(out / "ganspace.safetensors", basis)
     share = (basis.std[:10] ** 2).sum() / (basis.std**2).sum()
     echo(f"{out / 'ganspace.safetensors'}: {components} components, the first ten hold {share:.0%} of their variance")
@@ -240,10 +240,10 @@ def sefa(
     from sdic_runtime.cli.targets import writable_folder
     from sdic_runtime.directions import save_direction
     from sdic_train.checkpoints.load import load_generator
-    from sdic_train.trainers import latent_directions
+    from sdic_train.directions import latent
 
     writable_folder(out)
-    found = latent_directions.sefa(load_generator(model), first, end, count)
+    found = latent.sefa(load_generator(model), first, end, count)
     for direction in found:
         save_direction(out / f"{direction.name}.safetensors", direction)
         echo(out / f"{direction.name}.safetensors")

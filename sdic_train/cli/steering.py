@@ -16,12 +16,12 @@ from sdic_runtime.directions import save_direction
 from sdic_runtime.errors import ArgumentError, CheckpointError
 from sdic_runtime.progress import progress
 from sdic_train.data.pairs import Pair, drawn_pairs, read_pairs
+from sdic_train.directions.steered import TRIED, Steering, SteeringRecipe, as_direction, reached
 from sdic_train.networks.encoded import Encoded
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.pipelines import Weights
 from sdic_train.portraits.portraits import ATTRIBUTES, PARAMETERS
 from sdic_train.trainers.compute import Compute
-from sdic_train.trainers.steered_directions import TRIED, Steering, SteeringRecipe, as_direction, reached
 from sdic_train.tune import pictures_of
 
 METHODS = ("sdic", "e4e", "psp")

@@ -19,9 +19,9 @@ from sdic_runtime.edits import Direction
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.program import CODE_AXES, IMAGE, INVERT, run
+from sdic_train.directions.latent import Boundary
 from sdic_train.networks.stylegan2 import downsample
 from sdic_train.pipelines import only
-from sdic_train.trainers.latent_directions import Boundary
 
 Codes = NDArray[np.float32]
 FOLLOWED = 0.5  # of what a step of strength brought so far, which the next one must bring

@@ -15,11 +15,10 @@ from sdic_runtime.edits import Direction
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.pipeline import Pipeline
 from sdic_train.cli.app import main
+from sdic_train.directions import labelled, latent
+from sdic_train.directions.latent import Boundary
 from sdic_train.losses import networks
 from sdic_train.portraits.portraits import PARAMETERS
-from sdic_train.trainers import labelled_directions as labelled
-from sdic_train.trainers import latent_directions
-from sdic_train.trainers.latent_directions import Boundary
 
 NORMAL = np.array([[0.6, 0.8, 0, 0]], np.float32)
 
@@ -131,8 +130,8 @@ def test_attributes_that_hardly_any_sample_has_are_omitted_on_request(
         values[:, place["smile"]], values[:5, place["baldness"]] = np.sign(codes[:, 0]), 1
         return values
 
-    monkeypatch.setattr(latent_directions, "labelled_codes", labelled_codes)
-    monkeypatch.setattr(latent_directions, "labels_of", labels_of)
+    monkeypatch.setattr(latent, "labelled_codes", labelled_codes)
+    monkeypatch.setattr(latent, "labels_of", labels_of)
     monkeypatch.setattr(networks, "open_reader", lambda path: None)
     words = ["directions", "interfacegan", "--model", str(encoder_file), "--reader", "none", "--out", str(tmp_path), "--attributes"]
     assert main([*words, "baldness,smile"]) == 2

@@ -18,12 +18,12 @@ from sdic_train.checkpoints.load import save_checkpoint
 from sdic_train.cli.app import main
 from sdic_train.config import TINY
 from sdic_train.data.pairs import Pair
+from sdic_train.directions.steered import Steering, SteeringRecipe, as_direction, reached
 from sdic_train.networks.encoded import Encoded
 from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import downsample
 from sdic_train.trainers.compute import Compute
-from sdic_train.trainers.steered_directions import Steering, SteeringRecipe, as_direction, reached
 
 PLAIN = SteeringRecipe(rate=1.0, perceptual=0)  # the encoder is random, and what it sees much too little
 

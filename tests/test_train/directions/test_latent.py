@@ -12,8 +12,8 @@ from sdic_runtime.directions import load_direction, save_direction
 from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import SdicError
 from sdic_train.config import TINY
+from sdic_train.directions.latent import boundary, calibrated, ganspace, labelled_codes, sefa
 from sdic_train.networks.stylegan2 import Generator
-from sdic_train.trainers.latent_directions import boundary, calibrated, ganspace, labelled_codes, sefa
 
 WIDTH = 16
 
