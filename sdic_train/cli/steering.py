@@ -94,7 +94,7 @@ def steer_drawn(plan: Plan, names: Sequence[str], count: int, seed: int, reader:
         times, said = 1.0, ""
         if reader is not None:
             place, entry = next((place, entry) for place, entry in enumerate(PARAMETERS) if entry.name == name)
-            asked, found = steering.moved(partial(_parameter, reader, place), TRIED)
+            asked, found = steering.moved(partial(_parameter, reader.to(plan.compute.device), place), TRIED)
             times, far = reached(entry.span, found)
             far, perfect = far / entry.span, asked / entry.span
             said = f"; its range moves photos by {far:.2f} of the distance between the sides, a perfect edit by {perfect:.2f}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from other_device import OTHER
 from PIL import Image
 
 from sdic_runtime.directions import load_direction
@@ -16,6 +17,7 @@ from sdic_runtime.pictures import to_images
 from sdic_train.checkpoints.files import write_safetensors
 from sdic_train.checkpoints.load import save_checkpoint
 from sdic_train.cli.app import main
+from sdic_train.cli.steering import Plan, steer_drawn
 from sdic_train.config import TINY
 from sdic_train.data.pairs import Pair
 from sdic_train.directions.steered import Steering, SteeringRecipe, as_direction, reached
@@ -145,6 +147,23 @@ def test_the_command_draws_pairs(model: SDIC, reader_file: Path, tmp_path: Path,
         assert "trained on 4 pairs of pictures in 2 steps; its range moves photos by" in found.method
     assert main([str(word) for word in [*words[:4], "--attributes", "wit", *words[6:]]]) == 2
     assert '"wit" is no attribute of a portrait' in capsys.readouterr().err
+
+
+def test_the_reader_reads_where_the_pictures_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere:
+        step = torch.ones(2, 3)
+
+        def moved(self, read: Callable[[torch.Tensor], torch.Tensor], times: Sequence[float]) -> tuple[float, list[float]]:
+            assert read(torch.empty(1, 3, 128, 128, device=OTHER)).device == OTHER
+            return 1.0, [1.0] * len(times)
+
+    compute = Compute(2, "cpu")
+    compute.device = OTHER
+    plan = Plan(tmp_path, tmp_path, 1, PLAIN, compute, None)
+    monkeypatch.setattr(Plan, "networks", lambda plan: SDIC(TINY))
+    monkeypatch.setattr(Plan, "trained", lambda *_: Elsewhere())
+    steer_drawn(plan, ["light"], 2, 1, PortraitReader().eval())
+    assert load_direction(tmp_path / "light.safetensors").name == "light"  # type: ignore[union-attr]
 
 
 def test_the_command_takes_a_file_of_pairs(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
