@@ -44,7 +44,7 @@ def packed(path: Path, small: Path) -> Path:
 
 
 def archived(out: Path, files: Sequence[Path]) -> list[Path]:
-    """The files as archives of at most `PART` bytes in `out`, where they are removed."""
+    """The files as compressed archives of at most `PART` bytes each in `out`, where they are removed."""
     parts, sizes = list[list[Path]](), list[int]()
     for path in sorted(files, key=lambda path: -path.stat().st_size):
         size = path.stat().st_size + 2048  # with its header and padding
@@ -57,8 +57,8 @@ def archived(out: Path, files: Sequence[Path]) -> list[Path]:
         sizes[place] += size
     archives = []
     for index, part in enumerate(parts):
-        archives.append(out / f"table1_{index}.tar")
-        with tarfile.open(archives[-1], "w") as archive:
+        archives.append(out / f"table1_{index}.tar.gz")
+        with tarfile.open(archives[-1], "w:gz", compresslevel=6) as archive:
             for path in part:
                 archive.add(path, path.name)
                 path.unlink()
@@ -73,10 +73,14 @@ def unpack(packed: Path, out: Path) -> list[Path]:
     e4e = {name: tensor for name, tensor in base.items() if not name.startswith(("dipn.", "dicn."))}
     written = [out / "e4e.safetensors"]
     write_safetensors(written[0], e4e, metadata)
-    for path in sorted(packed.glob("table1_*.tar")):
-        packed = out / "packed"
-        with tarfile.open(path) as archive:
-            archive.extractall(packed, filter="data")
+    if archives := sorted(packed.glob("table1_*.tar*")):
+        opened = out / "packed"
+        if opened.resolve() != packed.resolve():
+            shutil.rmtree(opened, ignore_errors=True)  # runs of before that are not in these archives
+        for archive in archives:
+            with tarfile.open(archive) as tar:
+                tar.extractall(opened, filter="data")
+        packed = opened
     for path in sorted(packed.glob("*.safetensors")):
         tensors, metadata = read_safetensors(path)
         if SHARED in metadata:

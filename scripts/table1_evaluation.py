@@ -9,29 +9,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import table1_checkpoints as checkpoints
+import table1_rows
 import table1_sheet
 import wall_time
 from table1_checkpoints import BASE, DIRECTIONS, JUDGE, READER, ROOT
 
-LABELS = {  # file -> row, in the order of the table
-    "e4e": "e4e", "psp": "pSp", "restyle-psp": "ReStyle (pSp)", "restyle-e4e": "ReStyle (e4e)", "hyperstyle": "HyperStyle", "hfgi": "HFGI",
-    "fs": "FS", "clcae": "CLCAE", "sfe": "StyleFeatureEditor", "sdic": "SDIC",
-}  # fmt: skip
-LONGER = "SDIC, trained longer"  # the embedded model
+SDIC, LONGER = table1_rows.LABELS["sdic"], "SDIC, trained longer"  # the latter is the embedded model
 KEY, ROW = "key.txt", "evaluation.json"
 PIVOT = "e4e"  # the row whose generator PTI tunes, around its codes
-
-
-def labelled(paths: list[Path]) -> dict[str, Path]:
-    """Row -> checkpoint: first those of `LABELS`, then further seeds, then the embedded model."""
-    found = {path.stem: path for path in paths}
-    names = [*(name for name in LABELS if name in found), *(name for name in found if name not in LABELS)]
-    return {**{LABELS.get(name, name): found[name] for name in names}, LONGER: BASE}
 
 
 def command(words: list[str], site: Path) -> int:
@@ -52,7 +42,7 @@ class Job:
 def evaluate(options: argparse.Namespace) -> int:
     """Unpack, draw photos that no training saw, measure every model, print the table, and draw the sheet; the exit code."""
     out = Path(options.out).resolve()
-    models, data = labelled(checkpoints.unpack(Path(options.packed), out / "models")), out / "data"
+    paths, data = {path.stem: path for path in checkpoints.unpack(Path(options.packed), out / "models")}, out / "data"
     judge = Path(options.judge).resolve() if options.judge else beside(options, JUDGE)
     draw = ["dataset", "--out", str(data), "--size", "128", "--photo", "--count", str(options.count), "--seed", str(options.photos)]
     if code := command([*draw, "--processes", str(os.cpu_count() or 1)], out / "site"):
@@ -60,20 +50,31 @@ def evaluate(options: argparse.Namespace) -> int:
     judges = [word for name in ("--identity", "--perceptual", "--reader") for word in (name, str(judge))]
     common = ["--data", str(data), "--data-seed", str(options.photos), *judges, "--directions", str(DIRECTIONS)]
     common += ["--no-baseline", "--device", options.device, "--batch", str(options.batch), "--threads", "1"]
-    jobs = {label: Job(path.stem, (f"{label}={path}",), (path, judge), options.count) for label, path in models.items()}
-    jobs |= tuning_jobs(options, models, judge) if options.pti else {}
+    groups = table1_rows.grouped(paths)
+    runs = {label: run for each in groups for label, run in each.runs.items()}
+    firsts = {(label := next(iter(each.runs))): paths[runs[label]] for each in groups if not each.ablation} | {LONGER: BASE}
+    jobs = {label: job_of(table1_rows.LABELS.get(run, run), paths[run], judge, options.count) for label, run in runs.items()}
+    jobs[LONGER] = job_of(LONGER, BASE, judge, options.count)
+    jobs |= tuning_jobs(options, firsts, judge) if options.pti else {}
     failed = [label for label, job in jobs.items() if not measured(job, common, out)]
     rows = {label: json.loads((out / "rows" / job.name / ROW).read_text()) for label, job in jobs.items() if label not in failed}
-    text = table({label: row_of(row) for label, row in rows.items()})
+    found = {label: row_of(row) for label, row in rows.items()}
+    left = [each for group in groups if (each := group.having(found)).runs]
+    text = table1_rows.text(left, found, {label: row for label, row in found.items() if label not in runs})
     (out / "table1.md").write_text(text + "\n")
     (out / "table1.json").write_text(json.dumps(rows, indent=1))
     print(text)
     if options.sheet:
-        shown = {label: path for label, path in models.items() if label not in failed}
+        shown = {label: path for label, path in firsts.items() if label not in failed}
         print(drawn(shown, data, options, judge, out / "table1.jpg"))
     for label in failed:
         print(f"{label} failed", file=sys.stderr)
     return 2 if failed else 0
+
+
+def job_of(name: str, path: Path, judge: Path, count: int) -> Job:
+    """A row of one checkpoint; `name` is its name in the evaluation's files."""
+    return Job(path.stem, (f"{name}={path}",), (path, judge), count)
 
 
 def beside(options: argparse.Namespace, name: str) -> Path:
@@ -90,10 +91,11 @@ def tuning_jobs(options: argparse.Namespace, models: Mapping[str, Path], judge: 
         raise SystemExit(f"PTI's loss needs {reader}, a portrait reader that is not the judge; `pack --reader` packs it")
     words = ("--tune", f"PTI={pivot}", "--tune-count", str(count), "--tune-perceptual", str(reader), "--tune-set", "stop=0")
     jobs = {f"PTI, {count} photos": Job(f"pti-{count}", words, (pivot, judge, reader), count)}
-    same = {label: models[label] for label in (PIVOT, LABELS["sdic"], LONGER) if label in models and count < options.count}
-    return jobs | {
-        f"{label}, those {count}": Job(f"{path.stem}-{count}", (f"{label}={path}",), (path, judge), count) for label, path in same.items()
-    }
+    labels = [label for label in models if label.partition(", seed")[0] in (PIVOT, SDIC, LONGER) and count < options.count]
+    for label in labels:
+        job = job_of(label, models[label], judge, count)
+        jobs[f"{label}, those {count}"] = replace(job, name=f"{job.name}-{count}")
+    return jobs
 
 
 def measured(job: Job, common: list[str], out: Path) -> bool:
@@ -114,15 +116,6 @@ def row_of(measurement: Mapping[str, Any]) -> dict[str, float]:
 
     (inversion,), (edits,) = measurement["inversion"].values(), measurement["edits"].values()
     return {**inversion, **mean_edit(edits)}
-
-
-def table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """As Markdown."""
-    from sdic_train.evaluation.evaluate import ORDER, markdown
-
-    places = {"PSNR": 2, "L2": 4}
-    texts = {label: {name: f"{value:.{places.get(name, 3)}f}" for name, value in row.items()} for label, row in rows.items()}
-    return markdown(texts, "method", ORDER)
 
 
 def drawn(models: Mapping[str, Path], data: Path, options: argparse.Namespace, judge: Path, path: Path) -> Path:

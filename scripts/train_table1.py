@@ -5,6 +5,7 @@
     python scripts/train_table1.py unpack --packed checkpoints --out runs/unpacked
     python scripts/train_table1.py evaluate --packed checkpoints --out runs/evaluation
     python scripts/train_table1.py train --state runs/table1 --device cuda --wall-minutes 5 --batch 16    # all at once on a GPU
+    python scripts/train_table1.py train --state runs/table1 --ablations --seeds sdic=3 sdic-affine=3     # SDIC's ablations too
 
 `train` gives the methods turns, the least far first, so that all are equally far; stop it, and the same command goes on. `pack` writes
 what each method trained, in float16, without the generator and e4e that all share; `unpack` writes whole checkpoints again, for
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ METHODS: dict[str, tuple[Stage, ...]] = {
         method("sfe", 0.48, 0.4, "--from", "{runs}/sfe-inverter/model.safetensors", "--directions", "{directions}"),
     ),
 }
+
+
+def ablation(*changes: str) -> tuple[Stage, ...]:
+    """SDIC's training with other options, and with the same steps."""
+    (stage,) = METHODS["sdic"]
+    return (replace(stage, command=(*stage.command, *(word for change in changes for word in ("--set", change)))),)
+
+
+ABLATIONS = {"sdic-without-context": ablation("context=false"), "sdic-affine": ablation("fusion=affine")}
+TRAINED = {**METHODS, **ABLATIONS}
 PHOTOS = ("--photo", "--count")
 DRAW_PHOTOS = ("dataset", "--size", "128", "--processes", "{cores}", "--out", "{data}", *PHOTOS)
 DRAW = ("dataset", "--size", "128", "--processes", "1", "--out", "{data}")
@@ -79,7 +90,7 @@ PREPARATION = (  # command, what it leaves
 
 @dataclass(frozen=True)
 class Run:
-    """A method with a seed."""
+    """A method or an ablation, with a seed."""
 
     options: argparse.Namespace
     method: str
@@ -98,14 +109,14 @@ class Run:
 
     def waiting(self) -> Stage | None:
         """The stage that is not finished yet."""
-        return next((stage for stage in METHODS[self.method] if done(self.folder / stage.name) < self.steps(stage)), None)
+        return next((stage for stage in TRAINED[self.method] if done(self.folder / stage.name) < self.steps(stage)), None)
 
     def progress(self) -> float:
         """The share of the budget that is behind it."""
-        return sum(stage.share * done(self.folder / stage.name) / self.steps(stage) for stage in METHODS[self.method])
+        return sum(stage.share * done(self.folder / stage.name) / self.steps(stage) for stage in TRAINED[self.method])
 
     def result(self) -> Path:
-        return self.folder / METHODS[self.method][-1].name / RESULT
+        return self.folder / TRAINED[self.method][-1].name / RESULT
 
     def words(self, stage: Stage) -> list[str]:
         """The command of a stage, without how long it takes."""
@@ -132,9 +143,9 @@ class Run:
 
 
 def fits(change: str, method: str, stage: Stage) -> bool:
-    """Whether a change [METHOD:]NAME=VALUE is for this stage of a method."""
+    """Whether a change [WHERE:]NAME=VALUE is for this stage of a method; WHERE is a method, a stage or METHOD/STAGE."""
     where, sign, _ = change.rpartition(":")
-    return not sign or where in (method, stage.name)
+    return not sign or where in (method, stage.name, f"{method}/{stage.name}")
 
 
 def done(folder: Path) -> int:
@@ -220,9 +231,9 @@ def train_side_by_side(options: argparse.Namespace, state: Path) -> None:
 
 def spec_of(run: Run, until: float) -> wall_time.Spec:
     more = ["--restart", "--log-steps", str(run.options.log_steps), *(["--graphs"] if run.options.graphs else [])]
-    stages = [([*run.words(stage), *more], stage.share) for stage in METHODS[run.method]]
+    stages = [([*run.words(stage), *more], stage.share) for stage in TRAINED[run.method]]
     return wall_time.Spec(
-        run.name, stages, METHODS[run.method][-1].name, until, run.options.device, f"{run.options.state}/go", str(run.folder / "ready")
+        run.name, stages, TRAINED[run.method][-1].name, until, run.options.device, f"{run.options.state}/go", str(run.folder / "ready")
     )
 
 
@@ -242,14 +253,17 @@ def draw(options: argparse.Namespace, state: Path) -> None:
 
 def runs_of(options: argparse.Namespace) -> list[Run]:
     seeds = {name: int(count) for name, _, count in (entry.partition("=") for entry in options.seeds)}
-    return [Run(options, name, seed) for name in options.only or METHODS for seed in range(seeds.get(name, 1))]
+    names = options.only or (TRAINED if options.ablations else METHODS)
+    if other := seeds.keys() - {*names}:
+        raise SystemExit(f"--seeds has {', '.join(sorted(other))}, which is not among {', '.join(names)}")
+    return [Run(options, name, seed) for name in names for seed in range(seeds.get(name, 1))]
 
 
 def pack(options: argparse.Namespace) -> None:
     """Write what every run with a result trained."""
     runs, state = runs_of(options), Path(options.state)
     results = {run.name: run.result() for run in runs if run.result().exists()}
-    stages = [(run, stage.name) for run in runs for stage in METHODS[run.method]]
+    stages = [(run, stage.name) for run in runs for stage in TRAINED[run.method]]
     others = {f"{run.name}.{stage}.csv": run.folder / stage / "losses.csv" for run, stage in stages} | {WALL: state / WALL}
     if options.judge:
         others[checkpoints.JUDGE] = Path(options.judge)
@@ -281,15 +295,20 @@ def main() -> None:
         if name in ("train", "pack"):
             command.add_argument("--state", required=True, help="folder of the runs")
             command.add_argument("--minutes", type=float, default=40.0, help="budget of a method, on one core")
-            command.add_argument("--only", nargs="*", choices=METHODS, help="these methods alone")
-            command.add_argument("--seeds", nargs="*", default=[], metavar="METHOD=COUNT", help="train so many seeds of a method")
+            command.add_argument("--only", nargs="*", choices=TRAINED, help="these methods and ablations alone")
+            command.add_argument("--ablations", action="store_true", help="SDIC's ablations too")
+            command.add_argument("--seeds", nargs="*", default=[], metavar="METHOD=COUNT", help="so many seeds of a method or an ablation")
         if name == "train":
             command.add_argument("--processes", type=int, help="runs at the same time; 2, with --wall-minutes all")
             command.add_argument("--batch", type=int, default=4, help="pictures of a step")
             command.add_argument("--device", default="cpu", help="cpu or cuda")
             command.add_argument("--reader", help="trained portrait reader for the losses; without it one is trained")
             command.add_argument(
-                "--set", action="append", default=[], metavar="[METHOD:]NAME=VALUE", help="change an option of the recipes"
+                "--set",
+                action="append",
+                default=[],
+                metavar="[WHERE:]NAME=VALUE",
+                help="change an option of the recipes; WHERE: METHOD, STAGE or METHOD/STAGE",
             )
             command.add_argument("--wall-minutes", type=float, help="all runs side by side, and all is over after so many minutes")
             command.add_argument("--pictures", type=int, default=12000, help="photos to draw; with --wall-minutes")

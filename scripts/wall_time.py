@@ -131,7 +131,7 @@ def line(name: str, found: dict[str, Any]) -> str:
         + " ".join(f"{key} {value:.4f}" for key, value in about["losses"].items())
         for stage, about in found["stages"].items()
     ]
-    text = f"{name:14} " + ("; ".join(parts) or "no stage was finished")
+    text = f"{name:22} " + ("; ".join(parts) or "no stage was finished")
     return "\n".join([text, *(f"    {row}" for row in ([] if found["well"] else found["output"]))])
 
 

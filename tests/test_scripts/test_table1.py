@@ -34,7 +34,7 @@ def test_rows_are_measured_once_and_a_failure_leaves_the_others(
 ) -> None:
     base, metadata = read_safetensors(rows.BASE)
     own, shared = {"dipn.rgb1.0.bn.bias": base["dipn.rgb1.0.bn.bias"].float() + 1}, sorted(base.keys() - {"dipn.rgb1.0.bn.bias"})
-    for name in ("sdic", "sdic-1", "psp"):
+    for name in ("sdic", "sdic-1", "psp", "sdic-affine"):
         write_safetensors(tmp_path / f"packed/{name}.safetensors", own, {**metadata, "shared": json.dumps(shared)})
     (tmp_path / "packed/judge.safetensors").write_bytes(b"judge")
     monkeypatch.setattr(rows.checkpoints, "unpack", lambda packed, out: sorted(packed.glob("[!jr]*.safetensors")))
@@ -56,30 +56,54 @@ def test_rows_are_measured_once_and_a_failure_leaves_the_others(
     monkeypatch.setattr(rows, "command", command)
     assert rows.evaluate(options(tmp_path)) == 2
     assert "pSp failed" in capsys.readouterr().err
-    assert calls == ["pSp", "SDIC", "sdic-1", rows.LONGER]
+    assert calls == ["pSp", "SDIC", "sdic-1", "sdic-affine", rows.LONGER]
     (tmp_path / "mended").touch()
     assert rows.evaluate(options(tmp_path)) == 0
-    assert calls[4:] == ["pSp"]
+    assert calls[5:] == ["pSp"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| method | ID | PSNR | L2 | Time (s) | moved | others | identity | edit (s) |"
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| pSp", "| SDIC", "| sdic-1", f"| {rows.LONGER}"]
+    assert [line.split(" | ")[0][2:] for line in lines[2:] if line[:2] == "| " and line[:5] != "| ---"] == [
+        *("pSp", "SDIC", rows.LONGER),
+        *("method", "SDIC, seed 0", "SDIC, seed 1", "SDIC, mean", "SDIC, least to most"),
+        *("method", "SDIC, seed 0", "SDIC, seed 1", "SDIC, mean", "SDIC, least to most", "SDIC with affine fusion, seed 0"),
+    ]
     assert lines[2].endswith("| 0.0100 | 0.125 | 0.500 | 0.100 | 0.900 | 0.250 |")
     assert (tmp_path / "out/table1.md").read_text().splitlines() == lines
-    assert rows.evaluate(options(tmp_path, count=3)) == 0 and len(calls) == 9  # of other photos
+    assert rows.evaluate(options(tmp_path, count=3)) == 0 and len(calls) == 11  # of other photos
     write_safetensors(tmp_path / "packed/e4e.safetensors", own, metadata)
     with pytest.raises(SystemExit, match="PTI's loss needs .*reader.safetensors, a portrait reader that is not the judge"):
         rows.evaluate(options(tmp_path, count=3, pti=2))
     (tmp_path / "packed/reader.safetensors").write_bytes(b"reader")
     assert rows.evaluate(options(tmp_path, count=3, pti=2)) == 0
-    assert calls[9:] == ["e4e", "PTI", "e4e", "SDIC", rows.LONGER]
-    lines = capsys.readouterr().out.splitlines()
-    assert [line[2:].split(" | ")[0] for line in lines[-4:]] == [
+    assert calls[11:] == ["e4e", "PTI", "e4e", "SDIC, seed 0", rows.LONGER]
+    lines = (tmp_path / "out/table1.md").read_text().splitlines()
+    assert [line[2:].split(" | ")[0] for line in lines[6:10]] == [
         "PTI, 2 photos",
         "e4e, those 2",
-        "SDIC, those 2",
+        "SDIC, seed 0, those 2",
         f"{rows.LONGER}, those 2",
     ]
-    assert rows.evaluate(options(tmp_path, count=3, pti=2)) == 0 and len(calls) == 14
+    assert rows.evaluate(options(tmp_path, count=3, pti=2)) == 0 and len(calls) == 16
+
+
+def test_the_first_table_has_means_and_the_others_have_seeds_and_ablations(rows: ModuleType) -> None:
+    table = rows.table1_rows
+    runs = {"sdic": 0.2, "sdic-2": 0.4, "sdic-1": 0.9, "sdic-affine": 0.3, "hfgi": 0.1, "mine": 0.7, "sdic-affine-1": 0.4}
+    groups = table.grouped(runs)
+    assert [group.label for group in groups] == ["HFGI", "SDIC", "mine", "SDIC with affine fusion"]
+    assert list(groups[1].runs.items()) == [("SDIC, seed 0", "sdic"), ("SDIC, seed 1", "sdic-1"), ("SDIC, seed 2", "sdic-2")]
+    found = {label: {"ID": runs[run], "PSNR": 10 * runs[run]} for group in groups for label, run in group.runs.items()}
+    first, note, seeds, _, ablations = table.text(groups, found, {"more": {"ID": 0.0, "PSNR": 1.0}}).split("\n\n")
+    assert first.splitlines()[2:] == [
+        *("| HFGI | 0.100 | 1.00 |", "| SDIC | 0.500 | 5.00 |", "| mine | 0.700 | 7.00 |", "| more | 0.000 | 1.00 |")
+    ]
+    assert "SDIC (3)" in note and seeds.splitlines()[-2:] == [
+        *("| SDIC, mean | 0.500 | 5.00 |", "| SDIC, least to most | 0.200 to 0.900 | 2.00 to 9.00 |")
+    ]
+    assert ablations.splitlines()[:7] == seeds.splitlines()
+    assert ablations.splitlines()[-1] == "| SDIC with affine fusion, least to most | 0.300 to 0.400 | 3.00 to 4.00 |"
+    one = table.text(table.grouped(["sdic"]), {"SDIC": {"ID": 0.5}}, {})
+    assert one.splitlines()[2:] == ["| SDIC | 0.500 |"]
 
 
 def test_the_sheet_has_every_method_and_an_edit_that_changes_the_picture(rows: ModuleType, tmp_path: Path) -> None:

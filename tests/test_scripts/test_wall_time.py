@@ -87,10 +87,37 @@ def test_what_cannot_be_prepared_ends_the_runs(wall_time: ModuleType, tmp_path: 
         ("sdic:rate=1", "psp", "psp", False),
         ("w:rate=1", "hyperstyle", "w", True),
         ("hyperstyle:rate=1", "hyperstyle", "w", True),
+        ("hyperstyle/hyperstyle:rate=1", "hyperstyle", "w", False),
+        ("hyperstyle/hyperstyle:rate=1", "hyperstyle", "hyperstyle", True),
+        ("sdic:rate=1", "sdic-affine", "sdic", True),
+        ("sdic-affine:rate=1", "sdic", "sdic", False),
     ],
 )
 def test_changes_are_for_a_method_or_a_stage(table1: ModuleType, change: str, method: str, stage: str, expected: bool) -> None:
-    assert table1.fits(change, method, next(each for each in table1.METHODS[method] if each.name == stage)) is expected
+    assert table1.fits(change, method, next(each for each in table1.TRAINED[method] if each.name == stage)) is expected
+
+
+def chosen(**options: Any) -> argparse.Namespace:
+    fixed = {"state": "state", "reader": "reader", "batch": 16, "device": "cpu", "set": ["sdic:settle_norm=250"], "seeds": [], "only": None}
+    return argparse.Namespace(**{**fixed, "ablations": False, **options})
+
+
+def test_an_ablation_is_trained_like_sdic_but_for_one_option(table1: ModuleType) -> None:
+    assert not {run.method for run in table1.runs_of(chosen())} & table1.ABLATIONS.keys()
+    runs = {run.name: run for run in table1.runs_of(chosen(ablations=True, seeds=["sdic-affine=2"]))}
+    assert runs.keys() == {*table1.METHODS, *table1.ABLATIONS, "sdic-affine-1"}
+    assert table1.ABLATIONS.keys() == importlib.import_module("table1_rows").ABLATIONS.keys()
+    words = [runs[name].words(table1.TRAINED[runs[name].method][0]) for name in ("sdic", "sdic-affine", "sdic-without-context")]
+    assert all("settle_norm=250" in each for each in words)
+    for each, change in zip(words[1:], ("fusion=affine", "context=false"), strict=True):
+        place = each.index(change) - 1
+        assert [*each[:place], *each[place + 2 :]][:-3] == words[0][:-3]  # the last words are the folder and the device
+
+
+@pytest.mark.parametrize("seeds", ["sdic-afine=3", "sdic-affine=3"])
+def test_seeds_of_what_is_not_trained_are_refused(table1: ModuleType, seeds: str) -> None:
+    with pytest.raises(SystemExit, match="--seeds has sdic-af"):
+        table1.runs_of(chosen(seeds=[seeds]))
 
 
 @pytest.mark.parametrize("single", [True, False])
@@ -106,10 +133,13 @@ def test_what_is_packed_comes_back(table1: ModuleType, single: bool, monkeypatch
     packed, reader = tmp_path / "packed", tmp_path / "model.safetensors"
     write_safetensors(reader, {"weight": torch.zeros(1)}, {"format": "sdic-portrait-reader"})
     places = {"state": str(tmp_path / "state"), "out": str(packed), "judge": None, "reader": str(reader)}
-    table1.pack(argparse.Namespace(**places, only=["sdic"], seeds=["sdic=2"], single=single))
+    table1.pack(argparse.Namespace(**places, only=["sdic"], ablations=False, seeds=["sdic=2"], single=single))
     files, alone = {path.name for path in packed.iterdir()}, {"sdic.safetensors", "sdic-1.safetensors", "sdic.sdic.csv", "wall.json"}
-    assert files == ({"table1_0.tar", "table1_1.tar"} if single else {*alone, "reader.safetensors"})
+    assert files == ({"table1_0.tar.gz", "table1_1.tar.gz"} if single else {*alone, "reader.safetensors"})
+    (tmp_path / "models/packed").mkdir(parents=True)
+    write_safetensors(tmp_path / "models/packed/former.safetensors", {}, {"shared": "[]"})
     table1.unpack(argparse.Namespace(packed=str(packed), out=str(tmp_path / "models")))
+    assert not (tmp_path / "models/former.safetensors").exists()
     for seed in ("", "-1"):
         tensors, said = read_safetensors(tmp_path / f"models/sdic{seed}.safetensors")
         assert tensors.keys() == trained.keys() and said["trained"] == "sdic, 5 steps"
