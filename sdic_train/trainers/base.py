@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sdic_runtime.errors import ArgumentError
 from sdic_train.config import ModelConfig
 from sdic_train.data.datasets import PictureSet
+from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.graphs import Graphs
 from sdic_train.trainers.pictures import scaled
@@ -114,7 +115,7 @@ class Trainer(ABC):
 
     def random(self) -> torch.Generator:
         """The random numbers of this step."""
-        return torch.Generator().manual_seed((self.recipe.seed << 32) + self.step)
+        return random_of(self.recipe.seed, self.step)
 
     def scheduled(self, rate: float) -> float:
         """`rate` in this step: it rises over `warm_up` steps from the `beginning` and falls over the last share `decay` of all."""

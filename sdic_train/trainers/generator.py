@@ -21,6 +21,7 @@ from sdic_train.networks.discriminator import Discriminator
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.base import Trainer, wide, widen
+from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.pictures import batch_pictures, new_noises, scaled, sheet_of
 
@@ -167,7 +168,7 @@ class GeneratorTrainer(Trainer):
         return w[:, None].repeat(1, self.config.rows, 1)
 
     def _random(self, stream: int) -> torch.Generator:
-        return torch.Generator().manual_seed(((self.recipe.seed << 32) + self.step) * 8 + stream)
+        return random_of(self.recipe.seed, self.step * 8 + stream)
 
     def _chances(self, coordinates: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
         """z, a second z and the row from which it takes over (for mixing), and the step's noise maps."""

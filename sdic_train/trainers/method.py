@@ -17,6 +17,7 @@ from sdic_train.checkpoints.load import save_checkpoint
 from sdic_train.data.datasets import PictureSet
 from sdic_train.networks.stylegan2 import Generator, downsample
 from sdic_train.trainers.base import Judge, Trainer, wide, widen
+from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of
 
@@ -148,7 +149,7 @@ class MethodTrainer(Trainer):
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean over all batches
         for batch in range(SETTLING):
-            random = torch.Generator().manual_seed((self.recipe.seed << 32) + (1 << 30) + batch)
+            random = random_of(self.recipe.seed, (1 << 30) + batch)
             count, device = max(4, self.compute.batch), self.compute.device
             images, _ = batch_pictures(self.pictures, count, self.config.working, random, self.recipe.mirror, device)
             with self.compute.autocast():

@@ -13,6 +13,7 @@ from torch import Tensor
 from sdic_train.networks.clcae.model import CLCAE
 from sdic_train.networks.fs.model import FS
 from sdic_train.networks.stylegan2 import Generator
+from sdic_train.trainers.chance import seed_of
 from sdic_train.trainers.compute import Compute
 from sdic_train.trainers.method import MethodRecipe, MethodTrainer, pooled
 
@@ -137,7 +138,7 @@ class CLCAETrainer(ReplacedTrainer):
 
     def drawn(self, random: torch.Generator) -> tuple[Tensor, ...]:
         if self.recipe.dropout:  # which draws from PyTorch's own random numbers
-            torch.manual_seed((self.recipe.seed << 32) + self.step)
+            torch.manual_seed(seed_of(self.recipe.seed, self.step))
         return ()
 
     def terms(self, image: Tensor, *rest: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdic_train.networks.restyle import ReStyle
 from sdic_train.trainers.adversaries import Adversary, LatentDiscriminator
+from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.encoder import REAL_SAMPLES
 from sdic_train.trainers.method import MethodRecipe, MethodTrainer
@@ -50,7 +51,7 @@ class ReStyleTrainer(MethodTrainer):
         self.codes: list[Tensor] = []
         super().train_step(losses)
         if self.recipe.latent_adversarial:
-            random = torch.Generator().manual_seed((self.recipe.seed << 32) + (1 << 31) + self.step)
+            random = random_of(self.recipe.seed, (1 << 31) + self.step)
             z = torch.randn(self.compute.batch * REAL_SAMPLES, self.config.style_width, generator=random)
             z = z.to(self.compute.device, non_blocking=True)
             with torch.no_grad():

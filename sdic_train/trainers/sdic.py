@@ -17,7 +17,7 @@ from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import downsample
 from sdic_train.trainers.base import Judge
 from sdic_train.trainers.compute import Compute
-from sdic_train.trainers.method import MethodTrainer
+from sdic_train.trainers.method import MethodTrainer, optimizer_of
 from sdic_train.trainers.pictures import sheet_of
 
 NORMS = {"l1": F.l1_loss, "l2": F.mse_loss}
@@ -64,6 +64,7 @@ class SdicTrainer(MethodTrainer):
         super().__init__(model, [model.dipn, model.dicn], recipe, pictures, compute, steps, *judges)
         if not recipe.context:
             _silence_context(model)
+            self.optimizer = optimizer_of(recipe, self.trained)  # without what is silent, as after settling
 
     @property
     def settled(self) -> bool:

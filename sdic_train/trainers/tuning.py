@@ -16,6 +16,7 @@ from sdic_train.networks.restyle import ReStyle
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.sfe.model import SFE
 from sdic_train.networks.stylegan2 import Generator
+from sdic_train.trainers.chance import random_of
 
 BETAS = (0.9, 0.999)  # of Adam
 ITERATIONS = 5  # of ReStyle
@@ -93,7 +94,7 @@ class Tuning:
 
     def random_code(self, step: int) -> Tensor:
         """z [1, C] of a step's locality."""
-        random = torch.Generator().manual_seed((self.recipe.seed << 32) + step)
+        random = random_of(self.recipe.seed, step)
         return torch.randn(1, self.generator.config.style_width, generator=random)
 
     def _losses(self, number: int, step: int) -> tuple[TuningStep, Tensor]:

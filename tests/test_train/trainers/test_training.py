@@ -369,3 +369,33 @@ def test_the_optimizer_begins_anew_when_batch_norm_is_settled(
     assert {id(weight) for weight in again.state} == {id(weight) for weight in trainer.trained.parameters()}
     if optimizer == "adam":
         assert {int(state["step"]) for state in again.state.values()} == {3}
+
+
+def test_a_run_without_context_resumes_behind_its_settling(
+    portraits: PictureSet,
+    reader: PortraitReader,
+    encoder_file: Path,
+    make_compute: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("sdic_train.trainers.method.SETTLING", 1)
+
+    def run(folder: str, stop: int) -> list[float]:
+        recipe = SdicRecipe(rate=0.01, optimizer="adam", settle_norm=2, context=False)
+        judges = PortraitPerceptual(reader), PortraitIdentity(reader)
+        trainer = SdicTrainer(with_new_compensation(encoder_file, 0), recipe, portraits, make_compute(2), 4, *judges)
+        train(trainer, RunOptions(tmp_path / folder, stop))
+        assert len(trainer.optimizer.param_groups[0]["params"]) < len(list(trainer.trained.parameters()))
+        return read_log(tmp_path / folder / LOG)["total"]
+
+    whole = run("whole", 4)
+    run("again", 3)
+    assert run("again", 4) == whole
+
+
+def test_another_seed_sees_other_pictures(makers: dict[str, Make]) -> None:
+    first, same, other = (makers["sdic"]() for _ in range(3))
+    other.recipe = replace(other.recipe, seed=1)
+    seen = [torch.randint(1 << 30, (8,), generator=trainer.random()).tolist() for trainer in (first, same, other)]
+    assert seen[0] == seen[1] != seen[2]
