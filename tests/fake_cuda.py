@@ -75,6 +75,7 @@ def fake_cuda(gpu: FakeGpu, on_cpu: tuple[str, ...] = ()) -> Iterator[list[FakeS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxruntime, "InferenceSession", Session)
         patch.setattr(onnxruntime, "get_available_providers", lambda: [ASSIGNED, "CPUExecutionProvider"])
+        patch.setattr(onnxruntime, "__version__", "1.31.0")  # what is installed may be too old for recorded programs
         patch.setattr(onnxruntime_cuda, "open_gpu", lambda index: gpu)
         patch.setattr(onnxruntime_cuda, "CUDA_DEVICE", DEVICE[0])
         yield made

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from sdic_export.half.typed_graph import FLOAT, HALVES, Shapes, infer_shapes, layer_names, prepared, retyped
 from sdic_runtime.errors import ArgumentError, BundleError, FileError
@@ -121,11 +121,23 @@ def load_policy(policy: str | os.PathLike[str] | Policy = "fp16") -> Policy:
     return _policy(path, data)
 
 
-Form: TypeAlias = Callable[["onnx.ModelProto"], "onnx.ModelProto | None"]  # a float32 graph in another form, where it has one
+@dataclass(frozen=True)
+class Form:
+    """How a float32 graph becomes another one that computes the same, or None where it has no such form; patterns of layers of that form
+    which stay float32, and of those which do not, whatever a policy says."""
+
+    arrange: Callable[[onnx.ModelProto], onnx.ModelProto | None]
+    single: tuple[str, ...] = ()
+    half: tuple[str, ...] = ()
 
 
-def to_half(model: onnx.ModelProto, stage: str, policy: str | os.PathLike[str] | Policy = "fp16") -> onnx.ModelProto:
-    """`model`, a float32 graph of `stage`, in the precision of `policy`; `model` itself is left as it is.
+STANDARD_FORM = Form(lambda model: model)
+
+
+def to_half(
+    model: onnx.ModelProto, stage: str, policy: str | os.PathLike[str] | Policy = "fp16", form: Form = STANDARD_FORM
+) -> onnx.ModelProto:
+    """`model`, a float32 graph of `stage` in the form `form`, in the precision of `policy`; `model` itself is left as it is.
 
     Inputs and outputs stay float32, names stay the same. Weights in half precision are rounded to nearest. Raises BundleError for a weight
     beyond the range of the type, with its layer.
@@ -133,16 +145,22 @@ def to_half(model: onnx.ModelProto, stage: str, policy: str | os.PathLike[str] |
     policy = load_policy(policy)
     rules, model = policy.rules(stage), prepared(model)
     shapes, layers = infer_shapes(model), layer_names(model)
-    types = {
-        index: FLOAT if rules.keep(node, layers[node.output[0]], shapes) else HALVES[policy.type]
-        for index, node in enumerate(model.graph.node)
-    }
+
+    def keep(node: onnx.NodeProto) -> bool:
+        layer = layers[node.output[0]]
+        if any(fnmatchcase(layer, pattern) for pattern in form.half):
+            return False
+        return any(fnmatchcase(layer, pattern) for pattern in form.single) or rules.keep(node, layer, shapes)
+
+    types = {index: FLOAT if keep(node) else HALVES[policy.type] for index, node in enumerate(model.graph.node)}
     return retyped(model, types, shapes, stage)
 
 
-def write_half(source: Path, target: Path, stage: str, policy: str | os.PathLike[str] | Policy = "fp16", form: Form | None = None) -> bool:
-    """`to_half` from file to file; large weights go to `target`.data, and so do those that `source` keeps apart. `form`: rearranges the
-    float32 graph before; where it gives None nothing is written, and the answer is False. Raises BundleError."""
+def write_half(
+    source: Path, target: Path, stage: str, policy: str | os.PathLike[str] | Policy = "fp16", form: Form = STANDARD_FORM
+) -> bool:
+    """`to_half` from file to file, in the form `form`; large weights go to `target`.data, and so do those that `source` keeps apart. Where
+    there is no such form nothing is written, and the answer is False. Raises BundleError."""
     import onnx
     import onnx_ir as ir
 
@@ -152,11 +170,11 @@ def write_half(source: Path, target: Path, stage: str, policy: str | os.PathLike
         onnx.load_external_data_for_model(single, str(source.parent))
     except onnx.checker.ValidationError as error:  # such as for a hard link that a model repository has
         raise BundleError(f"cannot read the weights of {source}: {error}; copy the bundle and use the copy") from error
-    arranged = form(single) if form else single
+    arranged = form.arrange(single)
     del single
     if arranged is None:
         return False
-    model = to_half(arranged, stage, policy)
+    model = to_half(arranged, stage, policy, form)
     del arranged
     target.parent.mkdir(parents=True, exist_ok=True)
     external = external or sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_FROM

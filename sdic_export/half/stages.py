@@ -16,7 +16,7 @@ import msgspec
 from sdic_export.golden import Chain, example_direction, makers, pictures, read_golden, run_all, run_chain, smooth_pictures
 from sdic_export.graphs.exporter import beside, export_alone, stored_bytes, weights_of
 from sdic_export.half.check import StageCheck, as_rounding_graph, judge_chain, judge_stage, measure_stage, session
-from sdic_export.half.cuda_form import cuda_form
+from sdic_export.half.cuda.form import CUDA_FORM
 from sdic_export.half.precision import Policy, load_policy, write_half
 from sdic_runtime.backends.bands import for_one, run_each
 from sdic_runtime.backends.base import Backend
@@ -116,7 +116,7 @@ def add_half(
 def _cuda(folder: Path, stage: str, single: str, half: str, policy: Policy) -> dict[str, str]:
     """The stage -> the file of its graph with channels last, where that pays: `half` itself where nothing has to be rearranged."""
     file = beside(half, CUDA)
-    if not write_half(folder / single, folder / file, stage, policy, cuda_form):
+    if not write_half(folder / single, folder / file, stage, policy, CUDA_FORM):
         return {}
     if _nodes(folder / file) == _nodes(folder / half):
         for path in (folder / file, folder / f"{file}.data"):

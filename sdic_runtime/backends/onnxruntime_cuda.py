@@ -6,6 +6,7 @@ sessions get the stream of this backend, and every tensor that they read or writ
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -30,6 +31,9 @@ from sdic_runtime.program import PICTURE, Stage
 GPU_HINT = "in place of onnxruntime: pip uninstall --yes onnxruntime && pip install --force-reinstall onnxruntime-gpu cuda-bindings"
 SETTINGS = {"arena_extend_strategy": "kSameAsRequested"}  # of the provider: memory grows by what is asked for instead of doubling
 WORK = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "Resize", "GridSample"}  # operators that belong on the GPU
+# Before it, kernels gave memory back that a recorded graph would read again: the tables in host memory of a Split into unequal sizes, a
+# Concat of such or a MatMul that repeats a side (to 1.29), and the ones by which Gemm spread its bias (to 1.30).
+CAPTURES_FROM = (1, 31)
 TO_BYTES = Path(__file__).with_name("cuda") / "to_bytes.onnx"  # a picture of any size as sdic_export.graphs.bytes_graph makes it
 
 
@@ -123,6 +127,11 @@ class OnnxRuntimeCuda(DeviceBackend):
     def capture_obstacle(self, batch: int) -> str | None:
         for graph, count in self._host_work.items():
             return f'{count} operators of "{graph}" run on the CPU'
+        import onnxruntime
+
+        version = onnxruntime.__version__
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < CAPTURES_FROM:
+            return f"ONNX Runtime {version} does not keep the memory that they read; {'.'.join(map(str, CAPTURES_FROM))} does"
         return None
 
     def release(self) -> None:

@@ -113,6 +113,22 @@ class ShortcutConv2d(nn.Conv2d):
         return strided(x, self.weight, self.bias, self.stride[0])  # a norm that is folded in brings a bias
 
 
+class PixelConv2d(nn.Conv2d):
+    """A convolution with kernel 3 and padding 1 that may meet a map of one pixel, where its centre alone counts.
+
+    PyTorch on a CPU leaves the gradients of the other weights there undefined in bfloat16 with stride 2.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 3, stride, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]."""
+        if x.shape[2:] == (1, 1):
+            return F.conv2d(x, self.weight[:, :, 1:2, 1:2], self.bias)
+        return super().forward(x)
+
+
 class BasicConv(nn.Module):
     """Convolution without bias, batch norm, leaky ReLU (0.01): two- or three-dimensional, plain or transposed."""
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sdic_train.config import ModelConfig
 from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.hyperstyle.config import HyperConfig
-from sdic_train.networks.layers import EqualLinear, ShortcutConv2d
+from sdic_train.networks.layers import EqualLinear, PixelConv2d, ShortcutConv2d
 
 
 class WEncoder(Encoder):
@@ -134,5 +134,5 @@ class HyperNetwork(nn.Module):
 def _convolutions(channels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for index, stride in enumerate(strides):
-        layers += [nn.Conv2d(channels[index], channels[index + 1], 3, stride, 1), nn.LeakyReLU()]
+        layers += [PixelConv2d(channels[index], channels[index + 1], stride), nn.LeakyReLU()]
     return nn.Sequential(*layers)

@@ -132,6 +132,16 @@ def test_work_on_the_cpu_is_refused_and_small_operators_only_prevent_graphs(
         assert "no CUDA graphs: 2 operators of" in slow.backend.description
 
 
+@pytest.mark.parametrize("version", ["1.20.1", "1.30.0"])
+def test_versions_that_reuse_what_a_graph_reads_run_without_graphs(
+    on_gpu: Pipeline, pipeline: Pipeline, image: np.ndarray, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    np.testing.assert_allclose(on_gpu.invert(image).pixels, pipeline.invert(image).pixels, rtol=0, atol=1e-4)
+    assert gpu.launches == 0
+    assert f"no CUDA graphs: ONNX Runtime {version} does not keep the memory that they read; 1.31 does" in on_gpu.backend.description
+
+
 def test_older_versions_are_told_to_leave_nothing_to_the_cpu(tiny_bundle: Path, sessions: list[FakeSession], monkeypatch: Any) -> None:
     import onnxruntime
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sdic_train.networks.layers import EqualConv2d, ShortcutConv2d, strided
+from sdic_train.networks.layers import EqualConv2d, PixelConv2d, ShortcutConv2d, strided
 
 # In a process of its own: a write outside the memory ends it, sooner or later.
 STEPS = """
@@ -50,3 +50,19 @@ def test_layers_use_it() -> None:
     layer.bias = torch.nn.Parameter(torch.randn(4))
     torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, stride=2))
     torch.testing.assert_close(other(x), F.conv2d(x, other.weight * other.scale, other.bias, stride=2))
+
+
+@pytest.mark.parametrize("side", [1, 2, 5])
+def test_a_convolution_of_one_pixel_has_the_numbers_and_gradients_of_any(side: int) -> None:
+    torch.manual_seed(0)
+    layer, x = PixelConv2d(16, 16, 2), torch.randn(4, 16, side, side)
+    plain = F.conv2d(x.double(), (weight := layer.weight.double().detach().requires_grad_()), layer.bias.double(), 2, 1)
+    plain.square().sum().backward()
+    junk = [torch.full_like(layer.weight, float("nan"), dtype=torch.bfloat16) for _ in range(8)]  # what new memory may hold
+    del junk
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    found.float().square().sum().backward()
+    assert layer.weight.grad is not None and weight.grad is not None
+    torch.testing.assert_close(found.double(), plain, rtol=0, atol=0.03 * plain.std().item())
+    torch.testing.assert_close(layer.weight.grad.double(), weight.grad, rtol=0, atol=0.03 * weight.grad.abs().max().item())

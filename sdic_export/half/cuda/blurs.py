@@ -1,4 +1,4 @@
-"""A float32 graph in the form that ONNX Runtime's CUDA provider runs fastest with channels last: blurs inside upsampling convolutions.
+"""Blurs inside upsampling convolutions.
 
 An upsampling layer is a transposed convolution and two depthwise ones that blur: one linear map, whose kernel has six taps in each axis.
 cuDNN runs depthwise convolutions far below the speed of the memory, and with channels last even slower; one dense convolution with four
@@ -12,27 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdic_export.half.cuda.graph import attributes
+
 if TYPE_CHECKING:
     import onnx
 
-MOST_GROUPS = 3  # of a convolution that does not matter: RGB
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 UPSAMPLING = {"group": 1, "strides": [2, 2], "pads": [0, 0, 0, 0], "output_padding": [0, 0], "dilations": [1, 1], "kernel_shape": [3, 3]}
 BLURS = (
     {"strides": [1, 1], "pads": [1, 0, 1, 0], "dilations": [1, 1], "kernel_shape": [4, 1]},
     {"strides": [1, 1], "pads": [0, 1, 0, 1], "dilations": [1, 1], "kernel_shape": [1, 4]},
 )
-
-
-def cuda_form(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """`model`, whose weights are loaded, with every blur inside its upsampling convolution; None where channels last would not pay: a
-    convolution over volumes or of many groups is left. `model` itself is left as it is."""
-    import onnx
-
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    _compose(made.graph)
-    return None if any(_slow(node) for node in made.graph.node) else made
 
 
 def composed_kernel(weight: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
@@ -47,7 +36,7 @@ def composed_kernel(weight: np.ndarray, down: np.ndarray, across: np.ndarray) ->
     return kernel.astype(weight.dtype)
 
 
-def _compose(graph: onnx.GraphProto) -> None:
+def blurs_inside(graph: onnx.GraphProto) -> None:
     from onnx import helper, numpy_helper
 
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -88,20 +77,8 @@ def _compose(graph: onnx.GraphProto) -> None:
         graph.initializer.remove(tensor)
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    from onnx import helper
-
-    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
-
-
 def _is(node: onnx.NodeProto, wanted: dict[str, Any]) -> bool:
     """Whether a convolution has these attributes; one that it lacks has its default, which is one of UPSAMPLING's but the kernel's."""
-    found = _attributes(node)
+    found = attributes(node)
     plain = found.get("auto_pad", b"NOTSET") == b"NOTSET"
     return plain and all(found.get(name, {"strides": [1, 1]}.get(name, UPSAMPLING[name])) == value for name, value in wanted.items())
-
-
-def _slow(node: onnx.NodeProto) -> bool:
-    """Whether channels last would not pay because of this convolution."""
-    found = _attributes(node)
-    return node.op_type in CONVOLUTIONS and (found.get("group", 1) > MOST_GROUPS or len(found.get("kernel_shape", [])) > 2)

@@ -1,4 +1,4 @@
-"""Graphs for CUDA: blurs inside upsampling convolutions, and which graphs get channels last."""
+"""Blurs inside upsampling convolutions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+from half_graphs import outputs
 from onnx import helper, numpy_helper
 
-from sdic_export.half.cuda_form import composed_kernel, cuda_form
-from sdic_runtime.bundle.bundle import Bundle
+from sdic_export.half.cuda.blurs import composed_kernel
+from sdic_export.half.cuda.form import cuda_form
 
 
 def upsampling(**changes: Any) -> onnx.ModelProto:
@@ -45,11 +45,6 @@ def upsampling(**changes: Any) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
 
-def outputs(model: onnx.ModelProto, **inputs: np.ndarray) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return [np.asarray(value) for value in session.run(None, inputs)]
-
-
 def test_a_blur_behind_an_upsampling_convolution_goes_into_it() -> None:
     model = upsampling()
     made = cuda_form(model)
@@ -68,26 +63,6 @@ def test_what_is_another_map_stays_as_it_is_and_keeps_channels_first(changes: di
     model = upsampling(**changes)
     assert cuda_form(model) is None  # the depthwise convolutions stay
     assert len(model.graph.node) == 3
-
-
-@pytest.mark.parametrize("stage", ["e4e", "generator_head", "generator_tail", "dicn"])
-def test_stages_of_the_demo_keep_their_numbers(stage: str) -> None:
-    model = onnx.load(str(Bundle.open().path / f"onnx/fp32/{stage}.onnx"))
-    made = cuda_form(model)
-    assert made is not None
-    blurs = [node for node in made.graph.node if node.op_type == "Conv" for item in node.attribute if item.name == "group" and item.i > 3]
-    assert not blurs
-    rng = np.random.default_rng(2)
-    inputs = {
-        item.name: rng.standard_normal([axis.dim_value or 1 for axis in item.type.tensor_type.shape.dim]).astype(np.float32)
-        for item in model.graph.input
-    }
-    for want, got in zip(outputs(model, **inputs), outputs(made, **inputs), strict=True):
-        assert np.abs(want - got).max() <= 2e-5 * want.std()
-
-
-def test_a_convolution_over_a_volume_keeps_channels_first() -> None:
-    assert cuda_form(onnx.load(str(Bundle.open().path / "onnx/fp32/dipn.onnx"))) is None
 
 
 def test_the_kernel_of_ones_counts_the_ways_from_pixel_to_pixel() -> None:

@@ -1,0 +1,50 @@
+"""A float32 graph in the form that ONNX Runtime's CUDA provider runs fastest in half precision with channels last.
+
+The numbers stay the same up to rounding. What pays was measured on a GPU, see docs/performance.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdic_export.half.cuda.biases import biases_apart
+from sdic_export.half.cuda.blurs import blurs_inside
+from sdic_export.half.cuda.encoder import scale_inside, together
+from sdic_export.half.cuda.graph import Rewriting, attributes
+from sdic_export.half.cuda.heads import batch_heads
+from sdic_export.half.cuda.pictures import read_channels_last
+from sdic_export.half.cuda.styles import HALF, SINGLE, batch_styles
+from sdic_export.half.cuda.volumes import flatten_volumes
+from sdic_export.half.precision import Form
+
+if TYPE_CHECKING:
+    import onnx
+
+MOST_GROUPS = 3  # of a convolution that does not matter: RGB
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+STEPS = (scale_inside, together, batch_heads, batch_styles, read_channels_last, biases_apart)
+
+
+def cuda_form(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """`model`, whose weights are loaded, in that form; None where channels last would not pay, because a convolution over volumes or of
+    many groups is left. `model` itself is left as it is."""
+    import onnx
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    blurs_inside(made.graph)
+    flatten_volumes(made)
+    for step in STEPS:
+        rewriting = Rewriting(made.graph)
+        step(rewriting)
+        rewriting.finish()
+    return None if any(_slow(node) for node in made.graph.node) else made
+
+
+def _slow(node: onnx.NodeProto) -> bool:
+    """Whether channels last would not pay because of this convolution."""
+    found = attributes(node)
+    return node.op_type in CONVOLUTIONS and (found.get("group", 1) > MOST_GROUPS or len(found.get("kernel_shape", [])) > 2)
+
+
+CUDA_FORM = Form(cuda_form, (f"{SINGLE}.*",), (f"{HALF}.*",))
