@@ -69,9 +69,15 @@ def export_variant(
     `share_weights` says that graphs of one output will share it. A `band` of rows is for one picture instead of a dynamic batch, and always
     keeps its weights there, for the bands that follow.
     """
+    model = _exported(module, stage, method, opset, dynamic=not band)
+    save_variant(model, path, others, 0 if band or share_weights else EXTERNAL_FROM)
+
+
+def save_variant(model: ir.Model, path: Path, others: Sequence[Path], external_from: int = EXTERNAL_FROM) -> None:
+    """Write a graph that shares the external weights of `others`, graphs in the same folder, where it has tensors of the same bytes; the
+    rest goes to `path`.data from `external_from` bytes on."""
     import onnx_ir as ir
 
-    model = _exported(module, stage, method, opset, dynamic=not band)
     _share(model.graph, [ir.load(other).graph for other in others])
     new = [
         value
@@ -79,7 +85,7 @@ def export_variant(
         if _weight(value).nbytes > EXTERNAL_TENSOR_FROM and not isinstance(value.const_value, ir.ExternalTensor)
     ]
     tensors = [_weight(value) for value in new]
-    if sum(tensor.nbytes for tensor in tensors) > (0 if band or share_weights else EXTERNAL_FROM):
+    if sum(tensor.nbytes for tensor in tensors) > external_from:
         moved = ir.external_data.convert_tensors_to_external(tensors, path.parent, f"{path.name}.data")
         for value, tensor in zip(new, moved, strict=True):
             value.const_value = tensor

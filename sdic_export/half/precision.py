@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdic_export.graphs.exporter import EXTERNAL_FROM, save_variant
 from sdic_export.half.typed_graph import FLOAT, HALVES, Shapes, infer_shapes, layer_names, prepared, retyped
 from sdic_runtime.errors import ArgumentError, BundleError, FileError
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 POLICY_FOLDER = Path(__file__).with_name("policies")
 EVERY = "every"
 SEE = f"see {POLICY_FOLDER / 'fp16.toml'} for one that works"
-EXTERNAL_FROM = 64 << 20  # bytes of weights from which they go to a file of their own
-EXTERNAL_TENSOR_FROM = 1024
 
 
 @dataclass(frozen=True)
@@ -157,10 +156,16 @@ def to_half(
 
 
 def write_half(
-    source: Path, target: Path, stage: str, policy: str | os.PathLike[str] | Policy = "fp16", form: Form = STANDARD_FORM
+    source: Path,
+    target: Path,
+    stage: str,
+    policy: str | os.PathLike[str] | Policy = "fp16",
+    form: Form = STANDARD_FORM,
+    others: Sequence[Path] = (),
 ) -> bool:
-    """`to_half` from file to file, in the form `form`; large weights go to `target`.data, and so do those that `source` keeps apart. Where
-    there is no such form nothing is written, and the answer is False. Raises BundleError."""
+    """`to_half` from file to file, in the form `form`; large weights go to `target`.data, and so do those that `source` keeps apart, but
+    for those that `others`, graphs in the same folder, keep apart already. Where there is no such form nothing is written, and the answer
+    is False. Raises BundleError."""
     import onnx
     import onnx_ir as ir
 
@@ -177,9 +182,7 @@ def write_half(
     model = to_half(arranged, stage, policy, form)
     del arranged
     target.parent.mkdir(parents=True, exist_ok=True)
-    external = external or sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_FROM
-    place = f"{target.name}.data" if external else None
-    ir.save(ir.from_proto(model), target, external_data=place, size_threshold_bytes=EXTERNAL_TENSOR_FROM)
+    save_variant(ir.from_proto(model), target, others, 0 if external else EXTERNAL_FROM)
     return True
 
 

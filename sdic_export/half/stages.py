@@ -116,9 +116,9 @@ def add_half(
 def _cuda(folder: Path, stage: str, single: str, half: str, policy: Policy) -> dict[str, str]:
     """The stage -> the file of its graph with channels last, where that pays: `half` itself where nothing has to be rearranged."""
     file = beside(half, CUDA)
-    if not write_half(folder / single, folder / file, stage, policy, CUDA_FORM):
+    if not write_half(folder / single, folder / file, stage, policy, CUDA_FORM, [folder / half]):
         return {}
-    if _nodes(folder / file) == _nodes(folder / half):
+    if _operators(folder / file) == _operators(folder / half):
         for path in (folder / file, folder / f"{file}.data"):
             path.unlink(missing_ok=True)
         return {stage: half}
@@ -159,10 +159,10 @@ class RoundedStages(Backend):
         return session(as_rounding_graph(onnx.load(path, load_external_data=False), self.kind), path.parent, self.threads)
 
 
-def _nodes(path: Path) -> int:
+def _operators(path: Path) -> list[str]:
     import onnx
 
-    return len(onnx.load(str(path), load_external_data=False).graph.node)
+    return [node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node]
 
 
 def _moved(file: str, precision: str) -> str:

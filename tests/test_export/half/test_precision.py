@@ -15,7 +15,7 @@ import pytest
 from half_graphs import HALF, SINGLE, STAGES, single, small_model
 from onnx import helper, numpy_helper
 
-from sdic_export.half.precision import Rules, load_policy, to_half, write_half
+from sdic_export.half.precision import Form, Rules, load_policy, to_half, write_half
 from sdic_export.half.typed_graph import infer_shapes, prepared
 from sdic_runtime.errors import BundleError
 
@@ -183,3 +183,36 @@ def test_rules(rules: Rules, kept: list[str]) -> None:
     half = to_half(model, "e4e", replace(load_policy(), stages={"e4e": rules}))
     types = infer_types(half)
     assert [node.op_type for node in half.graph.node if node.op_type != "Cast" and types[node.output[0]] == SINGLE] == kept
+
+
+def test_another_form_reads_the_weights_that_are_there_already(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((64, 64, 3, 3)).astype(np.float32) for name in ("kept", "changed")}
+    nodes = [
+        helper.make_node("Conv", ["image", "kept"], ["middle"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["middle", "changed"], ["latent"], pads=[1, 1, 1, 1]),
+    ]
+    source = tmp_path / "stage.onnx"
+    onnx.save(small_model(nodes, weights, (1, 64, 4, 4)), source, save_as_external_data=True, location="stage.onnx.data")
+
+    def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
+        (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == "changed"]
+        tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), "changed"))
+        return model
+
+    (folder := tmp_path / "half").mkdir()
+    assert write_half(source, folder / "plain.onnx", "e4e")
+    assert write_half(source, folder / "form.onnx", "e4e", form=Form(doubled), others=[folder / "plain.onnx"])
+    places = {
+        tensor.name: {item.key: item.value for item in tensor.external_data}["location"]
+        for tensor in onnx.load(folder / "form.onnx", load_external_data=False).graph.initializer
+    }
+    assert places == {"kept_float16": "plain.onnx.data", "changed_float16": "form.onnx.data"}
+    image = rng.standard_normal((1, 64, 4, 4)).astype(np.float32)
+    plain, form = (
+        onnxruntime.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"]).run(None, {"image": image})[0]
+        for name in ("plain.onnx", "form.onnx")
+    )
+    np.testing.assert_allclose(form, 2 * plain, rtol=2e-2, atol=2e-2 * plain.std())
+    assert not write_half(source, folder / "none.onnx", "e4e", form=Form(lambda model: None))
+    assert not (folder / "none.onnx").exists()
