@@ -8,7 +8,7 @@ method.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
@@ -18,6 +18,7 @@ from sdic_runtime.errors import BundleError
 if TYPE_CHECKING:
     from sdic_runtime.backends.base import Tensor
 
+Join: TypeAlias = "Callable[[str, Sequence[Mapping[str, Tensor]], Sequence[str]], Sequence[Mapping[str, Tensor]]]"  # see `run`
 Axes: TypeAlias = tuple[int | str, ...]
 
 BATCH = "N"
@@ -135,17 +136,34 @@ class Stages(Protocol):
     def run(self, stage: str, inputs: Mapping[str, Tensor], outputs: Sequence[str], /) -> dict[str, Tensor]: ...
 
 
-def run(program: Program, backend: Stages, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def joined(program: Program) -> list[tuple[Step, ...]]:
+    """The steps in an order in which they can run, those of the same stage in one group where none of them needs the values of another."""
+    known, waiting, groups = set(program.takes), list(program.steps), list[tuple[Step, ...]]()
+    while waiting:
+        first = waiting[0]
+        group = [step for step in waiting if step.stage == first.stage and (step is first or known.issuperset(step.inputs.values()))]
+        groups.append(tuple(group))
+        known.update(value for step in group for value in step.outputs.values())
+        waiting = [step for step in waiting if not any(step is taken for taken in group)]
+    return groups
+
+
+def run(program: Program, backend: Stages, tensors: Mapping[str, Tensor], join: Join | None = None) -> dict[str, Tensor]:
     """Run the steps on `backend`, from the tensors that the program takes to those that it gives, by name. A value that no later step reads
-    is let go at once."""
-    last = {value: index for index, step in enumerate(program.steps) for value in (*step.inputs.values(), *step.outputs.values())}
-    last |= dict.fromkeys(program.gives.values(), len(program.steps))
+    is let go at once. `join` runs a stage for several steps at once: its inputs of each, and all outputs that any asks for."""
+    groups = joined(program) if join is not None else [(step,) for step in program.steps]
+    named = [[value for step in group for value in (*step.inputs.values(), *step.outputs.values())] for group in groups]
+    last = {value: index for index, values in enumerate(named) for value in values}
+    last |= dict.fromkeys(program.gives.values(), len(groups))
     values = {name: tensors[name] for name in program.takes}
-    for index, step in enumerate(program.steps):
-        results = backend.run(step.stage, {name: values[value] for name, value in step.inputs.items()}, tuple(step.outputs))
-        values |= {value: results[name] for name, value in step.outputs.items()}
+    for index, group in enumerate(groups):
+        stage, outputs = group[0].stage, tuple(dict.fromkeys(name for step in group for name in step.outputs))
+        inputs = [{name: values[value] for name, value in step.inputs.items()} for step in group]
+        found = [backend.run(stage, inputs[0], outputs)] if join is None or len(group) == 1 else join(stage, inputs, outputs)
+        for step, results in zip(group, found, strict=True):
+            values |= {value: results[name] for name, value in step.outputs.items()}
         values = {name: value for name, value in values.items() if last.get(name, -1) > index}
-        del results
+        del inputs, found, results
     return {name: values[value] for name, value in program.gives.items()}
 
 

@@ -17,7 +17,7 @@ from sdic_runtime.edits import GanSpaceEdit, Pca
 from sdic_runtime.errors import ArgumentError, BundleError
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.program import Method, check, run
+from sdic_runtime.program import Method, check, joined, run
 
 SDIC = msgspec.convert({**first_schema(), "method": "sdic", "sizes": {"R": 128, "S": 64, "L": 12, "C": 8, "K": 4}}, Method)
 
@@ -42,6 +42,22 @@ class Naming(Backend):
         self.runs.append((stage, tuple(outputs)))
         arguments = ", ".join(inputs[name] for name in table.inputs)
         return {name: f"{stage}({arguments}).{name}" for name in outputs}
+
+
+def test_steps_of_one_stage_that_need_nothing_of_each_other_are_joined() -> None:
+    stages = {name: [tuple(step.stage for step in group) for group in joined(program)] for name, program in SDIC.programs.items()}
+    assert stages["edit"] == [("generator_head", "generator_head"), ("generator_tail",)]
+    assert all(len(group) == 1 for group in stages["invert"])  # its second code comes from the first
+
+    asked: list[tuple[str, int, tuple[str, ...]]] = []
+
+    def join(stage: str, inputs: Sequence[Mapping[str, str]], outputs: Sequence[str]) -> list[dict[str, str]]:
+        asked.append((stage, len(inputs), tuple(outputs)))
+        return [plain.run(stage, each, outputs) for each in inputs]
+
+    plain, tensors = Naming(), {"latent": "a", "latent_enhanced": "b", "residual": "c"}
+    assert run(SDIC.programs["edit"], plain, tensors, join) == Naming().run_program("edit", tensors)
+    assert asked == [("generator_head", 2, ("feature", "rgb"))]
 
 
 def test_invert_runs_the_stages_as_the_paper_says() -> None:

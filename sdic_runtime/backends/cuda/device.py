@@ -16,7 +16,7 @@ from sdic_runtime.backends.cuda.dlpack import CUDA_MANAGED, Borrowed
 from sdic_runtime.backends.cuda.driver import CudaGraphs, Gpu
 from sdic_runtime.backends.cuda.tensors import ALIGNMENT, BufferPool, DeviceTensor
 from sdic_runtime.errors import ArgumentError, BackendError, OutOfMemoryError, SdicError
-from sdic_runtime.program import EDIT_KINDS, IMAGE, INVERT, PICTURE, PREPARE, Method
+from sdic_runtime.program import EDIT_KINDS, IMAGE, INVERT, PICTURE, PREPARE, Method, run
 
 MOST_CAPTURED = 16  # programs and shapes that stay recorded, each with the memory of everything in between; the oldest goes
 NO_CAPTURE = 'pycuda has no stream capture and the package "cuda-bindings" is not installed'
@@ -126,9 +126,32 @@ class DeviceBackend(Backend):
         with self._working():
             results = None if key in self._too_large else self._run_captured(key, program, taken)
             if results is None:
-                results = super().run_program(program, taken)
+                results = self._run_steps(program, taken)
             self._settle(taken.values())
             return results
+
+    def _run_steps(self, program: str, tensors: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
+        """Enqueue the stages one by one, but those that run the same one as a single batch: a small one takes as long for two pictures."""
+        return run(self.method.programs[program], self, tensors, self._run_joined)
+
+    def _run_joined(
+        self, stage: str, inputs: Sequence[Mapping[str, DeviceTensor]], outputs: Sequence[str]
+    ) -> list[dict[str, DeviceTensor]]:
+        """A stage for several sets of inputs, which have the same shapes, as one batch where the backend takes so many pictures."""
+        count = next(iter(inputs[0].values())).shape[0]
+        if self.largest_batch is not None and count * len(inputs) > self.largest_batch:
+            return [self.run(stage, each, outputs) for each in inputs]
+        results = self.run(stage, {name: self._joined([each[name] for each in inputs]) for name in inputs[0]}, outputs)
+        return [{name: tensor.part(index * count, (index + 1) * count) for name, tensor in results.items()} for index in range(len(inputs))]
+
+    def _joined(self, tensors: Sequence[DeviceTensor]) -> DeviceTensor:
+        """Tensors behind each other along axis 0, in a new one."""
+        whole = self.pool.tensor((sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:]), tensors[0].dtype)
+        first = 0
+        for tensor in tensors:
+            self.gpu.copy(whole.part(first, first + tensor.shape[0]).address, tensor.address, tensor.bytes, self.stream)
+            first += tensor.shape[0]
+        return whole
 
     def _run_captured(self, key: Any, program: str, tensors: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor] | None:
         """Run a program as its CUDA graph, recorded before or now; None where that cannot be, or takes more memory than there is."""
@@ -214,7 +237,7 @@ class DeviceBackend(Backend):
         inputs = {name: self._copy(tensor) for name, tensor in tensors.items()}
         for _ in range(self.runs_before_capture):
             with self.pool.holding():  # as many buffers as the capture will need, which may not allocate
-                super().run_program(program, inputs)
+                self._run_steps(program, inputs)
         self.gpu.synchronize(self.stream)
         self.graph_obstacle = self.capture_obstacle(next(iter(inputs.values())).shape[0])
         if self.graph_obstacle is not None:
@@ -223,7 +246,7 @@ class DeviceBackend(Backend):
         with self.pool.holding() as holds:
             graphs.begin(self.stream)
             try:
-                results = super().run_program(program, inputs)
+                results = self._run_steps(program, inputs)
             except SdicError as error:
                 self.graph_obstacle = str(error)
             finally:

@@ -65,6 +65,17 @@ def test_programs_are_captured_once_and_give_the_numbers_of_the_cpu(
     assert "CUDAExecutionProvider, fp32, CUDA graphs, fake 1.0" in on_gpu.backend.description
 
 
+def test_the_two_codes_of_an_edit_are_one_batch(
+    tiny_bundle: Path, pipeline: Pipeline, image: np.ndarray, sessions: list[FakeSession]
+) -> None:
+    plain = Pipeline.load(tiny_bundle, "onnxruntime", device="cuda", threads=1, warm_up=False, graphs=False)
+    inversion, want = plain.invert(image), pipeline.edit(pipeline.invert(image), "smile", 2)
+    before = sum(session.runs for session in sessions)
+    found = plain.edit(inversion, "smile", 2)
+    assert sum(session.runs for session in sessions) - before == 2  # the head for both, and the tail
+    np.testing.assert_allclose(found.pixels, want.pixels, rtol=0, atol=1e-4)
+
+
 def test_the_first_picture_finds_everything_ready(tiny_bundle: Path, image: np.ndarray, gpu: FakeGpu, sessions: list[FakeSession]) -> None:
     ready = Pipeline.load(tiny_bundle, "onnxruntime", device="cuda", threads=1)
     runs, launches = [session.runs for session in sessions], gpu.launches
