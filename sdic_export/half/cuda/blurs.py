@@ -7,12 +7,11 @@ times the products runs on tensor cores and reads and writes the feature once. M
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdic_export.half.cuda.graph import attributes
+from sdic_export.half.cuda.graph import Rewriting, attributes, set_attributes
 
 if TYPE_CHECKING:
     import onnx
@@ -36,45 +35,30 @@ def composed_kernel(weight: np.ndarray, down: np.ndarray, across: np.ndarray) ->
     return kernel.astype(weight.dtype)
 
 
-def blurs_inside(graph: onnx.GraphProto) -> None:
-    from onnx import helper, numpy_helper
-
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    reads = Counter(name for node in graph.node for name in node.input)
-    reads.update(output.name for output in graph.output)
-    readers = {name: node for node in graph.node for name in node.input}
-    gone: list[Any] = []
-    for node in list(graph.node):
-        if node.op_type != "ConvTranspose" or not _is(node, UPSAMPLING) or len(node.input) != 2:
-            continue
-        chain, last = [], node
+def blurs_inside(rewriting: Rewriting) -> None:
+    """Let every upsampling layer be one transposed convolution."""
+    for node in [node for node in rewriting.nodes if node.op_type == "ConvTranspose" and len(node.input) == 2 and _is(node, UPSAMPLING)]:
+        chain = [node]
         for blur in BLURS:
-            behind = readers.get(last.output[0])
-            if behind is None or behind.op_type != "Conv" or reads[last.output[0]] != 1 or len(behind.input) != 2 or not _is(behind, blur):
+            behind = rewriting.only_reader(chain[-1].output[0], "Conv")
+            if behind is None or len(behind.input) != 2 or not _is(behind, blur):
                 break
             chain.append(behind)
-            last = behind
-        names = [item.input[1] for item in (node, *chain)]
-        if len(chain) != len(BLURS) or any(name not in weights for name in names) or reads[names[0]] != 1:
+        arrays = [rewriting.array(each.input[1]) for each in chain]
+        known = [array for array in arrays if array is not None]
+        if len(known) != 1 + len(BLURS) or len(rewriting.readers[node.input[1]]) != 1:
             continue
-        weight, down, across = (numpy_helper.to_array(weights[name]) for name in names)
-        if len(down) != weight.shape[1] or len(across) != weight.shape[1]:
+        weight, *taps = known
+        if any(len(each) != weight.shape[1] for each in taps):
             continue
-        kernel = composed_kernel(weight, down.reshape(-1, 4), across.reshape(-1, 4))
-        weights[names[0]].CopyFrom(numpy_helper.from_array(kernel, names[0]))
-        whole = {**UPSAMPLING, "pads": [2, 2, 2, 2], "kernel_shape": [6, 6]}
-        del node.attribute[:]
-        node.attribute.extend(helper.make_attribute(name, value) for name, value in whole.items())
-        passed = {node.output[0], chain[0].output[0]}
-        node.output[0] = last.output[0]
-        gone += chain
-        for value in [value for value in graph.value_info if value.name in passed]:
-            graph.value_info.remove(value)
-    for node in gone:
-        graph.node.remove(node)
-    used = {name for node in graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
-        graph.initializer.remove(tensor)
+        down, across = (each.reshape(-1, 4) for each in taps)
+        rewriting.weight(node.input[1], composed_kernel(weight, down, across))
+        last = chain[-1]
+        last.op_type = "ConvTranspose"
+        del last.input[:]
+        last.input.extend(node.input)
+        set_attributes(last, {**UPSAMPLING, "pads": [2, 2, 2, 2], "kernel_shape": [6, 6]})
+        rewriting.remove(chain[:-1])
 
 
 def _is(node: onnx.NodeProto, wanted: dict[str, Any]) -> bool:

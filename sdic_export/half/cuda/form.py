@@ -1,13 +1,12 @@
 """A float32 graph in the form that ONNX Runtime's CUDA provider runs fastest in half precision with channels last.
 
-The numbers stay the same up to rounding. What pays was measured on a GPU, see docs/performance.md.
+The numbers stay the same up to rounding. docs/performance.md says what of it was measured on a GPU.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdic_export.half.cuda.biases import biases_apart
 from sdic_export.half.cuda.blurs import blurs_inside
 from sdic_export.half.cuda.encoder import scale_inside, together
 from sdic_export.half.cuda.graph import Rewriting, attributes
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 3  # of a convolution that does not matter: RGB
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-STEPS = (scale_inside, together, batch_heads, batch_styles, read_channels_last, biases_apart)
+STEPS = (blurs_inside, scale_inside, together, batch_heads, batch_styles, read_channels_last)
 
 
 def cuda_form(model: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -32,7 +31,6 @@ def cuda_form(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    blurs_inside(made.graph)
     flatten_volumes(made)
     for step in STEPS:
         rewriting = Rewriting(made.graph)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,6 +130,14 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     from onnx import helper
 
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+
+def set_attributes(node: onnx.NodeProto, values: Mapping[str, Any]) -> None:
+    """Give a node these attributes and no others."""
+    from onnx import helper
+
+    del node.attribute[:]
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
 
 
 def attribute(node: onnx.NodeProto, name: str) -> Any:

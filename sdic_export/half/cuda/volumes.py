@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdic_export.half.cuda.graph import Rewriting, attributes
+from sdic_export.half.cuda.graph import Rewriting, attributes, set_attributes
 from sdic_export.half.typed_graph import infer_shapes
 
 if TYPE_CHECKING:
@@ -177,7 +177,6 @@ class _Flattening:
         if transposed:
             weight = weight.swapaxes(0, 1)
         dense = banded(weight, known, depth, strides[0], pads[0], transposed)
-        del node.attribute[:]
         changed = {"kernel_shape": list(weight.shape[3:]), "strides": strides[1:], "pads": [*pads[1:3], *pads[4:6]], "group": 1}
         outputs = weight.shape[0]
         self.layouts[node.output[0]] = layout(outputs, depth)
@@ -190,7 +189,7 @@ class _Flattening:
         self.rewriting.weight(node.input[1], dense.swapaxes(0, 1) if transposed else dense)
         if biases is not None:
             node.input[2] = self.rewriting.weight(f"{node.input[2]}.{node.output[0]}", biases)
-        self._attribute(node, changed)
+        set_attributes(node, changed)
 
     def _in_parts(self, node: onnx.NodeProto, dense: np.ndarray, biases: np.ndarray | None, changed: dict[str, object], parts: int) -> None:
         """A convolution within slices as some, each for its own slices."""
@@ -209,16 +208,11 @@ class _Flattening:
             if biases is not None:
                 inputs.append(rewriting.weight(f"{output}.bias_{index}", biases[own]))
             made.append(f"{output}.made_{index}")
-            self._attribute(rewriting.node("Conv", inputs, made[-1]), changed)
+            set_attributes(rewriting.node("Conv", inputs, made[-1]), changed)
         node.op_type = "Concat"
         del node.input[:]
         node.input.extend(made)
-        self._attribute(node, {"axis": 1})
-
-    def _attribute(self, node: onnx.NodeProto, values: dict[str, object]) -> None:
-        from onnx import helper
-
-        node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
+        set_attributes(node, {"axis": 1})
 
     def _axes(self, node: onnx.NodeProto) -> list[int]:
         axes = self.rewriting.array(node.input[1]) if len(node.input) > 1 else None

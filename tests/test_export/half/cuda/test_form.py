@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from half_graphs import assert_same_numbers, graph_of, kinds
+from half_graphs import assert_same_numbers, graph_of
 from onnx import helper
 
 from sdic_export.half.cuda.form import CUDA_FORM, cuda_form
@@ -59,13 +59,3 @@ def test_many_groups_keep_channels_first(kind: str, attributes: dict[str, object
 def test_a_volume_that_cannot_be_rearranged_keeps_channels_first() -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3, 3])]
     assert cuda_form(graph_of(nodes, {"w": np.ones((2, 3, 3, 3, 3), np.float32)}, ("N", 3, 6, 6, 6))) is None
-
-
-def test_biases_of_transposed_convolutions_are_sums() -> None:
-    rng = np.random.default_rng(0)
-    weights = {"w": rng.standard_normal((3, 4, 2, 2)).astype(np.float32), "b": rng.standard_normal(4).astype(np.float32)}
-    nodes = [helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], kernel_shape=[2, 2], strides=[2, 2])]
-    model = graph_of(nodes, weights, ("N", 3, 6, 6))
-    made = cuda_form(model)
-    assert made is not None and kinds(made) == ["ConvTranspose", "Add"]
-    assert_same_numbers(model, made)
