@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from sdic_runtime.backends.base import Backend, Tensor
-from sdic_runtime.backends.registry import choose_backend, load_backend
+from sdic_runtime.backends.registry import find_backend
 from sdic_runtime.bundle.bundle import Bundle
+from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.decoding.shapes import SQUASH
 from sdic_runtime.directions import Directions
 from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of, style_offset
@@ -23,7 +24,7 @@ from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.pictures import PictureLike, prepare
 from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, STYLE_KIND, STYLES, Move, Program, run
 from sdic_runtime.still import Common, Stills
-from sdic_runtime.unmoved import first_row, split
+from sdic_runtime.unmoved import first_row, pays, split
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
 LARGEST_DEFAULT_BATCH = 16
@@ -51,10 +52,11 @@ class Begun:
 class Pipeline:
     """A bundle on a backend. May be used from several threads; `close` it, or use it in a `with` block, to give its memory back."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, reason: str = "", profiles: bool = True) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, reason: str = "", profiles: bool = True, exact: str = "") -> None:
         self.bundle, self.backend = bundle, backend
         self.profiles = profiles  # whether pictures' colour profiles are converted to sRGB
         self.reason = reason  # why `auto` took this backend; "" when it was named
+        self.exact = exact  # why the precision "auto" reduced nothing; "" where it did, or was not asked for
         self.model = Model.of(bundle.manifest)
         self.directions = Directions(bundle)
         self.stills = Stills(KEPT_BYTES)
@@ -82,8 +84,8 @@ class Pipeline:
         as `device="cuda"`. Raises SdicError.
         """
         bundle = Bundle.open(path, verify, trust, remember=True)
-        name, reason = choose_backend(bundle, precision) if backend == "auto" else (backend, "")
-        return cls(bundle, load_backend(name, bundle, precision=precision, threads=threads, **options), reason, profiles)
+        choice = find_backend(backend, bundle, precision=precision, threads=threads, **options)
+        return cls(bundle, choice.load(bundle), choice.reason, profiles, choice.exact)
 
     def __repr__(self) -> str:
         return f'<Pipeline of "{self.bundle.manifest.name}" ({self.bundle.manifest.method}) on {self.backend.description}>'
@@ -96,6 +98,15 @@ class Pipeline:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should be told of the backend: which `auto` took, one of reduced precision, and why the precision "auto" reduced
+        nothing."""
+        reduced = self.backend.precision != STANDARD
+        what = f"backend: {self.backend.description}" + "; why: sdic-run doctor" * bool(self.reason)
+        why = f"the precision auto stays {STANDARD}: {self.exact}"
+        return (what,) * bool(self.reason or reduced) + (why,) * bool(self.exact and not reduced)
 
     def close(self) -> None:
         """Give the backend's memory back. Inversions that were brought to the host stay usable."""
@@ -279,6 +290,8 @@ class Pipeline:
             parts = split(method, program, moved, form.codes, row, cut)
             if parts is None:
                 return None
+            if cut and not any(pays(method.cuts[stage], parts.still, self.backend.least_away) for stage in cut):
+                continue
             if (held := self._hold(inversion, program, parts.still, batch)) is not None:
                 return Begun(parts.rest, held)
         return None

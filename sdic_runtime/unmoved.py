@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from sdic_runtime.program import Method, Program, Step
+from sdic_runtime.program import Cut, Method, Program, Step
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,12 @@ def first_row(before: np.ndarray, after: np.ndarray) -> int:
     """The first style row in which codes [N, L, C] differ; L where none does."""
     moved = np.flatnonzero((before != after).any((0, 2)))
     return int(moved[0]) if len(moved) else before.shape[1]
+
+
+def pays(cut: Cut, still: Program, least: float) -> bool:
+    """Whether the share `least` of a stage's parts is among the `still` steps, so that it is worth running it in parts."""
+    away = {step.stage for step in still.steps}
+    return sum(part in away for part in cut.stages) >= least * len(cut.stages)
 
 
 def split(method: Method, program: str, moved: Collection[str], codes: Collection[str], row: int, cut: Collection[str]) -> Split | None:

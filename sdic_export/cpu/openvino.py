@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from sdic_export.cpu.dicn import cpu_dicn
 from sdic_export.cpu.encoder import ODDS, PAIR, CpuEncoder, FirstProducts
+from sdic_export.cpu.generator import BANDS_FROM
 from sdic_export.cpu.head import WinogradStyledConv
 from sdic_export.cpu.volume import PHASE_TAPS
 from sdic_export.cpu.winograd import TAPS, TILE, WinogradConv2d, faster_form, toom_cook
 from sdic_export.graphs.folded import FoldedStyledConv, FoldedToRGB, constant
+from sdic_export.graphs.parts import EntranceGraph, LastPartGraph, PartGraph
 from sdic_export.graphs.sdic import DICNGraph, EncoderGraph, FoldedBlock, PreviewGraph, TailGraph
 from sdic_train.networks.e4e import Encoder, StyleBlock
 from sdic_train.networks.sdic.dipn import DIPN
@@ -177,11 +180,35 @@ def openvino_generator(graph: TailGraph | PreviewGraph, *example: Tensor) -> lis
     if not any(_by_winograd(parent.conv) for parent in parents):
         return None
     for parent in parents:
-        if _by_winograd(parent.conv):
-            parent.conv = WinogradStyledConv(parent.conv, SeparateWinogradConv2d)  # type: ignore[assignment]
-        else:  # what Winograd's algorithm gives has its channels first
+        if not _arrange_conv(parent):  # what Winograd's algorithm gives has its channels first
             parent.to_rgb = LastToRGB(parent.to_rgb)  # type: ignore[assignment]
     return [graph]
+
+
+def openvino_entrance(graph: EntranceGraph, *example: Tensor) -> list[nn.Module] | None:
+    """The first part of the tail with the arithmetic of `openvino_generator`; None where that is the standard one. See
+    `sdic_export.methods.Arrange`."""
+    return [graph] if graph.size >= BANDS_FROM and _arrange_conv(graph) else None
+
+
+def openvino_part(graph: PartGraph, *example: Tensor) -> list[nn.Module] | None:
+    """Another part, likewise, so that an edit that begins with it has the numbers of a whole one. See `sdic_export.methods.Arrange`."""
+    if graph.resolution < BANDS_FROM:
+        return None
+    if _arrange_conv(graph.block):
+        return [graph]
+    if not isinstance(graph, LastPartGraph):
+        return None
+    graph.block.to_rgb = LastToRGB(graph.block.to_rgb)  # type: ignore[assignment]
+    return [graph]
+
+
+def _arrange_conv(parent: Any) -> bool:
+    """Give the second layer of a size the form of `openvino_generator`; whether that is another one."""
+    if not _by_winograd(parent.conv):
+        return False
+    parent.conv = WinogradStyledConv(parent.conv, SeparateWinogradConv2d)
+    return True
 
 
 def openvino_dicn(graph: DICNGraph, *example: Tensor) -> list[nn.Module]:

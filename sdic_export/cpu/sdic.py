@@ -9,8 +9,9 @@ from sdic_export.cpu.dipn import cpu_dipn
 from sdic_export.cpu.encoder import cpu_encoder
 from sdic_export.cpu.generator import cpu_preview, cpu_tail
 from sdic_export.cpu.head import cpu_head
-from sdic_export.cpu.openvino import openvino_dicn, openvino_dipn, openvino_encoder, openvino_generator
+from sdic_export.cpu.openvino import openvino_dicn, openvino_dipn, openvino_encoder, openvino_entrance, openvino_generator, openvino_part
 from sdic_export.cpu.parts import PARTS
+from sdic_train.methods.cuts import FIRST
 
 if TYPE_CHECKING:
     from sdic_export.methods import Arrange
@@ -35,4 +36,5 @@ OPENVINO: dict[str, Arrange | None] = {
     "dipn": openvino_dipn,
     "dicn": openvino_dicn,
     "generator_tail": openvino_generator,
+    **{name: openvino_entrance if name == FIRST else openvino_part for name in PARTS},
 }

@@ -17,6 +17,7 @@ import numpy as np
 
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.forks import leave, register
+from sdic_runtime.backends.options import check_threads
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import OPENVINO, Graph, files_in
 from sdic_runtime.bundle.manifest import STANDARD
@@ -48,6 +49,11 @@ def unavailable(bundle: Bundle | None = None, precision: str | None = None) -> s
     if precision == BF16 and bundle is not None and BF16 not in bundle.manifest.psnr:
         return f"{bundle.path} does not say what bf16 costs; measure it with: sdic-export bf16 {bundle.path}"
     return None
+
+
+def precisions(bundle: Bundle, options: Mapping[str, Any]) -> list[str]:
+    """Those that it runs any bundle in, beginning with the one that runs when none is named."""
+    return list(PRECISIONS)
 
 
 def load(bundle: Bundle, *, precision: str | None = None, threads: int | None = None, lazy: bool = False) -> OpenVino:
@@ -84,14 +90,14 @@ class OpenVino(Backend):
     """One network per graph: OpenVINO computes every output of a graph, asked for or not. A tensor is a numpy array."""
 
     name = "openvino"
+    least_away = 0.25  # by measurement: what lies between two parts is copied, and changes its layout
     variants: tuple[str, ...] = (OPENVINO, STANDARD)  # those that it runs, best first
 
     def __init__(self, bundle: Bundle, precision: str = STANDARD, threads: int | None = None) -> None:
         super().__init__(bundle.manifest)
         if precision not in PRECISIONS:
             raise ArgumentError(f'OpenVINO runs in {" or ".join(PRECISIONS)} and not in "{precision}"; name one of them')
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise ArgumentError(f"threads is {threads!r}; give a whole number of at least 1, or None for all cores")
+        check_threads(threads)
         self._core = _core()
         if precision == BF16 and not has_bfloat16():
             raise BackendError(f"{NO_BF16}, so that bf16 would not be faster; use precision fp32")
@@ -137,8 +143,14 @@ class OpenVino(Backend):
         return again
 
     def runs(self, stage: str) -> bool:
-        manifest = self.bundle.manifest
-        return stage in manifest.stages or any(variant in self.variants for variant in manifest.part_graphs.get(stage, ()))
+        manifest, own = self.bundle.manifest, self.variants[0]
+        if stage in manifest.stages:
+            return True
+        whole, parts = next(((name, cut.stages) for name, cut in manifest.cuts.items() if stage in cut.stages), ("", {}))
+        graphs = [manifest.part_graphs.get(part, {}) for part in parts]
+        # Parts that are not in the form of the whole stage would be slower, and round in another way.
+        alike = own not in manifest.graphs.get(whole, {}) or any(own in variants for variants in graphs)
+        return alike and any(variant in self.variants for variant in manifest.part_graphs.get(stage, ()))
 
     def close(self) -> None:
         self._closed = True

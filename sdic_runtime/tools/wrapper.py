@@ -15,7 +15,7 @@ class Wrapper(Backend):
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner.method)
         self.inner, self.name, self.precision, self.largest_batch = inner, inner.name, inner.precision, inner.largest_batch
-        self.skips = inner.skips
+        self.skips, self.least_away = inner.skips, inner.least_away
 
     @property
     def description(self) -> str:

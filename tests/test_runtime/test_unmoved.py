@@ -11,7 +11,7 @@ import pytest
 
 from sdic_runtime.errors import BundleError
 from sdic_runtime.program import Cut, Method, Move, Program, Stage, Step, check, run
-from sdic_runtime.unmoved import first_row, split
+from sdic_runtime.unmoved import first_row, pays, split
 
 CODE, MAP = ("N", "L", "C"), ("N", "C", 4)
 METHOD = Method(
@@ -105,6 +105,15 @@ def test_both_parts_give_what_the_program_gives(
     held = run(found.still, Sums(), kept)
     assert run(found.rest, Sums(), {**changed, **held}) == pytest.approx(run(METHOD.programs["edit"], Sums(), changed))
     assert set(found.rest.zeros) <= {"mask"} and set(found.still.takes) <= {"code", "mask"}
+
+
+def test_a_stage_runs_in_parts_where_enough_of_them_stay_away() -> None:
+    found = split(METHOD, "edit", ("code",), ("code",), 2, ("finish",))
+    assert found is not None
+    cut = METHOD.cuts["finish"]
+    assert pays(cut, found.still, 0.25)  # one of two
+    longer = msgspec.structs.replace(cut, stages={**cut.stages, **{f"more {index}": cut.stages["last"] for index in range(3)}})
+    assert not pays(longer, found.still, 0.25) and pays(longer, found.still, 0.2)  # one of five
 
 
 def test_nothing_is_still_where_every_step_reads_what_moves() -> None:

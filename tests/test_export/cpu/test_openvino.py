@@ -22,11 +22,14 @@ from sdic_export.cpu.openvino import (
     openvino_dicn,
     openvino_dipn,
     openvino_encoder,
+    openvino_entrance,
     openvino_generator,
+    openvino_part,
 )
 from sdic_export.cpu.winograd import TAPS, TILE, WinogradConv2d, toom_cook
 from sdic_export.graphs.exporter import export_stage
 from sdic_export.graphs.fusion import fused
+from sdic_export.graphs.parts import SummedEntranceGraph, tail_modules
 from sdic_export.graphs.sdic import DICNGraph, EncoderGraph, PreviewGraph, TailGraph
 from sdic_runtime.cpus import has_bfloat16
 from sdic_train.config import TINY
@@ -90,6 +93,23 @@ def test_the_generator_behind_layer_7(model: SDIC, stage: str, graph: type[Any],
     kinds = Counter(type(part).__name__ for part in arranged[0].modules())
     assert kinds["SeparateWinogradConv2d"] == 1 and kinds["LastToRGB"] == len(whole.blocks)
     equal(stage, whole, arranged[0], 1e-4)
+
+
+def test_parts_of_the_tail_have_the_forms_of_the_whole(model: SDIC, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {name: fused(part) for name, part in tail_modules(model.generator, SummedEntranceGraph).items()}
+    first, *_, last = parts
+    assert openvino_entrance(deepcopy(parts[first])) is None and openvino_part(deepcopy(parts[last])) is None, "too small to gain"
+    monkeypatch.setattr(forms, "faster_form", lambda inputs, outputs, columns: WinogradConv2d if columns <= 64 else None)
+    monkeypatch.setattr(forms, "BANDS_FROM", 0)
+    for name, arrange, kind in ((first, openvino_entrance, "SeparateWinogradConv2d"), (last, openvino_part, "LastToRGB")):
+        arranged = arrange(deepcopy(parts[name]))  # type: ignore[arg-type]
+        assert arranged is not None
+        assert Counter(type(part).__name__ for part in arranged[0].modules())[kind] == 1
+        random = torch.Generator().manual_seed(1)
+        inputs = [torch.randn(METHOD.shape(tensor, 2), generator=random) for tensor in METHOD.stage(name).inputs]
+        with torch.no_grad():
+            found, expected = arranged[0](*inputs), parts[name](*inputs)
+        assert (found - expected).abs().max() <= 1e-4 * expected.std()
 
 
 def test_dicn_and_dipn(model: SDIC, monkeypatch: pytest.MonkeyPatch) -> None:
