@@ -84,7 +84,8 @@ def verify(
     The chain runs through, so what a stage is given is what the stages before it made: the first stage that is off is the one to blame.
     Where the backend runs other variants than the standard graphs, these are checked first, by a chain of their own, and parts of stages
     last.
-    `options` go to the backend. Raises SdicError when the bundle is damaged or cannot be run; values that are off are in the result.
+    `backend`: a name, with options after a colon; `options` go to it too.
+    Raises SdicError when the bundle is damaged or cannot be run; values that are off are in the result.
     """
     from sdic_runtime.backends.registry import load_backend
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdic_runtime.backends.base import Backend
+from sdic_runtime.backends.options import check_threads, device_of
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.errors import ArgumentError, BackendError, CheckpointError, MissingExtraError, OutOfMemoryError
@@ -35,6 +36,11 @@ def unavailable(bundle: Bundle | None = None) -> str | None:
     except ImportError:
         return str(MissingExtraError("torch", "train", PURPOSE))
     return None
+
+
+def precisions(bundle: Bundle, options: Mapping[str, Any]) -> list[str]:
+    """Those that it runs any bundle in, beginning with the one that runs when none is named."""
+    return list(PRECISIONS)
 
 
 def load(
@@ -63,9 +69,13 @@ def load(
     from sdic_train.methods import code_of
     from sdic_train.threads import use_threads
 
+    kind, index = device_of(device, ("cpu", "cuda"))
+    check_threads(threads)
     arithmetic = Arithmetic.of(precision or STANDARD, device, channels_last)
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if kind == "cuda" and not torch.cuda.is_available():
         raise BackendError(f'PyTorch sees no GPU for the device "{device}"; use device="cpu"')
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        raise BackendError(f'PyTorch sees no GPU for the device "{device}"; the last one is cuda:{torch.cuda.device_count() - 1}')
     code, manifest = code_of(bundle.manifest), bundle.manifest
     use_threads(threads)
     path = Path(checkpoint) if checkpoint is not None else recorded_checkpoint(bundle)
@@ -78,9 +88,27 @@ def load(
     return TorchBackend(manifest, model.to(device), device, compile, plain, arithmetic)
 
 
-def load_plain(bundle: Bundle, **options: Any) -> TorchBackend:
+def load_plain(
+    bundle: Bundle,
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    compile: bool = False,
+    channels_last: bool | None = None,
+) -> TorchBackend:
     """`load`, with the generator written plainly (`networks.reference`): the arithmetic that the released code starts from."""
-    return load(bundle, **options, plain=True)
+    return load(
+        bundle,
+        precision=precision,
+        threads=threads,
+        device=device,
+        checkpoint=checkpoint,
+        compile=compile,
+        plain=True,
+        channels_last=channels_last,
+    )
 
 
 def recorded_others(bundle: Bundle) -> list[Path]:

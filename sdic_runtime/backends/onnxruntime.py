@@ -16,10 +16,11 @@ import numpy as np
 from sdic_runtime.backends.bands import REBUILD, Bands, for_one
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.forks import leave, register
+from sdic_runtime.backends.options import check_threads, device_of
 from sdic_runtime.backends.sessions import CPU, CUDA, PROVIDERS, QUIET, check_shapes, check_tensors, error_types, readable, session_of
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, Graph, chosen, files_in, parts
-from sdic_runtime.bundle.manifest import STANDARD
+from sdic_runtime.bundle.manifest import HALF, STANDARD
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.errors import ArgumentError, BackendError
 from sdic_runtime.program import Stage
@@ -40,6 +41,12 @@ def unavailable(bundle: Bundle | None = None) -> str | None:
     return None
 
 
+def precisions(bundle: Bundle, options: Mapping[str, Any]) -> list[str]:
+    """Those of the bundle, beginning with the one that runs when none is named."""
+    there, on_gpu = bundle.manifest.precisions, str(options.get("device", CPU)).startswith(CUDA)
+    return [HALF if on_gpu and HALF in there else bundle.manifest.default_precision, *there]
+
+
 def load(
     bundle: Bundle,
     *,
@@ -58,25 +65,21 @@ def load(
     stage, all cores when None. `device`: "cpu", "cuda" or "cuda:1". `cpu_graphs=False` runs the standard graphs also where the bundle has
     CPU-optimized ones, which are for the CPU in float32; where those are bands of rows, each band has its share of the threads.
     `lazy=True` loads each stage on its first use instead of now.
-    On CUDA: `tf32=True` rounds the inputs of float32 convolutions to TF32, which is faster and misses the float32 tolerances (what half
-    precision keeps in float32 is always rounded so);
+    On CUDA: `tf32=True`, refused elsewhere, rounds the inputs of float32 convolutions to TF32, which is faster and misses the float32
+    tolerances (what half precision keeps in float32 is always rounded so);
     `graphs=False` starts every stage on its own instead of replaying a program as one CUDA graph; `warm_up=False` leaves it to the first
     picture to find convolution algorithms and to record programs, which takes seconds.
     Raises SdicError.
     """
-    kind, _, index = device.partition(":")
-    if kind not in PROVIDERS or not (index.isdigit() or device == kind):
-        raise ArgumentError(f'the device is "{device}"; use cpu, cuda or cuda:N')
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise ArgumentError(f"threads is {threads!r}; give a whole number of at least 1, or None for all cores")
-    for name, switch in {"cpu_graphs": cpu_graphs, "graphs": graphs, "tf32": tf32, "warm_up": warm_up}.items():
-        if not isinstance(switch, bool):
-            raise ArgumentError(f"{name} is {switch!r}; use true or false")
+    kind, index = device_of(device, PROVIDERS)
+    check_threads(threads)
+    if tf32 and kind == CPU:
+        raise ArgumentError(f'tf32 is for NVIDIA GPUs, and the device is "{device}"; use device=cuda, or omit tf32')
     backend: OnnxRuntime | OnnxRuntimeCuda
     if kind == CUDA:
         from sdic_runtime.backends.onnxruntime_cuda import open_cuda
 
-        backend = open_cuda(bundle, precision, int(index or 0), threads, tf32, graphs)
+        backend = open_cuda(bundle, precision, index, threads, tf32, graphs)
     else:
         backend = OnnxRuntime(bundle, bundle.precision(precision), threads, cpu_graphs)
     if lazy:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from sdic_runtime.backends.options import check_option, read_option
 from sdic_runtime.errors import ArgumentError, BackendError
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ class BackendEntry:
 
     `target` is "module:callable" of `load(bundle, **options) -> Backend`. The module may also offer
     `unavailable(bundle: Bundle | None) -> str | None`: in a few words why the backend cannot be used here (with this bundle); those of
-    REDUCED also take the precision that they would run in. And `untrusted(bundle) -> str | None`: why `auto` must not choose it.
+    REDUCED also take the precision that they would run in. `untrusted(bundle) -> str | None`: why `auto` must not choose it. And
+    `precisions(bundle, options) -> Sequence[str]`: those that it can run `bundle` in, beginning with the one when none is named; without
+    it, those of the bundle. Options are checked by their annotations, see `options.KINDS`.
     """
 
     name: str
@@ -58,6 +60,12 @@ class BackendEntry:
         """Why this backend should only run `bundle` when it is named, in a few words; None when it may be chosen."""
         check = getattr(importlib.import_module(self.target.split(":")[0]), "untrusted", None)
         return check(bundle) if check else None
+
+    def precisions(self, bundle: Bundle, options: Mapping[str, Any]) -> Sequence[str]:
+        """The precisions that it can run `bundle` in with these options, beginning with the one when none is named."""
+        offered = getattr(importlib.import_module(self.target.split(":")[0]), "precisions", None)
+        found: Sequence[str] = offered(bundle, options) if offered else (bundle.manifest.default_precision, *bundle.manifest.precisions)
+        return tuple(dict.fromkeys(found))
 
     def options(self) -> dict[str, inspect.Parameter]:
         """The options of `load`; a key "**" stands for any other. Empty for a backend whose package is not installed."""
@@ -95,47 +103,109 @@ def _because(passed: Sequence[str]) -> str:
     return f" ({'; '.join(passed)})" if passed else ""
 
 
-def parse_backend(text: str) -> tuple[str, dict[str, Any]]:
-    """Split "name:key=value,key=value" into the name and the options; numbers and true/false become what they say. Raises ArgumentError."""
+def _parts(text: str) -> tuple[str, dict[str, str]]:
+    """Split "name:key=value,key=value" into the name and the options as they are written. Raises ArgumentError."""
     name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
+    options: dict[str, str] = {}
     for part in filter(None, rest.split(",")):
         key, separator, value = part.partition("=")
         if not separator or not key.isidentifier():
             raise ArgumentError(f'the backend option "{part}" in "{text}" is not of the form key=value')
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
+        if key in options:
+            raise ArgumentError(f'"{text}" has the option "{key}" twice; give it once')
+        options[key] = value
     return name, options
 
 
-def load_backend(backend: str, bundle: Bundle, wishes: dict[str, Any] | None = None, **options: Any) -> Backend:
-    """Load the backend that `backend` names: "auto" (see `choose_backend`), a name, or "name:key=value,key=value".
+def parse_backend(text: str) -> tuple[str, dict[str, Any]]:
+    """Split "name:key=value,key=value" into the name and the options; numbers and true/false become what they say. Raises ArgumentError."""
+    name, options = _parts(text)
+    return name, {key: read_option(None, value) for key, value in options.items()}
 
-    The precision "auto" is the reduced one of a backend of REDUCED where it can be used, and otherwise the default. `options`
-    must be known to it; those in `backend` come first. `wishes` are for whichever backend has them, such as a checkpoint that several
-    backends of one command share. Options that are None are omitted. Raises ArgumentError for an unknown backend or an option it
-    does not have, and BackendError when it cannot be used here: there is no silent fallback.
-    """
-    name, own = parse_backend(backend)
-    if name == AUTO:
-        name = choose_backend(bundle, own.get("precision", options.get("precision")))[0]
-    entries = available_backends()
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend that was found for a bundle and is not loaded yet. `reason`: why `auto` took it, "" when it was named. `exact`: why the
+    precision "auto" reduces nothing, "" where it does, or was not asked for."""
+
+    entry: BackendEntry
+    options: Mapping[str, Any]
+    reason: str = ""
+    exact: str = ""
+
+    def load(self, bundle: Bundle) -> Backend:
+        """Load it. Raises SdicError."""
+        return self.entry.load()(bundle, **self.options)
+
+    def precision(self, bundle: Bundle) -> str:
+        """The precision that it runs `bundle` in. Raises ArgumentError where it cannot."""
+        there, wanted = self.entry.precisions(bundle, self.options), self.options.get("precision")
+        if wanted is not None and wanted not in there:
+            raise ArgumentError(
+                f'the backend "{self.entry.name}" runs {bundle.path} in {" or ".join(there)} and not in "{wanted}"; name one of them'
+            )
+        return wanted or there[0]
+
+
+def find_backend(backend: str, bundle: Bundle, wishes: Mapping[str, Any] | None = None, here: bool = True, **options: Any) -> Choice:
+    """What `load_backend` loads. `here=False`: for another machine, so that it need not be usable on this one if it is named."""
+    name, written = _parts(backend)
+    entries, reason = available_backends(), ""
+    if by_itself := name == AUTO:
+        name, reason = choose_backend(bundle, written.get("precision", options.get("precision")))
     if name not in entries:
         close = get_close_matches(name, entries, 1)
         guess = f'; did you mean "{close[0]}"?' if close else ""
         raise ArgumentError(f'there is no backend "{name}"; installed are: {", ".join(entries)}, or use "auto"{guess}')
-    obstacle = entries[name].unavailable(bundle)
+    entry = entries[name]
+    obstacle = entry.unavailable(bundle) if here else None
     if obstacle is not None:
         raise BackendError(f'the backend "{name}" cannot be used here: {obstacle}')
-    known = entries[name].options()
+    known = entry.options()
+    own = {key: read_option(known.get(key), value) for key, value in written.items()}
+    for key, value in own.items():
+        if None not in (value, options.get(key)) and str(options[key]) != str(value):
+            raise ArgumentError(f'{key} is "{value}" in "{backend}" and "{options[key]}" beside it; give one of them')
     wanted = {key: value for key, value in (wishes or {}).items() if key in known or "**" in known}
     given = {key: value for key, value in {**wanted, **options, **own}.items() if value is not None}
     unknown = [key for key in given if key not in known and "**" not in known]
     if unknown:
         raise ArgumentError(f'the backend "{name}" has no option "{unknown[0]}"; it has: {", ".join(known)}')
-    if given.get("precision") == AUTO:
-        del given["precision"]
-        given |= {"precision": REDUCED[name]} if name in REDUCED and entries[name].unavailable(bundle, reduced=True) is None else {}
-    return entries[name].load()(bundle, **given)
+    for key, value in given.items():
+        check_option(known.get(key), key, value)
+    if given.get("precision") != AUTO:
+        return Choice(entry, given, reason)
+    exact = _exact(entries, name, bundle, by_itself)
+    del given["precision"]
+    return Choice(entry, given | ({} if exact else {"precision": REDUCED[name]}), reason, exact)
+
+
+def _exact(entries: Mapping[str, BackendEntry], name: str, bundle: Bundle, by_itself: bool) -> str:
+    """Why the precision "auto" reduces nothing on the backend `name`, in a few words; "" where it reduces. `by_itself`: "auto" took it."""
+    if name in REDUCED:
+        return entries[name].unavailable(bundle, reduced=True) or ""
+    if not by_itself:
+        return f"{name} reduces none by itself; {' and '.join(REDUCED)} does, or name a precision"
+    obstacles = {each: entries[each].unavailable(bundle, reduced=True) for each in REDUCED if each in entries}
+    return "; ".join(f"{each}: {why}" for each, why in obstacles.items() if why) or f"{name} comes first"
+
+
+def load_backend(backend: str, bundle: Bundle, wishes: Mapping[str, Any] | None = None, **options: Any) -> Backend:
+    """Load the backend that `backend` names: "auto" (see `choose_backend`), a name, or "name:key=value,key=value".
+
+    The precision "auto" is the reduced one of a backend of REDUCED where it can be used, and otherwise the default. `options`
+    must be known to it, and must not contradict those in `backend`. `wishes` are for whichever backend has them, such as a checkpoint that
+    several backends of one command share; those in `backend` come first. Options that are None are omitted. Raises ArgumentError for an
+    unknown backend, an option it does not have or a value of another kind, and BackendError when it cannot be used here: there is no silent
+    fallback.
+    """
+    return find_backend(backend, bundle, wishes, **options).load(bundle)
+
+
+def precision_of(backend: str, bundle: Bundle, precision: str | None = None) -> str:
+    """The precision that `backend` runs `bundle` in. Where nothing here can run it, what is asked for or else the bundle's default: another
+    machine may. Raises ArgumentError for one that the backend does not have."""
+    try:
+        return find_backend(backend, bundle, here=False, precision=precision).precision(bundle)
+    except (BackendError, ImportError):
+        return precision or bundle.manifest.default_precision

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +62,12 @@ class Job:
         return [INVERTED, *(f".{edit.label}.png" for edit in self.edits), *([INVERSION] if self.save else [])]
 
     def work(self, bundle: Bundle) -> str:
-        """A hash over all that the results depend on besides the picture."""
+        """A hash over all that the results depend on besides the picture. Raises SdicError for edits, or a precision, that cannot be."""
+        from sdic_runtime.backends.registry import precision_of
+
         manifest = bundle.manifest
         edits = [edit.fingerprint(bundle) for edit in self.edits]
-        content: list[Any] = [manifest.identity, self.precision or manifest.default_precision, self.move if edits else None]
+        content: list[Any] = [manifest.identity, precision_of(self.backend, bundle, self.precision), self.move if edits else None]
         content += [self.endings, edits]
         if (self.wishes, self.profiles) != (Wishes(), True) or self.photographs:
             masks = [path if path == BACKGROUND else sha256(Path(path)) for path in self.wishes.keep]
@@ -90,13 +92,14 @@ class Task:
 @dataclass(frozen=True)
 class Outcome:
     """What became of a task. `size` and `modified` (nanoseconds) are the picture's from before it was read; `error` is "" on success.
-    `notices`: what the user should know about the picture."""
+    `notices`: what the user should know about the picture. `ran`: about the backend, see `Pipeline.notices`."""
 
     task: Task
     size: int = -1
     modified: int = -1
     error: str = ""
     notices: tuple[str, ...] = ()
+    ran: tuple[str, ...] = ()
 
 
 @dataclass
@@ -127,13 +130,13 @@ class Worker:
     """Holds a pipeline and does tasks; one per process."""
 
     def __init__(self, job: Job) -> None:
-        from sdic_runtime.backends.registry import load_backend
+        from sdic_runtime.backends.registry import find_backend
         from sdic_runtime.bundle.bundle import Bundle
         from sdic_runtime.pipeline import Pipeline
 
         bundle = Bundle.open(job.bundle, remember=True)
-        backend = load_backend(job.backend, bundle, {"threads": job.threads}, precision=job.precision)
-        self.job, self.pipeline = job, Pipeline(bundle, backend, profiles=job.profiles)
+        choice = find_backend(job.backend, bundle, {"threads": job.threads}, precision=job.precision)
+        self.job, self.pipeline = job, Pipeline(bundle, choice.load(bundle), choice.reason, job.profiles, choice.exact)
         self._reader = Reader(bundle.manifest, job.wishes, job.profiles)
         self._edits = [order.edit(bundle, self.pipeline.directions) for order in job.edits]
 
@@ -142,7 +145,8 @@ class Worker:
         picture that kills it, which fails in the end."""
         attempts = Attempts(self.job.out)
         again = any(attempts.of(task) for task in tasks)
-        return [outcome for group in ([[task] for task in tasks] if again else [tasks]) for outcome in self._attempt(group, attempts)]
+        groups, ran = [[task] for task in tasks] if again else [tasks], self.pipeline.notices
+        return [replace(outcome, ran=ran) for group in groups for outcome in self._attempt(group, attempts)]
 
     def _attempt(self, tasks: Sequence[Task], attempts: Attempts) -> list[Outcome]:
         if max(attempts.of(task) for task in tasks) >= MOST_ATTEMPTS:

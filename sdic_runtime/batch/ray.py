@@ -22,6 +22,7 @@ from sdic_runtime.progress import quiet_decoders
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 PLACED = ("RAY_ADDRESS", "RAY_TMPDIR")  # settings of Ray that say where it runs, or where it keeps its files
+TOLD = ("notices", "ran")  # of an outcome: several texts, which travel as lines of one
 LONGEST = 10  # letters of a folder, below which the sockets of Ray have names that the system takes
 
 
@@ -83,8 +84,8 @@ def _execute(
         for row in dataset.iter_rows():
             if row["problem"]:
                 raise BackendError(row["problem"])
-            notices = tuple(row["notices"].splitlines())
-            yield Outcome(Task(row["source"], row["stem"]), int(row["size"]), int(row["modified"]), row["error"], notices)
+            told = [tuple(row[name].splitlines()) for name in TOLD]
+            yield Outcome(Task(row["source"], row["stem"]), int(row["size"]), int(row["modified"]), row["error"], *told)
     except ray.exceptions.RayError as error:
         raise BackendError(f"the workers stopped: {_cause(error)}; what is done is kept, start again with the same command") from error
     finally:
@@ -106,7 +107,7 @@ class _Mapper:
         tasks = [Task(str(source), str(stem)) for source, stem in zip(rows["source"], rows["stem"], strict=True)]
         outcomes = [Outcome(task) for task in tasks] if self._problem else self._worker(tasks)
         found: dict[str, list[Any]] = {name: [getattr(outcome, name) for outcome in outcomes] for name in ("size", "modified", "error")}
-        found["notices"] = ["\n".join(outcome.notices) for outcome in outcomes]
+        found |= {name: ["\n".join(getattr(outcome, name)) for outcome in outcomes] for name in TOLD}
         return {**{name: list(column) for name, column in rows.items()}, **found, "problem": [self._problem] * len(tasks)}
 
 

@@ -58,7 +58,6 @@ def run(
       sdic-run batch holiday/ --out inverted --edit smile:2 --edit age:-1,smile:1
       sdic-run batch pictures.txt --out /nfs/inverted --executor ray --address auto --workers 32
     """
-    from sdic_runtime.backends.registry import AUTO, REDUCED
     from sdic_runtime.batch import job as batches
     from sdic_runtime.batch import local, ray
     from sdic_runtime.batch.inputs import tasks_of
@@ -73,8 +72,6 @@ def run(
     if executor is Executor.local and (gpus or address):
         raise ArgumentError(f"--{'gpus' if gpus else 'address'} is for Ray; add --executor ray")
     opened = Bundle.open(bundle, remember=True)
-    if precision not in (AUTO, *REDUCED.values()):
-        opened.precision(precision)
     if move is not None and move not in opened.manifest.moves:
         raise ArgumentError(f'--move is "{move}"; the bundle has: {", ".join(opened.manifest.moves)}')
     orders = tuple(dict.fromkeys(EditOrder.parse(text, pca and pca.absolute()) for text in edits or []))
@@ -89,7 +86,7 @@ def run(
     job = batches.Job(
         place, out.absolute(), backend, precision, orders, move, save, batch, wishes=wishes, photographs=photographs, profiles=profiles
     )
-    job.work(opened)  # refuses edits that do not fit
+    job.work(opened)  # refuses edits that do not fit, and a precision that the backend does not have
     tasks, skipped = tasks_of(source, job)
     writable_folder(out)
     opened.check()
@@ -98,9 +95,11 @@ def run(
 
     chosen = partial(ray.execute, gpus=gpus, address=address) if executor is Executor.ray else local.execute
     execute, summary, start = partial(chosen, workers=workers, threads=threads), batches.Summary(), time.perf_counter()
+    ran = set[str]()  # workers say the same of their backends
     for outcome in progress(batches.run(job, opened, tasks, execute, summary), "pictures", total=len(tasks)):
-        for text in outcome.notices:
+        for text in (*(text for text in outcome.ran if text not in ran), *outcome.notices):
             say(text, error=True)
+        ran.update(outcome.ran)
     before = f", {summary.complete} were complete before" if summary.complete else ""
     typer.echo(f"{summary.done} of {len(tasks)} pictures done{before}")
     options.notice(summary.throughput(time.perf_counter() - start))

@@ -56,6 +56,7 @@ def run(
     weights = None if checkpoint is None else str(checkpoint)
     folders: list[str | None] = [str(path) for path in bundles or ()] or [None]
     sizes, pairs = tuple(batches or (1,)), product(folders, backends or ["auto"])
+    _check_rows(bundles or [None], rows or ())
     plans = [Plan(folder, backend, precision, weights, sizes, runs, warm_up, tuple(rows or ())) for folder, backend in pairs]
     found: dict[int, list[dict[str, Any]]] = {index: [] for index in range(len(plans))}
     failed = False
@@ -74,6 +75,17 @@ def run(
         report({"measured": measured}, json_file, lambda: show(measured))
     if failed:
         raise typer.Exit(2)
+
+
+def _check_rows(bundles: Sequence[Path | None], rows: Sequence[int]) -> None:
+    """Raise ArgumentError for a style row that one of the bundles does not have."""
+    from sdic_runtime.bundle.bundle import Bundle
+    from sdic_runtime.errors import ArgumentError
+
+    for path in bundles if rows else ():
+        bundle = Bundle.open(path)
+        if (row := max(rows)) >= (count := bundle.manifest.sizes["L"]):
+            raise ArgumentError(f"--row is {row}, and the style rows of {bundle.path} are 0 to {count - 1}; name one of them")
 
 
 def show(measured: Sequence[dict[str, Any]]) -> None:

@@ -86,13 +86,14 @@ def wishes(
 def load_pipeline(
     bundle: Path | None, backend: str, precision: str | None = None, checkpoint: Path | None = None, ignore_profiles: bool = False
 ) -> Pipeline:
-    """The pipeline of a bundle, saying on standard error when the demo bundle is used and which backend `auto` took."""
+    """The pipeline of a bundle, saying on standard error when the demo bundle is used, and `Pipeline.notices`."""
     from sdic_runtime.pipeline import Pipeline
 
     check_checkpoint([backend], checkpoint)
     notice(DEMO_NOTICE if bundle is None else "")
     pipeline = Pipeline.load(bundle, backend=backend, precision=precision, checkpoint=checkpoint, profiles=not ignore_profiles)
-    notice(f"backend: {pipeline.backend.description}; why: sdic-run doctor" if pipeline.reason else "")
+    for text in pipeline.notices:
+        notice(text)
     return pipeline
 
 

@@ -47,7 +47,7 @@ def check_report(json_file: Path | None) -> None:
     if json_file is not None and str(json_file) != STANDARD_OUTPUT:
         if json_file.is_dir():
             raise FileError(f"{json_file} is a folder; name a file in it")
-        writable_folder(json_file.parent)
+        writable_folder(json_file.parent, "--json")
 
 
 def report(data: object, json_file: Path | None, show: Callable[[], None]) -> None:

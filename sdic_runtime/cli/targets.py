@@ -81,12 +81,13 @@ def _refuse_replacing(goals: Sequence[Target], folder: Path) -> None:
             raise ArgumentError(f"{why}; choose another folder with --out")
 
 
-def writable_folder(folder: Path) -> Path:
-    """Make the folder and try that files can be written into it, before any work that would be lost. Raises FileError."""
+def writable_folder(folder: Path, option: str = "--out") -> Path:
+    """Make the folder and try that files can be written into it, before any work that would be lost. Raises FileError, which advises
+    another value of `option`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with held(folder, lambda probe: probe.touch(exist_ok=False)):
             pass
     except OSError as error:
-        raise FileError(f"cannot write into the folder {folder}: {reason(error)}; choose another one with --out") from error
+        raise FileError(f"cannot write into the folder {folder}: {reason(error)}; choose another one with {option}") from error
     return folder

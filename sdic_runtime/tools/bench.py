@@ -24,7 +24,7 @@ import numpy as np
 from sdic_runtime.backends.base import Backend, Tensor
 from sdic_runtime.cpus import available_cpus
 from sdic_runtime.edits import Direction
-from sdic_runtime.errors import BackendError, SdicError
+from sdic_runtime.errors import BackendError, OutOfMemoryError, SdicError
 from sdic_runtime.program import IMAGE, INVERT
 from sdic_runtime.program import run as run_program
 
@@ -106,7 +106,10 @@ def measure(plan: Plan) -> dict[str, Any]:
     pipeline = Pipeline(bundle, backend)
     load_seconds = time.perf_counter() - start
     noise = np.random.default_rng(SEED)
-    pictures = {batch: noise.uniform(-1, 1, bundle.manifest.shape(IMAGE, batch)).astype(np.float32) for batch in plan.batches}
+    try:
+        pictures = {batch: noise.uniform(-1, 1, bundle.manifest.shape(IMAGE, batch)).astype(np.float32) for batch in plan.batches}
+    except MemoryError as error:
+        raise OutOfMemoryError(f"not enough memory for {max(plan.batches)} pictures at once; use a smaller --batch") from error
     first_call = timed(lambda: pipeline.invert(pictures[plan.batches[0]]).pixels)
     batches = [measure_batch(pipeline, plan, batch, pictures[batch]) for batch in plan.batches]
     what = {"backend": plan.backend, "description": backend.description, "bundle": bundle.manifest.name}

@@ -146,7 +146,7 @@ def compare_backends(
     backend, against  names, with options after a colon ("onnxruntime:threads=1"); `against` is taken as right
     checkpoint        the weights for a backend that reads a checkpoint
     swap              a stage: programs run on `against` with only this stage on `backend`
-    tolerance         largest difference over standard deviation that passes; the bundle's own when None
+    tolerance         largest difference over standard deviation that passes; the bundle's own for what runs when None
     order             the edit to compare; the bundle's first direction at strength 1 when None
     Raises SdicError for whatever keeps either backend from running.
     """
@@ -156,13 +156,7 @@ def compare_backends(
 
     bundle = Bundle.open(bundle_path)
     manifest = bundle.manifest
-    if tolerance is None:
-        precisions = [each or manifest.default_precision for each in (precision, against_precision)]
-        missing = next((name for name in precisions if name not in manifest.tolerances), None)
-        if missing is not None:
-            raise ArgumentError(f'the bundle gives no tolerance for precision "{missing}"; name one with --tolerance')
-        tolerance = max(manifest.tolerances[name] for name in precisions)  # the wider one
-    elif not tolerance >= 0:
+    if tolerance is not None and not tolerance >= 0:
         raise ArgumentError(f"the tolerance is {tolerance}; give a number of at least 0")
     if swap is not None and swap not in manifest.stages:
         raise ArgumentError(f'there is no stage "{swap}"; the stages are {", ".join(manifest.stages)}')
@@ -171,12 +165,23 @@ def compare_backends(
     wishes = {"checkpoint": str(checkpoint) if checkpoint is not None else None}
     examined = load_backend(backend, bundle, wishes, precision=precision)
     reference = load_backend(against, bundle, wishes, precision=against_precision)
+    if tolerance is None:
+        tolerance = _tolerance(bundle, examined, reference)
     whole = examined if swap is None else Swapped(reference, examined, swap)
     got, want = (_inversion_and_edit(bundle, each, image, edit) for each in (whole, reference))
     stages = Compared(examined, reference, tuple(manifest.stages) if swap is None else (swap,))
     run(manifest.programs[INVERT], stages, {IMAGE: reference.upload(image)})
     differences = (*stages.worst.values(), *(difference(*key, got[key], want[key]) for key in want))
     return Comparison(whole.description, reference.description, tolerance, differences)
+
+
+def _tolerance(bundle: Bundle, *backends: Backend) -> float:
+    """The bundle's tolerance for the least exact of `backends`. Raises ArgumentError where it gives none for one of them."""
+    allowed = bundle.manifest.tolerances
+    missing = next((backend.precision for backend in backends if backend.precision not in allowed), None)
+    if missing is not None:
+        raise ArgumentError(f'the bundle gives no tolerance for precision "{missing}"; name one with --tolerance')
+    return max(allowed[backend.precision] for backend in backends)
 
 
 def _inversion_and_edit(bundle: Bundle, backend: Backend, image: np.ndarray, edit: EditLike | None) -> dict[tuple[str, str], np.ndarray]:

@@ -18,7 +18,7 @@ from sdic_export.golden import makers, pictures
 from sdic_export.verify import CHECKPOINT, GOLDEN, verify
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, graph_keys
-from sdic_runtime.errors import BundleError, CheckpointError
+from sdic_runtime.errors import ArgumentError, BundleError, CheckpointError
 from sdic_train.checkpoints.load import load_sdic
 from sdic_train.config import TINY
 from sdic_train.networks.sdic.model import SDIC
@@ -36,6 +36,13 @@ def rehash(folder: Path, **changes: Any) -> None:
     manifest = msgspec.structs.replace(Bundle.open(folder).manifest, **changes)
     (folder / "bundle.json").unlink()
     finish(folder, manifest)
+
+
+def test_options_stand_in_the_name_of_the_backend(built: Any) -> None:
+    for backend, precision in (("onnxruntime:threads=1,precision=fp32", None), ("onnxruntime:threads=1,precision=fp32", "fp32")):
+        assert not verify(built.folder, backend, precision).failures
+    with pytest.raises(ArgumentError, match='^precision is "fp32" in "onnxruntime:precision=fp32" and "fp16" beside it; give one of them$'):
+        verify(built.folder, "onnxruntime:precision=fp32", "fp16")
 
 
 def test_a_sound_bundle_passes_in_every_tensor_at_both_batch_sizes(built: Any) -> None:

@@ -152,6 +152,13 @@ def test_options_that_cannot_be_met(bundle: Bundle) -> None:
         torch_backend.load(bundle, precision="tf32")
     with pytest.raises(ArgumentError, match="channels_last is 'yes'; use true or false"):
         torch_backend.load(bundle, channels_last="yes")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="^threads is 0; give a whole number of at least 1"):
+        torch_backend.load(bundle, threads=0)
+    for device in ("mps", "foo"):
+        with pytest.raises(ArgumentError, match=f'^the device is "{device}"; use cpu, cuda or cuda:N$'):
+            torch_backend.load_plain(bundle, device=device)
+    with pytest.raises(BackendError, match='sees no GPU for the device "cuda:99"; '):
+        torch_backend.load(bundle, device="cuda:99")
     if not torch.cuda.is_available():
         with pytest.raises(BackendError, match='sees no GPU for the device "cuda"; use device="cpu"'):
             torch_backend.load(bundle, device="cuda")

@@ -50,6 +50,17 @@ def distrust(target: Target, bundle: Bundle) -> str | None:
     return f"its engines were not built by this user on this machine; name the backend {target}, or use {TRUST_HINT}"
 
 
+def runs_in(target: Target, bundle: Bundle, options: Mapping[str, Any]) -> list[str]:
+    """The precisions of `bundle`, beginning with that of the engines that run here when none is named."""
+    there = [bundle.manifest.default_precision, *bundle.manifest.precisions]
+    if obstacle(target) is None:
+        with suppress(SdicError):
+            place = Place(target, load_library(target).__version__, open_gpu(options.get("device", 0)).attributes())
+            _, sidecar = find_engines(bundle, place, batch=options.get("batch", 1))
+            there.insert(0, sidecar.settings.precision)
+    return there
+
+
 def load_target(
     target: Target,
     bundle: Bundle,
@@ -82,7 +93,7 @@ def load_target(
 
 
 unavailable, load = partial(obstacle, Target.tensorrt), partial(load_target, Target.tensorrt)
-untrusted = partial(distrust, Target.tensorrt)
+untrusted, precisions = partial(distrust, Target.tensorrt), partial(runs_in, Target.tensorrt)
 
 
 class TensorRt(DeviceBackend):

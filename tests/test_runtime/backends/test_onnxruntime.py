@@ -32,6 +32,8 @@ def bundle(tiny_bundle: Path) -> Bundle:
         ({"threads": 0}, "^threads is 0; give a whole number of at least 1, or None for all cores$"),
         ({"precision": "fp16"}, 'in precision "fp16"; it has: fp32'),
         ({"colour": 1}, 'the backend "onnxruntime" has no option "colour"; it has: precision, threads, device, tf32, graphs, warm'),
+        ({"tf32": True}, '^tf32 is for NVIDIA GPUs, and the device is "cpu"; use device=cuda, or omit tf32$'),
+        ({"lazy": 7}, "^lazy is 7; use true or false$"),
         ({"cpu_graphs": "fast"}, "^cpu_graphs is 'fast'; use true or false$"),
     ],
 )

@@ -3,15 +3,16 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sdic_runtime.backends import registry
-from sdic_runtime.backends.registry import available_backends, choose_backend, load_backend, parse_backend
+from sdic_runtime.backends.registry import available_backends, choose_backend, find_backend, load_backend, parse_backend, precision_of
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import ArgumentError, BackendError
+from sdic_runtime.errors import ArgumentError, BackendError, SdicError
 
 
 @pytest.fixture
@@ -100,13 +101,75 @@ def test_options_reach_the_backend_and_unknown_ones_are_refused(bundle: Bundle, 
 
 def test_options_stand_in_the_name_and_come_first(bundle: Bundle, register: Callable[..., None]) -> None:
     register(made=(made, None))
-    loaded: Any = load_backend("made:level=5,precision=fp16", bundle, level=3)
+    loaded: Any = load_backend("made:level=5,precision=fp16", bundle, {"level": 3})
     assert (loaded.precision, loaded.level) == ("fp16", 5)
     assert parse_backend("made") == ("made", {}) and parse_backend("made:") == ("made", {})
     assert parse_backend("made:a=1,b=true,c=cuda:1,d=0.5") == ("made", {"a": 1, "b": True, "c": "cuda:1", "d": 0.5})
     for text in ("made:a", "made:=1", "made:a b=1"):
         with pytest.raises(ArgumentError, match="is not of the form key=value$"):
             parse_backend(text)
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "sentence"),
+    [
+        ("made:level=1,level=2", {}, '"made:level=1,level=2" has the option "level" twice; give it once'),
+        ("made:level=x", {}, "level is 'x'; give a whole number"),
+        ("made:level=true", {}, "level is True; give a whole number"),
+        (
+            "made:precision=fp16",
+            {"precision": "fp32"},
+            'precision is "fp16" in "made:precision=fp16" and "fp32" beside it; give one of them',
+        ),
+        ("made:level=5", {"level": 3}, 'level is "5" in "made:level=5" and "3" beside it; give one of them'),
+    ],
+)
+def test_options_that_cannot_be(
+    bundle: Bundle, register: Callable[..., None], backend: str, options: dict[str, Any], sentence: str
+) -> None:
+    register(made=(made, None))
+    with pytest.raises(ArgumentError) as caught:
+        load_backend(backend, bundle, **options)
+    assert str(caught.value) == sentence
+
+
+def test_a_text_stays_what_was_written(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(made=(made, None))
+    loaded: Any = load_backend("made:precision=16", bundle, precision="16")
+    assert loaded.precision == "16"
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "torch", "torch-plain", "openvino"])
+@pytest.mark.parametrize("value", ["x", "7", "true", "[1]", "{}", "-1", "0", "1.5"])
+def test_no_value_of_an_option_is_an_internal_error(bundle: Bundle, name: str, value: str) -> None:
+    for option in (*available_backends()[name].options(), "plain"):
+        with suppress(SdicError):
+            load_backend(f"{name}:{option}={value}", bundle).close()
+
+
+def test_the_precision_that_runs_is_known_before_it_is_loaded(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(tensorrt=(made, lambda bundle: "no NVIDIA GPU"))
+    assert precision_of("onnxruntime", bundle) == precision_of("auto", bundle) == precision_of("tensorrt", bundle) == "fp32"
+    assert precision_of("openvino:precision=bf16", bundle) == precision_of("openvino", bundle, "bf16") == "bf16"
+    sentence = f'^the backend "onnxruntime" runs {bundle.path} in fp32 and not in "fp16"; name one of them$'
+    with pytest.raises(ArgumentError, match=sentence):
+        precision_of("onnxruntime:precision=fp16", bundle)
+
+
+def test_where_nothing_can_run_the_precision_is_the_one_that_is_asked_for(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(onnxruntime=(made, lambda bundle: "broken"))
+    assert (precision_of("auto", bundle), precision_of("auto", bundle, "fp16")) == ("fp32", "fp16")
+
+
+def test_why_the_precision_auto_reduces_nothing(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(made=(made, None), openvino=(made, lambda bundle, precision=None: "too old" if precision else None))
+    assert find_backend("openvino", bundle, precision="auto").exact == "too old"
+    assert find_backend("auto", bundle, precision="auto").exact == find_backend("auto:precision=auto", bundle).exact == "openvino: too old"
+    assert find_backend("made", bundle, precision="auto").exact == "made reduces none by itself; openvino does, or name a precision"
+    assert not find_backend("made", bundle).exact and not find_backend("openvino", bundle, precision="fp32").exact
+    register(openvino=(made, lambda bundle, precision=None: None))
+    chosen = find_backend("auto:precision=auto", bundle)
+    assert (chosen.exact, chosen.options) == ("", {"precision": "bf16"}) and chosen.reason.startswith("openvino is the first of ")
 
 
 def test_wishes_are_for_whichever_backend_has_them(bundle: Bundle, register: Callable[..., None]) -> None:

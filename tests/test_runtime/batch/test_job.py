@@ -376,6 +376,43 @@ def test_a_pool_that_breaks_while_work_is_handed_out_loses_nothing(
     assert handed == [2, 2, 1, 1, 1], "the group that was not begun is done one by one"
 
 
+def test_work_in_another_precision_is_other_work(make_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdic_runtime.backends import openvino
+
+    monkeypatch.setattr(openvino, "has_bfloat16", lambda: True)
+    pytest.importorskip("openvino")
+    bundle = Bundle.open(make_bundle("measured", psnr={"bf16": 50.0}, tolerances={"fp32": 1e-4, "bf16": 1e-1}))
+    bare = Bundle.open(make_bundle())
+
+    def work(bundle: Bundle, backend: str, precision: str | None = None) -> str:
+        return Job(bundle.path, tmp_path / "out", backend, precision).work(bundle)
+
+    exact = work(bundle, "onnxruntime")
+    assert {work(bundle, "auto"), work(bundle, "openvino", "fp32"), work(bundle, "onnxruntime", "auto")} == {exact}
+    reduced = {work(bundle, "openvino:precision=bf16"), work(bundle, "openvino", "bf16"), work(bundle, "auto", "auto")}
+    assert len(reduced) == 1 and exact not in reduced
+    assert work(bare, "auto", "auto") == work(bare, "openvino:precision=auto") == work(bare, "onnxruntime")
+    with pytest.raises(SdicError, match='^the backend "onnxruntime" runs .* in fp32 and not in "fp16"; name one of them$'):
+        work(bundle, "onnxruntime", "fp16")
+
+
+def test_the_precision_of_a_backend_is_its_own(tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    assert Job(tiny_bundle, tmp_path / "out", "torch", "fp16").work(Bundle.open(tiny_bundle))
+
+
+def test_what_ran_is_told_once(run: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "in", 3)
+    words = ("batch", folder, "--bundle", tiny_bundle, "--workers", 2, "--out")
+    assert "backend:" not in run(*words, tmp_path / "a", "--backend", "onnxruntime")[2]
+    assert run(*words, tmp_path / "b")[2].count("backend: ONNX Runtime ") == 1
+    code, _, errors = run(*words, tmp_path / "c", "--backend", "onnxruntime", "--precision", "auto")
+    assert (
+        code == 0
+        and errors.count("the precision auto stays fp32: onnxruntime reduces none by itself; openvino does, or name a precision") == 1
+    )
+
+
 @pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.full)])
 def test_a_worker_that_cannot_start_is_one_sentence(tiny_bundle: Path, tmp_path: Path, executor: str) -> None:
     if executor == "ray":

@@ -326,6 +326,33 @@ def test_the_demo_bundle_and_the_choice_of_backend_are_announced(run: Any, demo_
     assert len(errors.splitlines()) == 2 and len(errors.splitlines()[1]) < 100
 
 
+def test_a_reduced_precision_is_announced_whoever_names_it_and_so_is_why_auto_reduces_nothing(
+    run: Any, make_bundle: Callable[..., Path], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdic_runtime.backends import openvino
+
+    pytest.importorskip("openvino")
+    measured, bare = make_bundle("measured", psnr={"bf16": 50.0}), make_bundle("bare")
+
+    def told(bundle: Path, *words: str) -> list[str]:
+        code, _, errors = run("invert", photos / "a.png", "--bundle", bundle, *words)
+        assert code == 0
+        return [line for line in errors.splitlines() if not line.startswith("warning")]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino, "has_bfloat16", lambda: False)
+        assert told(bare, "--backend", "openvino", "--precision", "auto") == [f"the precision auto stays fp32: {openvino.NO_BF16}"]
+    if not openvino.has_bfloat16():
+        pytest.skip("this CPU does not multiply in bfloat16")
+    unmeasured = f"{bare} does not say what bf16 costs; measure it with: sdic-export bf16 {bare}"
+    assert told(bare, "--backend", "openvino:precision=auto") == [f"the precision auto stays fp32: {unmeasured}"]
+    assert told(bare, "--precision", "auto")[1:] == [f"the precision auto stays fp32: openvino: {unmeasured}"]
+    for words in (("openvino:precision=bf16",), ("openvino", "--precision", "auto"), ("auto:precision=auto",), ("auto:precision=bf16",)):
+        (line,) = told(measured, "--backend", *words)
+        assert line.startswith("backend: OpenVINO ") and "bf16 (against fp32: 50.0 dB)" in line
+        assert line.endswith("; why: sdic-run doctor") == words[0].startswith("auto")
+
+
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_debug_shows_the_traceback_wherever_it_stands(run: Any, place: str) -> None:
     command = ("--debug", "invert", "missing.png") if place == "before" else ("invert", "missing.png", "--debug")

@@ -138,6 +138,23 @@ def test_a_failure_in_the_other_process_is_its_sentence(tiny_bundle: Path, tmp_p
         measure_apart(plan(tmp_path / "none"))
 
 
+def test_more_pictures_than_memory_holds_are_one_sentence(tiny_bundle: Path) -> None:
+    with pytest.raises(SdicError, match="^not enough memory for 1000000000000 pictures at once; use a smaller --batch$"):
+        measure_apart(plan(tiny_bundle, batches=(1, 10**12)))
+
+
+def test_what_cannot_be_is_found_before_any_backend_is_loaded(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "measure_apart", pytest.fail)
+    base = ["bench", "--bundle", str(tiny_bundle)]
+    for row in ("12", "99"):
+        assert main([*base, "--row", "2", "--row", row]) == 2
+        assert f"error: --row is {row}, and the style rows of {tiny_bundle} are 0 to 11; name one of them" in capsys.readouterr().err
+    assert main([*base, "--json", "/proc/none/x.json"]) == 2
+    assert capsys.readouterr().err.endswith("choose another one with --json\n")
+
+
 def test_a_process_that_dies_is_reported(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'Killed' >&2\nexit 137\n")

@@ -22,7 +22,9 @@ from sdic_runtime.tools.compare import Comparison, Difference, compare_backends,
 OFFSET = 0.01
 
 
-def load_skewed(bundle: Any, stage: str = "dicn", tensor: str = "residual", offset: float = OFFSET, nan: bool = False) -> Any:
+def load_skewed(
+    bundle: Any, stage: str = "dicn", tensor: str = "residual", offset: float = OFFSET, nan: bool = False, ran: str = "fp32"
+) -> Any:
     """ONNX Runtime with `offset` added to one tensor of one stage."""
     from sdic_runtime.backends.onnxruntime import OnnxRuntime
 
@@ -35,7 +37,9 @@ def load_skewed(bundle: Any, stage: str = "dicn", tensor: str = "residual", offs
                 results[tensor] = results[tensor] + np.float32(math.nan if nan else offset)
             return results
 
-    return Skewed(bundle, "fp32", threads=1)
+    backend = Skewed(bundle, "fp32", threads=1)
+    backend.precision = ran
+    return backend
 
 
 @pytest.fixture(autouse=True)
@@ -145,13 +149,23 @@ def test_nan_never_passes(tiny_bundle: Path, picture: Path) -> None:
         ({"swap": "decoder"}, r'there is no stage "decoder"; the stages are e4e, generator_head'),
         ({"tolerance": math.nan}, r"the tolerance is nan; give a number of at least 0"),
         ({"tolerance": -1.0}, r"the tolerance is -1\.0; give a number of at least 0"),
-        ({"precision": "fp16"}, r'the bundle gives no tolerance for precision "fp16"; name one with --tolerance'),
-        ({"precision": "fp16", "tolerance": 1.0}, r'has no complete set of stages in precision "fp16"; it has: fp32'),
+        ({"precision": "fp16"}, r'has no complete set of stages in precision "fp16"; it has: fp32'),
     ],
 )
 def test_bad_options(tiny_bundle: Path, picture: Path, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SdicError, match=sentence):
         compare_backends(tiny_bundle, picture, "onnxruntime", "onnxruntime", **options)
+
+
+def test_the_least_exact_precision_that_runs_decides(make_bundle: Callable[..., Path], picture: Path) -> None:
+    bundle = make_bundle("coarse", tolerances={"fp32": 1e-4, "bf16": 0.5})
+    reduced, exact = "skewed:ran=bf16", "onnxruntime:threads=1"
+    for pair, tolerance in (((reduced, exact), 0.5), ((exact, reduced), 0.5), ((exact, exact), 1e-4)):
+        comparison = compare_backends(bundle, picture, *pair)
+        assert comparison.passed and comparison.tolerance == tolerance
+    assert compare_backends(bundle, picture, exact, exact, precision="auto").tolerance == 1e-4
+    with pytest.raises(SdicError, match='^the bundle gives no tolerance for precision "fp8"; name one with --tolerance$'):
+        compare_backends(bundle, picture, "skewed:ran=fp8", exact)
 
 
 def test_another_edit_can_be_compared(tiny_bundle: Path, picture: Path) -> None:

@@ -1,0 +1,49 @@
+"""The studio's command where no model can be loaded, and where one of two can."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sdic_runtime.bundle.bundle import DEMO_FOLDER
+
+httpx = pytest.importorskip("httpx")
+for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+    pytest.importorskip(package)
+
+STUDIO = (sys.executable, "-m", "sdic_runtime.cli.app", "studio", "--port", "0")
+
+
+@pytest.mark.parametrize("bundles", [0, 2])
+def test_it_ends_with_the_reason_where_no_model_can_be_loaded(bundles: int, tiny_bundle: Path) -> None:
+    words = [word for path in (DEMO_FOLDER, tiny_bundle)[:bundles] for word in ("--bundle", path)]
+    done = subprocess.run([*STUDIO, *words, "--backend", "onnxruntime:precision=bf17"], capture_output=True, text=True, timeout=120)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(errors) == max(1, bundles), done.stderr
+    assert all("bf17" in line for line in errors) and "Traceback" not in done.stderr
+
+
+def test_it_says_which_model_is_missing_and_serves_the_others(tiny_bundle: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "broken"))
+    for graph in broken.glob("onnx/**/*.onnx"):
+        graph.write_bytes(b"no graph")
+    words = [*STUDIO, "--bundle", str(broken), "--bundle", str(tiny_bundle), "--backend", "onnxruntime:threads=1"]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    assert process.stdout and process.stderr
+    try:
+        url = process.stdout.readline().strip()
+        assert re.fullmatch(r"http://127.0.0.1:\d+/", url)
+        assert process.stderr.readline().startswith(f"error: {broken}: ")
+        assert [bundle["name"] for bundle in httpx.get(url + "api/bundles").json()] == ["tiny"]
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.communicate()
