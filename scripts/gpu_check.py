@@ -93,7 +93,8 @@ class Plan:
         batches = ("--batch", "1") if self.rehearse else ("--batch", "1", "--batch", "4", "--batch", "8")
         torch, plain = self.on("torch"), self.on("torch-plain")
         onnx = self.on("onnxruntime", "precision=fp32")
-        half = self.on("onnxruntime", "precision=fp16")
+        half, torch_half = self.on("onnxruntime", "precision=fp16"), self.on("torch", "precision=fp16")
+        rounds = () if self.rehearse else ("--rounds", "2")
 
         def bench(name: str, seconds: int, *backends: str, needs: str = "build", sizes: Sequence[str] = batches) -> Section:
             named = [word for backend in backends for word in ("--backend", backend)]
@@ -112,22 +113,24 @@ class Plan:
         build = ("build", str(self.weights), "--out", bundle, "--no-cpu-graphs", "--no-parts", "--force")
         yield Section("build", 600, product("sdic_export", *build), needs="draw" if self.weights == self.out / CHECKPOINT else "")
         yield Section("half", 400, product("sdic_export", "half", bundle), needs="build")
-        yield bench("bench_fp16", 200, plain, half, self.on("onnxruntime", "precision=fp16", "graphs=false"), needs="half")
+        kernels = self.on("onnxruntime", "precision=fp16", "graphs=false")
+        yield bench("bench_fp16", 400, plain, torch_half, half, kernels, needs="half", sizes=(*batches, *rounds))
         yield compare("fp16_against_fp32", 120, "--backend", half, "--against", onnx, "--tolerance", "0.05", needs="half")
-        yield bench("bench_fp32", 200, plain, torch, onnx)
+        yield bench("bench_fp32", 300, plain, torch, onnx, sizes=(*batches, *rounds))
         yield compare("torch_against_cpu", 120, "--backend", torch, "--against", "onnxruntime")
         yield compare("onnxruntime_against_torch", 120, "--backend", onnx, "--against", torch)
-        yield bench("bench_torch_half", 200, plain, self.on("torch", "precision=fp16"), self.on("torch", "precision=bf16"))
-        yield bench("bench_tf32", 200, self.on("torch", "precision=tf32"), self.on("onnxruntime", "tf32=true"))
+        # All that is compared with torch.compile in one run; where compiling takes too long, bench_fp16 has the others.
+        compiled = self.on("torch", "precision=fp16", "compile=true")
+        yield bench("bench_compiled", 500, plain, torch_half, half, compiled, needs="half", sizes=("--batch", "1"))
+        yield bench("bench_torch_half", 200, plain, torch_half, self.on("torch", "precision=bf16"))
+        yield bench("bench_tf32", 250, plain, self.on("torch", "precision=tf32"), self.on("onnxruntime", "tf32=true"))
         tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", str(ROOT / "tests/test_runtime/backends"))
         if not self.rehearse:
             yield Section("gpu_tests", 300, python(*tests))
         engines = product("sdic_export", "engines", bundle, "--target", "tensorrt-rtx")
         yield Section("tensorrt_rtx", 300, engines, needs="half")
-        compiled = self.on("torch", "precision=fp16", "compile=true")
-        yield bench("bench_compiled", 400, plain, compiled, sizes=("--batch", "1"))
         if not self.rehearse:
-            yield bench("bench_tensorrt_rtx", 200, "tensorrt-rtx", needs="tensorrt_rtx", sizes=("--batch", "1"))
+            yield bench("bench_tensorrt_rtx", 250, plain, "tensorrt-rtx", needs="tensorrt_rtx", sizes=("--batch", "1"))
 
 
 def python(*words: str) -> list[str]:
@@ -196,12 +199,14 @@ def run_all(plan: Plan, only: Sequence[str], say: Callable[[str], None]) -> bool
         whole.write_text(json.dumps(results, indent=1), encoding="utf-8")
         whole.replace(path)
         code = done[section.name]["code"]
-        say(f"{section.name:28} {'omitted' if code is None else f'code {code}':10} {done[section.name].get('seconds', 0):7.1f} s")
+        why = f"  {done[section.name]['output']}" if code is None else ""
+        say(f"{section.name:28} {'omitted' if code is None else f'code {code}':10} {done[section.name].get('seconds', 0):7.1f} s{why}")
     return all(done[name]["code"] == 0 for name in ran)
 
 
 def table(results: dict[str, Any]) -> str:
-    """The benchmarks as Markdown: median milliseconds and ratios against the first backend, by batch; then the decibels."""
+    """The benchmarks as Markdown: median milliseconds, and ratios against the first backend of the same section, by batch; then what
+    is missing."""
     sections = results["sections"]
     where = sections.get("libraries", {}).get("data", {})
     about = [
@@ -211,11 +216,11 @@ def table(results: dict[str, Any]) -> str:
     ]
     lines = [", ".join(map(str, about)) + (" (a rehearsal)" if results["about"]["rehearsal"] else ""), ""]
     lines += [
-        "| what ran | batch | inversion, ms | ratio | edit, ms | ratio | peak GB of host memory |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| section | what ran | batch | inversion, ms | ratio | edit, ms | ratio | peak GB of host memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    first: dict[tuple[int, str], float] = {}
     for name in (name for name in sections if name.startswith("bench")):
+        first: dict[tuple[int, str], float] = {}  # of this section: another ran at another time
         for item in sections[name].get("data", {}).get("measured", []):
             for batch in item["batches"]:
                 cells = []
@@ -224,7 +229,7 @@ def table(results: dict[str, Any]) -> str:
                     base = first.setdefault((batch["batch"], what), p50)
                     cells += [f"{1000 * p50:.1f}", f"{base / p50:.2f} x"]
                 memory = f"{(item['peak_memory_bytes'] or 0) / 1e9:.1f}"
-                lines.append(f"| {item['description']} | {batch['batch']} | {' | '.join(cells)} | {memory} |")
+                lines.append(f"| {name} | {item['description']} | {batch['batch']} | {' | '.join(cells)} | {memory} |")
     missing = [
         f"{name}: {'ran past its limit' if told['code'] == STOPPED else 'failed or omitted'}"
         for name, told in sections.items()
@@ -249,7 +254,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f'there is no section "{unknown[0]}"; there are: {", ".join(known)}')
     if args.list:
-        print("\n".join(f"{section.name:28} {section.seconds:5} s" for section in plan.sections()))
+        print("\n".join(f"{section.name:28} {section.seconds * plan.patience:5} s" for section in plan.sections()))
         return 0
     if args.table:
         path = plan.out / RESULTS

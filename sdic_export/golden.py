@@ -151,7 +151,8 @@ class Watched(Wrapper):
 
 
 def run_all(backend: Backend, image: np.ndarray, direction: np.ndarray) -> Chain:
-    """`run_chain`, and an example of every stage and of their parts. Raises BundleError for a stage that no program runs."""
+    """`run_chain`, and an example of every stage and of the parts that `backend` runs. Raises BundleError for a stage that no program
+    runs."""
     watched, method = Watched(backend), backend.method
     values = run_chain(watched, image, direction)
     invert = method.programs[INVERT]
@@ -162,7 +163,9 @@ def run_all(backend: Backend, image: np.ndarray, direction: np.ndarray) -> Chain
     unused = [stage for stage in method.stages if stage not in watched.examples]
     if unused:
         raise BundleError(f'no program runs the stage "{unused[0]}", so that nothing can be checked of it; remove it from the method')
-    for stage in method.cuts:
+    for stage, cut in method.cuts.items():
+        if not all(backend.runs(step.stage) for step in cut.steps):
+            continue
         inputs = watched.examples[stage].inputs
         run(method.chain(stage), watched, {name: backend.upload(array) for name, array in inputs.items()})
     return Chain(image, direction, values, watched.examples)

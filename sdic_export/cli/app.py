@@ -222,10 +222,8 @@ def verify_bundle(
       sdic-export verify engines/ffhq1024 --backend torch:checkpoint=SDIC_ffhq.pt
     """
     from sdic_export.verify import verify
-    from sdic_runtime.backends.registry import parse_backend
 
-    name, options = parse_backend(backend)
-    result = verify(bundle, name, precision, checkpoint, options)
+    result = verify(bundle, backend, precision, checkpoint)
     report.show_verification(result, as_json, every)
     if result.failures:
         raise typer.Exit(FAILED)

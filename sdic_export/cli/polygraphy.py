@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
-from sdic_runtime.cli.options import Debug, PrecisionOption
+from sdic_runtime.cli.options import Debug
+
+PRECISION_HELP = "Precision of the graphs, of those that the bundle holds, such as fp16; its default when omitted."
 
 
 def polygraphy(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.", show_default=False)],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder for the files.", show_default=False)],
-    precision: PrecisionOption = None,
+    precision: Annotated[str | None, typer.Option("--precision", help=PRECISION_HELP)] = None,
     backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME[:KEY=VALUE,...]", help="What computes the stages' inputs and expected outputs.")
+        str, typer.Option("--backend", metavar="NAME[:KEY=VALUE,...]", help="What computes inputs, and outputs that are not golden.")
     ] = "onnxruntime:cpu_graphs=false",
     pictures: Annotated[int, typer.Option("--pictures", min=1, help="How many of the golden pictures.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder that an earlier run wrote.")] = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,7 @@ def run(
     import socket
     from importlib.util import find_spec
 
-    from sdic_runtime.errors import ArgumentError, MissingExtraError
+    from sdic_runtime.errors import ArgumentError, BackendError, MissingExtraError, SdicError, printable
 
     for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         if find_spec(package) is None:
@@ -49,6 +50,7 @@ def run(
     from sdic_runtime.bundle.bundle import Bundle
     from sdic_runtime.studio.guard import LOOPBACK, Guard
     from sdic_runtime.studio.limits import Limits
+    from sdic_runtime.studio.rooms import FAILED, Room
     from sdic_runtime.studio.server import server
     from sdic_runtime.studio.service import create_app
 
@@ -60,11 +62,24 @@ def run(
     token = token or (None if host in LOOPBACK else secrets.token_urlsafe(18))
     if not bundles:
         options.notice(options.DEMO_NOTICE)
-    app = create_app(bundles or [None], backend=backend, precision=precision)
+    failed: list[Room] = []
+
+    def loaded(rooms: Sequence[Room]) -> None:
+        """Say what could not be loaded; without any bundle there is nothing to serve."""
+        failed.extend(room for room in rooms if room.state == FAILED)
+        serving.should_exit = len(failed) == len(rooms)
+        for room in failed[: len(failed) - serving.should_exit]:
+            options.notice(f"error: {printable(f'{room.path}: {room.reason}')}")
+
+    app = create_app(bundles or [None], loaded=loaded, backend=backend, precision=precision)
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise ArgumentError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from error
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"http://{shown}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}")
-    server(Guard(app, {host, *(hosts or [])}, token), Limits()).run(sockets=[listening])
+    serving = server(Guard(app, {host, *(hosts or [])}, token), Limits())
+    serving.run(sockets=[listening])
+    if failed and len(failed) == len(app.state.studio.rooms):
+        last = failed[-1]
+        raise last.error if isinstance(last.error, SdicError) else BackendError(last.reason) from last.error

@@ -1,4 +1,4 @@
-"""The bundles that a studio has open, and what they do with pictures; all of it runs in the worker's thread."""
+"""The bundles that a studio has open, and what they do with pictures; models run in one thread, pictures are read and written in others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdic_runtime.errors import ArgumentError, PictureError, SdicError
 from sdic_runtime.faces import Face, Photo, find
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.sheets import back_and_forth, gif, sheet
+from sdic_runtime.sheets import sheet
 from sdic_runtime.subjects import Reader, Subject, Wishes
 from sdic_runtime.tools.list_directions import listed
 
@@ -87,6 +87,7 @@ class Room:
     options: Mapping[str, Any] = field(default_factory=dict)
     state: str = LOADING
     reason: str = "the bundle is still loading; try again in a moment"
+    error: Exception | None = None  # that made it fail
     pipeline: Pipeline | None = None
 
     def load(self) -> None:
@@ -97,7 +98,8 @@ class Room:
             self.state, self.reason = READY, ""
         except Exception as error:
             known = isinstance(error, SdicError)
-            self.state, self.reason = FAILED, str(error) if known else f"loading failed: {type(error).__name__}: {error}"
+            self.reason = str(error) if known else f"loading failed: {type(error).__name__}: {error}"
+            self.state, self.error = FAILED, error
 
     @property
     def open(self) -> Pipeline:
@@ -198,10 +200,6 @@ class Room:
 
     def strip(self, kept: Kept, asked: Sequence[Asked], captions: Sequence[str]) -> Image:
         return sheet([self.pictures(kept, asked)], captions)
-
-    def animation(self, kept: Kept, asked: Sequence[Asked]) -> bytes:
-        """An endless GIF, back and forth."""
-        return gif(back_and_forth(self.pictures(kept, asked)))
 
     def keep(self, kept: Kept, mask: Image | None) -> None:
         """From now on nothing changes where `mask`, a picture of the model's size, is white. Raises PictureError."""

@@ -20,13 +20,14 @@ from starlette.requests import ClientDisconnect
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError
 from sdic_runtime.faces import open_photo
 from sdic_runtime.pictures import opened as decoding
+from sdic_runtime.sheets import back_and_forth, gif
 from sdic_runtime.studio.kept import GoneError
 from sdic_runtime.studio.kept import Kept as Store
 from sdic_runtime.studio.limits import Limits
 from sdic_runtime.studio.messages import ToEdit, ToInvert, ToSweep
 from sdic_runtime.studio.rooms import FAILED, FORMATS, LOADING, READY, Asked, Kept, Picture, Room, encoded, opened
 from sdic_runtime.studio.uploads import Uploads
-from sdic_runtime.studio.worker import BusyError, StaleError, Work, Worker
+from sdic_runtime.studio.worker import BusyError, StaleError, Work, Worker, finished
 
 PAGE = Path(__file__).with_name("page")
 PREVIEW_SIDE = 1024  # pixels of the longer side of a photograph that the page shows
@@ -49,7 +50,8 @@ class Studio:
     def __init__(self, bundles: Sequence[Path | None], limits: Limits, options: dict[str, Any]) -> None:
         self.limits = limits
         self.rooms = [Room(path, options) for path in bundles]
-        self.worker, self.uploads = Worker(limits.waiting), Uploads(limits)
+        # The models, and what reads the pictures that come for them.
+        self.worker, self.reader, self.uploads = Worker(limits.waiting), Worker(limits.waiting), Uploads(limits)
         self.pictures: Store[Picture] = Store(limits.kept, limits.kept_bytes // 2, limits.lifetime)
         self.inversions: Store[Kept] = Store(limits.kept, limits.kept_bytes // 2, limits.lifetime)
         self.inverting = {id(room): Work(room.invert, limits.batch) for room in self.rooms}
@@ -58,7 +60,7 @@ class Studio:
         self.answers = Counter("sdic_answers", "Answers by status", ["status"], registry=self.registry)
         self.seconds = Histogram("sdic_work_seconds", "From a request to its result", ["work"], registry=self.registry)
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "sdic_waiting": ("Requests that wait or are computed", lambda: len(self.worker)),
+            "sdic_waiting": ("Requests that wait or are computed", lambda: len(self.worker) + len(self.reader)),
             "sdic_pictures": ("Pictures in memory", lambda: len(self.pictures)),
             "sdic_inversions": ("Inversions in memory", lambda: len(self.inversions)),
             "sdic_kept_bytes": ("Bytes of both", lambda: self.pictures.size + self.inversions.size),
@@ -66,17 +68,19 @@ class Studio:
         for name, (meaning, value) in gauges.items():
             Gauge(name, meaning, registry=self.registry).set_function(value)
 
-    async def load(self) -> None:
+    async def load(self, loaded: Callable[[Sequence[Room]], None]) -> None:
+        """Load all bundles, then call `loaded` with their rooms."""
         for room in self.rooms:
             await asyncio.to_thread(room.load)
+        loaded(self.rooms)
 
     def room(self, name: str | None = None) -> Room:
-        """The bundle called `name`, the first one when None. Raises HTTPException or ArgumentError."""
+        """The bundle called `name`, the first one that did not fail when None. Raises HTTPException or ArgumentError."""
         if self.stopping:
             raise HTTPException(503, "the service is being stopped")
         ready = {room.open.bundle.manifest.name: room for room in self.rooms if room.state == READY}
         if name is None or not ready:
-            first = self.rooms[0] if name is None or not ready else next(iter(ready.values()))
+            first = next((room for room in self.rooms if room.state != FAILED), self.rooms[0])
             if first.state != READY:
                 raise HTTPException(503, first.reason)
             return first
@@ -84,10 +88,13 @@ class Studio:
             raise ArgumentError(f'there is no bundle "{name}" here; there are: {", ".join(ready)}')
         return ready[name]
 
-    async def done(self, request: Request, what: str, work: Work, payload: Any, slot: str | None = None) -> Any:
-        """The result of a job; one whose client has gone is dropped. Raises what the job raised, and HTTPException after too long."""
+    async def done(
+        self, request: Request, what: str, work: Work, payload: Any, slot: str | None = None, worker: Worker | None = None
+    ) -> Any:
+        """The result of a job for `worker`, the models' when None; one whose client has gone is dropped. Raises what the job raised, and
+        HTTPException after too long."""
         start = time.perf_counter()
-        answer = self.worker.submit(work, payload, slot)
+        answer = (worker or self.worker).submit(work, payload, slot)
         gone = asyncio.create_task(_gone(request))
         try:
             await asyncio.wait({answer, gone}, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -110,7 +117,7 @@ class Studio:
             with decoding(io.BytesIO(data), "the picture", limits.pixels) as image:
                 return [opened(open_photo(image), faces)]
 
-        picture: Picture = await self.done(request, "decode", Work(made), None)
+        picture: Picture = await self.done(request, "decode", Work(made), None, worker=self.reader)
         return picture
 
     async def inversion(self, request: Request, room: Room, picture: Picture, face: int | None = None, crop: bool = False) -> Kept:
@@ -118,10 +125,8 @@ class Studio:
         return kept
 
     async def image(self, request: Request, kept: Kept, asked: Asked, kind: str, slot: str | None = None) -> Response:
-        def made(_: Sequence[Any]) -> list[bytes]:
-            return [encoded(kept.room.pictures(kept, [asked])[0], kind)]
-
-        return Response(await self.done(request, "edit", Work(made), None, slot), media_type=FORMATS[kind][0])
+        work = Work(lambda _: kept.room.pictures(kept, [asked]), then=lambda image: encoded(image, kind))
+        return Response(await self.done(request, "edit", work, None, slot), media_type=FORMATS[kind][0])
 
 
 async def _gone(request: Request) -> None:
@@ -129,16 +134,23 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def create_app(bundles: Sequence[Path | str | None] = (None,), limits: Limits | None = None, **options: Any) -> FastAPI:
-    """The application on some bundles (None: the embedded demo bundle); `options` go to Pipeline.load."""
+def create_app(
+    bundles: Sequence[Path | str | None] = (None,),
+    limits: Limits | None = None,
+    loaded: Callable[[Sequence[Room]], None] = lambda rooms: None,
+    **options: Any,
+) -> FastAPI:
+    """The application on some bundles (None: the embedded demo bundle); `options` go to Pipeline.load. `loaded` is called in the event
+    loop once all bundles are ready or have failed."""
     studio = Studio([None if path is None else Path(path) for path in bundles], limits or Limits(), options)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(studio.worker.run()), asyncio.create_task(studio.load())]
+        workers = [studio.worker, studio.reader]
+        tasks = [*(asyncio.create_task(worker.run()) for worker in workers), asyncio.create_task(studio.load(loaded))]
         yield
         studio.stopping = True
-        await studio.worker.finished(studio.limits.stop_seconds)
+        await finished(workers, studio.limits.stop_seconds)
         for task in tasks:
             task.cancel()
 
@@ -217,7 +229,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
             small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
             return [encoded(small, "jpeg")]
 
-        return Response(await studio.done(request, "preview", Work(made), None), media_type="image/jpeg")
+        return Response(await studio.done(request, "preview", Work(made), None, worker=studio.reader), media_type="image/jpeg")
 
     @app.delete("/api/pictures/{handle}")
     async def forget(handle: str) -> dict[str, str]:
@@ -289,19 +301,18 @@ def _add_inversions(app: FastAPI, studio: Studio) -> None:
         kept, asked = studio.inversions.get(handle), _swept(wanted, studio.limits)
         captions = [f"{strength:+.3g}" if strength else "0" for strength in wanted.strengths]
 
-        def made(_: Sequence[Any]) -> list[bytes]:
-            return [encoded(kept.room.strip(kept, asked, captions), wanted.format)]
+        def made(_: Sequence[Any]) -> list[Any]:
+            return [kept.room.strip(kept, asked, captions)]
 
-        return Response(await studio.done(request, "strip", Work(made), None), media_type=FORMATS[wanted.format][0])
+        work = Work(made, then=lambda image: encoded(image, wanted.format))
+        return Response(await studio.done(request, "strip", work, None), media_type=FORMATS[wanted.format][0])
 
     @app.post("/api/inversions/{handle}/animation")
     async def animation(request: Request, handle: str, wanted: ToSweep) -> Response:
         kept, asked = studio.inversions.get(handle), _swept(wanted, studio.limits)
 
-        def made(_: Sequence[Any]) -> list[bytes]:
-            return [kept.room.animation(kept, asked)]
-
-        return Response(await studio.done(request, "animation", Work(made), None), media_type="image/gif")
+        work = Work(lambda _: [kept.room.pictures(kept, asked)], then=lambda images: gif(back_and_forth(images)))
+        return Response(await studio.done(request, "animation", work, None), media_type="image/gif")
 
     @app.delete("/api/inversions/{handle}")
     async def forget(handle: str) -> dict[str, str]:

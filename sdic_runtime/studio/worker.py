@@ -1,8 +1,12 @@
-"""One thread runs the pipelines; requests wait for it in a queue that is short, and in which the newest of a slider wins."""
+"""One thread runs the pipelines; requests wait for it in a queue that is short, and in which the newest of a slider wins.
+
+What is to be done with a result, such as the file of a picture, has a thread of its own, so that the models go on meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +25,11 @@ class StaleError(SdicError):
 @dataclass(frozen=True)
 class Work:
     """What the thread calls: `call` takes the payloads of up to `batch` jobs that wait for the same work, and gives a result or an error
-    for each."""
+    for each. `then`: what the other thread makes of each result."""
 
     call: Callable[[Sequence[Any]], Sequence[Any]]
     batch: int = 1
+    then: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +47,11 @@ class Worker:
         self._most, self._there = waiting, asyncio.Event()
         self._jobs: list[Job] = []
         self._busy = False
+        self._finishing: dict[Job, asyncio.Task[None]] = {}  # in the order in which they were computed
+        self._turn = asyncio.Lock()  # who waits longest for it gets it
 
     def __len__(self) -> int:
-        return len(self._jobs) + self._busy
+        return len(self._jobs) + self._busy + len(self._finishing)
 
     def submit(self, work: Work, payload: Any, slot: str | None = None) -> asyncio.Future[Any]:
         """The answer to come. A job of the same `slot` that still waits is answered with StaleError, and this one takes its place; a job
@@ -56,7 +63,7 @@ class Worker:
                 job.answer.set_exception(StaleError("a newer request of this slider took its place"))
                 self._jobs[index] = new
                 return new.answer
-        if len(self._jobs) >= self._most:
+        if len(self._jobs) + len(self._finishing) >= self._most:
             raise BusyError(f"{self._most} requests are waiting already; try again in a moment")
         self._jobs.append(new)
         self._there.set()
@@ -73,15 +80,21 @@ class Worker:
             results = await asyncio.to_thread(_called, group[0].work, [job.payload for job in group])
             self._busy = False
             for job, result in zip(group, results, strict=True):
-                if not job.answer.done():
-                    job.answer.set_exception(result) if isinstance(result, BaseException) else job.answer.set_result(result)
+                if job.work.then is None or isinstance(result, BaseException):
+                    _answer(job, result)
+                else:
+                    self._finishing[job] = asyncio.create_task(self._finish(job, job.work.then, result))
 
-    async def finished(self, seconds: float) -> None:
-        """Wait until nothing waits, at most so long."""
-        for _ in range(int(seconds / 0.02)):
-            if not len(self):
-                return
-            await asyncio.sleep(0.02)
+    async def _finish(self, job: Job, then: Callable[[Any], Any], result: Any) -> None:
+        """Answer a job with what `then` makes of its result, one after the other; the newest of a slot wins here too."""
+        async with self._turn:
+            later = [other.slot for other in self._finishing if other is not job and not other.answer.done()]
+            if job.slot is not None and job.slot in later:
+                _answer(job, StaleError("a newer request of this slider took its place"))
+            elif not job.answer.done():
+                (made,) = await asyncio.to_thread(_called, Work(lambda results: [then(results[0])]), [result])
+                _answer(job, made)
+            del self._finishing[job]
 
     def _taken(self) -> list[Job]:
         """The job that waits longest, and others of the same work as far as they are computed at once."""
@@ -91,6 +104,19 @@ class Worker:
         if not self._jobs:
             self._there.clear()
         return group
+
+
+async def finished(workers: Sequence[Worker], seconds: float) -> None:
+    """Wait until nothing waits with any of them, at most so long."""
+    end = time.monotonic() + seconds
+    while any(map(len, workers)) and time.monotonic() < end:
+        await asyncio.sleep(0.02)
+
+
+def _answer(job: Job, result: Any) -> None:
+    """Give a job its result, or its error, where somebody waits for it still."""
+    if not job.answer.done():
+        job.answer.set_exception(result) if isinstance(result, BaseException) else job.answer.set_result(result)
 
 
 def _called(work: Work, payloads: Sequence[Any]) -> Sequence[Any]:

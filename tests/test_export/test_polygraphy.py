@@ -18,6 +18,7 @@ from polygraphy.json import load_json
 from polygraphy.tools._main import main as polygraphy_main
 
 from sdic_export.build import finish
+from sdic_export.golden import makers, read_golden
 from sdic_export.polygraphy_files import BISECT, EVERY, INPUTS, LOADER, OUTPUTS, REDUCED, RUNNERS, PolygraphyOptions, write_polygraphy
 from sdic_runtime.bundle.bundle import DEMO_FOLDER, Bundle
 from sdic_runtime.bundle.manifest import MANIFEST_NAME
@@ -60,6 +61,8 @@ def test_every_stage_has_its_files(folder: Path) -> None:
         ((outputs,),) = RunResults.load(str(folder / name / OUTPUTS)).values()
         assert {tensor: outputs[tensor].shape for tensor in outputs} == {tensor: METHOD.shape(tensor, 1) for tensor in stage.outputs}
         assert os.access(folder / name / BISECT, os.X_OK)
+    rtx = (folder / "dipn/tensorrt-rtx.sh").read_text().splitlines()
+    assert rtx[-2] == "export POLYGRAPHY_USE_TENSORRT_RTX=1" and "--trt --strongly-typed" in rtx[-1]
     assert "| `every_tensor.sh` |" in (folder / "README.md").read_text()
 
 
@@ -85,6 +88,38 @@ def test_the_script_is_one(folder: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(["sh", folder / "dipn/onnxruntime.sh", "-v"], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0 and "PASSED" in done.stdout
+
+
+def test_the_expected_outputs_are_golden_where_there_are_such(tmp_path: Path) -> None:
+    write_polygraphy(PolygraphyOptions(DEMO_FOLDER, tmp_path / "new", backend="torch-plain", pictures=2))
+    golden, seen = read_golden(Bundle.open().file(METHOD.golden or ""), METHOD), set()
+    for value, step in makers(METHOD).items():
+        ((outputs,),) = RunResults.load(str(tmp_path / "new" / step.stage / OUTPUTS)).values()
+        tensor = next((name for name, made in step.outputs.items() if made == value), None)
+        thinned = golden.thinned(value, outputs[tensor]) if tensor in outputs else None
+        if thinned is not None and thinned.shape == golden.tensors[value].shape and np.array_equal(thinned, golden.tensors[value]):
+            seen.add(value)
+    assert len(seen) >= 5
+    script, readme = (tmp_path / "new/dipn/onnxruntime.sh").read_text(), (tmp_path / "new/README.md").read_text()
+    for text in (script, readme):
+        assert "PyTorch gave" in text and "plain generator" in text
+
+
+def test_expected_outputs_of_a_reduced_precision_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ArgumentError, match='expected outputs must be computed in fp32, and "torch:precision=bf16" computes in bf16; name another'
+    ):
+        write_polygraphy(PolygraphyOptions(DEMO_FOLDER, tmp_path / "new", backend="torch:precision=bf16"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.full
+def test_bisection_of_a_sound_graph_says_that_nothing_is_off(folder: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(folder / "dipn", tmp_path / "dipn"))
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["sh", place / BISECT, "--onnxrt"], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("nothing is off: the outputs are ")
+    assert "Minimum Bad Model" not in done.stdout and not (place / REDUCED).exists()
 
 
 @pytest.mark.full

@@ -73,7 +73,7 @@ def test_every_section_is_told_with_its_data(script: ModuleType, planned: Any) -
     assert {name: told["code"] for name, told in sections.items()} == {"good": 0, "bad": 3, "slow": 124, "behind": None, "last": 0}
     assert sections["good"]["data"] == [1, 2] and sections["good"]["output"] == "written\n" and "data" not in sections["last"]
     assert sections["behind"]["output"] == '"bad" did not go well before it' and found["about"]["rehearsal"] is True
-    assert [line.split()[0] for line in said] == list(sections) and "omitted" in said[3]
+    assert [line.split()[0] for line in said] == list(sections) and said[3].endswith('"bad" did not go well before it')
     assert written == [list(sections)[:count] for count in range(1, 6)] and sections["slow"]["seconds"] < 30
     assert (planned.out / "last.log").read_text() == "here\n"
 
@@ -91,13 +91,17 @@ def test_the_table(script: ModuleType) -> None:
 
     sections = {
         "libraries": {"code": 0, "data": {"card": "A Card", "torch": "2.13", "cuda": "13.0", "onnxruntime": "1.32"}},
-        "bench_fp32": {"code": 0, "data": {"measured": [measured("plain", 0.08, 0.02)]}},
-        "bench_fp16": {"code": 0, "data": {"measured": [measured("half", 0.01, 0.004)]}},
+        "bench_fp32": {"code": 0, "data": {"measured": [measured("plain", 0.16, 0.02)]}},
+        "bench_fp16": {"code": 0, "data": {"measured": [measured("plain", 0.08, 0.02), measured("half", 0.01, 0.004)]}},
         "gpu_tests": {"code": 124},
     }
     lines = script.table({"about": {"date": "2026-11-26", "rehearsal": False}, "sections": sections}).splitlines()
     assert lines[0] == "A Card, 2026-11-26, torch 2.13, cuda 13.0, onnxruntime 1.32"
-    assert lines[4:6] == ["| plain | 1 | 80.0 | 1.00 x | 20.0 | 1.00 x | 3.2 |", "| half | 1 | 10.0 | 8.00 x | 4.0 | 5.00 x | 3.2 |"]
+    assert lines[4:7] == [
+        "| bench_fp32 | plain | 1 | 160.0 | 1.00 x | 20.0 | 1.00 x | 3.2 |",
+        "| bench_fp16 | plain | 1 | 80.0 | 1.00 x | 20.0 | 1.00 x | 3.2 |",
+        "| bench_fp16 | half | 1 | 10.0 | 8.00 x | 4.0 | 5.00 x | 3.2 |",
+    ]
     assert lines[-1] == "* gpu_tests: ran past its limit"
 
 
@@ -110,11 +114,26 @@ def test_the_checkout_answers_without_being_installed(tmp_path: Path) -> None:
     assert table.returncode == 0 and "(a rehearsal)" in table.stdout
 
 
+def test_one_run_compares_all_with_plain_torch_and_the_compiled_one_costs_no_numbers(script: ModuleType, tmp_path: Path) -> None:
+    sections = {section.name: section for section in script.Plan(tmp_path, None, False).sections()}
+    benches = [section for name, section in sections.items() if name.startswith("bench")]
+    told = {
+        section.name: [word for before, word in zip(section.command, section.command[1:], strict=False) if before == "--backend"]
+        for section in benches
+    }
+    assert all(backends[0] == "torch-plain:device=cuda" for backends in told.values())
+    others = {"torch-plain:device=cuda", "torch:device=cuda,precision=fp16", "onnxruntime:device=cuda,precision=fp16"}
+    assert others <= {*told["bench_fp16"]} and {*told["bench_compiled"]} == others | {"torch:device=cuda,precision=fp16,compile=true"}
+    assert list(sections).index("bench_fp16") < list(sections).index("bench_compiled")
+    assert [name for name, backends in told.items() if any("compile=true" in backend for backend in backends)] == ["bench_compiled"]
+
+
 def test_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
     wrong = check(tmp_path, "--only", "everything")
     assert wrong.returncode == 2 and 'there is no section "everything"; there are: libraries, driver, draw, build' in wrong.stderr
     assert check(tmp_path, "--table").returncode == 2
     listed = check(tmp_path, "--list").stdout.splitlines()
+    assert check(tmp_path, "--list", "--rehearse").stdout.splitlines()[0].split() == ["libraries", "360", "s"]
     assert listed[0].split() == ["libraries", "120", "s"] and [line for line in listed if line.startswith("gpu_tests")]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from sdic_runtime.studio.worker import BusyError, StaleError, Work, Worker
+from sdic_runtime.studio.worker import BusyError, StaleError, Work, Worker, finished
 
 
 class Held:
@@ -73,7 +75,7 @@ def test_what_waits_for_the_same_work_is_one_batch_and_errors_are_their_own() ->
         with pytest.raises(ValueError, match="bad"):
             await answers[1]
         assert await between == 18
-        await worker.finished(1)
+        await finished([worker], 1)
         assert len(worker) == 0
 
     with_worker(test)
@@ -110,5 +112,95 @@ def test_work_that_raises_answers_all_and_the_next_goes_on() -> None:
         held = Held()
         held.go.set()
         assert await worker.submit(held.work, 5) == 10
+
+    with_worker(test)
+
+
+def test_what_is_done_with_results_lets_the_next_work_begin() -> None:
+    writing = threading.Event()
+    written: list[int] = []
+
+    def write(result: Any) -> str:
+        writing.wait(10)
+        written.append(result)
+        if result == 6:
+            raise ValueError("no room")
+        return f"file {result}"
+
+    async def test(worker: Worker) -> None:
+        computed: list[int] = []
+
+        def compute(payloads: Sequence[Any]) -> Sequence[Any]:
+            computed.extend(payloads)
+            return [2 * payload for payload in payloads]
+
+        work = Work(compute, then=write)
+        answers = [worker.submit(work, number) for number in (1, 2, 3)]
+        gone = worker.submit(work, 4)
+        last = worker.submit(work, 5)
+        while computed != [1, 2, 3, 4, 5]:
+            await asyncio.sleep(0.001)
+        assert written == [] and len(worker) == 5
+        gone.cancel()
+        writing.set()
+        assert [await answer for answer in (answers[0], answers[1], last)] == ["file 2", "file 4", "file 10"]
+        with pytest.raises(ValueError, match="no room"):
+            await answers[2]
+        await finished([worker], 1)
+        assert len(worker) == 0
+
+    with_worker(test)
+    assert written == [2, 4, 6, 10]  # in their order, without what nobody waits for
+
+
+def test_the_newest_of_a_slot_wins_among_results_too() -> None:
+    writing = threading.Event()
+
+    def write(result: Any) -> Any:
+        writing.wait(10)
+        return result
+
+    async def test(worker: Worker) -> None:
+        work = Work(lambda payloads: payloads, then=write)
+        answers = []
+        for number, slot in ((1, "a"), (2, "a"), (3, "b"), (4, "a")):
+            answers.append(worker.submit(work, number, slot))
+            while len(worker._finishing) < number:
+                await asyncio.sleep(0.001)
+        with pytest.raises(BusyError, match="4 requests are waiting"):
+            worker.submit(work, 5)
+        writing.set()
+        assert [await answers[index] for index in (0, 2, 3)] == [1, 3, 4]  # the first was being written already
+        with pytest.raises(StaleError, match="a newer request"):
+            await answers[1]
+
+    with_worker(test, waiting=4)
+
+
+def test_what_a_slider_shows_is_at_most_two_renders_old() -> None:
+    rendered: list[int] = []
+
+    def render(payloads: Sequence[Any]) -> Sequence[Any]:
+        time.sleep(0.05)  # slower than the slider
+        rendered.append(payloads[0])
+        return payloads
+
+    async def test(worker: Worker) -> None:
+        work, shown, most = Work(render, then=lambda value: value), [], 0
+
+        async def ask(value: int) -> None:
+            before = len(rendered)
+            with suppress(StaleError):
+                shown.append(await worker.submit(work, value, "smile"))
+                assert rendered.index(value) + 1 - before <= 2
+
+        asked = []
+        for value in range(45):
+            asked.append(asyncio.create_task(ask(value)))
+            await asyncio.sleep(1 / 30)
+            most = max(most, len(worker))
+        await asyncio.gather(*asked)
+        assert shown == sorted(shown) and shown[-1] == 44 and len(shown) < 45
+        assert most <= 3, "one waits, one is rendered and one is written"
 
     with_worker(test)
