@@ -19,8 +19,22 @@ JUDGE, READER = "judge.safetensors", "reader.safetensors"  # of the evaluation, 
 SHARED = "shared"  # what the metadata of a packed file call the tensors that are those of BASE
 
 
+class Refused(Exception):
+    """What was asked for cannot be done: one sentence that says why, and what to do."""
+
+
+def made(folder: Path, option: str) -> Path:
+    """The folder of an option, which is made where it is missing. Raises Refused."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"{option} {folder} cannot be made a folder ({error.strerror}); name another one") from error
+    return folder
+
+
 def pack(results: Mapping[str, Path], others: Mapping[str, Path], out: Path, single: bool) -> None:
     """Write what every run trained, name -> its checkpoint; `others`: name -> further file to take along. `single`: as few archives."""
+    made(out, "--out")
     files = [packed(path, out / f"{name}.safetensors") for name, path in results.items()]
     files += [Path(shutil.copy(path, out / name)) for name, path in others.items()]
     if single:
@@ -66,13 +80,11 @@ def archived(out: Path, files: Sequence[Path]) -> list[Path]:
 
 
 def unpack(packed: Path, out: Path) -> list[Path]:
-    """Write the whole checkpoints of what `pack` wrote to `packed`, and that of e4e first."""
+    """Write the whole checkpoints of what `pack` wrote to `packed`, and that of e4e, which is named first. Raises Refused."""
     from sdic_train.checkpoints.files import read_safetensors, write_safetensors
 
-    base, metadata = read_safetensors(BASE)
-    e4e = {name: tensor for name, tensor in base.items() if not name.startswith(("dipn.", "dicn."))}
-    written = [out / "e4e.safetensors"]
-    write_safetensors(written[0], e4e, metadata)
+    source, (base, about) = packed, read_safetensors(BASE)
+    written = list[Path]()
     if archives := sorted(packed.glob("table1_*.tar*")):
         opened = out / "packed"
         if opened.resolve() != packed.resolve():
@@ -87,4 +99,8 @@ def unpack(packed: Path, out: Path) -> list[Path]:
             whole = {**{name: base[name] for name in json.loads(metadata.pop(SHARED))}, **tensors}
             written.append(out / path.name)
             write_safetensors(written[-1], whole, metadata)
-    return written
+    if not written:
+        raise Refused(f"--packed {source} holds no packed checkpoints; name the folder that `pack` wrote")
+    e4e = {name: tensor for name, tensor in base.items() if not name.startswith(("dipn.", "dicn."))}
+    write_safetensors(out / "e4e.safetensors", e4e, about)
+    return [out / "e4e.safetensors", *written]

@@ -17,7 +17,7 @@ import table1_checkpoints as checkpoints
 import table1_rows
 import table1_sheet
 import wall_time
-from table1_checkpoints import BASE, DIRECTIONS, JUDGE, READER, ROOT
+from table1_checkpoints import BASE, DIRECTIONS, JUDGE, READER, ROOT, Refused
 
 SDIC, LONGER = table1_rows.LABELS["sdic"], "SDIC, trained longer"  # the latter is the embedded model
 KEY, ROW = "key.txt", "evaluation.json"
@@ -40,10 +40,15 @@ class Job:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Unpack, draw photos that no training saw, measure every model, print the table, and draw the sheet; the exit code."""
-    out = Path(options.out).resolve()
+    """Unpack, draw photos that no training saw, measure every model, print the table, and draw the sheet; the exit code. Raises
+    Refused."""
+    out = checkpoints.made(Path(options.out).resolve(), "--out")
+    if options.sheet and not edit_of(options).exists():
+        raise Refused(f"there is no direction {edit_of(options)}; name one of that folder with --edit")
     paths, data = {path.stem: path for path in checkpoints.unpack(Path(options.packed), out / "models")}, out / "data"
     judge = Path(options.judge).resolve() if options.judge else beside(options, JUDGE)
+    if not judge.is_file():
+        raise Refused(f"there is no portrait reader {judge}; name one with --judge, or pack it with `pack --judge`")
     draw = ["dataset", "--out", str(data), "--size", "128", "--photo", "--count", str(options.count), "--seed", str(options.photos)]
     if code := command([*draw, "--processes", str(os.cpu_count() or 1)], out / "site"):
         return code
@@ -72,6 +77,11 @@ def evaluate(options: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
+def edit_of(options: argparse.Namespace) -> Path:
+    """The direction that the sheet shows."""
+    return DIRECTIONS / f"{options.edit}.safetensors"
+
+
 def job_of(name: str, path: Path, judge: Path, count: int) -> Job:
     """A row of one checkpoint; `name` is its name in the evaluation's files."""
     return Job(path.stem, (f"{name}={path}",), (path, judge), count)
@@ -88,7 +98,7 @@ def tuning_jobs(options: argparse.Namespace, models: Mapping[str, Path], judge: 
     starts from on the same photos. The network of PTI's loss is that of the trainings, not the judge."""
     count, reader, pivot = min(options.pti, options.count), beside(options, READER), models[PIVOT]
     if not reader.exists():
-        raise SystemExit(f"PTI's loss needs {reader}, a portrait reader that is not the judge; `pack --reader` packs it")
+        raise Refused(f"PTI's loss needs {reader}, a portrait reader that is not the judge; `pack --reader` packs it")
     words = ("--tune", f"PTI={pivot}", "--tune-count", str(count), "--tune-perceptual", str(reader), "--tune-set", "stop=0")
     jobs = {f"PTI, {count} photos": Job(f"pti-{count}", words, (pivot, judge, reader), count)}
     labels = [label for label in models if label.partition(", seed")[0] in (PIVOT, SDIC, LONGER) and count < options.count]
@@ -125,4 +135,4 @@ def drawn(models: Mapping[str, Path], data: Path, options: argparse.Namespace, j
 
     photos = open_pictures(data, table1_sheet.SIZE, True, options.photos).pictures[: options.count]
     chosen = photos[:: max(1, len(photos) // options.sheet)][: options.sheet]
-    return save_picture(table1_sheet.sheet(models, chosen, judge, DIRECTIONS / f"{options.edit}.safetensors"), path)
+    return save_picture(table1_sheet.sheet(models, chosen, judge, edit_of(options)), path)

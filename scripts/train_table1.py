@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from typing import Any
 import table1_checkpoints as checkpoints
 import table1_evaluation
 import wall_time
-from table1_checkpoints import BASE, DIRECTIONS, ROOT
+from table1_checkpoints import BASE, DIRECTIONS, ROOT, Refused
 
 RESULT, WALL = "model.safetensors", "wall.json"
 
@@ -148,6 +149,30 @@ def fits(change: str, method: str, stage: Stage) -> bool:
     return not sign or where in (method, stage.name, f"{method}/{stage.name}")
 
 
+def check_changes(runs: Sequence[Run], changes: Sequence[str]) -> None:
+    """Raises Refused where a result was trained with another value of an option than `changes` now say."""
+    for run, stage in [(each, stage) for each in runs for stage in TRAINED[each.method]]:
+        folder = run.folder / stage.name
+        told = folder / "recipe.json"
+        recipe = json.loads(told.read_text()) if told.exists() and (folder / RESULT).exists() else {}
+        wanted = dict(change.rpartition(":")[2].partition("=")[::2] for change in changes if fits(change, run.method, stage))
+        for name, value in wanted.items():
+            if name != "seed" and name in recipe and not same(recipe[name], value):  # --seeds says the seed
+                raise Refused(f"{folder} was trained with {name}={json.dumps(recipe[name])}, not {value}; name another --state")
+
+
+def same(value: Any, text: str) -> bool:
+    """Whether `text` of NAME=VALUE says the `value` of a recipe."""
+    from sdic_train.cli.options import SWITCHES
+
+    if isinstance(value, bool):
+        return SWITCHES.get(text.lower()) is value
+    try:
+        return bool(float(text) == value)
+    except ValueError:
+        return text == value
+
+
 def done(folder: Path) -> int:
     """The steps of a run whose result lies there."""
     log = folder / "losses.csv"
@@ -184,11 +209,13 @@ def call(arguments: list[str], state: Path, lock: int | None = None) -> float:
 
 def train(options: argparse.Namespace) -> None:
     """Prepare what is missing, then give the runs that are least far their turns until all are finished."""
-    state = Path(options.state).resolve()
+    state, runs = Path(options.state).resolve(), runs_of(options)
     options.state, options.reader = str(state), options.reader and str(Path(options.reader).resolve())
-    state.mkdir(parents=True, exist_ok=True)
+    check_file(options.reader, "--reader")
+    checkpoints.made(state, "--state")
     if options.wall_minutes:
         return train_side_by_side(options, state)
+    check_changes(runs, options.set)
     with (state / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,7 +226,6 @@ def train(options: argparse.Namespace) -> None:
             if not ((state / made).exists() or (options.reader and made.startswith("reader"))):
                 print(f"preparing {made}", flush=True)
                 call([part.format(data=state / "data", state=state) for part in command], state, lock.fileno())
-        runs = runs_of(options)
         processes = options.processes or 2
         with ThreadPoolExecutor(processes) as pool:
             while waiting := sorted((run for run in runs if run.waiting()), key=Run.progress)[:processes]:
@@ -226,7 +252,10 @@ def train_side_by_side(options: argparse.Namespace, state: Path) -> None:
             )
     told = {name: getattr(options, name) for name in ("wall_minutes", "batch", "device", "pictures", "set", "mps", "graphs")}
     (state / WALL).write_text(json.dumps({**told, "processes": size, "seconds": round(time.time() - start, 1), "runs": results}, indent=1))
-    print(f"{sum(about['well'] for about in results.values())} of {len(results)} runs went well, {time.time() - start:.0f} s", flush=True)
+    well = sum(about["well"] for about in results.values())
+    print(f"{well} of {len(results)} runs went well, {time.time() - start:.0f} s", flush=True)
+    if well < len(results):
+        raise SystemExit(2)
 
 
 def spec_of(run: Run, until: float) -> wall_time.Spec:
@@ -244,7 +273,7 @@ def draw(options: argparse.Namespace, state: Path) -> None:
     if not options.reader:
         jobs += [entry for entry in PREPARATION if "plain" in entry[1] or entry[1].startswith("reader")]
     for command, made in jobs:
-        if not (state / made).exists():
+        if command[0] == "dataset" or not (state / made).exists():  # fewer pictures may be there than are wanted now
             begin = time.time()
             words = [part.format(data=state / "data", state=state, cores=os.cpu_count() or 1) for part in command]
             call(words, state)
@@ -252,17 +281,33 @@ def draw(options: argparse.Namespace, state: Path) -> None:
 
 
 def runs_of(options: argparse.Namespace) -> list[Run]:
-    seeds = {name: int(count) for name, _, count in (entry.partition("=") for entry in options.seeds)}
+    """Raises Refused for --seeds that are wrong."""
+    seeds = {}
+    for entry in options.seeds:
+        name, _, count = entry.partition("=")
+        if not count.isdecimal() or not int(count):
+            raise Refused(f"--seeds {entry} is not METHOD=COUNT with a COUNT from 1; give for example sdic=3")
+        seeds[name] = int(count)
     names = options.only or (TRAINED if options.ablations else METHODS)
     if other := seeds.keys() - {*names}:
-        raise SystemExit(f"--seeds has {', '.join(sorted(other))}, which is not among {', '.join(names)}")
+        raise Refused(f"--seeds has {', '.join(sorted(other))}, which is not among {', '.join(names)}; name one of these")
     return [Run(options, name, seed) for name in names for seed in range(seeds.get(name, 1))]
+
+
+def check_file(path: str | None, option: str) -> None:
+    """Raises Refused where an option names no file."""
+    if path and not Path(path).is_file():
+        raise Refused(f"{option} {path} is no file; name a trained portrait reader")
 
 
 def pack(options: argparse.Namespace) -> None:
     """Write what every run with a result trained."""
+    check_file(options.judge, "--judge")
+    check_file(options.reader, "--reader")
     runs, state = runs_of(options), Path(options.state)
     results = {run.name: run.result() for run in runs if run.result().exists()}
+    if not results:
+        raise Refused(f"--state {state} holds no result of {', '.join(run.name for run in runs)}; name the folder that `train` filled")
     stages = [(run, stage.name) for run in runs for stage in TRAINED[run.method]]
     others = {f"{run.name}.{stage}.csv": run.folder / stage / "losses.csv" for run, stage in stages} | {WALL: state / WALL}
     if options.judge:
@@ -286,12 +331,12 @@ def evaluate(options: argparse.Namespace) -> None:
     raise SystemExit(table1_evaluation.evaluate(options))
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     for name, work in (("train", train), ("pack", pack), ("unpack", unpack), ("evaluate", evaluate)):
         command = commands.add_parser(name, help=work.__doc__)
-        command.set_defaults(work=work)
+        command.set_defaults(work=work, refuse=command.error)
         if name in ("train", "pack"):
             command.add_argument("--state", required=True, help="folder of the runs")
             command.add_argument("--minutes", type=float, default=40.0, help="budget of a method, on one core")
@@ -333,11 +378,14 @@ def main() -> None:
             command.add_argument("--edit", default="glasses", help="direction that the sheet shows")
             command.add_argument("--device", default="cpu", help="cpu or cuda")
             command.add_argument("--batch", type=int, default=8, help="photos computed at once")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     sys.path.insert(0, str(ROOT))
-    options.work(options)
+    try:
+        options.work(options)
+    except Refused as refused:
+        options.refuse(str(refused))
 
 
 def stop(number: int, frame: object) -> None:

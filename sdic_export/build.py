@@ -76,7 +76,7 @@ class BuildOptions:
     force: bool = False
     method: str | None = None  # what the checkpoint is of, see `sdic_export.methods`; told by what is in it when None
     others: Sequence[Path] = ()  # further files that belong to the model
-    iterations: int | None = None  # of a method that iterates; its own number when None
+    iterations: int | None = None  # of a method that iterates; as many as it was trained with, or its own number, when None
     style_space: bool = False  # whether the generator takes offsets to its styles, see `sdic_train.methods.style_space`
     research: bool = False  # whether the terms of a method whose weights are for research alone are agreed to
 
@@ -129,7 +129,8 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
     _check(options)
     progress.begin(f"loading {options.checkpoint}")
     export = export_code(options.method or method_of_file(options.checkpoint).name)
-    export = replace(export, code=export.code.iterating(options.iterations))
+    trained = read_checkpoint(options.checkpoint, sure=False).iterations if export.code.unrolled else None
+    export = replace(export, code=export.code.iterating(options.iterations, trained))
     export = styled_export(export) if options.style_space else export
     code = export.code
     terms = code.terms if code.terms and not read_checkpoint(options.checkpoint, sure=False).ours else ""  # of the released weights

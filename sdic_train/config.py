@@ -96,6 +96,17 @@ class ModelConfig:
         return {"R": self.resolution, "S": self.working, "L": self.rows, "C": self.style_width, "K": self.channels[FEATURE_SIZE]}
 
     @property
+    def condition(self) -> int:
+        """Channels of what DICN reads a code's changes off. Raises ArgumentError where the sizes do not fit."""
+        rows = self.discrepancy.shift_rows
+        if not rows or not self.style_width or rows * FEATURE_SIZE**2 % self.style_width:
+            raise ArgumentError(
+                f"the style_width {self.style_width} does not divide shift_rows * {FEATURE_SIZE**2} ({rows} * {FEATURE_SIZE**2}); "
+                "use sizes where it does"
+            )
+        return rows * FEATURE_SIZE**2 // self.style_width
+
+    @property
     def halvings(self) -> int:
         """How often the picture of the working size is halved down to the size of the layer-7 feature: twice in all released models."""
         return int(log2(self.working // FEATURE_SIZE))

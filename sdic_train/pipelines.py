@@ -14,7 +14,7 @@ from sdic_runtime.bundle.manifest import STANDARD, Input, Manifest
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.program import Program, Step
 from sdic_train.backend import TorchBackend
-from sdic_train.methods import method_named, method_of_file
+from sdic_train.methods import method_of_file
 from sdic_train.methods.base import MethodCode
 from sdic_train.methods.trace import method_of
 
@@ -29,7 +29,7 @@ class Weights:
 
     def read(self) -> tuple[MethodCode, Any]:
         """The method, and its networks in evaluation mode. Raises CheckpointError, BundleError for an unknown method."""
-        code = method_named(self.method) if self.method else method_of_file(self.path)
+        code = method_of_file(self.path, self.method)
         return code, code.read(self.path, None, self.others)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pictures import fit, load_picture
-from sdic_train.checkpoints.load import load_generator, read_checkpoint, save_checkpoint
+from sdic_train.checkpoints.load import ITERATIONS, load_generator, read_checkpoint, save_checkpoint
 from sdic_train.config import ModelConfig
 from sdic_train.methods import METHODS, method_named, method_of_file
 from sdic_train.trainers.tuning import Tuning, TuningRecipe, TuningStep, pivots_of
@@ -55,7 +55,9 @@ def tune(options: TuneOptions, perceptual: nn.Module | None, device: torch.devic
     yield from tuning.steps(options.steps)
     encoder = getattr(model, "encoder", None)
     parts = {"generator": generator} | ({} if encoder is None else {"encoder": encoder})
-    save_checkpoint(options.out, config, average, {"tuned": f"to {len(pivots)} pictures"}, **parts)
+    trained = read_checkpoint(options.model, sure=False).iterations
+    said = {"tuned": f"to {len(pivots)} pictures", **({} if trained is None else {ITERATIONS: str(trained)})}
+    save_checkpoint(options.out, config, average, said, **parts)
 
 
 def pictures_of(paths: Sequence[Path], config: ModelConfig, side: int) -> Tensor:

@@ -129,7 +129,7 @@ def build_bundle(
         typer.Option("--with", metavar="FILE", help="A further file of the model, such as its generator; may be given several times."),
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option("--iterations", min=1, help="Iterations of a method that iterates; 5 when omitted.")
+        int | None, typer.Option("--iterations", min=1, help="Iterations of a method that iterates; by default as in its training.")
     ] = None,
     style_space: Annotated[
         bool, typer.Option("--style-space", help="Let edits reach the generator's styles: StyleSpace channels and StyleCLIP's directions.")

@@ -61,10 +61,12 @@ UNUSED = (
 # Entries whose values follow from the architecture; a file without them is complete.
 DERIVED = (".num_batches_tracked", ".kernel")
 FORMAT = "sdic"
+ITERATIONS = "iterations"  # in the metadata: how many a method that iterates was trained with
 STATES = ("g_ema", "state_dict", "enc_state_dict")  # what a container calls its weights
 BESIDE = ("latent_avg", "opts", "args")  # what stands beside weights in a container without a dictionary of its own for them
 Model = TypeVar("Model", bound=SDIC | Encoded | SFEInverter | HyperStyle | CLCAE | FS)
 MEAN_SAMPLES = 4096
+MOST_ITERATIONS = 1000  # that a file may say: every one is steps of a program
 TRAINED = "trained with sdic-train: the licences of its generator and of its pictures count"
 HALF_FROM = 256  # elements from which a tensor is worth rounding to float16
 
@@ -82,6 +84,7 @@ class Checkpoint:
     may_be: tuple[str, ...] = ()  # the kinds that fit; several where a file cannot be told from another method's
     average: Tensor | None = None  # CLCAE's average picture [1, 3, S, S]
     ours: bool = False  # written by `save_checkpoint`: the file is whole, and `config` is what it was trained with
+    iterations: int | None = None  # with which a method that iterates was trained, where the file says so
 
     def __post_init__(self) -> None:
         for name, tensor in self.state.items():
@@ -283,7 +286,15 @@ def _own(path: Path, container: dict[str, Any], kind: str | None) -> Checkpoint:
     except (KeyError, TypeError, JsonError) as error:
         raise CheckpointError(f'"{path}" says nothing readable of its sizes ({error}); write it again with sdic-train') from error
     kind = kind_of(path, state, {"encoder_type": encoder_type(config.encoder)}, kind)
-    return Checkpoint(path, kind, state, config, _float(average), may_be=(kind,), average=_float(picture), ours=True)
+    iterations = _iterations(path, options)
+    return Checkpoint(path, kind, state, config, _float(average), {}, (kind,), _float(picture), ours=True, iterations=iterations)
+
+
+def _iterations(path: Path, options: Mapping[str, Any]) -> int | None:
+    said = options.get(ITERATIONS)
+    if said is not None and not (str(said).isdecimal() and 1 <= int(said) <= MOST_ITERATIONS):
+        raise CheckpointError(f'"{path}" says that it was trained with {said} iterations; write it again with sdic-train')
+    return None if said is None else int(said)
 
 
 def _released_state(path: Path, container: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -29,7 +29,9 @@ def load_encoded(path: Path, domain: str | None = None, others: Sequence[Path] =
 
 def load_restyle(path: Path, domain: str | None = None, others: Sequence[Path] = (), kind: str = "ReStyle-pSp") -> ReStyle:
     """ReStyle in one of its forms, in evaluation mode, with its first reconstruction."""
-    model = load_model(read_checkpoint(path, domain, kind), ReStyle, others)
+    checkpoint = read_checkpoint(path, domain, kind)
+    model = load_model(checkpoint, ReStyle, others)
+    model.iterations = checkpoint.iterations or model.iterations
     model.prepare()
     return model
 

@@ -139,6 +139,8 @@ def run(
     wanted = data_size or max((each.wanted for each in entries), default=0)
     found = shared.pictures(data, wanted, shared.Photos.photo, data_seed)
     held_out = found.pictures[:count]
+    if len(held_out) < count:
+        notice(f"{data} holds {len(held_out)} of the {count} pictures that --count asks for; the figures are of these {len(held_out)}")
     if drawn and found.values is None:
         raise ArgumentError(f"--drawn needs drawn portraits, and {data} holds pictures of a folder")
     report = Report(len(held_out), width or min(sizes, default=0), Timing(runs), published=paper() if published else None)

@@ -38,5 +38,5 @@ def run(
     pictures, judge = told.pictures(config.resolution, shared.Photos.plain), open_reader(reader) if reader else None
     trainer = GeneratorTrainer(config, chosen, pictures, told.compute(), told.steps, DISCRIMINATORS.get(config.domain), judge)
     if grow is not None and not told.resumes:
-        trainer.grow_from(read_state(grow / STATE))
+        trainer.grow_from(read_state(grow / STATE, "name the folder of a run of `sdic-train generator` with --from"))
     told.run(trainer)

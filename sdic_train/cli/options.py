@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import Enum
 from inspect import Parameter
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 from typer import Option, echo
 
 from sdic_runtime.cli.options import Debug
-from sdic_runtime.errors import ArgumentError, FileError
+from sdic_runtime.errors import ArgumentError, CheckpointError, FileError
 
 if TYPE_CHECKING:
     from sdic_train.config import ModelConfig
@@ -33,6 +33,10 @@ class Photos(str, Enum):
     both = "both"
 
 
+RANGES = {  # of options of recipes, whose other numbers may be any
+    **dict.fromkeys(("narrow", "iterations", "body", "scales", "r1_every", "path_every", "latent_r1_every"), (1, math.inf)),
+    "dropout": (0, 1),
+}
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 DataOption = Annotated[Path, Option("--data", metavar="DIR", help="Folder that `sdic-train dataset` filled.", show_default=False)]
@@ -42,7 +46,8 @@ _PERCEPTUAL = "Weights of the perceptual distance: AlexNet and LPIPS weights wit
 _IDENTITY = "Weights of the identity network: IR-SE-50 (ArcFace), MoCo-v2 ResNet-50, or a portrait reader (.safetensors)."
 PerceptualOption = Annotated[Path | None, Option("--perceptual", metavar="FILE[,FILE]", help=_PERCEPTUAL)]
 IdentityOption = Annotated[Path | None, Option("--identity", metavar="FILE", help=_IDENTITY)]
-PhotosOption = Annotated[Photos, Option("--photos", help="Portraits without details, with them (photos, data seed + 1), or both.")]
+_PHOTOS = "Portraits of --data-seed without details (plain) or with them (photo), or plain ones and photos of the seed after it (both)."
+PhotosOption = Annotated[Photos, Option("--photos", help=_PHOTOS)]
 
 
 def changed(recipe: Recipe, changes: Sequence[str] | None) -> Recipe:
@@ -70,6 +75,9 @@ def _value(name: str, text: str, example: Any) -> Any:
         value = math.nan
     if not math.isfinite(value) or (name == "rate" and value <= 0):
         raise ArgumentError(f"--set {name}={text} is not a number like {example}; give one")
+    low, high = RANGES.get(name, (-math.inf, math.inf))
+    if not low <= value <= high:
+        raise ArgumentError(f"--set {name}={text} is out of range; use {low} {'or more' if high == math.inf else f'to {high}'}")
     return value
 
 
@@ -89,9 +97,12 @@ def sizes(name: str) -> ModelConfig:
     if not name.endswith(".json"):
         return named(PRESETS, name, "size preset")
     try:
-        return ModelConfig.from_dict(json.loads(Path(name).read_text()))
-    except (OSError, ValueError) as error:
-        raise FileError(f"the sizes cannot be read from {name}: {error}") from error
+        config = ModelConfig.from_dict(json.loads(Path(name).read_text()))
+    except (OSError, ValueError, TypeError, CheckpointError) as error:
+        what = str(error).partition("; save the checkpoint again")[0]
+        raise FileError(f'the sizes cannot be read from {name}: {what}; give JSON like the "config" of a run\'s recipe.json') from error
+    config.condition  # noqa: B018  (raises where an SDIC of these sizes cannot be)
+    return config
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ class Training:
         list[str] | None, Option("--set", metavar="NAME=VALUE", help="Change one option of the recipe; may be given several times.")
     ] = None
     data_size: Annotated[int, Option(min=0, help="Size of the cached pictures; by default the model's.")] = 0
-    data_seed: Annotated[int, Option(min=0, help="Random seed of the data set.")] = 0
+    data_seed: Annotated[int, Option(min=0, help="Random seed of the data set; those from 900000 on are for evaluation.")] = 0
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto"
     precision: Annotated[str, Option(help="fp32 or bf16: the arithmetic of the networks.")] = "fp32"
     accumulate: Annotated[int, Option(min=1, help="Parts into which each process cuts its share of a batch.")] = 1
@@ -143,7 +154,14 @@ class Training:
         return Compute(self.batch, self.device, self.precision, self.accumulate)
 
     def pictures(self, size: int, photos: Photos) -> PictureSet:
-        """The pictures to train on, of `--data-size` or of `size`."""
+        """The pictures to train on, of `--data-size` or of `size`. Raises ArgumentError for those that are kept for evaluation."""
+        from sdic_train.data.datasets import HELD_OUT_SEED
+
+        if self.data_seed + (photos is Photos.both) >= HELD_OUT_SEED:
+            raise ArgumentError(
+                f"--data-seed {self.data_seed} takes pictures that are kept for evaluation (seeds from {HELD_OUT_SEED} on); "
+                "train on those of a smaller seed"
+            )
         return pictures(self.data, self.data_size or size, photos, self.data_seed)
 
     def run(self, trainer: Trainer) -> None:
@@ -167,25 +185,45 @@ class Training:
             echo(self.out)
 
 
+@dataclass(frozen=True)
+class Told(Training):
+    """With the options of the command's own, by the names under which they are given."""
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, trainer: Trainer) -> None:
+        from sdic_train.trainers.sources import sources_of
+
+        trainer.sources = sources_of(self.given, self.data_seed, trainer.pictures)
+        super().run(trainer)
+
+
 def training(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the options of `Training` with these defaults, behind its own; its first argument is then the `Training`."""
 
     def extended(command: Callable[..., None]) -> Callable[..., None]:
         hints, entries = get_type_hints(Training, include_extras=True), fields(Training)
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
-        added = []
+        added, names = [], {entry.name: _given_as(entry) for entry in own}
         for entry in entries:
             default = defaults.get(entry.name, Parameter.empty if entry.default is MISSING else entry.default)
             added.append(Parameter(entry.name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[entry.name]))
 
         def run(**values: Any) -> None:
-            command(Training(**{entry.name: values.pop(entry.name) for entry in entries}), **values)
+            shared = {entry.name: values.pop(entry.name) for entry in entries}
+            command(Told(**shared, given={names[name]: value for name, value in values.items()}), **values)
 
         run.__doc__ = command.__doc__
         run.__signature__ = inspect.Signature([*(entry.replace(kind=Parameter.KEYWORD_ONLY) for entry in own), *added])  # type: ignore[attr-defined]
         return run
 
     return extended
+
+
+def _given_as(parameter: Parameter) -> str:
+    """What a command's option is called on the command line."""
+    declared = parameter.annotation.__metadata__[0].param_decls or (f"--{parameter.name.replace('_', '-')}",)
+    return str(declared[0])
 
 
 def pictures(folder: Path, size: int, photos: Photos, seed: int) -> PictureSet:

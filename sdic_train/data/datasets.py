@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +72,10 @@ def _draw(seed: int, indices: Sequence[int], size: int, photo: bool) -> dict[str
 
 
 def draw_portraits(folder: Path, count: int, size: int, photo: bool, seed: int = 0, processes: int = 2) -> Iterator[int]:
-    """Draws `count` portraits into `folder`, which `open_portraits` reads; yields the number drawn so far. Finished chunks are kept."""
+    """Draws `count` portraits into `folder`, which `open_portraits` reads; yields the number drawn so far. Finished chunks are kept, but
+    one with too few portraits, the last of a smaller `count`, is drawn anew."""
     folder.mkdir(parents=True, exist_ok=True)
-    starts = [start for start in range(0, count, CHUNK) if not _chunk(folder, start, size, photo, seed).exists()]
+    starts = [start for start in range(0, count, CHUNK) if _held(_chunk(folder, start, size, photo, seed)) < min(CHUNK, count - start)]
     drawn = count - sum(min(CHUNK, count - start) for start in starts)
     # Not forked: a copy of a process with threads, such as those of PyTorch, can wait for ever for what only they would do.
     pool = ProcessPoolExecutor(processes, get_context("spawn"), serve_parent)
@@ -97,7 +99,9 @@ def open_portraits(folder: Path, size: int, photo: bool, seed: int = 0, limit: i
     paths = sorted(folder.glob(_chunk(folder, 0, size, photo, seed).name.replace("_0000000.", "_*.")))
     if not paths:
         kind = "photos" if photo else "portraits"
-        raise FileError(f"{folder} holds no {kind} of {size} pixels with seed {seed}; draw them with `sdic-train dataset`")
+        there = [str(number) for number in _seeds(folder, size, photo) if (number >= HELD_OUT_SEED) == (seed >= HELD_OUT_SEED)]
+        only = f", only with {', '.join(there)}; choose that with --data-seed, or draw them" if there else "; draw them"
+        raise FileError(f"{folder} holds no {kind} of {size} pixels with seed {seed}{only} with `sdic-train dataset`")
     parts = []
     for path in paths:
         with np.load(path) as file:
@@ -223,3 +227,18 @@ def _cached(folder: Path, size: int, held_out: bool) -> Path:
 
 def _chunk(folder: Path, start: int, size: int, photo: bool, seed: int) -> Path:
     return folder / f"{'photo' if photo else 'plain'}_{size}_{seed}_{start:07d}.npz"
+
+
+def _held(path: Path) -> int:
+    """The portraits of a chunk; 0 where there is none that can be read."""
+    try:
+        with np.load(path) as file:
+            return len(file["values"])
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return 0
+
+
+def _seeds(folder: Path, size: int, photo: bool) -> list[int]:
+    """The seeds of the portraits of a kind and size in a folder."""
+    words = [path.stem.split("_")[2] for path in folder.glob(f"{'photo' if photo else 'plain'}_{size}_*_*.npz")]
+    return sorted({int(word) for word in words if word.isdecimal()})

@@ -30,6 +30,12 @@ def code_of(method: Method) -> MethodCode:
     return with_style_space(code) if has_style_space(method) else code
 
 
-def method_of_file(path: Path) -> MethodCode:
-    """The method whose weights the checkpoint holds. Raises CheckpointError where it is of none, or may be of several."""
-    return METHODS[method_of(read_checkpoint(path).kind)]
+def method_of_file(path: Path, name: str | None = None) -> MethodCode:
+    """The method whose weights the checkpoint holds, or the one called `name`, with as many iterations as the file says that it was
+    trained with. Raises CheckpointError where it is of none, or may be of several, BundleError for an unknown name."""
+    named = method_named(name) if name else None
+    if named and named.unrolled is None:
+        return named
+    checkpoint = read_checkpoint(path, sure=named is None)
+    code = named or METHODS[method_of(checkpoint.kind)]
+    return code.iterating(None, checkpoint.iterations)

@@ -77,10 +77,11 @@ class MethodCode:
         """The method for models of `config`."""
         return self if self.fitted is None else self.fitted(config)
 
-    def iterating(self, count: int | None) -> MethodCode:
-        """The method with `count` iterations, its own number when None. Raises ArgumentError."""
+    def iterating(self, count: int | None, trained: int | None = None) -> MethodCode:
+        """The method with `count` iterations; when None as many as its weights were `trained` with, and its own number where nobody says
+        how many that were. Raises ArgumentError."""
         if count is None:
-            return self
+            return self if trained is None or self.unrolled is None else self.unrolled(trained)
         if self.unrolled is None:
             raise ArgumentError(f'the method "{self.name}" does not iterate; leave the number of iterations out')
         if count < 1:

@@ -84,7 +84,7 @@ class PortraitReader(nn.Module):
         person = self.person  # as it is where it can be: steps that are recorded on a GPU upload nothing
         if omitted in IDENTITY:
             person = person[[place for place, name in enumerate(IDENTITY) if name != omitted]]
-        return F.normalize(self.normalised(picture).index_select(1, person), dim=1)
+        return F.normalize(self.normalised(picture).float().index_select(1, person), dim=1)
 
 
 def fit(picture: Tensor) -> Tensor:

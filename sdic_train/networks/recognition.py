@@ -30,7 +30,7 @@ class FaceNetwork(nn.Module):
         )
 
     def forward(self, face: Tensor) -> Tensor:
-        return F.normalize(self.output_layer(self.body(self.input_layer(face))), dim=1)
+        return F.normalize(self.output_layer(self.body(self.input_layer(face))).float(), dim=1)
 
 
 class ResidualUnit(nn.Module):
@@ -70,4 +70,4 @@ class ResNet50(nn.Module):
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(picture))), 3, 2, 1)
         for group in range(len(RESNET_UNITS)):
             x = getattr(self, f"layer{group + 1}")(x)
-        return F.normalize(torch.flatten(x.mean((2, 3)), 1), dim=1)
+        return F.normalize(torch.flatten(x.float().mean((2, 3)), 1), dim=1)

@@ -14,6 +14,7 @@ class ReStyle(Encoded):
     """`average` [1, 3, S, S] is the picture of the mean latent code, which the first iteration reads; `prepare` makes it."""
 
     average: Tensor
+    iterations: int = 5  # with which it was trained; the released ones unless a file says otherwise
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -21,6 +21,7 @@ from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.graphs import Graphs
 from sdic_train.trainers.pictures import scaled
+from sdic_train.trainers.run import SOURCES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,6 +35,7 @@ class Trainer(ABC):
 
     `kind`: what it trains. `losses`: the columns of the log. `kept`: the attributes with a `state_dict` that a resumed run needs. A recipe
     is a dataclass of plain values with at least `seed`, `warm_up` and `decay`. `once`: seconds that it spent on what does not come again.
+    `sources`: what it learns from, see `trainers.sources`.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class Trainer(ABC):
         self.config: Any = config
         self.recipe, self.pictures, self.compute, self.steps = recipe, pictures, compute, steps
         self.step, self.once = 0, 0.0
+        self.sources: dict[str, Any] = {}
 
     @contextmanager
     def one_off(self) -> Iterator[None]:
@@ -111,7 +114,7 @@ class Trainer(ABC):
         """The recipe, for the run's folder and for the check that a resumed run is the same one."""
         config = {"config": self.config.as_dict()} if self.config else {}
         rest = {"steps": self.steps, "batch": self.compute.batch, "precision": self.compute.precision}
-        return {"kind": self.kind, **config, **rest, **asdict(self.recipe)}
+        return {"kind": self.kind, **config, **rest, **asdict(self.recipe), **({SOURCES: self.sources} if self.sources else {})}
 
     def random(self) -> torch.Generator:
         """The random numbers of this step."""

@@ -48,11 +48,14 @@ def fill(trainer: Trainer, options: FillOptions, report: Callable[[str], None] =
     """Trains until shortly before `options.until`, writes the result, and returns the last losses that were read.
 
     How many steps that are is measured in the first seconds and again at every tenth of the time; the folder's pace.json says it. The
-    result is also written at every measurement, so that one is there whenever the process is ended. Raises ArgumentError.
+    result is also written at every measurement, so that one is there whenever the process is ended. Raises ArgumentError, also where the
+    time is over before the first step of a run.
     """
     if trainer.compute.processes > 1:
         raise ArgumentError("--until is for one process; give --steps for several")
     folder, pace = options.folder, Pace(options.until)
+    if pace.over and not (options.resume and (folder / STATE).exists()):
+        raise ArgumentError(f"--until {options.until:.0f} is over ({pace.start:.0f} now), with no time for a step; give a later time")
     folder.mkdir(parents=True, exist_ok=True)
     same_recipe(trainer, folder, options.resume, apart=("steps",))
     if options.resume and (folder / STATE).exists():
@@ -62,7 +65,7 @@ def fill(trainer: Trainer, options: FillOptions, report: Callable[[str], None] =
         trainer.graphs = Graphs(trainer.weights(), report, trainer.one_off)
     pace.first, trainer.steps = trainer.step, UNKNOWN
     log, losses = Log(folder / LOG, trainer.losses, trainer.step), dict[str, float]()
-    while trainer.step < trainer.steps and not pace.over:
+    while trainer.step < trainer.steps and not (trainer.step and pace.over):
         read = (trainer.step + 1) % options.read_every == 0
         if found := trainer.advance() if read else trainer.advance(read=False):
             losses = found

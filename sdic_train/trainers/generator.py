@@ -109,7 +109,18 @@ class GeneratorTrainer(Trainer):
         self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=recipe.discriminator_rate, betas=(0.0, 0.99))
 
     def grow_from(self, state: dict[str, Any]) -> None:
-        """Starts from the averaged generator of another run and its discriminator's blocks of the same sizes, with fresh optimizers."""
+        """Starts from the averaged generator of another run and its discriminator's blocks of the same sizes, with fresh optimizers. Raises
+        ArgumentError for the state of another kind of run, or of another generator."""
+        if not {"average", "discriminator"} <= state.keys():
+            raise ArgumentError("the run to grow from trained no generator; name the folder of a run of `sdic-train generator` with --from")
+        for name, own in self.generator.state_dict().items():
+            given = state["average"].get(name)
+            if given is None or given.shape != own.shape:
+                found = "nothing" if given is None else list(given.shape)
+                raise ArgumentError(
+                    f"the run to grow from has a generator of other sizes ({name} is {found} instead of {list(own.shape)}); "
+                    "give the --sizes that it was trained with"
+                )
         self.generator.load_state_dict(state["average"])
         self.average.load_state_dict(state["average"])
         own = self.discriminator.state_dict()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_runtime.errors import ArgumentError, MissingExtraError
-from sdic_train.checkpoints.load import save_checkpoint
+from sdic_train.checkpoints.load import ITERATIONS, save_checkpoint
 from sdic_train.data.datasets import PictureSet
 from sdic_train.networks.stylegan2 import Generator, downsample
 from sdic_train.trainers.base import Judge, Trainer, wide, widen
@@ -167,6 +167,8 @@ class MethodTrainer(Trainer):
 
     def save(self, path: Path) -> None:
         model, trained = self.model, {"trained": f"{self.kind}, {self.step} steps"}
+        if iterations := getattr(self.recipe, ITERATIONS, None):
+            trained[ITERATIONS] = str(iterations)
         networks: dict[str, Any] = {name: getattr(model, name) for name in self.parts}
         save_checkpoint(path, self.config, model.latent_avg, trained, average=self.average, **networks)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("sdic_train")
 STATE, LOG, RECIPE, RESULT = "state.pt", "losses.csv", "recipe.json", "model.safetensors"
+SOURCES = "sources"  # in a recipe.json: what the run learns from
+DIGEST, SHOWN = 64, 12  # digits of a sha256, and those that a sentence says
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,15 @@ def read_log(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows if row[name]] for name in (rows[0] if rows else {})}
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """A state that `train` saved. Raises ArgumentError for a damaged file."""
+def read_state(path: Path, otherwise: str = "delete it to start again, or restore it") -> dict[str, Any]:
+    """A state that `train` saved. Raises FileError for a damaged file, which says what to do `otherwise`."""
     import torch
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         kind = type(error).__name__
-        raise FileError(f"the saved state {path} cannot be read ({kind}); delete it to start again, or restore it") from error
+        raise FileError(f"the saved state {path} cannot be read ({kind}); {otherwise}") from error
 
 
 def save_state(trainer: Trainer, folder: Path) -> None:
@@ -140,10 +142,12 @@ def draw_sheet(trainer: Trainer, folder: Path) -> None:
 
 def same_recipe(trainer: Trainer, folder: Path, resume: bool, apart: tuple[str, ...] = ()) -> None:
     """Refuses to resume a run with other options than it was started with, those named in `apart` left aside. More steps are no other
-    options where the rates do not depend on how many there are."""
+    options where the rates do not depend on how many there are. What a run learns from is compared where both say it, see `sources`."""
     recipe, path = json.loads(json.dumps(trainer.describe())), folder / RECIPE
+    sources = recipe.pop(SOURCES, {})
     if resume and path.exists() and (folder / STATE).exists():
         before = json.loads(path.read_text())
+        read = before.pop(SOURCES, {})
         if before.get("steps", 0) < trainer.steps:
             if not recipe.get("decay"):
                 apart = (*apart, "steps")
@@ -152,25 +156,33 @@ def same_recipe(trainer: Trainer, folder: Path, resume: bool, apart: tuple[str, 
                     f"{folder} holds a run of {before.get('steps')} steps (now {trainer.steps}), and its rates fall towards their end; "
                     "start another run in another --out, or --restart"
                 )
-        other = [name for name in sorted({*before, *recipe} - {*apart}) if before.get(name) != recipe.get(name)]
-        if other:
-            name = other[0]
+        both = [(name, before.get(name), recipe.get(name)) for name in sorted({*before, *recipe} - {*apart})]
+        both += [(name, read[name], value) for name, value in sources.items() if name in read]
+        if other := next(((name, old, new) for name, old, new in both if old != new), None):
+            name, old, new = other
             raise ArgumentError(
-                f"{folder} holds a run with another {name} ({before.get(name)}, now {recipe.get(name)}); "
+                f"{folder} holds a run with another {name} ({short(old)}, now {short(new)}); "
                 "give the same options, another --out, or --restart"
             )
+        sources = {**read, **sources}
     if trainer.compute.main:
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(recipe, indent=1))
+            temporary.write_text(json.dumps({**recipe, **({SOURCES: sources} if sources else {})}, indent=1))
         if not resume:
             (folder / STATE).unlink(missing_ok=True)
+
+
+def short(value: Any) -> Any:
+    """What a sentence says of a value: of a digest its first digits."""
+    return value[:SHOWN] if isinstance(value, str) and len(value) == DIGEST else value
 
 
 def check_finite(losses: dict[str, float], step: int, folder: Path) -> None:
     for name, value in losses.items():
         if not math.isfinite(value):
             raise ArgumentError(
-                f'the loss "{name}" became {value} at step {step}; the last good state is in {folder}: resume it with a smaller --rate'
+                f'the loss "{name}" became {value} at step {step}; begin again with a smaller rate (--set rate=...), '
+                f"in another folder than {folder} or with --restart"
             )
 
 

@@ -129,6 +129,8 @@ class SFEEditorTrainer(SFETrainer):
         super().__init__(model, [model.editor], recipe, *rest, **options)
         if not directions:
             raise ArgumentError("the editor of StyleFeatureEditor learns from edits; name a folder of directions with --directions")
+        for direction in directions:
+            direction.check(self.config.sizes)
         self.directions = directions
 
     def drawn(self, random: torch.Generator) -> tuple[Tensor]:

@@ -76,7 +76,14 @@ def new_model(method: str, sources: Sources, recipe: Any) -> Any:
     model.generator.load_state_dict(generator.state_dict())
     model.latent_avg.copy_(average)
     if training.needs:
-        model.encoder.load_state_dict(encoder_weights(encoder))
+        weights = encoder_weights(encoder)
+        try:
+            model.encoder.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f'"{encoder}" has an encoder for another generator than that of "{sources.generator}", whose codes are '
+                f"[{config.rows}, {config.style_width}]; give one that was trained on it with --encoder"
+            ) from error
     if training.body and recipe.from_encoder:
         take(training.body(model), encoder_weights(encoder), encoder, recipe.new_inputs)
     if training.body and sources.backbone:

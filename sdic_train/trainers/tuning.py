@@ -19,7 +19,6 @@ from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.chance import random_of
 
 BETAS = (0.9, 0.999)  # of Adam
-ITERATIONS = 5  # of ReStyle
 MAPPING = "style."  # the parameters of the mapping network, which is not tuned
 
 
@@ -131,7 +130,7 @@ def pivots_of(model: nn.Module, images: Tensor) -> Tensor:
     that adds to the generator's feature, this is the code alone. Raises ArgumentError for a model without an encoder."""
     if isinstance(model, ReStyle):
         latent, reconstruction = model.start(images)
-        for step in range(ITERATIONS):
+        for step in range(model.iterations):
             reconstruction = model.shrink(model.generator(latent)) if step else reconstruction
             latent = model.step(images, reconstruction, latent)
         return latent

@@ -19,6 +19,7 @@ from sdic_export.verify import verify
 from sdic_runtime.cli.app import main as run_command
 from sdic_runtime.errors import CheckpointError
 from sdic_runtime.pipeline import Pipeline
+from sdic_train.checkpoints.load import save_checkpoint
 
 
 @pytest.fixture(scope="module", params=small.BUILDERS)
@@ -108,6 +109,15 @@ def test_a_file_that_may_be_of_two_methods_is_asked_about(tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match="say it with --method e4e or --method psp"):
         build(BuildOptions(checkpoint, tmp_path / "bundle"))
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_iterates_as_the_training_did_unless_told_otherwise(tmp_path: Path) -> None:
+    model, path = small.small_model("restyle-e4e"), tmp_path / "model.safetensors"
+    save_checkpoint(path, model.config, model.latent_avg, {"iterations": "2"}, encoder=model.encoder, generator=model.generator)
+    for name, count, kept in (("trained", None, ["latent_1"]), ("told", 3, ["latent_1", "latent_2"])):
+        build(BuildOptions(path, tmp_path / name, iterations=count, parts=False, cpu_graphs=False))
+        keeps = json.loads((tmp_path / name / "bundle.json").read_text())["keeps"]
+        assert [each for each in keeps if each.startswith("latent_")] == kept
 
 
 def test_the_command_takes_what_only_its_user_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

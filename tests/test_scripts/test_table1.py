@@ -71,7 +71,7 @@ def test_rows_are_measured_once_and_a_failure_leaves_the_others(
     assert (tmp_path / "out/table1.md").read_text().splitlines() == lines
     assert rows.evaluate(options(tmp_path, count=3)) == 0 and len(calls) == 11  # of other photos
     write_safetensors(tmp_path / "packed/e4e.safetensors", own, metadata)
-    with pytest.raises(SystemExit, match="PTI's loss needs .*reader.safetensors, a portrait reader that is not the judge"):
+    with pytest.raises(rows.Refused, match="PTI's loss needs .*reader.safetensors, a portrait reader that is not the judge"):
         rows.evaluate(options(tmp_path, count=3, pti=2))
     (tmp_path / "packed/reader.safetensors").write_bytes(b"reader")
     assert rows.evaluate(options(tmp_path, count=3, pti=2)) == 0

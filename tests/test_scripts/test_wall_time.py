@@ -116,7 +116,7 @@ def test_an_ablation_is_trained_like_sdic_but_for_one_option(table1: ModuleType)
 
 @pytest.mark.parametrize("seeds", ["sdic-afine=3", "sdic-affine=3"])
 def test_seeds_of_what_is_not_trained_are_refused(table1: ModuleType, seeds: str) -> None:
-    with pytest.raises(SystemExit, match="--seeds has sdic-af"):
+    with pytest.raises(table1.Refused, match="--seeds has sdic-af"):
         table1.runs_of(chosen(seeds=[seeds]))
 
 
@@ -145,3 +145,89 @@ def test_what_is_packed_comes_back(table1: ModuleType, single: bool, monkeypatch
         assert tensors.keys() == trained.keys() and said["trained"] == "sdic, 5 steps"
         assert torch.allclose(tensors[name].float(), trained[name], atol=1e-3)
         assert all(torch.equal(tensors[other].float(), base[other].float()) for other in base if other != name)
+
+
+@pytest.fixture
+def answer(table1: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """The exit code and the sentence of a command, in a folder where `file` is a file and nothing may be computed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(table1.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(table1, "call", lambda *_: pytest.fail("something is computed"))
+    monkeypatch.setattr(table1.table1_evaluation, "command", lambda *_: pytest.fail("something is computed"))
+
+    def run(words: str) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as caught:
+            table1.main(words.split())
+        return caught.value.code, capsys.readouterr().err.rpartition("error: ")[2].strip()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("train --state new --seeds sdic", "--seeds sdic is not METHOD=COUNT with a COUNT from 1; give for example sdic=3"),
+        ("train --state new --seeds sdic=x", "--seeds sdic=x is not METHOD=COUNT with a COUNT from 1; give for example sdic=3"),
+        ("train --state new --seeds sdic=0 --wall-minutes 1", "--seeds sdic=0 is not METHOD=COUNT with a COUNT from 1"),
+        ("train --state new --reader nosuch", "/nosuch is no file; name a trained portrait reader"),
+        ("train --state new --reader nosuch --wall-minutes 1", "/nosuch is no file; name a trained portrait reader"),
+        ("train --state file", "/file cannot be made a folder (File exists); name another one"),
+        ("pack --state nosuch --out new --only sdic fs", "--state nosuch holds no result of sdic, fs; name the folder that `train` filled"),
+        ("pack --state nosuch --out new --judge nosuch", "--judge nosuch is no file; name a trained portrait reader"),
+        ("unpack --packed nosuch --out new", "--packed nosuch holds no packed checkpoints; name the folder that `pack` wrote"),
+        ("evaluate --packed nosuch --out out", "--packed nosuch holds no packed checkpoints; name the folder that `pack` wrote"),
+        ("evaluate --packed nosuch --out file", "/file cannot be made a folder (File exists); name another one"),
+        ("evaluate --packed nosuch --out out --edit nose", "directions/nose.safetensors; name one of that folder with --edit"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence_before_anything_is_made(answer: Any, words: str, sentence: str, tmp_path: Path) -> None:
+    code, said = answer(words)
+    assert code == 2 and sentence in said and "\n" not in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_packed_checkpoints_are_not_evaluated_without_a_judge(answer: Any, table1: ModuleType, tmp_path: Path) -> None:
+    _, metadata = read_safetensors(table1.BASE)
+    write_safetensors(tmp_path / "packed/sdic.safetensors", {"own": torch.zeros(1)}, {**metadata, "shared": "[]"})
+    code, said = answer("evaluate --packed packed --out out")
+    assert code == 2 and "packed/judge.safetensors; name one with --judge, or pack it with `pack --judge`" in said
+
+
+def test_a_finished_state_is_not_trained_with_other_options(answer: Any, table1: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "state/runs/sdic/sdic"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").touch()
+    (folder / "recipe.json").write_text(json.dumps({"kind": "sdic", "rate": 0.001, "context": True, "seed": 0}))
+    for change, value in (("context=false", "context=true, not false"), ("sdic:rate=2e-3", "rate=0.001, not 2e-3")):
+        code, said = answer(f"train --state state --only sdic --set {change}")
+        assert code == 2 and said.endswith(f"was trained with {value}; name another --state")
+    runs = table1.runs_of(chosen(state=str(tmp_path / "state"), only=["sdic", "fs"]))
+    table1.check_changes(runs, ["context=no", "context=yes", "rate=1e-3", "fs:rate=5", "seed=4", "unknown=1"])
+
+
+@pytest.mark.parametrize(("well", "code"), [(0, 2), (1, 2), (2, None)])
+def test_runs_that_fail_are_in_the_exit_code(
+    table1: ModuleType, well: int, code: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_all(specs: Any, *_: Any) -> dict[str, Any]:
+        return {spec.name: {"well": index < well} for index, spec in enumerate(specs)}
+
+    monkeypatch.setattr(table1.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(table1, "WALL_RUNS", [])
+    monkeypatch.setattr(table1.wall_time, "run_all", run_all)
+    found = None
+    try:
+        table1.main(["train", "--state", str(tmp_path), "--only", "fs", "sdic", "--wall-minutes", "1"])
+    except SystemExit as ended:
+        found = ended.code
+    assert found == code and f"{well} of 2 runs went well" in capsys.readouterr().out and (tmp_path / "wall.json").exists()
+
+
+def test_more_photos_than_are_there_are_drawn(table1: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(table1, "call", lambda words, state: calls.append(words))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/photo_128_1_0000500.npz").touch()  # the last file of 600 as of 700
+    table1.draw(chosen(pictures=700), tmp_path)
+    assert [words[words.index("--count") + 1] for words in calls] == ["700"]

@@ -49,7 +49,7 @@ class DICN(nn.Module):
         rows = sizes.shift_rows
         self.condition_shift3 = nn.Sequential(EqualConv2d(3, rows, 3, padding=1), ScaledLeakyReLU(), EqualConv2d(rows, rows, 3, padding=1))
         self.style_width = config.style_width
-        self.aff1d = CodeAffine(rows * FEATURE_SIZE**2 // config.style_width, 4 * rows, config.rows)
+        self.aff1d = CodeAffine(config.condition, 4 * rows, config.rows)
 
     @staticmethod
     def _descent(config: ModelConfig) -> list[nn.Module]:

@@ -12,9 +12,14 @@ import torch
 
 from sdic_runtime.directions import load_direction, save_direction
 from sdic_runtime.edits import Direction
+from sdic_runtime.errors import ArgumentError, FileError, SdicError
+from sdic_runtime.files import sha256
+from sdic_train.checkpoints.files import read_safetensors, write_safetensors
 from sdic_train.cli.app import main
-from sdic_train.cli.options import Training
+from sdic_train.cli.options import Photos, Training, changed, sizes
+from sdic_train.config import TINY
 from sdic_train.methods import method_of_file
+from sdic_train.trainers.recipes import METHOD
 from sdic_train.trainers.run import LOG, read_log
 
 
@@ -123,7 +128,11 @@ def data(tmp_path: Path) -> Path:
         (["--precision", "fp8"], 'error: the precision "fp8" is unknown; use fp32 or bf16'),
         (["--device", "tpu9"], 'error: the device "tpu9" is unknown; use auto, cpu, cuda or cuda:<number>'),
         (["--data-size", "64"], "holds no portraits of 64 pixels with seed 0; draw them with `sdic-train dataset`"),
-        (["--from", "/nowhere"], "error: the saved state /nowhere/state.pt cannot be read"),
+        (["--data-seed", "3"], "holds no portraits of 32 pixels with seed 3, only with 0; choose that with --data-seed, or draw them with"),
+        (["--data-seed", "900000"], "error: --data-seed 900000 takes pictures that are kept for evaluation (seeds from 900000 on);"),
+        (["--until", "1"], "error: --until 1 is over ("),
+        (["--from", "/nowhere"], "cannot be read (FileNotFoundError); name the folder of a run of `sdic-train generator` with --from"),
+        (["--set", "path_every=0"], "error: --set path_every=0 is out of range; use 1 or more"),
     ],
 )
 def test_bad_options_are_one_sentence(
@@ -134,6 +143,14 @@ def test_bad_options_are_one_sentence(
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1 and "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_both_kinds_of_portraits_are_not_trained_on_beyond_the_last_seed(tmp_path: Path) -> None:
+    told = Training(tmp_path, tmp_path / "run", 1, 1, data_seed=899_999)
+    with pytest.raises(ArgumentError, match=r"--data-seed 899999 takes pictures that are kept for evaluation"):
+        told.pictures(32, Photos.both)
+    with pytest.raises(FileError, match="holds no photos of 32 pixels with seed 899999; draw them"):
+        told.pictures(32, Photos.photo)
 
 
 def test_missing_weights_are_noticed_before_anything_is_made(
@@ -197,7 +214,9 @@ def test_a_bundle_is_evaluated_with_its_own_directions(tmp_path: Path, capsys: p
     options = ("--backend", "onnxruntime", "--threads", 1, "--runs", 1, "--reader", reader, "--out", tmp_path / "evaluation")
     _run("evaluate", pipeline.bundle.path, "--data", data, "--drawn", *options)
     found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
-    assert capsys.readouterr().out == (tmp_path / "evaluation" / "evaluation.md").read_text()
+    printed, told = capsys.readouterr()
+    assert printed == (tmp_path / "evaluation" / "evaluation.md").read_text()
+    assert f"{data} holds 2 of the 256 pictures that --count asks for; the figures are of these 2\n" in told
 
     photos = open_portraits(data, size, photo=True, seed=900_000).pictures
     inversion = pipeline.invert(list(photos))
@@ -218,7 +237,7 @@ def test_any_models_are_evaluated_together(encoder_file: Path, tmp_path: Path, c
     for size in (64, 128):
         _run("dataset", "--out", data, "--size", size, "--count", 2, "--processes", 1, "--seed", 900_000, "--photo")
     capsys.readouterr()
-    base = ["evaluate", str(demo), str(encoder_file), f"mine={encoder_file}", "nowhere", "--data", str(data), "--runs", "1"]
+    base = ["evaluate", str(demo), str(encoder_file), f"mine={encoder_file}", "nowhere", "--data", str(data), "--count", "2", "--runs", "1"]
     assert main([*base, "--threads", "1", "--published", "--out", str(tmp_path / "out")]) == 2
     out, errors = capsys.readouterr()
     assert errors == 'error: nowhere: there is no file "nowhere"; check the path\n'
@@ -240,7 +259,7 @@ def test_any_models_are_evaluated_together(encoder_file: Path, tmp_path: Path, c
     assert "cannot write into the folder" in capsys.readouterr().err
     assert main(["evaluate", str(demo), "--drawn", "--data", str(data)]) == 2
     assert "--drawn measures edits; name a portrait reader" in capsys.readouterr().err
-    assert main(["evaluate", str(demo), "--edit-first", "--data", str(data)]) == 2
+    assert main(["evaluate", str(demo), "--edit-first", "--data", str(data), "--count", "2"]) == 2
     assert capsys.readouterr().err == "error: --edit-first needs a checkpoint: a bundle compensates first\n"
 
 
@@ -293,3 +312,71 @@ def test_a_method_in_two_phases(encoder_file: Path, data: Path, tmp_path: Path, 
     save_direction(tmp_path / "directions" / "smile.safetensors", Direction(np.ones((1, 16), np.float32), "smile", strength_range=(-1, 1)))
     _run(*second, "--from", first, "--directions", tmp_path / "directions")
     assert method_of_file(tmp_path / "second" / "model.safetensors").name == "sfe"
+
+
+def test_a_run_goes_on_from_what_it_began_with_alone(
+    encoder_file: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other files, pictures or seeds are refused; runs that were begun before this was recorded go on."""
+    _run("dataset", "--out", data, "--size", 32, "--count", 4, "--processes", 1, "--seed", 1)
+    _run("dataset", "--out", tmp_path / "more", "--size", 32, "--count", 6, "--processes", 1)
+    tensors, metadata = read_safetensors(encoder_file)
+    first, other = (tmp_path / f"{name}.safetensors" for name in ("first", "other"))
+    for path, noise in ((first, 0.0), (other, 1.0)):
+        write_safetensors(path, {**tensors, "latent_avg": tensors["latent_avg"] + noise}, metadata)
+    run, common = tmp_path / "run", ["--data-size", 32, "--batch", 2, "--threads", 1, "--set", "perceptual=0", "--set", "identity=0"]
+    told = {"--generator": first, "--data": data, "--photos": "plain", "--out": run, "--set": "optimizer=adam"}
+
+    def words(**changes: object) -> list[str]:
+        options = {**told, **{f"--{name.replace('_', '-')}": value for name, value in changes.items()}}
+        return [str(word) for word in ("method", "hfgi", *common, *(word for option in options.items() for word in option))]
+
+    narrow = ["--set", "narrow=32"]
+    assert main([*words(steps=1), *narrow]) == 0
+    for changes, what in (
+        ({"generator": other}, "--generator"),
+        ({"encoder": other}, "--encoder"),
+        ({"data_seed": 1}, "--data-seed"),
+        ({"data": tmp_path / "more"}, "picture set"),
+    ):
+        capsys.readouterr()
+        assert main([*words(steps=2, **changes), *narrow]) == 2
+        error = capsys.readouterr().err
+        assert f"{run} holds a run with another {what} (" in error and "give the same options, another --out, or --restart" in error
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert recipe["sources"]["--generator"] == sha256(first) and recipe["sources"]["--photos"] == "plain"
+    del recipe["sources"]
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    assert main([*words(steps=2, generator=other), *narrow]) == 0 and "resumed at step 1" in capsys.readouterr().err
+    other.rename(first)  # the same file at another place
+    assert main([*words(steps=3), *narrow]) == 0
+
+
+def test_sizes_that_no_sdic_can_have_are_one_sentence(tmp_path: Path) -> None:
+    path, values = tmp_path / "mine.json", TINY.as_dict()
+    for text, sentence in (
+        (
+            json.dumps({**values, "style_width": 40}),
+            "the style_width 40 does not divide shift_rows * 4096 (12 * 4096); use sizes where it does",
+        ),
+        (json.dumps({**values, "speed": 1}), "unexpected keyword argument 'speed'"),
+        (json.dumps([1]), "the sizes cannot be read from"),
+        ("{", "the sizes cannot be read from"),
+    ):
+        path.write_text(text)
+        with pytest.raises(SdicError) as caught:
+            sizes(str(path))
+        error = str(caught.value)
+        assert sentence in error and "checkpoint" not in error
+        assert "style_width" in error or error.endswith('; give JSON like the "config" of a run\'s recipe.json')
+
+
+def test_options_of_recipes_have_ranges() -> None:
+    for method, change, sentence in (
+        ("hfgi", "narrow=0", "--set narrow=0 is out of range; use 1 or more"),
+        ("hyperstyle", "iterations=0", "--set iterations=0 is out of range; use 1 or more"),
+        ("clcae", "dropout=3", "--set dropout=3 is out of range; use 0 to 1"),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            changed(METHOD[method]["paper"], [change])
+        assert str(caught.value) == sentence

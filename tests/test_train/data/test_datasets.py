@@ -41,6 +41,16 @@ def test_what_is_drawn_is_kept(tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == before
 
 
+def test_a_chunk_that_is_too_short_is_drawn_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "CHUNK", 4)
+    _draw(tmp_path, 2)
+    assert _draw(tmp_path, 6) == [4, 6] and len(open_portraits(tmp_path, 32, False)) == 6
+    assert _draw(tmp_path, 3) == [] and len(open_portraits(tmp_path, 32, False)) == 6
+    assert _draw(tmp_path, 7) == [7] and len(open_portraits(tmp_path, 32, False)) == 7
+    sorted(tmp_path.iterdir())[0].write_bytes(b"PK\3\4 and nothing more")
+    assert _draw(tmp_path, 7) == [7] and len(open_portraits(tmp_path, 32, False)) == 7
+
+
 def test_a_stop_does_not_wait_for_what_has_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, slow = [], datasets._draw
 
@@ -106,6 +116,17 @@ def test_an_empty_folder_names_the_command_that_fills_it(tmp_path: Path) -> None
     with pytest.raises(SdicError) as caught:
         open_portraits(tmp_path, 32, photo=True, seed=4)
     assert str(caught.value) == f"{tmp_path} holds no photos of 32 pixels with seed 4; draw them with `sdic-train dataset`"
+
+
+def test_a_seed_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    for seed in (1, 20, 3, 900_000):
+        _draw(tmp_path, 1, photo=True, seed=seed)
+    _draw(tmp_path, 1, seed=5)
+    for seed, there in ((0, "1, 3, 20"), (900_001, "900000")):
+        with pytest.raises(FileError) as caught:
+            open_portraits(tmp_path, 32, photo=True, seed=seed)
+        choice = f"only with {there}; choose that with --data-seed, or draw them with `sdic-train dataset`"
+        assert str(caught.value) == f"{tmp_path} holds no photos of 32 pixels with seed {seed}, {choice}"
 
 
 def _pictures(folder: Path, count: int) -> None:

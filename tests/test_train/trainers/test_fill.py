@@ -162,6 +162,36 @@ def test_a_result_is_there_when_a_run_fails_behind_its_first_measurement(make_co
     assert 0 < int((tmp_path / RESULT).read_text()) <= 100
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_time_that_is_over_trains_nothing_and_leaves_what_is_there(
+    resume: bool, make_compute: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ArgumentError, match=r"^--until 1 is over \(\d+ now\), with no time for a step; give a later time$"):
+        fill(Sleeper(make_compute(1)), FillOptions(folder, 1.0, resume=resume))
+    assert not folder.exists()
+    first = Sleeper(make_compute(1))
+    fill(first, FillOptions(folder, time.time() + 0.3))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if resume:  # a run whose time is over has its result
+        fill(Sleeper(make_compute(1)), FillOptions(folder, 1.0))
+        assert json.loads((folder / PACE).read_text())["steps"] == first.step == int((folder / RESULT).read_text())
+    else:
+        with pytest.raises(ArgumentError, match="--until 1 is over"):
+            fill(Sleeper(make_compute(1)), FillOptions(folder, 1.0, resume=False))
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_has_a_step_even_where_its_time_ends_before_it(
+    make_compute: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = iter([False])
+    monkeypatch.setattr(Pace, "over", property(lambda _: next(over, True)))
+    trainer = Sleeper(make_compute(1))
+    fill(trainer, FillOptions(tmp_path, time.time() + 1.0))
+    assert trainer.step == 1 and (tmp_path / RESULT).read_text() == "1"
+
+
 def test_several_processes_are_refused(make_compute: Callable[..., Any], tmp_path: Path) -> None:
     trainer = Sleeper(make_compute(1))
     trainer.compute.processes = 2

@@ -17,12 +17,16 @@ from torch import nn
 
 from sdic_runtime.edits import Direction
 from sdic_runtime.errors import SdicError
-from sdic_train.checkpoints.load import describe, load_encoder, load_generator, read_checkpoint
+from sdic_train.checkpoints.files import read_safetensors, write_safetensors
+from sdic_train.checkpoints.load import describe, load_encoder, load_generator, read_checkpoint, save_checkpoint
 from sdic_train.config import TINY
 from sdic_train.data.datasets import PictureSet
 from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
 from sdic_train.methods import METHODS, method_of_file
+from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.portrait_reader import PortraitReader
+from sdic_train.networks.stylegan2 import Generator
+from sdic_train.pipelines import Weights, pipeline_of
 from sdic_train.trainers import graphs
 from sdic_train.trainers import method as method_trainer
 from sdic_train.trainers.base import Trainer
@@ -208,7 +212,8 @@ def test_the_result_is_a_checkpoint_of_the_method(method: str, make: Make, tmp_p
     trainer.advance()
     trainer.save(path)
     code = method_of_file(path)
-    assert code is METHODS[method]
+    trained = getattr(trainer.recipe, "iterations", None)
+    assert code.name == method and code.iterations == trained and (trained or code is METHODS[method])
     said = dict(describe(path))
     assert said["method"] == method and "also needs" not in said and "InterDigital" not in said["licence"]
     model = code.read(path, None)
@@ -219,6 +224,27 @@ def test_the_result_is_a_checkpoint_of_the_method(method: str, make: Make, tmp_p
         assert torch.allclose(model(image), trainer.model(image), atol=1e-5)
     tables, stages = code.for_model(model.config).tables(model.config), code.functions(model, model.generator)
     assert set(stages) == {*tables.stages, *(part for cut in tables.cuts.values() for part in cut.stages)}
+
+
+@pytest.mark.parametrize(("method", "name"), [("restyle-psp", None), ("hyperstyle", "hyperstyle")])
+def test_a_method_that_iterates_is_used_as_it_was_trained(method: str, name: str | None, make: Make, tmp_path: Path) -> None:
+    """All that read a checkpoint, such as `evaluate`, run as many iterations as the training had, and five where the file does not say."""
+    trainer, path = make(method, "demo", iterations=3), tmp_path / RESULT
+    trainer.save(path)
+    code, model = Weights(path, method=name).read()
+    assert code.iterations == 3
+    image = trainer.shown(model.config.working)[:1].cpu()
+    with pipeline_of(code, model, path) as pipeline, torch.no_grad():
+        assert np.allclose(pipeline.invert(image.numpy()).tensors["picture"].host(), model(image, iterations=3), atol=1e-4)
+    tensors, metadata = read_safetensors(path)
+    for said, count in ((None, 5), ("many", None), ("0", None)):
+        rest = {name: text for name, text in metadata.items() if name != "iterations"}
+        write_safetensors(path, tensors, {**rest, **({"iterations": said} if said else {})})
+        if count:
+            assert Weights(path, method=name).read()[0].iterations == count
+        else:
+            with pytest.raises(SdicError, match=f"says that it was trained with {said} iterations; write it again with sdic-train$"):
+                Weights(path, method=name).read()
 
 
 @pytest.mark.parametrize(("recipe", "kind"), [("psp-released", "pSp"), ("w", "W encoder")])
@@ -299,6 +325,17 @@ def test_a_perspective_takes_points_to_points_and_zeros_come_from_outside() -> N
     assert torch.allclose(warped(x, none.expand(2, -1)), x, atol=1e-5)
     half = warped(x, perspective(CORNERS, CORNERS * 0.5).expand(2, -1))
     assert not half[:, :, :3].any() and torch.allclose(half[:, :, 4:12, 4:12], nn.functional.avg_pool2d(x, 2), atol=1e-5)
+
+
+def test_an_encoder_or_directions_of_another_model_are_one_sentence(encoder_file: Path, make: Make, tmp_path: Path) -> None:
+    other, config = tmp_path / "other.safetensors", replace(TINY, style_width=32)
+    save_checkpoint(other, config, generator=Generator(config), encoder=Encoder(config))
+    with pytest.raises(SdicError, match=rf'^"{other}" has an encoder for another generator than that of .* codes are \[12, 16\]; give one'):
+        new_model("hfgi", Sources(encoder_file, other), short(METHOD["hfgi"]["demo"]))
+    trainer: Any = make("sfe", "demo")
+    wide = Direction(np.ones((1, 32), np.float32), strength_range=(-1, 1))
+    with pytest.raises(SdicError, match=r"has shape \[1, 32\], and this model's latent codes are \[12, 16\]"):
+        type(trainer)(trainer.model, trainer.recipe, trainer.pictures, trainer.compute, 1, *trainer.distances.values(), directions=[wide])
 
 
 def test_bad_starts_are_one_sentence(encoder_file: Path, make: Make, tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from sdic_runtime.errors import ArgumentError, SdicError
 from sdic_train.checkpoints.load import load_encoder, load_generator, load_sdic
 from sdic_train.config import TINY
 from sdic_train.data.datasets import PictureSet
+from sdic_train.losses.identity import ObjectIdentity
 from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
 from sdic_train.networks.portrait_reader import PortraitReader
+from sdic_train.networks.recognition import ResNet50
 from sdic_train.networks.stylegan2 import downsample
 from sdic_train.trainers.base import Trainer
 from sdic_train.trainers.encoder import EncoderRecipe, EncoderTrainer
@@ -259,10 +261,31 @@ def test_a_loss_that_is_not_finite_stops_the_run(makers: dict[str, Make], tmp_pa
     with torch.no_grad():
         trainer.generator.input.input.fill_(float("nan"))  # type: ignore[attr-defined]
     with pytest.raises(
-        SdicError, match=r'^the loss "generator" became nan at step 1; the last good state is in .*: resume it with a smaller --rate$'
+        SdicError,
+        match=r'^the loss "generator" became nan at step 1; begin again with a smaller rate \(--set rate=...\), in another folder than',
     ):
         train(trainer, RunOptions(tmp_path, 2))
     assert not (tmp_path / STATE).exists()
+
+
+def test_what_a_generator_cannot_grow_from_is_one_sentence(
+    makers: dict[str, Make], portraits: PictureSet, make_compute: Callable[..., Any]
+) -> None:
+    other = GeneratorTrainer(replace(TINY, style_width=32), FIT, portraits, make_compute(4), 1, WIDTHS)
+    for state, sentence in (
+        (makers["encoder"]().state(), "the run to grow from trained no generator; name the folder of a run of"),
+        (other.state(), r"the run to grow from has a generator of other sizes \(\S+ is \[.*\] instead of \[.*\]\); give the --sizes"),
+    ):
+        with pytest.raises(ArgumentError, match=f"^{sentence}"):
+            makers["fit"]().grow_from(state)  # type: ignore[attr-defined]
+
+
+def test_identity_is_float32_under_mixed_precision(reader: PortraitReader) -> None:
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for network in (PortraitIdentity(reader), ObjectIdentity(ResNet50().eval())):
+            found = network(pictures, pictures)
+            assert found.dtype == torch.float32 and found.abs().max() < 1e-6  # a cosine in bfloat16 is wrong in the third digit
 
 
 def test_missing_labels_networks_and_wrong_batches_are_one_sentence(
