@@ -1,6 +1,6 @@
 """Measure and check the product on a GPU, section by section, each with a time limit; what is there counts, also when it is cut off.
 
-    scripts/gpu_check.sh OUT                             # a model of the released sizes with random weights, about ten minutes
+    scripts/gpu_check.sh OUT                             # a model of the released sizes with random weights
     scripts/gpu_check.sh OUT --checkpoint SDIC_ffhq.pt   # with the weights of a checkpoint
     scripts/gpu_check.sh OUT --rehearse                  # the same commands on a CPU, with the demo model
     scripts/gpu_check.sh OUT --table                     # the table of docs/performance.md of what OUT holds

@@ -131,7 +131,7 @@ class DeviceBackend(Backend):
             return results
 
     def _run_steps(self, program: str, tensors: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
-        """Enqueue the stages one by one, but those that run the same one as a single batch: a small one takes as long for two pictures."""
+        """Enqueue the stages one by one, but those that run the same one as a single batch, with half the kernels."""
         return run(self.method.programs[program], self, tensors, self._run_joined)
 
     def _run_joined(
