@@ -32,6 +32,7 @@ GANSPACE_PRESETS: dict[str, dict[str, tuple[int, int, int, float]]] = {
 
 
 GANSPACE_RANGE = (-1.5, 1.5)  # useful strengths of these: StyleFeatureEditor's authors use coordinates to about 30 where sigma is 20
+UNKNOWN_RANGE = (-3.0, 3.0)  # of a direction that does not say its own
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 

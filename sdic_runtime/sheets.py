@@ -23,7 +23,11 @@ SAVE_OPTIONS: dict[str, dict[str, object]] = {"JPEG": {"quality": 95}, "WEBP": {
 
 
 def sheet(
-    rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], height: int | None = None, labels: Sequence[str] | None = None
+    rows: Sequence[Sequence[Image.Image]],
+    captions: Sequence[str],
+    height: int | None = None,
+    labels: Sequence[str] | None = None,
+    notes: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
     """A grid of pictures on white, one caption below each column.
 
@@ -32,7 +36,45 @@ def sheet(
     captions  one text per column, shortened when it is wider than its column
     height    of a cell in pixels; the tallest picture's when None
     labels    one text to the left of each row; none when None
+    notes     one text below each picture, shortened like a caption; none when None
     """
+    _check_shape(rows, captions, labels, notes)
+    from PIL import Image, ImageDraw, ImageFont
+
+    cell_height = height or max(picture.height for row in rows for picture in row)
+    cell_width = max(round(cell_height * picture.width / picture.height) for row in rows for picture in row)
+    font = ImageFont.load_default(size=max(SMALLEST_FONT, cell_height // CAPTION_SHARE))  # Pillow's own: no file has to be found
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as always when a size is given
+    text_height = round(font.size * 1.6)
+    step = cell_height + GAP + (text_height if notes else 0)
+    margin = max((int(font.getlength(label)) + 2 * GAP for label in labels), default=0) if labels else 0
+    width, below = margin + len(captions) * (cell_width + GAP) + GAP, GAP + len(rows) * step
+    canvas = Image.new("RGB", (width, below + text_height), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+
+    def write(text: str, column: int, top: int) -> None:
+        short = shortened(draw, text, font, cell_width)
+        left = margin + GAP + column * (cell_width + GAP) + (cell_width - int(draw.textlength(short, font=font))) // 2
+        draw.text((left, top), short, fill=INK, font=font)
+
+    for index, row in enumerate(rows):
+        top = GAP + index * step
+        for column, picture in enumerate(row):
+            drawn = fitted(picture, cell_width, cell_height)
+            left = margin + GAP + column * (cell_width + GAP) + (cell_width - drawn.width) // 2
+            canvas.paste(drawn, (left, top))
+            if notes:
+                write(notes[index][column], column, top + cell_height + GAP // 2)
+        if labels:
+            draw.text((GAP, top + (cell_height - int(font.size)) // 2), labels[index], fill=INK, font=font)
+    for column, caption in enumerate(captions):
+        write(caption, column, below - GAP // 2)
+    return canvas
+
+
+def _check_shape(
+    rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], labels: Sequence[str] | None, notes: Sequence[Sequence[str]] | None
+) -> None:
     if not rows or not rows[0]:
         raise ArgumentError("a sheet needs at least one picture")
     wrong = next((row for row in rows if len(row) != len(captions)), None)
@@ -40,31 +82,8 @@ def sheet(
         raise ArgumentError(f"a sheet has {len(captions)} captions and a row of {len(wrong)} pictures; give one caption per column")
     if labels is not None and len(labels) != len(rows):
         raise ArgumentError(f"a sheet has {len(labels)} labels and {len(rows)} rows; give one label per row")
-    from PIL import Image, ImageDraw, ImageFont
-
-    cell_height = height or max(picture.height for row in rows for picture in row)
-    cell_width = max(round(cell_height * picture.width / picture.height) for row in rows for picture in row)
-    font = ImageFont.load_default(size=max(SMALLEST_FONT, cell_height // CAPTION_SHARE))  # Pillow's own: no file has to be found
-    assert isinstance(font, ImageFont.FreeTypeFont)  # as always when a size is given
-    caption_height = round(font.size * 1.6)
-    margin = max((int(font.getlength(label)) + 2 * GAP for label in labels), default=0) if labels else 0
-    width, height = margin + len(captions) * (cell_width + GAP) + GAP, len(rows) * (cell_height + GAP) + GAP + caption_height
-    canvas = Image.new("RGB", (width, height), BACKGROUND)
-    for row_index, row in enumerate(rows):
-        for column, picture in enumerate(row):
-            drawn = fitted(picture, cell_width, cell_height)
-            left = margin + GAP + column * (cell_width + GAP) + (cell_width - drawn.width) // 2
-            canvas.paste(drawn, (left, GAP + row_index * (cell_height + GAP)))
-    draw = ImageDraw.Draw(canvas)
-    top = GAP + len(rows) * (cell_height + GAP) - GAP // 2
-    for column, caption in enumerate(captions):
-        text = shortened(draw, caption, font, cell_width)
-        left = margin + GAP + column * (cell_width + GAP) + (cell_width - int(draw.textlength(text, font=font))) // 2
-        draw.text((left, top), text, fill=INK, font=font)
-    for row_index, label in enumerate(labels or ()):
-        middle = GAP + row_index * (cell_height + GAP) + (cell_height - int(font.size)) // 2
-        draw.text((GAP, middle), label, fill=INK, font=font)
-    return canvas
+    if notes is not None and [len(row) for row in notes] != [len(row) for row in rows]:
+        raise ArgumentError(f"a sheet of {len(rows)} x {len(captions)} pictures has other notes; give one note per picture")
 
 
 def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:

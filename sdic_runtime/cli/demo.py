@@ -12,8 +12,19 @@ from sdic_runtime.cli import options
 if TYPE_CHECKING:
     from sdic_runtime.pipeline import Pipeline
 
-EDITS = 3  # columns of the sheet, besides input, baseline and inversion
-FALLBACK_STRENGTH = 2.0  # for a direction that suggests no range
+# Of every picture: directions, each with the end of its range that the person is not at.
+LOWER, UPPER = 0, 1
+EDITS: dict[str, tuple[tuple[str, int], ...]] = {
+    "portrait_1": (("glasses", UPPER), ("fringe", UPPER), ("light", LOWER)),
+    "portrait_2": (("hair_colour", LOWER), ("age", UPPER), ("glasses", UPPER)),
+    "portrait_3": (("smile", UPPER), ("age", UPPER), ("hair_colour", LOWER)),
+    "portrait_4": (("smile", UPPER), ("glasses", LOWER), ("age", UPPER)),
+    "portrait_5": (("hair_length", UPPER), ("hair_colour", UPPER), ("age", UPPER)),
+    "portrait_6": (("smile", UPPER), ("age", UPPER), ("hair_colour", UPPER)),
+    "portrait_7": (("glasses", LOWER), ("hair_colour", UPPER), ("smile", UPPER)),
+    "portrait_8": (("glasses", UPPER), ("hair_colour", UPPER), ("light", UPPER)),
+}
+CAPTIONS = ("input", "e4e", "SDIC", "edits", "", "")
 FRAMES = 15  # of the animation
 SHEET_HEIGHT = 256
 
@@ -46,27 +57,24 @@ def run(
     pictures, _ = pictures_in([folder])
     writable_folder(out)
     with options.load_pipeline(None, backend) as pipeline:
-        edits = _edits(pipeline)
-        rows = []
+        rows, notes = [], []
         for picture in progress(pictures, "pictures"):
             inversion = pipeline.invert(picture)
+            edits = [(name, _ends(pipeline, name)[end]) for name, end in EDITS[picture.stem]]
             found = (as_seen(pipeline, picture), pipeline.baseline(inversion).images[0], inversion.images[0])
             rows.append([*found, *(pipeline.edit(inversion, name, strength).images[0] for name, strength in edits)])
-        method = pipeline.bundle.manifest.method.upper()
-        captions = ("input", "baseline", method, *(f"{name} {strength:+g}" for name, strength in edits))
-        path = save_picture(sheet(rows, captions, SHEET_HEIGHT), out / "sheet.png")
+            notes.append(["", "", "", *(f"{name} {strength:+g}" for name, strength in edits)])
+        path = save_picture(sheet(rows, CAPTIONS, SHEET_HEIGHT, notes=notes), out / "sheet.png")
         typer.echo(path)
-        for name, strength in edits[:1]:
-            frames = edited_frames(pipeline, pipeline.invert(pictures[0]), name, evenly_spaced(-strength, strength, FRAMES))
-            typer.echo(save_animation(back_and_forth(frames), out / f"{pictures[0].stem}.{name}.gif"))
-    row = f"a picture, what its initial codes alone give, {method}'s inversion, and {len(edits)} edits of that"
-    options.notice(f"open {path}: each row shows {row}")
+        first, name = pictures[0], EDITS[pictures[0].stem][0][0]
+        frames = edited_frames(pipeline, pipeline.invert(first), name, evenly_spaced(*_ends(pipeline, name), FRAMES))
+        typer.echo(save_animation(back_and_forth(frames), out / f"{first.stem}.{name}.gif"))
+    options.notice(f"open {path}: each row shows a picture, what e4e alone gives, SDIC's inversion, and three edits of that")
 
 
-def _edits(pipeline: Pipeline) -> list[tuple[str, float]]:
-    """The first directions of the bundle, in the order of its manifest, each with the upper end of its suggested range."""
-    from sdic_runtime.edits import Direction
+def _ends(pipeline: Pipeline, name: str) -> tuple[float, float]:
+    """The two ends of a direction's useful strengths."""
+    from sdic_runtime.edits import UNKNOWN_RANGE
 
-    found = ((name, pipeline.directions[name]) for name in pipeline.bundle.manifest.directions)
-    plain = [(name, direction) for name, direction in found if isinstance(direction, Direction)][:EDITS]
-    return [(name, direction.strength_range[1] if direction.strength_range else FALLBACK_STRENGTH) for name, direction in plain]
+    useful: tuple[float, float] | None = getattr(pipeline.directions[name], "strength_range", None)
+    return useful or UNKNOWN_RANGE

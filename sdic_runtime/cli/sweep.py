@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 200
 PHOTO_SIDE = 1024  # pixels of a photograph's longer side in a strip or an animation, at most
-UNKNOWN_RANGE = (-3.0, 3.0)  # of a direction that does not say its own
 RANGE_HELP = "The end of the useful range when omitted."
 
 
@@ -60,7 +59,7 @@ def run(
     """
     from sdic_runtime.cli.inputs import existing, inversion_of, masks_of
     from sdic_runtime.cli.targets import each, targets
-    from sdic_runtime.edits import check_number
+    from sdic_runtime.edits import UNKNOWN_RANGE, check_number
     from sdic_runtime.errors import ArgumentError
     from sdic_runtime.folders import STRIP
     from sdic_runtime.sheets import back_and_forth, save_animation, save_picture, sheet

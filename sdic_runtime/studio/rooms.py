@@ -16,7 +16,7 @@ from sdic_runtime.bundle.manifest import FFHQ
 from sdic_runtime.decoding.colours import PROFILE
 from sdic_runtime.decoding.shapes import SQUASH
 from sdic_runtime.edit_orders import EditOrder, presets
-from sdic_runtime.edits import Edit
+from sdic_runtime.edits import UNKNOWN_RANGE, Edit
 from sdic_runtime.errors import ArgumentError, PictureError, SdicError
 from sdic_runtime.faces import Face, Photo, find
 from sdic_runtime.inversion import Inversion
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LOADING, READY, FAILED = "loading", "ready", "failed"
-UNKNOWN_RANGE = (-3.0, 3.0)
 SMALL = re.compile(r"\d+(/\d+){2}/-?[\d.]+|\d+/\d+")  # a GANSpace component, or a style channel
 FORMATS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "png": ("image/png", {"compress_level": 1}),

@@ -75,6 +75,20 @@ def test_labels_stand_to_the_left_of_their_rows() -> None:
         sheets.sheet(pictures, [""], labels=["a"])
 
 
+def test_notes_stand_below_their_pictures() -> None:
+    pictures = [[plain(RED), plain(BLUE)], [plain(BLUE), plain(RED)]]
+    noted = np.asarray(sheets.sheet(pictures, ["", ""], notes=[["", ""], ["", "smile"]]))
+    note = noted.shape[0] - np.asarray(sheets.sheet(pictures, ["", ""])).shape[0]
+    assert note > 0 and note % 2 == 0
+    step = 40 + sheets.GAP + note // 2
+    assert cell_centre(Image.fromarray(noted[step:]), 0, 0) == BLUE and cell_centre(Image.fromarray(noted[step:]), 0, 1) == RED
+    below = noted[step + sheets.GAP + 40 : 2 * step + sheets.GAP // 2]
+    assert below[:, : 40 + sheets.GAP].min() == 255 and below[:, 40 + 2 * sheets.GAP :].min() < 120
+    assert noted[sheets.GAP + 40 : step + sheets.GAP].min() == 255
+    with pytest.raises(ArgumentError, match="a sheet of 2 x 2 pictures has other notes; give one note per picture"):
+        sheets.sheet(pictures, ["", ""], notes=[["", ""]])
+
+
 def test_back_and_forth_repeats_neither_end() -> None:
     frames = [plain((value, 0, 0)) for value in range(4)]
     assert [frame.getpixel((0, 0))[0] for frame in sheets.back_and_forth(frames)] == [0, 1, 2, 3, 2, 1]

@@ -1,0 +1,53 @@
+"""The tables of compare, bench and doctor; their numbers are tested beside their modules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sdic_runtime.bundle.bundle import DEMO_FOLDER
+
+COMMANDS = ("invert", "edit", "sweep", "batch", "compare", "bench", "doctor", "download", "demo")
+BACKEND = ("--backend", "onnxruntime:threads=1")
+
+
+def test_compare_prints_a_table_and_its_json_says_the_same(run: Any, photos: Path, tiny_bundle: Path) -> None:
+    base = ("compare", photos / "a.png", "--bundle", tiny_bundle, *BACKEND, "--against", "onnxruntime")
+    code, lines, _ = run(*base, "--json", "numbers.json")
+    assert code == 0 and lines[-1] == "numbers.json" and lines[-2] == "tolerance 1.0e-04 of each tensor's standard deviation: passed"
+    data = json.loads(Path("numbers.json").read_text())
+    shown = [tuple(line.split()[:2]) for line in lines[5:-3]]
+    assert shown == [(item["where"], item["tensor"]) for item in data["differences"]] and len(shown) == 16
+    code, lines, _ = run(*base, "--json", "-")
+    assert code == 0 and json.loads("\n".join(lines)) == data
+
+
+def test_bench_reports_the_good_backend_and_fails_for_the_bad_one(run: Any, tiny_bundle: Path) -> None:
+    few = ("--runs", 2, "--warm-up", 0, "--rounds", 2)
+    code, lines, errors = run("bench", "--bundle", tiny_bundle, "--backend", "nonsense", *BACKEND, *few, "--json", "b.json")
+    assert code == 2 and 'error: nonsense: there is no backend "nonsense"' in errors and errors.count("\n") == 1
+    assert sum(line.startswith("onnxruntime:threads=1") for line in lines) == 2 + 6 + 1 and lines[-1] == "b.json"
+    (measured,) = json.loads(Path("b.json").read_text())["measured"]
+    assert measured["backend"] == "onnxruntime:threads=1" and measured["batches"][0]["inversion"]["runs"] == 4 and measured["rounds"] == 2
+
+
+def test_bench_measures_several_bundles_each_against_its_first_backend(run: Any, tiny_bundle: Path) -> None:
+    few = ("--runs", 1, "--warm-up", 0)
+    code, lines, _ = run("bench", "--bundle", tiny_bundle, "--bundle", DEMO_FOLDER, "--backend", "onnxruntime", *few, "--json", "b.json")
+    measured = json.loads(Path("b.json").read_text())["measured"]
+    assert code == 0
+    assert [(each["path"], each["bundle"]) for each in measured] == [(str(tiny_bundle), "tiny"), (str(DEMO_FOLDER), "portraits")]
+    inversions = [line.split() for line in lines if " inversion " in line]
+    assert [(words[0], words[-1]) for words in inversions[:2]] == [("tiny", "1.00x"), ("portraits", "1.00x")]
+    code, _, errors = run("bench", "--bundle", tiny_bundle, "--bundle", DEMO_FOLDER, "--backend", "torch", "--checkpoint", "w.pt")
+    assert code == 2 and errors.startswith("error: --checkpoint is the weights of one bundle, and 2 are named; measure its bundle alone")
+
+
+def test_doctor_exits_with_2_only_when_something_named_is_bad(run: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    code, lines, _ = run("doctor", tiny_bundle)
+    assert code == 0 and {"environment", "gpu", "backends", str(tiny_bundle)} <= set(lines)
+    (tmp_path / "SDIC_ffhq.pt").write_text("<!DOCTYPE html><html>Quota exceeded</html>")
+    code, lines, _ = run("doctor", "SDIC_ffhq.pt", tiny_bundle)
+    assert code == 2
+    assert [line for line in lines if line.startswith("  BAD  content  this is a web page, not weights: it speaks of a download quota; ")]
