@@ -5,6 +5,7 @@ CASES ?= 3000
 INTERRUPTIONS ?= 20
 CHECKPOINTS ?= examples/table1
 PTI ?= 0
+COUNT ?= 64
 # The graphs and networks of the tests are tiny: more threads than one per test process only wait for each other.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -49,8 +50,8 @@ newest:  ## with the newest packages: make newest PYTHON=python3.13
 	$(NEWEST)/bin/pip install --quiet ".[serve,video,download]" $(RUNTIME_TESTS)
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n 2 tests/test_runtime
 
-table1: .venv/dev  ## the table of all methods on the demo domain, from their packed checkpoints in CHECKPOINTS; PTI=32: also PTI, of so many photos
-	$(BIN)/python scripts/train_table1.py evaluate --packed $(CHECKPOINTS) --out build/table1 --pti $(PTI)
+table1: .venv/dev  ## the table of all methods on the demo domain, from their packed checkpoints in CHECKPOINTS, of COUNT photos; PTI=32: also PTI
+	$(BIN)/python scripts/train_table1.py evaluate --packed $(CHECKPOINTS) --out build/table1 --count $(COUNT) --pti $(PTI)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -103,10 +103,13 @@ class Pipeline:
     def notices(self) -> tuple[str, ...]:
         """What the user should be told of the backend: which `auto` took, one of reduced precision, and why the precision "auto" reduced
         nothing."""
-        reduced = self.backend.precision != STANDARD
         what = f"backend: {self.backend.description}" + "; why: sdic-run doctor" * bool(self.reason)
-        why = f"the precision auto stays {STANDARD}: {self.exact}"
-        return (what,) * bool(self.reason or reduced) + (why,) * bool(self.exact and not reduced)
+        return (what,) * bool(self.reason or self.backend.precision != STANDARD) + self.unreduced
+
+    @property
+    def unreduced(self) -> tuple[str, ...]:
+        """A sentence that says why the precision "auto" reduced nothing; none where it did, or was not asked for."""
+        return (f"the precision auto stays {STANDARD}: {self.exact}",) * bool(self.exact and self.backend.precision == STANDARD)
 
     def close(self) -> None:
         """Give the backend's memory back. Inversions that were brought to the host stay usable."""

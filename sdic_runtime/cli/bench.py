@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sdic_runtime.cli import options
+
+if TYPE_CHECKING:
+    from sdic_runtime.tools.bench import Plan
 
 MEBIBYTE = 1 << 20
 
@@ -68,13 +71,20 @@ def run(
         except SdicError as error:
             failed = True
             del found[index]
-            where = f" with {plans[index].bundle}" * (len(folders) > 1)
-            options.notice(f"error: {plans[index].backend}{where}: {error}")
+            options.notice(f"error: {plans[index].backend}{_where(plans[index], folders)}: {error}")
+    for index, (first, *_) in found.items():
+        for text in first["notices"]:
+            options.notice(f"{plans[index].backend}{_where(plans[index], folders)}: {text}")
     measured = [{**pooled(results), "path": plans[index].bundle} for index, results in found.items()]
     if measured:
         report({"measured": measured}, json_file, lambda: show(measured))
     if failed:
         raise typer.Exit(2)
+
+
+def _where(plan: Plan, folders: Sequence[str | None]) -> str:
+    """The bundle of a measurement, where there are several."""
+    return f" with {plan.bundle}" if len(folders) > 1 else ""
 
 
 def _check_rows(bundles: Sequence[Path | None], rows: Sequence[int]) -> None:

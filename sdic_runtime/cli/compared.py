@@ -58,6 +58,8 @@ def compare_and_report(order: Order, out: Path | None, json_file: Path | None) -
     sheet = save_picture(_sheet(outcomes, plan), target.main(COMPARED)) if any(outcome.inversion for outcome in outcomes) else None
     report(data | {"sheet": str(sheet) if sheet else None}, json_file, lambda: show(outcomes, plan, width, sheet))
     for outcome in outcomes:
+        for text in outcome.notices:
+            options.notice(f"{outcome.label}: {text}")
         for problem in outcome.problems:
             options.notice(f"error: {outcome.label}: {problem}")
     if any(outcome.problems for outcome in outcomes):

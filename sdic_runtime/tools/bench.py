@@ -97,13 +97,13 @@ def measure(plan: Plan) -> dict[str, Any]:
     """Load the backend in this process and measure it; seconds and bytes, ready for JSON. Load time counts from an interpreter that has
     imported nothing of the backend yet, so it includes the imports."""
     start = time.perf_counter()
-    from sdic_runtime.backends.registry import load_backend
+    from sdic_runtime.backends.registry import find_backend
     from sdic_runtime.bundle.bundle import Bundle
     from sdic_runtime.pipeline import Pipeline
 
     bundle = Bundle.open(plan.bundle, remember=True)
-    backend = load_backend(plan.backend, bundle, {"checkpoint": plan.checkpoint}, precision=plan.precision)
-    pipeline = Pipeline(bundle, backend)
+    choice = find_backend(plan.backend, bundle, {"checkpoint": plan.checkpoint}, precision=plan.precision)
+    pipeline = Pipeline(bundle, choice.load(bundle), exact=choice.exact)
     load_seconds = time.perf_counter() - start
     noise = np.random.default_rng(SEED)
     try:
@@ -112,10 +112,10 @@ def measure(plan: Plan) -> dict[str, Any]:
         raise OutOfMemoryError(f"not enough memory for {max(plan.batches)} pictures at once; use a smaller --batch") from error
     first_call = timed(lambda: pipeline.invert(pictures[plan.batches[0]]).pixels)
     batches = [measure_batch(pipeline, plan, batch, pictures[batch]) for batch in plan.batches]
-    what = {"backend": plan.backend, "description": backend.description, "bundle": bundle.manifest.name}
+    what = {"backend": plan.backend, "description": pipeline.backend.description, "bundle": bundle.manifest.name}
     how = {"runs": plan.runs, "warm_up": plan.warm_up, "cpu_cores": available_cpus()}
     start_up = {"load_seconds": load_seconds, "first_call_seconds": first_call}
-    return {**what, **how, **start_up, "batches": batches, "peak_memory_bytes": peak_memory()}
+    return {**what, **how, **start_up, "batches": batches, "peak_memory_bytes": peak_memory(), "notices": pipeline.unreduced}
 
 
 def measure_batch(pipeline: Pipeline, plan: Plan, batch: int, pictures: np.ndarray) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Outcome:
     inversion: Image | None = None
     edits: dict[str, Image] = field(default_factory=dict)  # by label
     problems: list[str] = field(default_factory=list)  # sentences
+    notices: Sequence[str] = ()  # of its pipeline's precision
 
     def median(self, what: str) -> float | None:
         """The middle of the measured seconds of "inversion" or "edit"."""
@@ -102,6 +103,7 @@ def compare_bundles(paths: Sequence[Path], plan: Plan, width: int) -> Iterator[O
 def _fill(outcome: Outcome, pipeline: Pipeline, plan: Plan, width: int) -> None:
     """Invert, judge, edit, and measure. Raises SdicError where there is no inversion."""
     manifest = pipeline.bundle.manifest
+    outcome.notices = pipeline.unreduced
     outcome.method, outcome.sizes, outcome.description = manifest.method, manifest.sizes, pipeline.backend.description
     image = pipeline.prepare(plan.picture, SQUASH)
     inversion: Inversion = pipeline.invert(image)

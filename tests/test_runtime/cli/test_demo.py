@@ -14,7 +14,6 @@ from sdic_runtime.cli.demo import CAPTIONS, EDITS
 from sdic_runtime.edits import Direction
 from sdic_runtime.pipeline import Pipeline
 
-COMMANDS = ("invert", "edit", "sweep", "batch", "compare", "bench", "doctor", "download", "demo")
 BACKEND = ("--backend", "onnxruntime:threads=1")
 
 

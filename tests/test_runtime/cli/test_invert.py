@@ -21,7 +21,6 @@ from sdic_runtime.inversion import Inversion
 from sdic_runtime.pictures import to_images
 from sdic_runtime.pipeline import Pipeline
 
-COMMANDS = ("invert", "edit", "sweep", "batch", "compare", "bench", "doctor", "download", "demo")
 BACKEND = ("--backend", "onnxruntime:threads=1")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sdic_runtime.bundle.bundle import DEMO_FOLDER
 
-COMMANDS = ("invert", "edit", "sweep", "batch", "compare", "bench", "doctor", "download", "demo")
 BACKEND = ("--backend", "onnxruntime:threads=1")
 
 
@@ -42,6 +44,18 @@ def test_bench_measures_several_bundles_each_against_its_first_backend(run: Any,
     assert [(words[0], words[-1]) for words in inversions[:2]] == [("tiny", "1.00x"), ("portraits", "1.00x")]
     code, _, errors = run("bench", "--bundle", tiny_bundle, "--bundle", DEMO_FOLDER, "--backend", "torch", "--checkpoint", "w.pt")
     assert code == 2 and errors.startswith("error: --checkpoint is the weights of one bundle, and 2 are named; measure its bundle alone")
+
+
+def test_bench_and_compare_say_why_auto_reduces_nothing(
+    run: Any, make_bundle: Callable[..., Path], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare, other = make_bundle("bare"), make_bundle("other")
+    words = ("--backend", "onnxruntime", "--precision", "auto")
+    why = "the precision auto stays fp32: onnxruntime reduces none by itself; openvino does, or name a precision"
+    code, _, errors = run("bench", "--bundle", bare, *words, "--runs", 1, "--warm-up", 0)
+    assert (code, errors) == (0, f"onnxruntime: {why}\n")
+    code, _, errors = run("compare", photos / "a.png", "--bundle", bare, "--bundle", other, *words, "--runs", 1)
+    assert code == 0 and f"bare: {why}\nother: {why}\n" in errors
 
 
 def test_doctor_exits_with_2_only_when_something_named_is_bad(run: Any, tiny_bundle: Path, tmp_path: Path) -> None:
