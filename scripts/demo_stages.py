@@ -69,9 +69,9 @@ def stages(size: int) -> tuple[Stage, ...]:
     code = Task("code", (*ENCODER, "--recipe", "code"), 0.6, graphs=True)
     picture = Task("picture", (*ENCODER, "--recipe", "picture", "--from", f"{{start}}/{RESULT}", *JUDGED), 0.4, "code", graphs=True)
     sdic = (
-        Task("sdic", (*SDIC, "demo"), 0.5, "picture", 16, graphs=True),
+        Task("sdic", (*SDIC, "demo"), 0.4, "picture", 16, graphs=True),
         Task("sdic_longer", (*SDIC, "demo-longer"), 0.35, "sdic", 16, graphs=True),
-        Task("sdic_edits", (*SDIC, "demo-longer", "--set", "edit=0.2"), 0.15, "sdic_longer", 16, graphs=True),
+        Task("sdic_edits", (*SDIC, "demo-longer", "--set", "edit=0.3"), 0.25, "sdic_longer", 16, graphs=True),
     )
     sharpen = generator("sharpen", FITS[size][-1].name, str(size), "sharpen-128", 1.0, *READ)
     found = (
