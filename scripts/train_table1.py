@@ -53,7 +53,7 @@ def method(name: str, seconds: float, share: float = 1.0, *options: str) -> Stag
 
 ENCODER = ("encoder", "--generator", "{base}", "--from", "{base}", "--photos", "photo", "--recipe")
 METHODS: dict[str, tuple[Stage, ...]] = {
-    "sdic": (Stage("sdic", ("sdic", "--model", "{base}", "--recipe", "demo"), 0.92),),
+    "sdic": (Stage("sdic", ("sdic", "--model", "{base}", "--recipe", "demo"), 0.77),),
     "psp": (Stage("psp", (*ENCODER, "psp-demo"), 0.28),),
     "restyle-psp": (method("restyle-psp", 0.79),),
     "restyle-e4e": (method("restyle-e4e", 0.79),),

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdic_train.networks.volumes import VolumeConv, VolumeConvTranspose
+
 LEAKY_SLOPE = 0.2  # of StyleGAN2; the discrepancy networks use PyTorch's 0.01
 BLUR_TAPS = (1.0, 3.0, 3.0, 1.0)
 
@@ -147,8 +149,8 @@ class BasicConv(nn.Module):
         kinds: dict[tuple[bool, bool], type[nn.Module]] = {
             (False, False): nn.Conv2d,
             (False, True): nn.ConvTranspose2d,
-            (True, False): nn.Conv3d,
-            (True, True): nn.ConvTranspose3d,
+            (True, False): VolumeConv,
+            (True, True): VolumeConvTranspose,
         }
         self.conv = kinds[volume, transposed](inputs, outputs, kernel, stride=stride, padding=padding, bias=False)
         self.bn = (nn.BatchNorm3d if volume else nn.BatchNorm2d)(outputs) if norm else None

@@ -69,7 +69,7 @@ def _losses(folder: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "steps", "column"), [("fit", 30, "fit"), ("code", 30, "code"), ("sdic", 24, "l2"), ("reader", 20, "parameters")]
+    ("kind", "steps", "column"), [("fit", 30, "fit"), ("code", 30, "code"), ("sdic", 48, "l2"), ("reader", 20, "parameters")]
 )
 def test_losses_fall(kind: str, steps: int, column: str, makers: dict[str, Make], tmp_path: Path) -> None:
     train(makers[kind](), RunOptions(tmp_path, steps))
