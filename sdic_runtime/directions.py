@@ -94,6 +94,11 @@ def _content(direction: AnyDirection) -> tuple[dict[str, np.ndarray], dict[str, 
     return tensors, metadata
 
 
+def load_directions(folder: Path) -> dict[str, AnyDirection]:
+    """The direction files that lie directly in a folder, by name without ending; none where it is not there. Raises FileError."""
+    return {path.stem: load_direction(path) for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES}
+
+
 def load_direction(path: str | os.PathLike[str], sizes: Mapping[str, int] | None = None) -> AnyDirection:
     """Read a direction or a PCA basis: .safetensors and .npz by the names `direction`, `styles`, or `mean`, `comp` and `std` (GANSpace's
     own `lat_mean`, ...), .npy, .pt and .pth by what is in them. A zip file of `torch.save` is read without PyTorch.

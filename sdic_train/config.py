@@ -129,11 +129,15 @@ class ModelConfig:
         missing = [str(4 << layer) for layer in range(int(log2(self.resolution)) - 1) if 4 << layer not in self.channels]
         groups = (len(self.encoder.widths), len(self.encoder.units))
         lengths = {item.name: len(getattr(self.discrepancy, item.name)) for item in fields(self.discrepancy) if item.name in PARTS}
-        if missing or groups != (GROUPS, GROUPS) or lengths != PARTS or 0 in self.channels.values() or self.style_width == 0:
-            raise CheckpointError(
-                f"the model configuration has no channels at {', '.join(missing) or 'no size'}, an encoder of {groups} groups and units, "
-                f"and discrepancy networks of {lengths} parts; save the checkpoint again with this version"
-            )
+        faults = {
+            f"no channels at {', '.join(missing)}": bool(missing),
+            "channels or a style width of 0": 0 in self.channels.values() or self.style_width == 0,
+            f"an encoder of {groups[0]} widths and {groups[1]} units in place of {GROUPS}": groups != (GROUPS, GROUPS),
+            f"discrepancy networks of {lengths} parts in place of {PARTS}": lengths != PARTS,
+        }
+        if any(faults.values()):
+            found = " and ".join(text for text, there in faults.items() if there)
+            raise CheckpointError(f"the model configuration has {found}; change that, or save the checkpoint again with this version")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:

@@ -10,7 +10,7 @@ from sdic_train.cli import dataset, directions, encoder, evaluate, generator, me
 app = command_line(
     "sdic-train",
     "Train and evaluate SDIC on any domain: generator, encoder, SDIC, edit directions, evaluation.",
-    "sdic-train sdic --model runs/encoder/model.safetensors --data data/portraits --out runs/sdic",
+    "sdic-train dataset --out data/portraits --count 24000 --size 128",
 )
 for module in (dataset, reader, generator, encoder, sdic, method, tune, evaluate):
     app.command(module.__name__.rpartition(".")[2])(module.run)

@@ -19,7 +19,9 @@ def run(
     photo: Annotated[bool, Option("--photo", help="Draw photos: portraits with details that a generator never sees.")] = False,
     seed: Annotated[int, Option(min=0, help="Random seed; seeds from 900000 are reserved for evaluation.")] = 0,
     source: Annotated[Path | None, Option("--from", metavar="DIR", help="Cache the pictures of this folder instead of drawing.")] = None,
-    held_out: Annotated[float, Option(help="Share of a folder's pictures kept for evaluation, chosen by their content's hash.")] = 0.05,
+    held_out: Annotated[
+        float, Option(min=0, max=1, help="Share of a folder's pictures kept for evaluation, chosen by their content's hash; 1: all.")
+    ] = 0.05,
     processes: Annotated[int, Option(min=1, help="Processes that draw.")] = 2,
     debug: Debug = False,
 ) -> None:
@@ -30,6 +32,7 @@ def run(
       sdic-train dataset --out data/portraits --count 24000 --size 128
       sdic-train dataset --out data/portraits --count 12000 --size 128 --photo --seed 1
       sdic-train dataset --out data/faces --from pictures/ --size 256
+      sdic-train dataset --out data/test --from celeba_test/ --size 1024 --held-out 1
     """
     from sdic_runtime.progress import progress
     from sdic_train.data.datasets import CHUNK, cache_folder, draw_portraits

@@ -181,7 +181,7 @@ def steer(
 
     \b
     Examples:
-      sdic-train directions steer --model SDIC_ffhq.pt --pairs smiles.csv --perceptual alexnet.pth,lpips_alex.pth --out directions
+      sdic-train directions steer --model SDIC_ffhq.pt --pairs smiles.csv --perceptual alexnet.pth,alex.pth --out directions
       sdic-train directions steer --model demo.safetensors --attributes smile,age --perceptual reader.safetensors --out directions
     """
     if (pairs is None) == (attributes is None):
@@ -214,7 +214,12 @@ def ganspace(
     seed: SeedOption = 0,
     debug: Debug = False,
 ) -> None:
-    """Principal components of the mapped codes (GANSpace)."""
+    """Principal components of the mapped codes (GANSpace).
+
+    \b
+    Example:
+      sdic-train directions ganspace --model SDIC_ffhq.pt --out directions
+    """
     from sdic_runtime.cli.targets import writable_folder
     from sdic_runtime.directions import save_direction
     from sdic_train.checkpoints.load import load_generator
@@ -236,7 +241,12 @@ def sefa(
     count: Annotated[int, Option(min=1, help="Directions to keep.")] = 5,
     debug: Debug = False,
 ) -> None:
-    """Directions that the modulations amplify most (SeFa)."""
+    """Directions that the modulations amplify most (SeFa).
+
+    \b
+    Example:
+      sdic-train directions sefa --model SDIC_ffhq.pt --first 4 --end 8 --out directions
+    """
     from sdic_runtime.cli.targets import writable_folder
     from sdic_runtime.directions import save_direction
     from sdic_train.checkpoints.load import load_generator

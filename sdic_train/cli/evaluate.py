@@ -34,7 +34,7 @@ def run(
     reader: Annotated[
         Path | None, Option(metavar="FILE", help="Portrait reader that measures edits; train it apart from the losses'.")
     ] = None,
-    strength: Annotated[float, Option(help="Of the edits, times the distance between an attribute's two sides.")] = 1.0,
+    strength: Annotated[float, Option(help="Of the edits, times the upper end of each direction's useful range.")] = 1.0,
     drawn: Annotated[bool, Option("--drawn", help="Edits also of the portraits drawn anew: what a perfect edit is said to do.")] = False,
     edit_first: Annotated[
         bool, Option("--edit-first", help="Edit, then compensate: the paper's ablation; for checkpoints of SDIC.")
@@ -112,8 +112,9 @@ def run(
         raise ArgumentError("edits are measured with a portrait reader; name one with --reader")
     if reader is not None and directions is None and checkpoints:
         raise ArgumentError("edits of a checkpoint are measured along directions; name their folder with --directions")
-    if drawn and reader is None:
-        raise ArgumentError("--drawn measures edits; name a portrait reader with --reader")
+    for option, given in {"--drawn": drawn, "--edit-first": edit_first and checkpoints}.items():
+        if given and reader is None:
+            raise ArgumentError(f"{option} measures edits; name a portrait reader with --reader")
     edits = Edits(open_reader(reader), directions, strength) if reader is not None else None
     if edits is not None and directions is not None:
         edits.directions(None)  # a folder without any is said before a model is loaded

@@ -45,7 +45,8 @@ def run(
 
     \b
     Example:
-      sdic-train method hfgi --generator runs/encoder/model.safetensors --data data/portraits --data-seed 1 --recipe demo --out runs/hfgi
+      sdic-train method hfgi --generator encoder.safetensors --data data --data-seed 1 --recipe demo \\
+        --perceptual reader.safetensors --identity reader.safetensors --out runs/hfgi
     """
     from sdic_train.losses.networks import identity_network, perceptual_network
     from sdic_train.trainers.recipes import DISCRIMINATORS, METHOD
@@ -66,9 +67,8 @@ def run(
 
 
 def _directions(folder: Path | None) -> list[Any]:
-    from sdic_runtime.directions import load_direction
+    from sdic_runtime.directions import load_directions
     from sdic_runtime.edits import Direction
 
-    files = sorted(folder.glob("*.safetensors")) if folder else []
-    found = [load_direction(path) for path in files]
+    found = load_directions(folder).values() if folder else ()
     return [direction for direction in found if isinstance(direction, Direction)]

@@ -43,7 +43,9 @@ DataOption = Annotated[Path, Option("--data", metavar="DIR", help="Folder that `
 SizesOption = Annotated[str, Option("--sizes", help="Sizes of the networks: faces, cars, demo, tiny, or a JSON file.")]
 ThreadsOption = Annotated[int, Option("--threads", min=0, help="CPU threads; 0: as PyTorch chooses.")]
 _PERCEPTUAL = "Weights of the perceptual distance: AlexNet and LPIPS weights with a comma between, or a portrait reader (.safetensors)."
-_IDENTITY = "Weights of the identity network: IR-SE-50 (ArcFace), MoCo-v2 ResNet-50, or a portrait reader (.safetensors)."
+_IDENTITY = (
+    "Weights of the identity network: IR-SE-50 (ArcFace), IR-101 (CurricularFace), MoCo-v2 ResNet-50, or a portrait reader (.safetensors)."
+)
 PerceptualOption = Annotated[Path | None, Option("--perceptual", metavar="FILE[,FILE]", help=_PERCEPTUAL)]
 IdentityOption = Annotated[Path | None, Option("--identity", metavar="FILE", help=_IDENTITY)]
 _PHOTOS = "Portraits of --data-seed without details (plain) or with them (photo), or plain ones and photos of the seed after it (both)."

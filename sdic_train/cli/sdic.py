@@ -27,7 +27,8 @@ def run(
 
     \b
     Example:
-      sdic-train sdic --model runs/encoder/model.safetensors --data data/portraits --data-seed 1 --recipe demo --steps 3000 --out runs/sdic
+      sdic-train sdic --model encoder.safetensors --data data --data-seed 1 --recipe demo --steps 3000 \\
+        --perceptual reader.safetensors --identity reader.safetensors --out runs/sdic
     """
     from sdic_train.losses.networks import identity_network, perceptual_network
     from sdic_train.trainers.recipes import SDIC

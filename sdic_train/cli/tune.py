@@ -40,7 +40,7 @@ def run(
 
     \b
     Example:
-      sdic-train tune me.png --model e4e_ffhq_encode.pt --perceptual alexnet.pth,lpips_alex.pth --out me.safetensors
+      sdic-train tune me.png --model e4e_ffhq_encode.pt --perceptual alexnet.pth,alex.pth --out me.safetensors
       sdic-export build me.safetensors --out engines/me
     """
     from sdic_runtime.progress import progress

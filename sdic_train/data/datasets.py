@@ -148,7 +148,7 @@ def cache_folder(
     """Brings every picture below `source` to size x size, as the runtime prepares its input, and stores them in `folder`, one after the
     other; yields how many were kept for training and held out so far.
 
-    A picture is held out when the hash of its file falls into the share `held_out`, so that copies stay on one side.
+    A picture is held out when the hash of its file falls into the share `held_out`, so that copies stay on one side; with 1 all are.
     Visible files that are no pictures or cannot be read are passed over, and put into `dropped` with the reason; no picture at all is a
     FileError.
     """
@@ -180,8 +180,9 @@ def cache_folder(
                     files.callback(sides[side].close)
                 sides[side].add(picture)
                 yield tuple(sides[side].count if side in sides else 0 for side in (False, True))  # type: ignore[misc]
-            if False not in sides:
-                raise FileError(f"{source} holds no pictures for training ({', '.join(PICTURE_SUFFIXES)}); name a folder that does")
+            if not sides or (held_out < 1 and False not in sides):
+                kind = "pictures for training" if held_out < 1 else "pictures"
+                raise FileError(f"{source} holds no {kind} ({', '.join(PICTURE_SUFFIXES)}); name a folder that does")
     except BaseException:
         if made:
             with suppress(OSError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.directions import load_direction
+from sdic_runtime.directions import load_directions
 from sdic_runtime.edits import Direction
 from sdic_runtime.errors import ArgumentError, SdicError
 from sdic_runtime.pipeline import BASELINE, Pipeline
@@ -108,7 +108,7 @@ class Edits:
     def directions(self, pipeline: Pipeline | None) -> dict[str, Direction]:
         """The constant directions of a portrait's attributes. Raises SdicError where there is none."""
         if self.folder is not None:
-            found = only_directions({path.stem: load_direction(path) for path in sorted(self.folder.glob("*.safetensors"))})
+            found = only_directions(load_directions(self.folder))
         else:
             found = only_directions(pipeline.directions) if pipeline is not None else {}
         found = {name: direction for name, direction in found.items() if name in ATTRIBUTES}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sdic_runtime import Bundle
-from sdic_runtime.directions import Directions, load_direction, save_direction
+from sdic_runtime.directions import Directions, load_direction, load_directions, save_direction
 from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import FileError
 from sdic_runtime.styles import StyleDirection
@@ -55,6 +55,16 @@ def test_numpy_files_are_read(tmp_path: Path, pca: dict[str, np.ndarray]) -> Non
     assert isinstance(smile, Direction) and smile.name == "smile" and smile.vector.shape == (1, 8)
     np.savez(tmp_path / "basis.npz", **pca)
     assert isinstance(load_direction(tmp_path / "basis.npz"), Pca)
+
+
+def test_a_folder_gives_its_directions_whatever_their_form(tmp_path: Path, pca: dict[str, np.ndarray]) -> None:
+    save_direction(tmp_path / "age.safetensors", Direction(np.arange(8), "age"))
+    np.save(tmp_path / "smile.npy", np.arange(8.0))
+    np.savez(tmp_path / "basis.npz", **pca)
+    (tmp_path / "notes.txt").write_text("no direction")
+    found = load_directions(tmp_path)
+    assert {name: type(each) for name, each in found.items()} == {"age": Direction, "basis": Pca, "smile": Direction}
+    assert load_directions(tmp_path / "nowhere") == {}
 
 
 SIZES = {"L": 12, "C": 8, "M": 40}

@@ -81,7 +81,8 @@ def load_target(
     folder, sidecar = find_engines(bundle, place, precision, batch)
     for graph in graph_names(bundle, sidecar.settings.precision):
         if why := stale(sidecar, folder, bundle, graph, deep=True):
-            raise BackendError(f"the engines in {folder} cannot be used: {why}; build them again with: sdic-export engines {bundle.path}")
+            command = build_command(bundle.path, target, sidecar.settings)
+            raise BackendError(f"the engines in {folder} cannot be used: {why}; build them again with: {command}")
     backend = TensorRt(bundle, place, library, gpu, (folder, sidecar), (CUDA, device), graphs)
     if warm_up:
         try:

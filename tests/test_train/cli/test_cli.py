@@ -261,6 +261,8 @@ def test_any_models_are_evaluated_together(encoder_file: Path, tmp_path: Path, c
     assert "--drawn measures edits; name a portrait reader" in capsys.readouterr().err
     assert main(["evaluate", str(demo), "--edit-first", "--data", str(data), "--count", "2"]) == 2
     assert capsys.readouterr().err == "error: --edit-first needs a checkpoint: a bundle compensates first\n"
+    assert main(["evaluate", str(encoder_file), "--edit-first", "--data", str(data)]) == 2
+    assert capsys.readouterr().err == "error: --edit-first measures edits; name a portrait reader with --reader\n"
 
 
 def test_edits_are_measured_with_a_reader_along_directions(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -164,6 +164,15 @@ def test_a_folder_is_cached_and_split_by_content(tmp_path: Path) -> None:
     assert list(cache_folder(tmp_path / "in", tmp_path / "again", 16, held_out=0.3))[-1] == (kept, left)
 
 
+def test_a_folder_may_be_a_test_set_as_a_whole(tmp_path: Path) -> None:
+    _pictures(tmp_path / "in", 5)
+    assert list(cache_folder(tmp_path / "in", tmp_path / "out", 16, held_out=1.0))[-1] == (0, 5)
+    assert open_pictures(tmp_path / "out", 16, False, seed=900_000).pictures.shape == (5, 16, 16, 3)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileError, match="empty holds no pictures "):
+        list(cache_folder(tmp_path / "empty", tmp_path / "none", 16, held_out=1.0))
+
+
 @pytest.mark.parametrize("kind", ["cut-out", "16-bit gray", "wide"])
 def test_training_sees_a_picture_as_the_runtime_does(kind: str, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()

@@ -64,6 +64,18 @@ def test_an_engine_that_the_library_refuses_gives_its_words_and_the_command(bund
         opened(bundle, library)
 
 
+def test_a_damaged_engine_is_refused_with_the_whole_command(bundle: Bundle, library: FakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    next(bundle.path.glob("engines/*/dicn.engine")).write_bytes(b"dicm")
+    monkeypatch.setattr(backend_module, "load_library", lambda target: types.SimpleNamespace(__version__=PLACE.version))
+    monkeypatch.setattr(backend_module, "open_gpu", lambda device: FakeGpu())
+    with pytest.raises(
+        BackendError,
+        match="dicn.engine is damaged: its SHA-256 is not the one in engine.json; build them again with: "
+        f"sdic-export engines {bundle.path} --target tensorrt --precision fp32$",
+    ):
+        backend_module.load(bundle)
+
+
 def test_why_it_is_unavailable(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_module, "find_spec", lambda name: None)
     assert backend_module.unavailable() == 'it needs the package "tensorrt"; install it with: pip install "sdic-toolkit[tensorrt]"'
