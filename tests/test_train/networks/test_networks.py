@@ -143,9 +143,9 @@ def test_bad_sizes_are_refused_with_the_value() -> None:
     with pytest.raises(SdicError, match="the working size 256 is larger than the generator's 128"):
         replace(TINY, working=256)
     with pytest.raises(SdicError, match="^the model configuration has no channels at 256; change that, or save the checkpoint again"):
-        replace(TINY, resolution=256)
+        ModelConfig.from_dict({**TINY.as_dict(), "resolution": 256})
     with pytest.raises(SdicError, match="has no channels at 256 and an encoder of 3 widths and 4 units in place of 4; change that"):
-        replace(TINY, resolution=256, encoder=replace(TINY.encoder, widths=(1, 2, 3)))
+        ModelConfig.from_dict({**replace(TINY, encoder=replace(TINY.encoder, widths=(1, 2, 3))).as_dict(), "resolution": 256})
     with pytest.raises(SdicError, match="does not fit this version"):
         ModelConfig.from_dict({"resolution": 128})
 
