@@ -18,7 +18,7 @@ from sdic_runtime.errors import BundleError
 if TYPE_CHECKING:
     from sdic_runtime.backends.base import Tensor
 
-Join: TypeAlias = "Callable[[str, Sequence[Mapping[str, Tensor]], Sequence[str]], Sequence[Mapping[str, Tensor]]]"  # see `run`
+Join: TypeAlias = "Callable[[str, Sequence[Mapping[str, Tensor]], Sequence[Sequence[str]]], Sequence[Mapping[str, Tensor]]]"  # see `run`
 Axes: TypeAlias = tuple[int | str, ...]
 
 BATCH = "N"
@@ -150,16 +150,16 @@ def joined(program: Program) -> list[tuple[Step, ...]]:
 
 def run(program: Program, backend: Stages, tensors: Mapping[str, Tensor], join: Join | None = None) -> dict[str, Tensor]:
     """Run the steps on `backend`, from the tensors that the program takes to those that it gives, by name. A value that no later step reads
-    is let go at once. `join` runs a stage for several steps at once: its inputs of each, and all outputs that any asks for."""
+    is let go at once. `join` runs a stage for several steps at once: the inputs of each, and the outputs that each asks for."""
     groups = joined(program) if join is not None else [(step,) for step in program.steps]
     named = [[value for step in group for value in (*step.inputs.values(), *step.outputs.values())] for group in groups]
     last = {value: index for index, values in enumerate(named) for value in values}
     last |= dict.fromkeys(program.gives.values(), len(groups))
     values = {name: tensors[name] for name in program.takes}
     for index, group in enumerate(groups):
-        stage, outputs = group[0].stage, tuple(dict.fromkeys(name for step in group for name in step.outputs))
+        stage, outputs = group[0].stage, [tuple(step.outputs) for step in group]
         inputs = [{name: values[value] for name, value in step.inputs.items()} for step in group]
-        found = [backend.run(stage, inputs[0], outputs)] if join is None or len(group) == 1 else join(stage, inputs, outputs)
+        found = [backend.run(stage, inputs[0], outputs[0])] if join is None or len(group) == 1 else join(stage, inputs, outputs)
         for step, results in zip(group, found, strict=True):
             values |= {value: results[name] for name, value in step.outputs.items()}
         values = {name: value for name, value in values.items() if last.get(name, -1) > index}

@@ -27,5 +27,5 @@ def own_signals() -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "full" in item.keywords or "gpu" in item.keywords:
+        if any(item.get_closest_marker(name) for name in ("full", "gpu")):
             item.add_marker(pytest.mark.timeout(0))

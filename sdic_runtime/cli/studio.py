@@ -67,8 +67,9 @@ def run(
     def loaded(rooms: Sequence[Room]) -> None:
         """Say what could not be loaded; without any bundle there is nothing to serve."""
         failed.extend(room for room in rooms if room.state == FAILED)
-        serving.should_exit = len(failed) == len(rooms)
-        for room in failed[: len(failed) - serving.should_exit]:
+        none = len(failed) == len(rooms)
+        serving.should_exit |= none  # a signal may have asked for it meanwhile
+        for room in failed[: len(failed) - none]:
             options.notice(f"error: {printable(f'{room.path}: {room.reason}')}")
 
     app = create_app(bundles or [None], loaded=loaded, backend=backend, precision=precision)

@@ -157,13 +157,7 @@ class Training:
 
     def pictures(self, size: int, photos: Photos) -> PictureSet:
         """The pictures to train on, of `--data-size` or of `size`. Raises ArgumentError for those that are kept for evaluation."""
-        from sdic_train.data.datasets import HELD_OUT_SEED
-
-        if self.data_seed + (photos is Photos.both) >= HELD_OUT_SEED:
-            raise ArgumentError(
-                f"--data-seed {self.data_seed} takes pictures that are kept for evaluation (seeds from {HELD_OUT_SEED} on); "
-                "train on those of a smaller seed"
-            )
+        check_training_seed("--data-seed", self.data_seed, self.data_seed + (photos is Photos.both))
         return pictures(self.data, self.data_size or size, photos, self.data_seed)
 
     def run(self, trainer: Trainer) -> None:
@@ -226,6 +220,16 @@ def _given_as(parameter: Parameter) -> str:
     """What a command's option is called on the command line."""
     declared = parameter.annotation.__metadata__[0].param_decls or (f"--{parameter.name.replace('_', '-')}",)
     return str(declared[0])
+
+
+def check_training_seed(option: str, seed: int, last: int | None = None) -> None:
+    """Raise ArgumentError where the seed that `option` gives, or the `last` one that is taken then, is of what is never trained on."""
+    from sdic_train.data.datasets import HELD_OUT_SEED
+
+    if max(seed, last or 0) >= HELD_OUT_SEED:
+        raise ArgumentError(
+            f"{option} {seed} takes pictures that are kept for evaluation (seeds from {HELD_OUT_SEED} on); train on those of a smaller seed"
+        )
 
 
 def pictures(folder: Path, size: int, photos: Photos, seed: int) -> PictureSet:

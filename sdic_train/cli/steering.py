@@ -15,6 +15,7 @@ from typer import echo
 from sdic_runtime.directions import save_direction
 from sdic_runtime.errors import ArgumentError, CheckpointError
 from sdic_runtime.progress import progress
+from sdic_train.cli.options import check_training_seed
 from sdic_train.data.pairs import Pair, drawn_pairs, read_pairs
 from sdic_train.directions.steered import TRIED, Steering, SteeringRecipe, as_direction, reached
 from sdic_train.networks.encoded import Encoded
@@ -86,6 +87,7 @@ def steer_drawn(plan: Plan, names: Sequence[str], count: int, seed: int, reader:
     names = [name.strip() for name in names]
     if unknown := [name for name in names if name not in ATTRIBUTES]:
         raise ArgumentError(f'"{unknown[0]}" is no attribute of a portrait; use some of {", ".join(ATTRIBUTES)}')
+    check_training_seed("--seed", seed)
     model = plan.networks()
     for name in names:
         size, further = model.config.working, count // FURTHER

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sdic_runtime.directions import SUFFIXES
 from sdic_runtime.files import sha256
 from sdic_train.data.datasets import PictureSet
 from sdic_train.trainers.run import STATE
@@ -31,11 +32,13 @@ def sources_of(options: Mapping[str, Any], data_seed: int, pictures: PictureSet)
 
 
 def digest_of(path: Path) -> str | None:
-    """The sha256 of a file; of several with commas between, or of the weights in a folder, that of theirs. None where there is none."""
+    """The sha256 of a file; of several with commas between, or of the weights or directions in a folder, that of theirs. None where one of
+    them is not there."""
     if path.is_file():
         return sha256(path)
     if path.is_dir():
-        files = [path / STATE] if (path / STATE).is_file() else sorted(path.glob("*.safetensors"))
+        weights = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+        files = [path / STATE] if (path / STATE).is_file() else weights
     else:
         files = [Path(name) for name in str(path).split(",")]
     if not all(file.is_file() for file in files):

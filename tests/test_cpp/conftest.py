@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,14 +24,15 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "sdic_runtime/cpp"
 
 
-def run(*command: str | Path, timeout: int = 600, **options: Any) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, timeout: int = 480, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a program; after `timeout` seconds it is killed with all that it started, which would keep its output open."""
     words, pipe = [str(part) for part in command], subprocess.PIPE
     with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **options) as process:
         try:
             out, err = process.communicate(timeout=timeout)
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             raise
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 

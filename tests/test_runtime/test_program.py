@@ -49,15 +49,15 @@ def test_steps_of_one_stage_that_need_nothing_of_each_other_are_joined() -> None
     assert stages["edit"] == [("generator_head", "generator_head"), ("generator_tail",)]
     assert all(len(group) == 1 for group in stages["invert"])  # its second code comes from the first
 
-    asked: list[tuple[str, int, tuple[str, ...]]] = []
+    asked: list[tuple[str, int, list[Sequence[str]]]] = []
 
-    def join(stage: str, inputs: Sequence[Mapping[str, str]], outputs: Sequence[str]) -> list[dict[str, str]]:
-        asked.append((stage, len(inputs), tuple(outputs)))
-        return [plain.run(stage, each, outputs) for each in inputs]
+    def join(stage: str, inputs: Sequence[Mapping[str, str]], outputs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+        asked.append((stage, len(inputs), list(outputs)))
+        return [plain.run(stage, each, wanted) for each, wanted in zip(inputs, outputs, strict=True)]
 
     plain, tensors = Naming(), {"latent": "a", "latent_enhanced": "b", "residual": "c"}
     assert run(SDIC.programs["edit"], plain, tensors, join) == Naming().run_program("edit", tensors)
-    assert asked == [("generator_head", 2, ("feature", "rgb"))]
+    assert asked == [("generator_head", 2, [("feature",), ("rgb",)])]
 
 
 def test_invert_runs_the_stages_as_the_paper_says() -> None:

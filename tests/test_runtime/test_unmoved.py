@@ -9,7 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from sdic_runtime.bundle.bundle import DEMO_FOLDER
+from sdic_runtime.edits import Direction
 from sdic_runtime.errors import BundleError
+from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.program import Cut, Method, Move, Program, Stage, Step, check, run
 from sdic_runtime.unmoved import first_row, pays, split
 
@@ -114,6 +117,27 @@ def test_a_stage_runs_in_parts_where_enough_of_them_stay_away() -> None:
     assert pays(cut, found.still, 0.25)  # one of two
     longer = msgspec.structs.replace(cut, stages={**cut.stages, **{f"more {index}": cut.stages["last"] for index in range(3)}})
     assert not pays(longer, found.still, 0.25) and pays(longer, found.still, 0.2)  # one of five
+
+
+@pytest.mark.parametrize(("least", "expected"), [(0.0, ["generator_128"]), (0.5, ["generator_128"]), (1.1, ["generator_tail"])])
+def test_a_pipeline_runs_parts_where_enough_of_them_stay_away(least: float, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tail of the demo has two parts, and an edit of its last row runs the second one."""
+    ran: list[str] = []
+    with Pipeline.load(backend="onnxruntime:threads=1") as pipeline:
+        monkeypatch.setattr(pipeline.backend, "least_away", least)
+        inversion = pipeline.invert(DEMO_FOLDER / "pictures/portrait_1.png")
+        last = Direction(np.ones((1, pipeline.sizes["C"]), np.float32), rows=(pipeline.sizes["L"] - 1, pipeline.sizes["L"]))
+        for _ in range(2):  # from the second edit on it begins at its first row
+            pipeline.edit(inversion, last, strength=1.0)
+        run_stage = pipeline.backend.run
+
+        def watched(stage: str, *given: Any) -> Any:
+            ran.append(stage)
+            return run_stage(stage, *given)
+
+        monkeypatch.setattr(pipeline.backend, "run", watched)
+        pipeline.edit(inversion, last, strength=1.0).pixels  # noqa: B018 - computed when it is looked at
+    assert ran == expected
 
 
 def test_nothing_is_still_where_every_step_reads_what_moves() -> None:

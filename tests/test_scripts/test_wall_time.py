@@ -154,6 +154,7 @@ def answer(table1: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     (tmp_path / "file").touch()
     monkeypatch.setattr(table1.signal, "signal", lambda *_: None)
     monkeypatch.setattr(table1, "call", lambda *_: pytest.fail("something is computed"))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # `main` puts the checkout into it
     monkeypatch.setattr(table1.table1_evaluation, "command", lambda *_: pytest.fail("something is computed"))
 
     def run(words: str) -> tuple[object, str]:
@@ -214,6 +215,7 @@ def test_runs_that_fail_are_in_the_exit_code(
         return {spec.name: {"well": index < well} for index, spec in enumerate(specs)}
 
     monkeypatch.setattr(table1.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(table1, "WALL_RUNS", [])
     monkeypatch.setattr(table1.wall_time, "run_all", run_all)
     found = None

@@ -36,7 +36,7 @@ def scale_inside(rewriting: Rewriting) -> None:
             continue
         axes = (1, -1, *[1] * (weight.ndim - 2))
         rewriting.weight(conv.input[1], (weight * scale.reshape(axes)).astype(np.float32))
-        name = rewriting.weight(f"{norm.input[1]}.shift", shift.astype(np.float32).reshape(axes))
+        name = rewriting.weight(f"{norm.output[0]}.shift", shift.astype(np.float32).reshape(axes))
         norm.op_type = "Add"
         source = norm.input[0]
         del norm.input[:], norm.attribute[:]
@@ -66,8 +66,8 @@ def _join(rewriting: Rewriting, family: Sequence[tuple[onnx.NodeProto, onnx.Node
     (first, active), name = family[0], f"{family[0][0].output[0]}.together"
     weights = [[rewriting.array(conv.input[index]) for conv, _ in family] for index in (1, 2)]
     joined = [
-        rewriting.weight(f"{first.input[index]}.together", np.concatenate([np.asarray(array) for array in arrays]))
-        for index, arrays in zip((1, 2), weights, strict=True)
+        rewriting.weight(f"{name}.{kind}", np.concatenate([np.asarray(array) for array in arrays]))
+        for kind, arrays in zip(("weight", "bias"), weights, strict=True)
     ]
     made = rewriting.node("Conv", [first.input[0], *joined], name)
     made.attribute.extend(first.attribute)

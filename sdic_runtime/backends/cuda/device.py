@@ -135,13 +135,15 @@ class DeviceBackend(Backend):
         return run(self.method.programs[program], self, tensors, self._run_joined)
 
     def _run_joined(
-        self, stage: str, inputs: Sequence[Mapping[str, DeviceTensor]], outputs: Sequence[str]
+        self, stage: str, inputs: Sequence[Mapping[str, DeviceTensor]], outputs: Sequence[Sequence[str]]
     ) -> list[dict[str, DeviceTensor]]:
-        """A stage for several sets of inputs, which have the same shapes, as one batch where the backend takes so many pictures."""
+        """A stage for several sets of inputs, which have the same shapes, as one batch where the backend takes so many pictures; all
+        outputs that any of them asks for then."""
         count = next(iter(inputs[0].values())).shape[0]
         if self.largest_batch is not None and count * len(inputs) > self.largest_batch:
-            return [self.run(stage, each, outputs) for each in inputs]
-        results = self.run(stage, {name: self._joined([each[name] for each in inputs]) for name in inputs[0]}, outputs)
+            return [self.run(stage, each, wanted) for each, wanted in zip(inputs, outputs, strict=True)]
+        every = tuple(dict.fromkeys(name for wanted in outputs for name in wanted))
+        results = self.run(stage, {name: self._joined([each[name] for each in inputs]) for name in inputs[0]}, every)
         return [{name: tensor.part(index * count, (index + 1) * count) for name, tensor in results.items()} for index in range(len(inputs))]
 
     def _joined(self, tensors: Sequence[DeviceTensor]) -> DeviceTensor:

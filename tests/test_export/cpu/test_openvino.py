@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdic_export.cpu import encoder
+from sdic_export.cpu import convolutions, encoder
 from sdic_export.cpu import openvino as forms
 from sdic_export.cpu.openvino import (
     PairedDoubling,
@@ -113,9 +113,15 @@ def test_parts_of_the_tail_have_the_forms_of_the_whole(model: SDIC, monkeypatch:
 
 
 def test_dicn_and_dipn(model: SDIC, monkeypatch: pytest.MonkeyPatch) -> None:
-    for stage, graph, arrange in (("dicn", DICNGraph(model), openvino_dicn), ("dipn", model.dipn, openvino_dipn)):
+    monkeypatch.setattr(convolutions, "faster_form", lambda inputs, outputs, columns: WinogradConv2d)
+    for stage, graph, arrange, form in (
+        ("dicn", DICNGraph(model), openvino_dicn, SeparateWinogradConv2d),
+        ("dipn", model.dipn, openvino_dipn, PairedDoubling),
+    ):
         whole = fused(graph).eval()
-        equal(stage, whole, arrange(deepcopy(whole), *example(stage, 1))[0], 1e-4)  # type: ignore[operator]
+        (made,) = arrange(deepcopy(whole), *example(stage, 1))  # type: ignore[operator]
+        assert any(isinstance(part, form) for part in made.modules())
+        equal(stage, whole, made, 1e-4)
 
 
 def test_openvino_multiplies_the_transforms_in_bfloat16(model: SDIC, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

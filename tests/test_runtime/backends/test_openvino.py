@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -195,6 +196,27 @@ def test_only_what_runs_is_hashed_and_damage_is_found(
     for lazy in (False, True):
         with pytest.raises(BundleError, match=r"dipn\.cpu\.onnx is damaged: its SHA-256 is not the one in bundle\.json"):
             load(Bundle.open(folder), threads=1, lazy=lazy).load_stage("dipn")
+
+
+def test_parts_run_where_they_have_the_form_of_the_whole_stage() -> None:
+    bundle = Bundle.open()
+    backend: Any = load(bundle, lazy=True)
+    manifest = bundle.manifest
+    whole = {
+        **manifest.graphs,
+        "generator_tail": {**manifest.graphs["generator_tail"], "openvino": manifest.graphs["generator_tail"]["fp32"]},
+    }
+    part = {**manifest.part_graphs["generator_64"], "openvino": manifest.part_graphs["generator_64"]["fp32"]}
+    parts = {**manifest.part_graphs, "generator_64": part}
+    for changes, expected in (
+        ({}, True),
+        ({"graphs": whole}, False),
+        ({"graphs": whole, "part_graphs": parts}, True),
+        ({"part_graphs": {}}, False),
+    ):
+        backend.bundle = SimpleNamespace(manifest=msgspec.structs.replace(manifest, **changes))
+        assert backend.runs("generator_64") == backend.runs("generator_128") == expected, changes
+        assert backend.runs("generator_tail") and not backend.runs("nothing")
 
 
 def test_bands_are_refused(make_bundle: Callable[..., Path], arrange_bands: Callable[..., Any], change: Callable[..., Path]) -> None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import importlib.util
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,17 @@ def test_a_text_stays_what_was_written(bundle: Bundle, register: Callable[..., N
     assert loaded.precision == "16"
 
 
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    """The threads of PyTorch, where it is there, are those of before."""
+    torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+    before = torch.get_num_threads() if torch else 0
+    yield
+    if torch:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("torch_threads")
 @pytest.mark.parametrize("name", ["onnxruntime", "torch", "torch-plain", "openvino"])
 @pytest.mark.parametrize("value", ["x", "7", "true", "[1]", "{}", "-1", "0", "1.5"])
 def test_no_value_of_an_option_is_an_internal_error(bundle: Bundle, name: str, value: str) -> None:

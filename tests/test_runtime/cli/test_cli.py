@@ -10,28 +10,16 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pytest
 import typer
-from PIL import Image
 
 from sdic_runtime.cli.app import command_line
 from sdic_runtime.cli.app import run as run_command
+from sdic_runtime.cpus import has_bfloat16
 from sdic_runtime.pipeline import Pipeline
 
 COMMANDS = ("invert", "edit", "sweep", "batch", "compare", "bench", "doctor", "download", "demo")
 BACKEND = ("--backend", "onnxruntime:threads=1")
-
-
-def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB"))
-
-
-def everything_in(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-# Help and start
 
 
 def test_help_names_every_command_and_gives_an_example(run: Any) -> None:
@@ -77,27 +65,36 @@ def test_the_demo_bundle_and_the_choice_of_backend_are_announced(run: Any, demo_
     assert len(errors.splitlines()) == 2 and len(errors.splitlines()[1]) < 100
 
 
-def test_a_reduced_precision_is_announced_whoever_names_it_and_so_is_why_auto_reduces_nothing(
-    run: Any, make_bundle: Callable[..., Path], photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sdic_runtime.backends import openvino
+@pytest.fixture
+def told(run: Any, photos: Path) -> Callable[..., list[str]]:
+    """What an inversion says to standard error, but for warnings."""
 
-    pytest.importorskip("openvino")
-    measured, bare = make_bundle("measured", psnr={"bf16": 50.0}), make_bundle("bare")
-
-    def told(bundle: Path, *words: str) -> list[str]:
+    def call(bundle: Path, *words: str) -> list[str]:
         code, _, errors = run("invert", photos / "a.png", "--bundle", bundle, *words)
         assert code == 0
         return [line for line in errors.splitlines() if not line.startswith("warning")]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(openvino, "has_bfloat16", lambda: False)
-        assert told(bare, "--backend", "openvino", "--precision", "auto") == [f"the precision auto stays fp32: {openvino.NO_BF16}"]
-    if not openvino.has_bfloat16():
-        pytest.skip("this CPU does not multiply in bfloat16")
+    return call
+
+
+def test_why_auto_reduces_nothing_is_announced(
+    told: Callable[..., list[str]], make_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("sdic_runtime.backends.openvino")
+    pytest.importorskip("openvino")
+    bare = make_bundle("bare")
+    monkeypatch.setattr(openvino, "has_bfloat16", lambda: False)
+    assert told(bare, "--backend", "openvino", "--precision", "auto") == [f"the precision auto stays fp32: {openvino.NO_BF16}"]
+    monkeypatch.setattr(openvino, "has_bfloat16", lambda: True)
     unmeasured = f"{bare} does not say what bf16 costs; measure it with: sdic-export bf16 {bare}"
     assert told(bare, "--backend", "openvino:precision=auto") == [f"the precision auto stays fp32: {unmeasured}"]
     assert told(bare, "--precision", "auto")[1:] == [f"the precision auto stays fp32: openvino: {unmeasured}"]
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU does not multiply in bfloat16")
+def test_a_reduced_precision_is_announced_whoever_names_it(told: Callable[..., list[str]], make_bundle: Callable[..., Path]) -> None:
+    pytest.importorskip("openvino")
+    measured = make_bundle("measured", psnr={"bf16": 50.0})
     for words in (("openvino:precision=bf16",), ("openvino", "--precision", "auto"), ("auto:precision=auto",), ("auto:precision=bf16",)):
         (line,) = told(measured, "--backend", *words)
         assert line.startswith("backend: OpenVINO ") and "bf16 (against fp32: 50.0 dB)" in line

@@ -43,7 +43,12 @@ def test_it_says_which_model_is_missing_and_serves_the_others(tiny_bundle: Path,
         assert re.fullmatch(r"http://127.0.0.1:\d+/", url)
         assert process.stderr.readline().startswith(f"error: {broken}: ")
         assert [bundle["name"] for bundle in httpx.get(url + "api/bundles").json()] == ["tiny"]
+        answer = httpx.post(url + "edit?direction=smile&strength=2", content=(DEMO_FOLDER / "pictures/portrait_1.png").read_bytes())
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png"), "the model that is there does it"
     finally:
         process.terminate()
-        process.wait(30)
-        process.communicate()
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()

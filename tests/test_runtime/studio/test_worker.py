@@ -32,7 +32,7 @@ def with_worker(test: Callable[[Worker], Awaitable[None]], waiting: int = 8) -> 
         worker = Worker(waiting)
         task = asyncio.create_task(worker.run())
         try:
-            await test(worker)
+            await asyncio.wait_for(test(worker), 60)  # it waits in loops, which a fault would keep for ever
         finally:
             task.cancel()
 

@@ -41,6 +41,13 @@ def test_what_is_drawn_is_kept(tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == before
 
 
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads in the place of processes, which take seconds to start."""
+    monkeypatch.setattr(datasets, "ProcessPoolExecutor", lambda processes, *context: ThreadPoolExecutor(1))
+
+
+@pytest.mark.usefixtures("threads")
 def test_a_chunk_that_is_too_short_is_drawn_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "CHUNK", 4)
     _draw(tmp_path, 2)
@@ -51,6 +58,7 @@ def test_a_chunk_that_is_too_short_is_drawn_anew(tmp_path: Path, monkeypatch: py
     assert _draw(tmp_path, 7) == [7] and len(open_portraits(tmp_path, 32, False)) == 7
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_stop_does_not_wait_for_what_has_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, slow = [], datasets._draw
 
@@ -59,18 +67,22 @@ def test_a_stop_does_not_wait_for_what_has_not_begun(tmp_path: Path, monkeypatch
         return slow(seed, indices[:1], size, photo)
 
     monkeypatch.setattr(datasets, "_draw", draw)
-    monkeypatch.setattr(datasets, "ProcessPoolExecutor", lambda processes, *context: ThreadPoolExecutor(1))
     drawing = draw_portraits(tmp_path, 1000 * datasets.CHUNK, 32, photo=False)
     next(drawing)
     drawing.close()  # type: ignore[attr-defined]
     assert len(begun) < 900
 
 
-def test_drawing_does_not_copy_a_process_that_has_threads(tmp_path: Path) -> None:
-    forks: list[int] = []
-    os.register_at_fork(after_in_parent=lambda: forks.append(1))
+def test_drawing_does_not_copy_a_process_that_has_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pools: list[Any] = []
+
+    def pool(processes: int, context: Any, *initializer: Any) -> ThreadPoolExecutor:
+        pools.append(context)
+        return ThreadPoolExecutor(processes)
+
+    monkeypatch.setattr(datasets, "ProcessPoolExecutor", pool)
     _draw(tmp_path, 2)
-    assert forks == []
+    assert [context.get_start_method() for context in pools] == ["spawn"]
 
 
 def test_a_process_that_dies_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +117,7 @@ def test_nobody_stands_between_the_sides() -> None:
         assert np.abs(found[:, names.index(name)]).min() > 0.3
 
 
+@pytest.mark.usefixtures("threads")
 def test_sets_can_be_joined(tmp_path: Path) -> None:
     _draw(tmp_path, 2)
     _draw(tmp_path, 3, photo=True, seed=1)
@@ -118,6 +131,7 @@ def test_an_empty_folder_names_the_command_that_fills_it(tmp_path: Path) -> None
     assert str(caught.value) == f"{tmp_path} holds no photos of 32 pixels with seed 4; draw them with `sdic-train dataset`"
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_seed_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     for seed in (1, 20, 3, 900_000):
         _draw(tmp_path, 1, photo=True, seed=seed)

@@ -70,6 +70,7 @@ def test_the_step_between_known_pairs_is_found(method: str, model: SDIC, make_co
         runs.append((losses, steering.step))
     assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
     assert sum(losses[-5:]) < 0.35 * sum(losses[:5])
+    assert torch.cosine_similarity(steering.step.flatten(), truth.flatten(), 0) > 0.5
     assert steering.amounts == (-1, 1) and not steering.step.requires_grad
 
 
@@ -147,6 +148,8 @@ def test_the_command_draws_pairs(model: SDIC, reader_file: Path, tmp_path: Path,
         assert "trained on 4 pairs of pictures in 2 steps; its range moves photos by" in found.method
     assert main([str(word) for word in [*words[:4], "--attributes", "wit", *words[6:]]]) == 2
     assert '"wit" is no attribute of a portrait' in capsys.readouterr().err
+    assert main([str(word) for word in [*words, "--seed", 900_000]]) == 2
+    assert "--seed 900000 takes pictures that are kept for evaluation (seeds from 900000 on)" in capsys.readouterr().err
 
 
 def test_the_reader_reads_where_the_pictures_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

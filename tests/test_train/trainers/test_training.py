@@ -417,8 +417,20 @@ def test_a_run_without_context_resumes_behind_its_settling(
     assert run("again", 4) == whole
 
 
-def test_another_seed_sees_other_pictures(makers: dict[str, Make]) -> None:
+def test_another_seed_sees_other_pictures(makers: dict[str, Make], monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdic_train.trainers import method
+
+    seen: list[torch.Tensor] = []
+    drawn = method.batch_pictures
+
+    def watched(*given: Any) -> Any:
+        pictures, values = drawn(*given)
+        seen.append(pictures.clone())
+        return pictures, values
+
+    monkeypatch.setattr(method, "batch_pictures", watched)
     first, same, other = (makers["sdic"]() for _ in range(3))
     other.recipe = replace(other.recipe, seed=1)
-    seen = [torch.randint(1 << 30, (8,), generator=trainer.random()).tolist() for trainer in (first, same, other)]
-    assert seen[0] == seen[1] != seen[2]
+    for trainer in (first, same, other):
+        trainer.advance()
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,17 @@ from sdic_export.half.cuda.encoder import scale_inside, together
 from sdic_export.half.cuda.graph import Rewriting
 from sdic_export.half.cuda.heads import batch_heads
 
-RNG = np.random.default_rng(7)
+random = np.random.default_rng()
+
+
+@pytest.fixture(autouse=True)
+def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers in a test, whichever tests ran before it."""
+    monkeypatch.setattr(sys.modules[__name__], "random", np.random.default_rng(7))
 
 
 def array(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(np.float32)
+    return random.standard_normal(shape).astype(np.float32)
 
 
 def rewritten(model: onnx.ModelProto, step: Any) -> onnx.ModelProto:
@@ -58,6 +65,19 @@ def test_a_norm_that_must_stay_does(scale: np.ndarray, shift: np.ndarray, result
     assert kinds(rewritten(normalized(scale, shift, *results), scale_inside)) == ["BatchNormalization", "Conv"]
 
 
+def test_norms_that_share_a_scale_keep_their_own_shifts() -> None:
+    weights = {"gamma": np.array([0.5, -2, 1, 3], np.float32), "beta": array(4), "variance": np.abs(array(4)) + 0.5}
+    nodes = []
+    for index, source in enumerate(("x", "y0")):
+        weights |= {f"mean{index}": array(4), f"w{index}": array(4, 4, 3, 3)}
+        nodes.append(helper.make_node("BatchNormalization", [source, "gamma", "beta", f"mean{index}", "variance"], [f"n{index}"]))
+        nodes.append(helper.make_node("Conv", [f"n{index}", f"w{index}"], [f"y{index}"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+    model = graph_of(nodes, weights, ("N", 4, 6, 6), "y1")
+    made = rewritten(model, scale_inside)
+    assert kinds(made) == ["Add", "Conv", "Add", "Conv"]
+    assert_same_numbers(model, made)
+
+
 def branches(*changes: dict[str, Any]) -> onnx.ModelProto:
     """Three convolutions of the same feature, each with a leaky ReLU; `changes` of the attributes of each."""
     nodes, weights = [], {}
@@ -74,6 +94,23 @@ def test_convolutions_of_the_same_feature_are_one() -> None:
     model = branches()
     made = rewritten(model, together)
     assert kinds(made) == ["Conv", "LeakyRelu", "Split", "Sum"]
+    assert_same_numbers(model, made)
+
+
+def test_families_that_share_their_biases_keep_their_own() -> None:
+    """As an exporter writes them, which keeps equal tensors once."""
+    nodes, weights = [], {"b": np.zeros(4, np.float32)}
+    for index, stride in enumerate((1, 1, 1, 2, 2)):
+        weights[f"w{index}"] = array(4, 3, 3, 3)
+        nodes.append(
+            helper.make_node("Conv", ["x", f"w{index}", "b"], [f"c{index}"], kernel_shape=[3, 3], pads=[1] * 4, strides=[stride] * 2)
+        )
+        nodes.append(helper.make_node("LeakyRelu", [f"c{index}"], [f"a{index}"], alpha=0.1))
+    nodes.append(helper.make_node("Sum", ["a0", "a1", "a2"], ["y"]))
+    nodes.append(helper.make_node("Sum", ["a3", "a4"], ["z"]))
+    model = graph_of(nodes, weights, ("N", 3, 8, 8), "y", "z")
+    made = rewritten(model, together)
+    assert kinds(made).count("Conv") == 2
     assert_same_numbers(model, made)
 
 

@@ -57,6 +57,19 @@ def test_a_program_is_captured_once_and_replayed(backend: TensorRt, host: OnnxRu
     assert ", CUDA graphs, " in backend.description
 
 
+def test_steps_of_a_stage_are_one_batch_where_the_engines_take_it(bundle: Bundle, host: OnnxRuntime, gpu: Any, image: np.ndarray) -> None:
+    kept = inverted(host, image[:1])
+    given = {**kept, "latent_enhanced": kept["latent_enhanced"] + np.float32(0.5)}
+    expected = host.run_program("edit", {name: given[name] for name in host.method.programs["edit"].takes})
+    for largest, heads in ((4, ["generator_head"]), (1, ["generator_head", ALONE])):
+        library = FakeLibrary(host, gpu, largest=largest)
+        backend = opened(bundle, library, graphs=False)
+        backend.largest_batch = largest
+        found = backend.run_program("edit", {name: backend.upload(given[name]) for name in backend.method.programs["edit"].takes})
+        assert sorted(name for name in library.enqueued if name.startswith("generator_head")) == heads
+        same(arrays(backend, found), expected, 1e-5)
+
+
 def test_replays_allocate_nothing_new(backend: TensorRt, library: FakeLibrary, image: np.ndarray) -> None:
     def once() -> None:
         backend.download(inverted(backend, image[:1])["picture"])
