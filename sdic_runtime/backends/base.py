@@ -25,7 +25,7 @@ class Backend(ABC):
     name: str = ""  # in the registry
     precision: str = "fp32"  # of the graphs that it runs
     largest_batch: int | None = None  # pictures that it takes at once; None: no limit of its own
-    least_away: float = 0.0  # share of a stage's parts that an edit must leave out for parts to be faster than the stage
+    least_away: float = 0.0  # share of a stage's parts that an edit must omit for parts to be faster than the stage
     skips: bool = True  # whether an edit may run the steps alone that read what it moves; False where only whole programs run
 
     def __init__(self, method: Method) -> None:

@@ -85,10 +85,10 @@ class Held(OrderedDict[Any, Any], metaclass=_Fixed):
         super().__init__()
 
     def append(self, item: object) -> None:
-        """Leave out an item of what was a list."""
+        """Omit an item of what was a list."""
 
     def extend(self, items: object) -> None:
-        """Leave out the items of what was a list."""
+        """Omit the items of what was a list."""
 
     def __setstate__(self, state: object) -> None:
         if isinstance(state, dict):

@@ -45,7 +45,7 @@ def test_rows_are_measured_once_and_a_failure_leaves_the_others(
             label, _, path = words[1].partition("=")
             label = label if label != "--tune" else "PTI"
             calls.append(label)
-            if label == "pSp" and not (tmp_path / "mended").exists():
+            if label == "pSp" and not (tmp_path / "fixed").exists():
                 return 2
             folder = Path(words[words.index("--out") + 1])
             folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def test_rows_are_measured_once_and_a_failure_leaves_the_others(
     assert rows.evaluate(options(tmp_path)) == 2
     assert "pSp failed" in capsys.readouterr().err
     assert calls == ["pSp", "SDIC", "sdic-1", "sdic-affine", rows.LONGER]
-    (tmp_path / "mended").touch()
+    (tmp_path / "fixed").touch()
     assert rows.evaluate(options(tmp_path)) == 0
     assert calls[5:] == ["pSp"]
     lines = capsys.readouterr().out.splitlines()
