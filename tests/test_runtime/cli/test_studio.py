@@ -7,11 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from sdic_runtime.bundle.bundle import DEMO_FOLDER
+from sdic_runtime.cli.app import main
+from sdic_runtime.errors import BackendError
 
 httpx = pytest.importorskip("httpx")
 for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
@@ -52,3 +57,23 @@ def test_it_says_which_model_is_missing_and_serves_the_others(tiny_bundle: Path,
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("asked", "states", "ends"), [(True, ["ready"], True), (False, ["ready", "failed"], False), (False, ["failed"], True)]
+)
+def test_a_stop_that_was_asked_for_while_the_models_load_is_kept(
+    asked: bool, states: list[str], ends: bool, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rooms = [SimpleNamespace(state=state, path=tiny_bundle, reason="too old", error=BackendError("too old")) for state in states]
+    serving = SimpleNamespace(should_exit=asked)
+
+    def create_app(bundles: Any, *, loaded: Callable[[Any], None], **options: Any) -> Any:
+        serving.run = lambda sockets: (loaded(rooms), [each.close() for each in sockets])
+        return SimpleNamespace(state=SimpleNamespace(studio=SimpleNamespace(rooms=rooms)))
+
+    monkeypatch.setattr("sdic_runtime.studio.service.create_app", create_app)
+    monkeypatch.setattr("sdic_runtime.studio.server.server", lambda app, limits: serving)
+    assert main(["studio", "--bundle", str(tiny_bundle), "--port", "0"]) == (2 if states == ["failed"] else 0)
+    assert serving.should_exit == ends
+    assert ("too old" in capsys.readouterr().err) == ("failed" in states)
