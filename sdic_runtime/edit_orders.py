@@ -36,7 +36,7 @@ class EditOrder:
         """Read "smile", which is "smile:1", or "smile:2,age:-1". Raises ArgumentError."""
         parts = []
         for part in text.split(","):
-            name, _, strength = part.rpartition(":") if ":" in part else (part, "", "1")
+            name, _, strength = part.rpartition(":") if ":" in part and not _is_file(part.rpartition(":")[2]) else (part, "", "1")
             if not name:
                 raise ArgumentError(f'--edit is "{text}"; give {FORM}')
             parts.append((name, check_number(strength, f'the strength of "{name}"')))
@@ -92,7 +92,7 @@ class EditOrder:
 
     def _found(self, name: str, bundle: Bundle, directions: Directions) -> Direction | GanSpaceEdit | StyleDirection:
         domain, layers = bundle.manifest.domain, bundle.manifest.style_layers
-        if name in directions or name.endswith(SUFFIXES):
+        if name in directions or _is_file(name):
             found = directions[name] if name in directions else load_direction(name, bundle.manifest.sizes)
             if isinstance(found, Pca):
                 raise ArgumentError(f'"{name}" is a PCA basis of {len(found.std)} components, and no edit by itself; {COMPONENT_FORM}')
@@ -102,9 +102,9 @@ class EditOrder:
         if name in STYLE_PRESETS.get(domain, {}):
             return StyleDirection.preset(layers, domain, name)
         numbers = name.split("/")
-        if len(numbers) == 2:
+        if len(numbers) == 2 and any(number.isdecimal() for number in numbers):
             return StyleDirection.of_channels(layers, [(*_channel(name), 1.0)], name)
-        if len(numbers) > 1:
+        if len(numbers) > 2:
             return GanSpaceEdit(self._basis(directions), *_component(name))
         raise ArgumentError(_unknown(name, bundle))
 
@@ -119,6 +119,19 @@ class EditOrder:
         if len(bases) != 1:
             raise ArgumentError(f"the bundle holds {len(bases)} PCA bases; name the one for a GANSpace edit with --pca FILE")
         return bases[0]
+
+
+def parsed(texts: Iterable[str], pca: Path | None = None, called: str = "label") -> list[EditOrder]:
+    """What texts ask for, each once. Raises ArgumentError, also where two have the same `called`, label or name: one's file would replace
+    the other's."""
+    orders: dict[str, tuple[EditOrder, str]] = {}
+    for text in texts:
+        order = EditOrder.parse(text, pca)
+        name = getattr(order, called)
+        first, words = orders.setdefault(name, (order, text))
+        if first != order:
+            raise ArgumentError(f'the edits "{words}" and "{text}" would both be called "{name}"; omit one of them, or rename its file')
+    return [order for order, _ in orders.values()]
 
 
 def presets(bundle: Bundle) -> dict[str, list[str]]:
@@ -145,7 +158,12 @@ def _unknown(name: str, bundle: Bundle) -> str:
 
 def _short(name: str) -> str:
     """The name, or that of a file without its folders and its ending."""
-    return Path(name).stem if name.endswith(SUFFIXES) else name
+    return Path(name).stem if _is_file(name) else name
+
+
+def _is_file(name: str) -> bool:
+    """Whether an edit's name is that of a direction file."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def _for_file(words: Iterable[str]) -> str:

@@ -55,17 +55,23 @@ def read_regular(path: str | os.PathLike[str], largest: int) -> bytes:
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends well, and lasts a power failure then; it vanishes when the
-    block does not end well, and with the next file beside it when the process was killed. Raises FileError where the folder is missing or
-    cannot be written to."""
+    block does not end well, and with the next file beside it when the process was killed. A file that was there before leaves its
+    permissions; of a link, the link is replaced and not what it points at. Raises FileError where the folder is missing or cannot be
+    written to, and for what is no file."""
     target = Path(path)
     if os.path.isdir(target):
         raise FileError(f"cannot write {target}: it is a folder; name a file")
     try:
+        mode = None
         with suppress(FileNotFoundError):
-            os.lstat(target)  # its own name may be what is wrong
+            mode = os.lstat(target).st_mode  # its own name may be what is wrong
+        if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
+            raise FileError(f"cannot write {target}: it is a pipe or a device and not a file; name a file")
         with held(target.parent, lambda temporary: temporary.touch(exist_ok=False)) as temporary:
             yield temporary
             sync(temporary)
+            if mode is not None and stat.S_ISREG(mode):
+                os.chmod(temporary, stat.S_IMODE(mode))
             os.replace(temporary, target)
             sync(target.parent)
     except OSError as error:
@@ -80,7 +86,7 @@ def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk. Raises OSError."""
     if os.name == "nt" and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows does not sync what is open for reading alone
     try:
         os.fsync(descriptor)
     except OSError as error:

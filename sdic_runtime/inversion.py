@@ -215,7 +215,8 @@ class Inversion(Pictures):
         model = self.model
         if (size := 4 * sum(math.prod(model.shape(name, len(self))) for name in model.tensors)) > LARGEST_TENSORS:
             raise ArgumentError(f"the inversion has {size} bytes, and a file holds {LARGEST_TENSORS}; save it in parts: inversion[:100]")
-        described = {"sizes": model.sizes, "tensors": model.tensors, "visible_rows": model.visible_rows, "names": self.names}
+        described = {"sizes": model.sizes, "tensors": model.tensors, "visible_rows": model.visible_rows}
+        described["names"] = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in self.names]  # not all are UTF-8
         metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "model": model.identity, "bundle": model.name}
         metadata |= {name: json.dumps(value) for name, value in described.items()}
         save_tensors(path, {name: self.tensors[name].host() for name in model.tensors}, metadata)

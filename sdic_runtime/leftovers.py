@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import socket
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,9 +25,6 @@ except ImportError:  # Windows: nothing is locked, and nothing removed
     fcntl = None  # type: ignore[assignment]
 
 NAME = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<boot>[0-9a-f]{8})-[0-9a-f]{8}\.tmp")
-# Of earlier versions, without a lock: `.0123abcd.tmp`, `.NAME.0123abcd.tmp`, and folders of `sdic-run download`.
-EARLIER_NAME = re.compile(r"\.(?:.+\.)?[0-9a-f]{8}\.tmp|\.download-[a-z0-9_]{8}", re.DOTALL)
-EARLIER_SECONDS = 24 * 3600  # nobody writes to such an entry any more when it is as old
 ASIDE_NAME = re.compile(r"\.(?P<target>.+)\.(?P<host>[0-9a-f]{8})-(?P<boot>[0-9a-f]{8})\.old", re.DOTALL)
 SOURCES = {"host": "/etc/machine-id", "boot": "/proc/sys/kernel/random/boot_id"}
 _swept: set[Path] = set()  # folders that this process has looked through
@@ -92,8 +88,7 @@ def remove_dead(folder: Path, others: bool = False) -> None:
         names = [entry.name for entry in os.scandir(folder)]
     except OSError:
         return
-    found = [name for name in names if (match := NAME.fullmatch(name)) and (others or _of_here(match))]
-    for name in (*found, *(name for name in names if EARLIER_NAME.fullmatch(name) and _is_old(folder / name))):
+    for name in [name for name in names if (match := NAME.fullmatch(name)) and (others or _of_here(match))]:
         if (lock := _lock(folder / name, wait=False)) is not None:
             remove(folder / name)
             os.close(lock)
@@ -143,14 +138,6 @@ def _set_aside_from(path: Path) -> list[Path]:
     except OSError:
         return []
     return [path.with_name(match[0]) for match in matches if match["target"] == path.name and _of_here(match)]
-
-
-def _is_old(path: Path) -> bool:
-    try:
-        newest = max(os.lstat(entry).st_mtime for entry in (path, *path.rglob("*")))
-    except OSError:
-        return False
-    return time.time() - newest > EARLIER_SECONDS
 
 
 def _of_here(match: re.Match[str]) -> bool:

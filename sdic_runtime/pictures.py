@@ -230,7 +230,7 @@ def _decoded(picture: PictureLike, side: int, profiles: bool) -> Image | np.ndar
         return decoded
     if hasattr(picture, "__array__"):
         array = _as_array(picture)
-        return _from_bytes(array) if array.dtype == np.uint8 else _check_floats(array, side)
+        return _from_bytes(array) if array.dtype == np.uint8 else _check_floats(array, side).copy()  # the caller's own may change
     forms = "a path, a PIL image, a uint8 array [H, W, 3] or a float32 array [N, 3, S, S]"
     raise ArgumentError(f"a picture cannot be made from {type(picture).__name__}; give {forms}")
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from sdic_runtime.backends.base import Backend, Tensor
-from sdic_runtime.backends.registry import find_backend
+from sdic_runtime.backends.registry import AUTO, find_backend
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.decoding.shapes import SQUASH
@@ -84,7 +84,8 @@ class Pipeline:
         as `device="cuda"`. Raises SdicError.
         """
         bundle = Bundle.open(path, verify, trust, remember=True)
-        choice = find_backend(backend, bundle, precision=precision, threads=threads, **options)
+        wishes = {"threads": threads} if backend == AUTO else {}  # one on a GPU, which `auto` may take, has none
+        choice = find_backend(backend, bundle, wishes, precision=precision, threads=None if wishes else threads, **options)
         return cls(bundle, choice.load(bundle), choice.reason, profiles, choice.exact)
 
     def __repr__(self) -> str:
@@ -155,7 +156,8 @@ class Pipeline:
     ) -> Iterator[PictureResult]:
         """Invert any stream of pictures, `batch` at a time, one result per picture in their order; memory does not grow with their number.
         `shape`: see `invert`. A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error."""
-        if isinstance(pictures, str | os.PathLike) or not isinstance(pictures, Iterable):
+        one = isinstance(pictures, str | os.PathLike) or getattr(pictures, "ndim", 4) < 4  # the rows of an array [H, W, 3] are no pictures
+        if one or not isinstance(pictures, Iterable):
             raise ArgumentError(f"the pictures are {pictures!r:.60}; give a list or another iterable of pictures, or call invert for one")
         size, remaining = self._batch(batch), iter(pictures)
         while group := list(islice(remaining, size)):
@@ -256,11 +258,17 @@ class Pipeline:
 
     def _extras(self, extras: Mapping[str, np.ndarray], program: str, count: int) -> dict[str, np.ndarray]:
         """The caller's own inputs of an edit of `count` pictures, float32 [count, ...]. Raises ArgumentError."""
+        if not isinstance(extras, Mapping):
+            raise ArgumentError(f"the extras are {extras!r:.60}; give arrays by their names")
         arrays, known = {}, self.bundle.manifest.programs[program].zeros
         for name, value in extras.items():
             if name not in known:
                 raise ArgumentError(f'this edit takes no extra "{name}"; it takes: {", ".join(known) or "none"}')
-            array, shape = np.asarray(value, np.float32), self.bundle.manifest.shape(name, count)
+            shape = self.bundle.manifest.shape(name, count)
+            try:
+                array = np.asarray(value, np.float32)
+            except (TypeError, ValueError) as error:
+                raise ArgumentError(f'the extra "{name}" is {value!r:.60}; expected finite numbers of shape {list(shape)}') from error
             if array.shape not in (shape, (1, *shape[1:])) or not np.isfinite(array).all():
                 raise ArgumentError(f'the extra "{name}" has shape {list(array.shape)}; expected finite numbers of shape {list(shape)}')
             arrays[name] = np.broadcast_to(array, shape)

@@ -96,7 +96,9 @@ class StyleDirection:
     @classmethod
     def preset(cls, layers: Sequence[int], domain: str, name: str) -> StyleDirection:
         """The published edit `name` of `domain`, see STYLE_PRESETS. Raises ArgumentError."""
-        channels, amount, useful = STYLE_PRESETS[domain][name]
+        if name not in (known := STYLE_PRESETS.get(domain, {})):
+            raise ArgumentError(f'there is no preset "{name}" for models of "{domain}"; there are: {", ".join(known) or "none"}')
+        channels, amount, useful = known[name]
         return cls.of_channels(layers, ((*channel, amount) for channel in channels), name, "StyleSpace preset", useful)
 
     @property

@@ -191,17 +191,19 @@ class OnnxRuntime(Backend):
     def _answer(self, stage: str, outputs: Sequence[str], hashed: bool = True) -> Any:
         """The session that computes `outputs` of `stage` with the least work, made on first use; `hashed`: see `Bundle.file`."""
         request = (stage, *outputs)
-        if request not in self._answers:
+        if (known := self._answers.get(request)) is not None:  # in one step: another thread may close the backend
+            return known[1]
+        with self._locks[stage]:
             if self._closed:
                 raise BackendError("the pipeline was closed; load the bundle again")
-            with self._locks[stage]:
+            if request not in self._answers:
                 graph, paths = self.bundle.graph(stage, outputs, self.variants, hashed)
                 if graph not in self._sessions:
                     whole = self.method.stage(stage)
                     table = Stage(whole.inputs, (graph.alone,)) if graph.alone else whole
                     self._sessions[graph] = self._load(stage, table, paths)
                 self._answers[request] = graph, self._sessions[graph]
-        return self._answers[request][1]
+            return self._answers[request][1]
 
     def _load(self, name: str, stage: Stage, paths: Sequence[Path]) -> Any:
         """What runs the graphs `paths`, which have the tensors of `stage`."""

@@ -47,19 +47,33 @@ class BackendEntry:
         function: Callable[..., Backend] = getattr(importlib.import_module(module), attribute)
         return function
 
-    def unavailable(self, bundle: Bundle | None = None, reduced: bool = False) -> str | None:
-        """Why this backend cannot be used here, or not in its reduced precision, in a few words; None when it can."""
+    def unavailable(self, bundle: Bundle | None = None, reduced: bool = False, given: Mapping[str, Any] | None = None) -> str | None:
+        """Why this backend cannot be used here, or not in its reduced precision or with the options `given`, in a few words; None when it
+        can."""
         try:
             module = importlib.import_module(self.target.split(":")[0])
         except ImportError as error:
             return f"it needs the package {error.name}" if error.name else str(error)
         check = getattr(module, "unavailable", None)
-        return check(bundle, *([REDUCED[self.name]] if reduced else [])) if check else None
+        return check(bundle, *([REDUCED[self.name]] if reduced else []), **_taken(check, given)) if check else None
 
-    def untrusted(self, bundle: Bundle) -> str | None:
-        """Why this backend should only run `bundle` when it is named, in a few words; None when it may be chosen."""
+    def untrusted(self, bundle: Bundle, given: Mapping[str, Any] | None = None) -> str | None:
+        """Why this backend should only run `bundle` (with the options `given`) when it is named, in a few words; None when it may be
+        chosen."""
         check = getattr(importlib.import_module(self.target.split(":")[0]), "untrusted", None)
-        return check(bundle) if check else None
+        return check(bundle, **_taken(check, given)) if check else None
+
+    def misfit(self, given: Mapping[str, Any]) -> str | None:
+        """Why its `load` does not take the options `given`, those that are None aside, in a few words; None when it does."""
+        known = self.options()
+        for key, value in given.items():
+            if value is not None and key not in known and "**" not in known:
+                return f'it has no option "{key}"'
+            try:
+                check_option(known.get(key), key, value)
+            except ArgumentError as error:
+                return str(error)
+        return None
 
     def precisions(self, bundle: Bundle, options: Mapping[str, Any]) -> Sequence[str]:
         """The precisions that it can run `bundle` in with these options, beginning with the one when none is named."""
@@ -82,21 +96,28 @@ def available_backends() -> dict[str, BackendEntry]:
     return {name: BackendEntry(name, target) for name, target in sorted(targets.items())}
 
 
-def choose_backend(bundle: Bundle, precision: str | None = None) -> tuple[str, str]:
+def _taken(check: Callable[..., Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options `given`, for a function of a backend's module that takes them."""
+    return {"options": given} if given and "options" in inspect.signature(check).parameters else {}
+
+
+def choose_backend(bundle: Bundle, precision: str | None = None, given: Mapping[str, Any] | None = None) -> tuple[str, str]:
     """The first usable backend for `bundle`, and the reason in words: of AUTO_ORDER, or where the user allows or names a reduced precision,
-    also of REDUCED. Raises BackendError when none is."""
+    also of REDUCED. One on a GPU is passed over where it does not take the options `given`. Raises BackendError when none is."""
     entries = available_backends()
     reducing = [name for name, reduced in REDUCED.items() if precision in (AUTO, reduced)]
     exact = AUTO_ORDER if not reducing or precision == AUTO else ()
     order = (*GPU_ORDER, *reducing, *exact[len(GPU_ORDER) :])
     passed: list[str] = []
+    told = {key: value for key, value in (given or {}).items() if value is not None and (key, value) != ("precision", AUTO)}
     for name in order:
-        obstacle = entries[name].unavailable(bundle, reduced=name in reducing) if name in entries else "not installed"
-        obstacle = obstacle or entries[name].untrusted(bundle)
+        obstacle = entries[name].unavailable(bundle, name in reducing, told) if name in entries else "not installed"
+        obstacle = obstacle or (entries[name].misfit(told) if name in GPU_ORDER else None) or entries[name].untrusted(bundle, told)
         if obstacle is None:
             return name, f"{name} is the first of {', '.join(order)} that can be used here" + _because(passed)
         passed.append(f"{name}: {obstacle}")
-    raise BackendError(f"no backend can be used here{_because(passed)}; install one with: pip install onnxruntime")
+    remedy = "install one with: pip install onnxruntime" if exact else "name the precision fp32, or auto, which reduces it where it can"
+    raise BackendError(f"no backend can be used here{_because(passed)}; {remedy}")
 
 
 def _because(passed: Sequence[str]) -> str:
@@ -152,7 +173,8 @@ def find_backend(backend: str, bundle: Bundle, wishes: Mapping[str, Any] | None 
     name, written = _parts(backend)
     entries, reason = available_backends(), ""
     if by_itself := name == AUTO:
-        name, reason = choose_backend(bundle, written.get("precision", options.get("precision")))
+        given = {**options, **{key: read_option(None, value) for key, value in written.items()}}
+        name, reason = choose_backend(bundle, written.get("precision", options.get("precision")), given)
     if name not in entries:
         close = get_close_matches(name, entries, 1)
         guess = f'; did you mean "{close[0]}"?' if close else ""

@@ -181,7 +181,10 @@ class Worker:
         from sdic_runtime.sheets import save_picture
 
         paths = [self.job.out / name for name in task.outputs(self.job)]
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        try:
+            paths[0].parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"cannot make the folder {paths[0].parent}: {reason(error)}; choose another one with --out") from error
         subject, inversion = result.subject, result.inversion
         assert subject is not None and inversion is not None
 
@@ -284,7 +287,7 @@ class Journal:
         entry = self._entries.get(task.source)
         if entry is None or entry.work != self._work or (entry.size, entry.modified) != stamp(task.source):
             return False
-        return self._written(task).items() <= entry.outputs.items()
+        return -1 not in (written := self._written(task)).values() and written.items() <= entry.outputs.items()
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[Outcome], None]]:

@@ -63,7 +63,7 @@ def run(
     from sdic_runtime.batch.inputs import tasks_of
     from sdic_runtime.bundle.bundle import Bundle
     from sdic_runtime.cli.targets import writable_folder
-    from sdic_runtime.edit_orders import EditOrder
+    from sdic_runtime.edit_orders import parsed
     from sdic_runtime.errors import ArgumentError, PictureError
     from sdic_runtime.folders import skipped_notice
     from sdic_runtime.progress import progress, say
@@ -74,7 +74,7 @@ def run(
     opened = Bundle.open(bundle, remember=True)
     if move is not None and move not in opened.manifest.moves:
         raise ArgumentError(f'--move is "{move}"; the bundle has: {", ".join(opened.manifest.moves)}')
-    orders = tuple(dict.fromkeys(EditOrder.parse(text, pca and pca.absolute()) for text in edits or []))
+    orders = tuple(parsed(edits or [], pca and pca.absolute()))
     kept = [name if name == BACKGROUND else str(Path(name).absolute()) for name in keep or ()]
     wishes = options.wishes(face, crop_only, aligned, paste, kept, crop)
     if crop_only and face == ALL:

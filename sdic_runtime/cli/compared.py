@@ -42,14 +42,14 @@ def compare_and_report(order: Order, out: Path | None, json_file: Path | None) -
     from sdic_runtime.cli.inputs import compared_picture, existing
     from sdic_runtime.cli.reports import report
     from sdic_runtime.cli.targets import targets
-    from sdic_runtime.edit_orders import EditOrder
+    from sdic_runtime.edit_orders import parsed
     from sdic_runtime.folders import COMPARED
     from sdic_runtime.progress import progress
     from sdic_runtime.sheets import save_picture
     from sdic_runtime.tools.judges import COLUMNS, load_judge
 
     (target,) = targets([existing(order.source)], out)
-    edits = list(dict.fromkeys(EditOrder.parse(text, order.pca) for text in order.edits))
+    edits = parsed(order.edits, order.pca)
     picture = compared_picture(order.source, order.bundles, order.wishes)  # once, and refused before any bundle is opened
     judges = {COLUMNS[name]: load_judge(name, weights) for name, weights in order.networks.items() if weights is not None}
     plan, width = Plan(picture, edits, order.backend, order.precision, order.runs, judges), judging_width(order.bundles)

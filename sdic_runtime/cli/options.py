@@ -112,15 +112,17 @@ def check_checkpoint(backends: Sequence[str], checkpoint: Path | None) -> None:
         raise ArgumentError(f"--checkpoint is for a backend that reads one, such as torch; here it would go to {', '.join(names)}")
 
 
-def edit_orders(pipeline: Pipeline, texts: Sequence[str] | None, pca: Path | None, factors: Sequence[float] = (1.0,)) -> list[EditOrder]:
+def edit_orders(
+    pipeline: Pipeline, texts: Sequence[str] | None, pca: Path | None, factors: Sequence[float] = (1.0,), called: str = "label"
+) -> list[EditOrder]:
     """What `--edit` asks for, each once and checked against the bundle; a strength, times `factors`, beyond its useful range is warned of.
-    Raises SdicError."""
-    from sdic_runtime.edit_orders import EditOrder
+    `called`: see `edit_orders.parsed`. Raises SdicError."""
+    from sdic_runtime.edit_orders import parsed
     from sdic_runtime.errors import ArgumentError
 
     if not texts:
         raise ArgumentError(f"give at least one --edit; the bundle's directions are: {', '.join(pipeline.directions) or 'none'}")
-    orders = list(dict.fromkeys(EditOrder.parse(text, pca) for text in texts))
+    orders = parsed(texts, pca, called)
     for order in orders:
         order.edit(pipeline.bundle, pipeline.directions)
         for sentence in order.excesses(pipeline.bundle, pipeline.directions, factors):

@@ -70,7 +70,7 @@ def run(
     if target.named is not None:
         raise ArgumentError(f"--out names one file, {out}, and a sweep writes a strip and an animation; give a folder instead")
     with options.load_pipeline(bundle, backend, precision, checkpoint, ignore_profiles) as pipeline:
-        orders = options.edit_orders(pipeline, edits, pca, given)
+        orders = options.edit_orders(pipeline, edits, pca, given, "name")
         extras = masks_of(pipeline, source, wishes, photo)
         inversion, subject = inversion_of(pipeline, source, wishes, photo, batch)
         for order in orders:

@@ -16,6 +16,7 @@ from typing import Any
 
 from sdic_runtime.backends.onnxruntime_cuda import GPU_HINT
 from sdic_runtime.cpus import available_cpus
+from sdic_runtime.directions import KINDS
 from sdic_runtime.errors import MissingExtraError, SdicError, printable
 from sdic_runtime.files import sha256
 from sdic_runtime.parsing.contents import METADATA, OTHER, SAFETENSORS, content_of, safetensors_header
@@ -23,7 +24,7 @@ from sdic_runtime.tools.public_files import DIRECTION, PublicFile, candidates, k
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 # What saved inversions, directions and PCA bases say of themselves: files without weights.
-RESULT_METADATA = {"format": ("sdic-inversion",), "kind": ("direction", "pca")}
+RESULT_METADATA = {"format": ("sdic-inversion",), "kind": tuple(KINDS.values())}
 SHOWN = 8  # tensors of a file
 LONGEST_SUBJECT, LONGEST_FINDING = 120, 1000  # characters
 DOCTOR_GROUP = "sdic.doctor"

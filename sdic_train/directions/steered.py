@@ -52,7 +52,7 @@ class _Kept:
 class Steering:
     """Pairs of pictures, inverted by SDIC or an encoder on the plain generator, and a direction [L, C] that brings one to the other.
 
-    An edit of `before` is compared with `after`, to which is added what the inversion of `before` lacks: an edit is not asked to correct that.
+    An edit of `before` is compared with `after`, to which is added what the inversion of `before` lacks: an edit need not correct that.
     `perceptual`: pictures a, b -> [N] distances, such as LPIPS; None where the recipe gives it no weight. Raises ArgumentError.
     """
 

@@ -11,9 +11,9 @@ import pytest
 
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.directions import save_direction
-from sdic_runtime.edit_orders import EditOrder
+from sdic_runtime.edit_orders import EditOrder, parsed
 from sdic_runtime.edits import Direction
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import ArgumentError, SdicError
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,29 @@ def test_the_fingerprint_follows_the_content_and_not_the_name(
     after = EditOrder.parse("smile").fingerprint(bundle)
     assert after != before["smile"] and EditOrder.parse("age").fingerprint(bundle) == before["age"]
     assert EditOrder.parse(f"{tmp_path}/mine.safetensors").fingerprint(bundle) == after
+
+
+def test_edits_that_would_be_called_alike_are_refused() -> None:
+    assert [order.label for order in parsed(["smile:2", "smile:2.0", "smile", "age"])] == ["smile+2", "smile+1", "age+1"]
+    for first, second, called, name in (
+        ("smile:2", "smile.safetensors:2", "label", "smile+2"),
+        ("x/smile.pt:2", "y/smile.pt:2", "label", "smile+2"),
+        ("smile:1", "smile:1.0000001", "label", "smile+1"),
+        ("smile", "smile.npy", "name", "smile"),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            parsed([first, second], None, called)
+        sentence = f'the edits "{first}" and "{second}" would both be called "{name}"; omit one of them, or rename its file'
+        assert str(caught.value) == sentence
+
+
+def test_names_of_files_may_have_a_drive_and_capitals(tmp_path: Path, tiny_bundle: Path) -> None:
+    assert EditOrder.parse(r"C:\d\smile.pt").parts == ((r"C:\d\smile.pt", 1.0),)
+    assert EditOrder.parse(r"C:\d\smile.pt:-2").parts == ((r"C:\d\smile.pt", -2.0),)
+    bundle = Bundle.open(tiny_bundle)
+    save_direction(tmp_path / "made.safetensors", Direction(np.ones(bundle.manifest.sizes["C"]), "made"))
+    upper = (tmp_path / "made.safetensors").rename(tmp_path / "MADE.SAFETENSORS")
+    assert EditOrder.parse(f"{upper}:2").label == "MADE+2"
+    assert EditOrder.parse(f"{upper}:2").edit(bundle)
+    with pytest.raises(SdicError, match='there is no direction "./smile"'):
+        EditOrder.parse("./smile").edit(bundle)

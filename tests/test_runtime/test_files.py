@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,39 @@ def test_sha256_is_that_of_hashlib(tmp_path: Path) -> None:
 )
 def test_names_that_stay_inside_their_folder(name: str, inside: bool) -> None:
     assert is_inside(name) is inside
+
+
+def test_a_file_keeps_its_permissions_and_a_link_is_replaced(tmp_path: Path) -> None:
+    private, link = tmp_path / "private.json", tmp_path / "link.json"
+    private.write_text("old")
+    private.chmod(0o600)
+    link.symlink_to("private.json")
+    for path in (link, private):
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+    assert (private.stat().st_mode & 0o777, private.read_text()) == (0o600, "new")
+    assert not link.is_symlink() and link.read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("pipe")
+    for path in (pipe, link):
+        with (
+            pytest.raises(FileError, match=f"^cannot write {path}: it is a pipe or a device and not a file; name a file$"),
+            replacing(path),
+        ):
+            pytest.fail("it is written")
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and link.is_symlink()
+
+
+def test_what_is_synced_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to sync a file that is open for reading alone."""
+    fcntl = pytest.importorskip("fcntl")
+    flags = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flags.append((os.fstat(descriptor), fcntl.fcntl(descriptor, fcntl.F_GETFL))))
+    with replacing(tmp_path / "a") as temporary:
+        temporary.write_text("a")
+    assert [flag & os.O_ACCMODE for about, flag in flags if stat.S_ISREG(about.st_mode)] == [os.O_RDWR]

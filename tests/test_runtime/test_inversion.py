@@ -356,3 +356,8 @@ def test_a_failing_device_is_not_hidden_by_a_copy(pipeline: Pipeline) -> None:
 
     with pytest.raises(OutOfMemoryError, match="the host is full"):
         pickle.dumps(Held(device=Box(np.zeros(1)), backend=Full(pipeline.backend)))
+
+
+def test_a_name_that_is_not_utf_8_is_stored_as_far_as_it_can_be_said(inversion: Inversion, tmp_path: Path) -> None:
+    inversion[0].named([os.fsdecode(b"caf\xe9.png")]).save(tmp_path / "a.safetensors")
+    assert Inversion.load(tmp_path / "a.safetensors").names == (r"caf\xe9.png",)

@@ -423,3 +423,18 @@ def test_a_pipeline_does_not_travel_and_says_so(pipeline: Pipeline) -> None:
     for travel in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(ArgumentError, match="^a pipeline stays in its process: load it in every process anew"):
             travel(pipeline)
+
+
+def test_an_inversion_does_not_follow_the_array_that_it_was_made_of(pipeline: Pipeline, image: np.ndarray) -> None:
+    given = image.copy()
+    prepared = pipeline.prepare(given)
+    given[:] = 0
+    np.testing.assert_array_equal(prepared, image)
+
+
+def test_arguments_of_wrong_kinds_are_one_sentence(pipeline: Pipeline, image: np.ndarray) -> None:
+    inversion = pipeline.invert(image[:1])
+    with pytest.raises(ArgumentError, match="^the extras are .*; give arrays by their names$"):
+        pipeline.edit(inversion, "smile", extras=[1])  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="; give a list or another iterable of pictures, or call invert for one$"):
+        next(iter(pipeline.invert_many(np.zeros((8, 8, 3), np.uint8))))

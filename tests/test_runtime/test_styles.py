@@ -155,3 +155,10 @@ def test_style_directions_that_do_not_fit_are_refused(pipeline: Pipeline, tiny_b
 def test_a_manifest_whose_styles_do_not_fit_is_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BundleError, match=sentence):
         parse_manifest(manifest_text(manifest(**changes)).encode())
+
+
+def test_a_preset_that_there_is_not_names_those_that_there_are() -> None:
+    with pytest.raises(ArgumentError, match='there is no preset "nope" for models of "faces"; there are: '):
+        StyleDirection.preset([4], "faces", "nope")
+    with pytest.raises(ArgumentError, match='there is no preset "nope" for models of "cats"; there are: none'):
+        StyleDirection.preset([4], "cats", "nope")

@@ -187,6 +187,8 @@ class DeviceBackend(Backend):
     def close(self) -> None:
         """Give memory back; what a program or another library still holds of it goes when they let go."""
         with self._lock, self.gpu.active():
+            if self._closed:
+                return
             self.gpu.synchronize(self.stream)
             self._closed = True
             self._forget()

@@ -111,9 +111,9 @@ class BufferPool:
             return self.gpu.allocate(size)
 
     def _drop_free(self) -> None:
-        for address in [address for free in self._free.values() for address in free]:
+        unused, self._free = self._free, defaultdict(list)  # at once: tensors that others let go meanwhile come back to the new one
+        for address in [address for free in unused.values() for address in free]:
             self.gpu.free(address)
-        self._free.clear()
 
     def _take_back(self, size: int, address: int) -> None:
         if not self._closed:

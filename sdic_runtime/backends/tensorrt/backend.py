@@ -26,25 +26,34 @@ from sdic_runtime.errors import BackendError, SdicError
 from sdic_runtime.files import replacing
 
 
-def obstacle(target: Target, bundle: Bundle | None = None) -> str | None:
-    """Why `target` cannot be used here (with `bundle`), in a few words; None when it can. Loads no engine."""
+def obstacle(target: Target, bundle: Bundle | None = None, options: Mapping[str, Any] | None = None) -> str | None:
+    """Why `target` cannot be used here (with `bundle`, loaded with `options`), in a few words; None when it can. Loads no engine."""
     if find_spec(target.module) is None:
         return f'it needs the package "{target.module}"; install it with: pip install "sdic-toolkit[{target}]"'
     missing = missing_driver()
     if missing or gpu_count() == 0:  # asked first: importing the library takes half a second
         return missing or "there is no NVIDIA GPU here"
     try:
-        version = load_library(target).__version__
+        load_library(target)
         if bundle is not None:
-            find_engines(bundle, Place(target, version, open_gpu().attributes()))
+            _engines_for(target, bundle, options or {})
     except SdicError as error:
         return str(error)
     return None
 
 
-def distrust(target: Target, bundle: Bundle) -> str | None:
-    """Why the engines of `bundle` are only used when `target` is named: an engine can hold code, and no hash says who made it."""
-    folder, _ = find_engines(bundle, Place(target, load_library(target).__version__, open_gpu().attributes()))
+def _engines_for(target: Target, bundle: Bundle, options: Mapping[str, Any]) -> tuple[Path, Sidecar]:
+    """The engines that `load_target` takes with these options. Raises SdicError."""
+    gpu = open_gpu(options["device"]) if isinstance(options.get("device"), int) else open_gpu()
+    batch = options.get("batch")
+    place = Place(target, load_library(target).__version__, gpu.attributes())
+    return find_engines(bundle, place, options.get("precision"), batch if isinstance(batch, int) else 1)
+
+
+def distrust(target: Target, bundle: Bundle, options: Mapping[str, Any] | None = None) -> str | None:
+    """Why the engines of `bundle` that `options` choose are only used when `target` is named: an engine can hold code, and no hash says who
+    made it."""
+    folder, _ = _engines_for(target, bundle, options or {})
     if bundle.trust or built_here(folder):
         return None
     return f"its engines were not built by this user on this machine; name the backend {target}, or use {TRUST_HINT}"

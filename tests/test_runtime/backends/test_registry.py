@@ -192,3 +192,9 @@ def test_wishes_are_for_whichever_backend_has_them(bundle: Bundle, register: Cal
     loaded = load_backend("made", bundle, wishes, level=2)
     assert loaded.level == 2
     assert load_backend("any:checkpoint=b.pt", bundle, wishes) == {"level": 7, "checkpoint": "b.pt"}
+
+
+def test_a_named_precision_that_nothing_runs_in_is_answered_with_others(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(onnxruntime=(made, None), openvino=(made, lambda bundle, precision=None: "no bf16" if precision else None))
+    with pytest.raises(BackendError, match="openvino: no bf16.*; name the precision fp32, or auto, which reduces it where it can$"):
+        find_backend("auto", bundle, precision="bf16")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import types
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from fake_engines import inverted, opened
 from fake_gpu import PLACE, FakeGpu, FakeLibrary
 
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
-from sdic_runtime.backends.registry import available_backends, choose_backend, load_backend
+from sdic_runtime.backends.registry import available_backends, choose_backend, find_backend, load_backend
 from sdic_runtime.backends.tensorrt import backend as backend_module
 from sdic_runtime.backends.tensorrt import library as library_module
 from sdic_runtime.backends.tensorrt.backend import TensorRt
-from sdic_runtime.backends.tensorrt.settings import EngineSettings, Target
+from sdic_runtime.backends.tensorrt.engine_files import engine_folder, read_sidecar
+from sdic_runtime.backends.tensorrt.settings import EngineSettings, Profile, Target
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.errors import ArgumentError, BackendError, OutOfMemoryError, SdicError
 from sdic_runtime.pipeline import Pipeline
@@ -105,6 +108,32 @@ def test_auto_takes_engines_that_were_built_here(
     assert backend_module.untrusted(Bundle.open(bundle.path, trust=True)) is None
     entries = available_backends()["tensorrt"]
     assert str(entries.untrusted(bundle)).startswith("its engines were not built")
+
+
+def test_auto_looks_at_the_engines_that_the_options_choose(bundle: Bundle, library: FakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside this user's engines for 4 pictures lie somebody else's for 8."""
+    monkeypatch.setattr(backend_module, "find_spec", lambda name: object())
+    monkeypatch.setattr(backend_module, "missing_driver", lambda: None)
+    monkeypatch.setattr(backend_module, "gpu_count", lambda: 1)
+    monkeypatch.setattr(backend_module, "open_gpu", lambda *device: FakeGpu())
+    monkeypatch.setattr(backend_module, "load_library", lambda target: types.SimpleNamespace(__version__=PLACE.version))
+    (own,) = bundle.path.glob("engines/*")
+    sidecar = read_sidecar(own)
+    settings = msgspec.structs.replace(sidecar.settings, profile=Profile(1, 1, 8))
+    other = Path(shutil.copytree(own, engine_folder(bundle, PLACE, settings)))
+    (other / "engine.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(sidecar, settings=settings)))
+    assert choose_backend(bundle)[0] == find_backend("auto", bundle, {"threads": 2}).entry.name == "tensorrt"
+    for options in ({"batch": 8}, {"device": "cuda"}, {"precision": "fp16"}, {"threads": 2}):
+        name, _ = choose_backend(bundle, None, options)
+        assert name == "onnxruntime", options
+    assert "its engines were not built by this user" in choose_backend(bundle, None, {"batch": 8})[1]
+    with pytest.raises(ArgumentError, match='the backend "onnxruntime" has no option "batch"'):
+        find_backend("auto:batch=8", bundle)
+
+
+def test_a_backend_may_be_closed_twice(backend: TensorRt) -> None:
+    backend.close()
+    backend.close()
 
 
 def test_an_engine_with_another_hash_is_not_loaded(
