@@ -39,7 +39,9 @@ def load_hyperstyle(path: Path, domain: str | None = None, others: Sequence[Path
     def build(_: ModelConfig) -> HyperStyle:
         return HyperStyle(config)
 
-    return load_model(replace(checkpoint, state=state, options={}), build)
+    model = load_model(replace(checkpoint, state=state, options={}), build)
+    model.iterations = checkpoint.iterations or model.iterations
+    return model
 
 
 def companion(path: Path, others: Sequence[Path], model: str, kind: str) -> Checkpoint:

@@ -39,11 +39,11 @@ class ReStyle(Encoded):
         """picture [N, 3, R, R] -> the means of its tiles, [N, 3, S, S], not clamped."""
         return F.avg_pool2d(picture, picture.shape[-1] // self.config.working)
 
-    def forward(self, image: Tensor, iterations: int = 5) -> Tensor:
-        """image [N, 3, S, S] -> the picture [N, 3, R, R] of the last iteration."""
+    def forward(self, image: Tensor, iterations: int | None = None) -> Tensor:
+        """image [N, 3, S, S] -> the picture [N, 3, R, R] of the last iteration; the model's own number of them when None."""
         latent, reconstruction = self.start(image)
         picture = reconstruction
-        for _ in range(iterations):
+        for _ in range(iterations or self.iterations):
             latent = self.step(image, reconstruction, latent)
             picture = self.generator(latent)
             reconstruction = self.shrink(picture)

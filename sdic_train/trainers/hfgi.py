@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdic_train.networks.hfgi.model import HFGI, fuse
 from sdic_train.trainers.compute import Compute
@@ -34,10 +34,6 @@ class HFGITrainer(MethodTrainer):
     drifting = ("encoder",)
 
     def __init__(self, model: HFGI, recipe: HFGIRecipe, pictures: Any, compute: Compute, steps: int, *judges: Any) -> None:
-        if recipe.silent_start:
-            for layers in (model.consultation.condition_scale3, model.consultation.condition_shift3):
-                for weight in layers[-1].parameters():
-                    nn.init.zeros_(weight)
         super().__init__(model, [model.aligner, model.consultation], recipe, pictures, compute, steps, *judges)
 
     def drawn(self, random: torch.Generator) -> tuple[Tensor]:

@@ -73,6 +73,8 @@ def new_model(method: str, sources: Sources, recipe: Any) -> Any:
         config = replace(config, encoder=_encoder_of(encoder, training.needs))
     torch.manual_seed(recipe.seed)
     model = training.build(config, recipe)
+    if isinstance(model, ReStyle | HyperStyle):
+        model.iterations = recipe.iterations
     model.generator.load_state_dict(generator.state_dict())
     model.latent_avg.copy_(average)
     if training.needs:
@@ -130,7 +132,12 @@ def _restyle(form: str) -> Callable[[ModelConfig, Any], ReStyle]:
 
 def _hfgi(config: ModelConfig, recipe: Any) -> HFGI:
     sizes = {item.name: tuple(max(1, width // recipe.narrow) for width in getattr(RELEASED, item.name)) for item in fields(HFGISizes)}
-    return HFGI(config, HFGISizes(**sizes))
+    model = HFGI(config, HFGISizes(**sizes))
+    if recipe.silent_start:
+        for layers in (model.consultation.condition_scale3, model.consultation.condition_shift3):
+            for weight in layers[-1].parameters():
+                nn.init.zeros_(weight)
+    return model
 
 
 def _hyperstyle(config: ModelConfig, recipe: Any) -> HyperStyle:

@@ -18,6 +18,7 @@ class HyperStyle(nn.Module):
     """Encoder, generator and hypernetwork of one model."""
 
     latent_avg: Tensor
+    iterations: int = 5  # with which it was trained; the released ones unless a file says otherwise
 
     def __init__(self, config: HyperConfig) -> None:
         super().__init__()
@@ -43,11 +44,11 @@ class HyperStyle(nn.Module):
         """picture [N, 3, R, R] -> the means of its tiles, [N, 3, S, S], not clamped."""
         return F.avg_pool2d(picture, picture.shape[-1] // self.config.working)
 
-    def forward(self, image: Tensor, iterations: int = 5) -> Tensor:
-        """image [N, 3, S, S] -> the picture [N, 3, R, R] of the last iteration."""
+    def forward(self, image: Tensor, iterations: int | None = None) -> Tensor:
+        """image [N, 3, S, S] -> the picture [N, 3, R, R] of the last iteration; the model's own number of them when None."""
         latent, deltas = self.encode(image), self.start(image)
         picture = self.render(latent, deltas)
-        for _ in range(iterations):
+        for _ in range(iterations or self.iterations):
             steps = self.hypernet.steps(self.hypernet.backbone(image, self.shrink(picture)))
             deltas = [previous + step for previous, step in zip(deltas, steps, strict=True)]
             picture = self.render(latent, deltas)

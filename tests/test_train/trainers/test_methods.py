@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import other_device
@@ -110,6 +111,29 @@ def test_losses_fall(method: str, recipe: str, make: Make, monkeypatch: pytest.M
     monkeypatch.setattr(trainer, "random", lambda: torch.Generator().manual_seed(0))  # the same pictures in every step
     totals = [trainer.advance()["total"] for _ in range(STEPS)]
     assert totals[-1] < 0.97 * totals[0]
+
+
+@pytest.mark.parametrize("method", ["restyle-psp", "restyle-e4e", "hyperstyle"])
+def test_batch_norm_is_settled_with_the_iterations_of_the_recipe(method: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdic_train.trainers.method.SETTLING", 1)
+    trainer = make(method, "demo", iterations=3)
+    owner, name = (trainer.model.hypernet, "steps") if method == "hyperstyle" else (trainer.model, "step")
+    watched = Mock(wraps=getattr(owner, name))
+    monkeypatch.setattr(owner, name, watched)
+    trainer.settle()
+    assert watched.call_count == 3
+
+
+@pytest.mark.parametrize("method", TRAININGS)
+def test_a_run_that_goes_on_from_another_keeps_what_it_learned(method: str, make: Make, tmp_path: Path) -> None:
+    first = make(method, "demo")
+    with torch.no_grad():
+        for weight in first.trained.parameters():
+            weight += 0.25
+    first.save(tmp_path / RESULT)
+    second = make(method, "demo", earlier=tmp_path / RESULT)
+    for (name, before), after in zip(first.trained.named_parameters(), second.trained.parameters(), strict=True):
+        torch.testing.assert_close(after, before, msg=name)
 
 
 @pytest.mark.parametrize("method", TRAININGS)
