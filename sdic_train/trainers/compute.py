@@ -80,6 +80,13 @@ class Compute:
         values = self.accelerator.reduce(torch.tensor(list(losses.values()), device=self.device), reduction="mean")
         return dict(zip(losses, values.tolist(), strict=True))
 
+    def agreed(self, *wishes: bool) -> list[bool]:
+        """What the first process wishes, in all of them: their clocks differ, and where one waits for the others all have to."""
+        if self.accelerator is None:
+            return [*wishes]
+        own = torch.tensor([float(wish and self.main) for wish in wishes], device=self.device)
+        return [value > 0 for value in self.accelerator.reduce(own, reduction="sum").tolist()]
+
     @property
     def name(self) -> str:
         """What the device is called."""
@@ -122,7 +129,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ArgumentError(f'the device "{name}" is unknown; use auto, cpu, cuda or cuda:<number>') from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ArgumentError(f'the device "{name}" is unknown; use auto, cpu, cuda or cuda:<number>')
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise ArgumentError(f'the device "{name}" is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto')
     return device

@@ -58,7 +58,7 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
     start = saved = drawn = time.monotonic()
     first, losses, bar = trainer.step, dict[str, float](), _bar(trainer, options)
     try:
-        while trainer.step < options.steps and time.monotonic() - start < options.minutes * 60:
+        while trainer.step < options.steps:
             losses = trainer.advance()
             check_finite(losses, trainer.step, folder)
             if log:
@@ -73,12 +73,15 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
                 rate = (trainer.step - first) / (time.monotonic() - start)
                 report(f"step {trainer.step}/{options.steps}, {values_of(losses)}, {_duration((options.steps - trainer.step) / rate)} left")
             now = time.monotonic()
-            if now - saved > options.save_every or (options.save_steps and trainer.step % options.save_steps == 0):
+            save, stop = trainer.compute.agreed(now - saved > options.save_every, now - start >= options.minutes * 60)
+            if save or (options.save_steps and trainer.step % options.save_steps == 0):
                 save_state(trainer, folder)
                 saved = time.monotonic()
             if now - drawn > options.sheet_every:
                 draw_sheet(trainer, folder)
                 drawn = time.monotonic()
+            if stop:
+                break
     finally:
         for display in filter(None, (bar, board)):
             display.close()
