@@ -166,9 +166,12 @@ def _pair(metadata: Mapping[str, str], key: str, kind: Any) -> Any:
     if key not in metadata:
         return None
     try:
-        return parse_json(metadata[key], kind)
+        found = parse_json(metadata[key], kind)
     except JsonError as error:
         raise FileError(f'its metadata "{key}" is {metadata[key]!r:.60}, expected two numbers like [-3, 3]') from error
+    if not found[0] < found[1]:
+        raise FileError(f'its metadata "{key}" is {metadata[key]!r:.60}, expected a smaller number before a larger one')
+    return found
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

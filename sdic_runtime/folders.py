@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from sdic_runtime.errors import ArgumentError, FileError, PictureError
 
@@ -34,6 +36,13 @@ SHOWN = 3  # names of skipped files
 def of_photo(ending: str, source: Path) -> str:
     """The ending of a result that is a whole photograph: of the kind that `source` is, where it is one that photographs are kept in."""
     return ending.removesuffix(PNG) + PHOTO_SUFFIXES.get(source.suffix.lower(), PNG)
+
+
+def standard_input() -> BinaryIO:
+    """What is piped in. Raises FileError where standard input is closed."""
+    if sys.stdin is None:
+        raise FileError("standard input is closed, and it is to be read; pipe something into the command, or name a file")
+    return sys.stdin.buffer
 
 
 def pictures_in(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:

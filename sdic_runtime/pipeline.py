@@ -60,6 +60,7 @@ class Pipeline:
         self.model = Model.of(bundle.manifest)
         self.directions = Directions(bundle)
         self.stills = Stills(KEPT_BYTES)
+        self._own = object()  # marks what inversions hold of this pipeline: another one rounds in another way
 
     @classmethod
     def load(
@@ -293,8 +294,8 @@ class Pipeline:
         row = min(first_row(inversion.tensors[name].host().repeat(times, 0), codes[name]) for name in form.codes)
         if not (self.backend.skips and 0 < row < method.sizes["L"]):
             return None
-        again = times > 1 or (program, row) in still.asked
-        still.asked |= {(program, row)}
+        again = times > 1 or (self._own, program, row) in still.asked
+        still.asked |= {(self._own, program, row)}
         cuts = [stage for stage, cut in method.cuts.items() if again and all(map(self.backend.runs, cut.stages))]
         moved = (*codes, *extras)
         for cut in (cuts, ()) if cuts else ((),):
@@ -328,16 +329,16 @@ class Pipeline:
         edits may keep."""
         method, still = self.bundle.manifest, inversion.still
         there = still.common.values
-        if all((program, value) in there for value in first.gives):
+        if all((self._own, program, value) in there for value in first.gives):
             self.stills.bound(still)
-            return {value: there[program, value] for value in first.gives}
+            return {value: there[self._own, program, value] for value in first.gives}
         tensors = {value: tensor for step in first.steps for tensor, value in step.outputs.items()}
         needed = sum(4 * prod(method.shape(tensors[value], len(inversion))) for value in first.gives)
         if needed > self.stills.limit:
             return None
         made = self._run(program, inversion, {}, np.arange(len(inversion)), batch, begun=Begun(first, {}))
         values, size = still.common if still.common.bytes + needed <= self.stills.limit else Common()
-        still.common = Common({**values, **{(program, value): held for value, held in made.items()}}, size + needed)
+        still.common = Common({**values, **{(self._own, program, value): held for value, held in made.items()}}, size + needed)
         self.stills.bound(still)
         return made
 

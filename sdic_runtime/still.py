@@ -13,19 +13,20 @@ if TYPE_CHECKING:
 
 
 class Common(NamedTuple):
-    """What edits of one inversion have in common, by program and value, and the bytes of it."""
+    """What edits of one inversion have in common, by the pipeline that edits, program and value, and the bytes of it."""
 
-    values: Mapping[tuple[str, str], Held] = {}
+    values: Mapping[tuple[object, str, str], Held] = {}
     bytes: int = 0
 
 
 @dataclass(eq=False)
 class Still:
     """What stays as it is when an inversion is edited: what edits have in `common`, made by the first of them, and which there were, by
-    program and first style row. Not saved, pickled or copied. Both are replaced and never changed, so that threads may share them."""
+    pipeline, program and first style row. Not saved, pickled or copied. Both are replaced and never changed, so that threads may share
+    them."""
 
     common: Common = field(default_factory=Common)
-    asked: frozenset[tuple[str, int]] = frozenset()
+    asked: frozenset[tuple[object, str, int]] = frozenset()
 
 
 class Stills:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from sdic_runtime.batch.job import Job, Task
 from sdic_runtime.errors import ArgumentError, FileError
 from sdic_runtime.files import reason
-from sdic_runtime.folders import PICTURE_SUFFIXES, STANDARD_INPUT, distinct_stems, pictures_in
+from sdic_runtime.folders import PICTURE_SUFFIXES, STANDARD_INPUT, distinct_stems, pictures_in, standard_input
 
 LARGEST_LIST = 1 << 30  # bytes
 
@@ -38,7 +37,7 @@ def listed(path: Path) -> list[Path]:
     if path.suffix.lower() in PICTURE_SUFFIXES:
         raise FileError(f"{path} is a picture; name a folder or a list of pictures, or use: sdic-run invert {path}")
     try:
-        with sys.stdin.buffer if path == STANDARD_INPUT else path.open("rb") as stream:
+        with standard_input() if path == STANDARD_INPUT else path.open("rb") as stream:
             content = stream.read(LARGEST_LIST + 1)
         if len(content) > LARGEST_LIST:
             raise FileError(f"{path} has more than {LARGEST_LIST} bytes, which is no list of pictures; split it")

@@ -38,6 +38,7 @@ LOCK = ".sdic-batch.lock"
 ATTEMPTS = ".sdic-batch.attempts"  # a file per picture that is being worked on, a byte per attempt
 FAILURES = "failures.csv"
 MOST_ATTEMPTS = 3
+SAME_NUMBERS = ("precision", "threads", "device", "batch", "graphs", "warm_up", "lazy")  # options of backends; the first is noted by itself
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,20 @@ class Job:
         edits = [edit.fingerprint(bundle) for edit in self.edits]
         content: list[Any] = [manifest.identity, precision_of(self.backend, bundle, self.precision), self.move if edits else None]
         content += [self.endings, edits]
+        if told := self._arithmetic():
+            content.append(told)
         if (self.wishes, self.profiles) != (Wishes(), True) or self.photographs:
             masks = [path if path == BACKGROUND else sha256(Path(path)) for path in self.wishes.keep]
             content += [{**vars(self.wishes), "keep": masks}, self.photographs, self.profiles]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _arithmetic(self) -> dict[str, Any]:
+        """The backend's options that its numbers depend on; of a file its content. Raises SdicError."""
+        from sdic_runtime.backends.registry import parse_backend
+
+        told = {key: value for key, value in parse_backend(self.backend)[1].items() if key not in SAME_NUMBERS}
+        files = {key: Path(value) for key, value in told.items() if isinstance(value, str) and Path(value).is_file()}
+        return {**told, **{key: sha256(path) for key, path in files.items()}}
 
 
 @dataclass(frozen=True)

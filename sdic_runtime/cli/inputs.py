@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdic_runtime.errors import ArgumentError, FileError, SdicError
-from sdic_runtime.folders import BACKGROUND, INVERSION, STANDARD_INPUT
+from sdic_runtime.folders import BACKGROUND, INVERSION, STANDARD_INPUT, standard_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +44,7 @@ def decoded(source: Path, profiles: bool = True) -> Image.Image:
     from sdic_runtime.pictures import decode_picture, load_picture
 
     if source == STANDARD_INPUT:
-        return decode_picture(BytesIO(sys.stdin.buffer.read()), PIPED, profiles=profiles)
+        return decode_picture(BytesIO(standard_input().read()), PIPED, profiles=profiles)
     return load_picture(source, profiles)
 
 
@@ -61,7 +60,7 @@ def subject_at(reader: Reader, source: Path) -> Subject:
         return reader.read(picture_at(source, reader.profiles), name)
     from sdic_runtime.faces import read_photo
 
-    return reader.read(read_photo(BytesIO(sys.stdin.buffer.read()), name) if source == STANDARD_INPUT else source, name)
+    return reader.read(read_photo(BytesIO(standard_input().read()), name) if source == STANDARD_INPUT else source, name)
 
 
 def inversion_of(

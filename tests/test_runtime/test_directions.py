@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from sdic_runtime import Bundle
 from sdic_runtime.directions import Directions, load_direction, load_directions, save_direction
 from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import FileError
+from sdic_runtime.files import read_tensors, save_tensors
 from sdic_runtime.styles import StyleDirection
 
 
@@ -149,3 +151,12 @@ def test_files_that_are_no_directions_are_one_sentence(tmp_path: Path) -> None:
 
 def test_the_directions_of_a_bundle_show_their_names(tiny_bundle: Path) -> None:
     assert repr(Directions(Bundle.open(tiny_bundle))) == "<Directions age, basis, smile>"
+
+
+@pytest.mark.parametrize(("key", "value"), [("strength_range", [3, -3]), ("rows", [5, 2]), ("rows", [4, 4])])
+def test_a_range_that_holds_nothing_is_refused(key: str, value: list[int], tmp_path: Path) -> None:
+    save_direction(tmp_path / "a.safetensors", Direction(np.arange(8), "a"))
+    content, metadata = read_tensors(tmp_path / "a.safetensors")
+    save_tensors(tmp_path / "a.safetensors", content, {**metadata, key: json.dumps(value)})
+    with pytest.raises(FileError, match=f'its metadata "{key}" is .*, expected a smaller number before a larger one$'):
+        load_direction(tmp_path / "a.safetensors")

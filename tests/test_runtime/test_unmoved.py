@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from sdic_runtime.bundle.bundle import DEMO_FOLDER
+from sdic_runtime.bundle.bundle import DEMO_FOLDER, Bundle
 from sdic_runtime.edits import Direction
 from sdic_runtime.errors import BundleError
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.program import Cut, Method, Move, Program, Stage, Step, check, run
+from sdic_runtime.tools.wrapper import Wrapper
 from sdic_runtime.unmoved import first_row, pays, split
 
 CODE, MAP = ("N", "L", "C"), ("N", "C", 4)
@@ -192,3 +194,23 @@ def test_tables_that_do_not_fit_are_one_sentence(changes: dict[str, Any], messag
     with pytest.raises(BundleError) as caught:
         check(msgspec.structs.replace(METHOD, **changes))
     assert str(caught.value) == message
+
+
+def test_what_an_inversion_holds_is_of_the_pipeline_that_edits() -> None:
+    """Another backend rounds in another way: its edits must not begin with what this one made."""
+
+    class Rough(Wrapper):
+        def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+            return {name: tensor + np.float32(0.01) for name, tensor in super().run(stage, inputs, outputs).items()}
+
+    bundle = Bundle.open()
+    with Pipeline.load(backend="onnxruntime:threads=1") as exact, Pipeline.load(backend="onnxruntime:threads=1") as inner:
+        rough = Pipeline(bundle, Rough(inner.backend))
+        inversion = exact.invert(DEMO_FOLDER / "pictures/portrait_1.png")
+        last = Direction(np.ones((1, exact.sizes["C"]), np.float32), rows=(exact.sizes["L"] - 1, exact.sizes["L"]))
+        fresh = pickle.loads(pickle.dumps(inversion))
+        alone = [rough.edit(fresh, last, 1.0).pixels for _ in range(3)]
+        for _ in range(3):
+            exact.edit(inversion, last, 1.0).pixels  # noqa: B018 - computed when it is looked at
+        for expected in alone:
+            np.testing.assert_array_equal(rough.edit(inversion, last, 1.0).pixels, expected)

@@ -396,6 +396,32 @@ def test_work_in_another_precision_is_other_work(make_bundle: Any, tmp_path: Pat
         work(bundle, "onnxruntime", "fp16")
 
 
+def test_work_with_other_weights_or_arithmetic_is_other_work(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    for name, content in (("a.pt", b"first"), ("b.pt", b"second"), ("same.pt", b"first")):
+        (tmp_path / name).write_bytes(content)
+    options = ["", ":threads=2", ":lazy=true", ":cpu_graphs=false"]
+    plain, threads, lazy, standard = (Job(tiny_bundle, tmp_path / "out", f"onnxruntime{option}").work(bundle) for option in options)
+    assert plain == threads == lazy != standard
+    pytest.importorskip("torch")
+    first, second, same = (
+        Job(tiny_bundle, tmp_path / "out", f"torch:checkpoint={tmp_path / name}").work(bundle) for name in ("a.pt", "b.pt", "same.pt")
+    )
+    assert first == same != second
+    (tmp_path / "a.pt").write_bytes(b"trained again")
+    assert Job(tiny_bundle, tmp_path / "out", f"torch:checkpoint={tmp_path / 'a.pt'}").work(bundle) != first
+
+
+def test_a_picture_whose_folder_cannot_be_made_costs_no_other(tiny_bundle: Path, tmp_path: Path) -> None:
+    (one,) = make_pictures(tmp_path / "in", 1).iterdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/sub").write_text("a file")
+    worker = Worker(Job(tiny_bundle, tmp_path / "out", "onnxruntime:threads=1", batch=2))
+    bad, good = worker([Task(str(one), "sub/bad"), Task(str(one), "good")])
+    assert good.error == "" and (tmp_path / "out/good.inverted.png").exists()
+    assert bad.error.startswith(f"cannot make the folder {tmp_path}/out/sub: ") and "choose another one with --out" in bad.error
+
+
 def test_the_precision_of_a_backend_is_its_own(tiny_bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     bundle = Bundle.open(tiny_bundle)

@@ -247,3 +247,12 @@ def test_a_flipped_byte_in_the_bundle_is_found(run: Any, photos: Path, make_bund
     code, lines, errors = run("invert", photos / "a.png", "--bundle", folder, *BACKEND, "--out", "out")
     assert (code, lines) == (2, []) and "dicn.onnx is damaged: its SHA-256 is not the one in bundle.json" in errors
     assert errors.count("\n") == 1 and everything_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("command", ["invert", "edit", "batch"])
+def test_a_closed_standard_input_is_one_sentence(command: str, run: Any, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    words = {"edit": ("--edit", "smile"), "batch": ("--out", "done")}.get(command, ())
+    code, lines, errors = run(command, "-", "--bundle", tiny_bundle, *BACKEND, *words)
+    assert (code, lines) == (2, [])
+    assert "error: standard input is closed, and it is to be read; pipe something into the command, or name a file" in errors
