@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from sdic_runtime.decoding.colours import PROFILE, in_srgb, out_of_srgb, profile_of, space_of, without_profile
+from sdic_runtime.decoding.pixels import orientation_of, turned
 from sdic_runtime.decoding.previews import BYTE_LIMIT, exif_without, resources_without, xmp_without
 from sdic_runtime.errors import ArgumentError, FileError, PictureError
 from sdic_runtime.faces.levels import Levels
@@ -84,7 +85,14 @@ class Photo:
             options["quality"] = BEST
         try:
             with replacing(path) as temporary:
-                image.save(temporary, kind, **options)
+                try:
+                    image.save(temporary, kind, **options)
+                except OSError:
+                    raise
+                except Exception:  # some kinds of file have EXIF data read again, which may be damaged in any way
+                    if options.pop("exif", None) is None:
+                        raise
+                    image.save(temporary, kind, **options)
         except (OSError, ValueError, KeyError) as error:
             raise FileError(f"cannot write {path}: {error}") from error
 
@@ -117,12 +125,9 @@ def read_photo(stream: BinaryIO, name: str = "the photograph") -> Photo:
 
 def _photo(source: Image, name: str = "the photograph") -> Photo:
     """A decoded image as a photograph. Colours of a profile that is not one of RGB become sRGB: a picture in RGB cannot have it."""
-    from PIL import ImageOps
-
     foreign = (profile := profile_of(source)) is not None and space_of(profile) != "RGB"
     image = to_rgb(source, name, profiles=foreign)
-    upright = ImageOps.exif_transpose(source)
-    info = _kept(source, upright)
+    info = _kept(source, image)
     image.info = {}
     if foreign or source.mode not in ("RGB", "RGBA", "P"):
         info.pop(PROFILE, None)
@@ -130,15 +135,15 @@ def _photo(source: Image, name: str = "the photograph") -> Photo:
         image.info[PROFILE] = info[PROFILE]
     if not source.has_transparency_data:
         return Photo(image, image, None, info)
-    colours = upright.convert("RGBA")
+    colours = turned(source.convert("RGBA"), orientation_of(source))
     return Photo(image, without_profile(colours.convert("RGB")), colours.getchannel("A"), info)
 
 
 def _kept(source: Image, upright: Image) -> dict[str, Any]:
-    """What belongs to a photograph beside its pixels, without the other pictures in it."""
+    """What belongs to a photograph beside its pixels, without the other pictures in it; `upright`: what `to_rgb` made of it."""
     from PIL import JpegImagePlugin, PngImagePlugin
 
-    info: dict[str, Any] = {key: upright.info[key] for key in PLAIN if key in upright.info}
+    info: dict[str, Any] = {key: source.info[key] for key in PLAIN if key in source.info}
     exif, xmp = source.info.get("exif"), upright.info.get("xmp")
     if isinstance(exif, bytes) and (kept := exif_without(exif, upright.size)):
         info["exif"] = kept
