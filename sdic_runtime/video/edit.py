@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdic_runtime.edits import Edit, EditLike, as_edit, check_number, fingerprint
-from sdic_runtime.errors import ArgumentError, FileError, PictureError
+from sdic_runtime.errors import ArgumentError, FileError, PictureError, SdicError
 from sdic_runtime.files import reason, remedy
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.progress import progress
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 PART_FRAMES = 48  # frames of a part: as much is done again after a kill
 LARGEST_BATCH = 8  # frames that wait for one another when no batch is given; they are large
 FORM = 1  # of the journal, and of all that decides about pixels
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,22 @@ class Settings:
     batch: int | None = None
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.face, int) and not isinstance(self.face, bool) and self.face >= 1
-        if not whole and self.face not in (ALL, LARGEST):
+        numbered = _is_whole(self.face) and int(self.face) >= 1
+        if not numbered and self.face not in (ALL, LARGEST):
             raise ArgumentError(f"the face is {self.face!r}; give all, largest, or a number from 1 on")
         for name, known in (("paste", (DIFFERENCE, REPLACE)), ("mask", MASKS)):
             if getattr(self, name) not in known:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; use {' or '.join(known)}")
-        if self.batch is not None and (not isinstance(self.batch, int) or self.batch < 1):
+        if self.batch is not None and (not _is_whole(self.batch) or self.batch < 1):
             raise ArgumentError(f"batch is {self.batch!r}; give a whole number of at least 1")
+        if self.quality is not None and not _is_whole(self.quality):
+            raise ArgumentError(f"quality is {self.quality!r}; give a whole number on the encoder's own scale")
+        if self.codec is not None and not isinstance(self.codec, str):
+            raise ArgumentError(f"codec is {self.codec!r}; give the name of an encoder of FFmpeg")
+        if self.keep is not None and not hasattr(self.keep, "convert"):
+            raise ArgumentError(f"keep is {self.keep!r}; give a picture of Pillow's of the frames' size")
+        if not isinstance(self.smoothing, Smoothing):
+            raise ArgumentError(f"smoothing is {self.smoothing!r}; give a Smoothing")
 
 
 @dataclass(frozen=True)
@@ -161,7 +173,11 @@ class _Run:
             if seen:
                 self.say(f"continuing: {seen} frames were looked at before, and {resumed} edited")
             self._look(seen)
-            places, faces = self._places()
+            try:
+                places, faces = self._places()
+            except SdicError:
+                self.journal.drop()  # the same call would end the same way
+                raise
             self._render(places, resumed)
             done = self.journal.done
             self._put_together()
@@ -243,7 +259,11 @@ class _Run:
     def _put_together(self) -> None:
         parts = [Part(self.journal.folder / part.file, part.first, part.end, part.depth) for part in self.journal.done]
         whole = self.journal.folder / "whole"
-        join(parts, self.timeline, self.clip, self.output, whole)
+        try:
+            join(parts, self.timeline, self.clip, self.output, whole)
+        except BaseException:
+            whole.unlink(missing_ok=True)  # it is made anew, and may be what fills the disk
+            raise
         try:
             os.replace(whole, self.out)
         except OSError as error:

@@ -154,6 +154,44 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "whole.mp4"]
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from sdic_runtime.errors import FileError
+from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.video import Settings, edit, edit_video
+
+bundle, source, out, limit = sys.argv[1:]
+join = edit.join
+
+def on_a_full_disk(*arguments):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+    join(*arguments)
+
+edit.join = on_a_full_disk
+with Pipeline.load(bundle, backend="onnxruntime", threads=1) as pipeline:
+    try:
+        edit_video(pipeline, source, out, "smile", 2.0)
+    except FileError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_disk_that_is_full_at_the_last_step_is_a_sentence(
+    pipeline: Pipeline, tiny_bundle: Path, clip: Path, tmp_path: Path, suffix: str
+) -> None:
+    whole, out = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
+    edit_video(pipeline, clip, whole, "smile", 2.0)
+    for limit in (whole.stat().st_size - 1, whole.stat().st_size // 4):
+        arguments = [sys.executable, "-c", FULL, *map(str, (tiny_bundle, clip, out, limit))]
+        done = subprocess.run(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert (done.stdout, done.returncode) == ("cannot write the video: file too large; make room\n", 0), done.stderr
+        assert not out.exists() and not (tmp_path / f".{out.name}.sdic-video/whole").exists()
+    assert edit_video(pipeline, clip, out, "smile", 2.0).resumed == 25
+    assert out.read_bytes() == whole.read_bytes()
+
+
 def test_half_a_line_does_not_count_and_other_work_starts_anew(
     pipeline: Pipeline, clip: Path, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +253,11 @@ def test_bad_input_is_refused_before_any_work(pipeline: Pipeline, clip: Path, tm
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-@pytest.mark.parametrize("wrong", [{"face": 0}, {"face": "smallest"}, {"paste": "mix"}, {"mask": "hair"}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"face": 0}, {"face": "smallest"}, {"paste": "mix"}, {"mask": "hair"}, {"batch": 0}, {"batch": True}, {"quality": "18"},
+     {"quality": 1.5}, {"codec": 264}, {"keep": "background"}, {"smoothing": 0.1}],
+)  # fmt: skip
 def test_bad_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError, match=next(iter(wrong))):
         Settings(**wrong)
@@ -271,12 +313,14 @@ def test_one_face_of_several(face_pipeline: Pipeline, faces: Path, tmp_path: Pat
     assert changed[50:110, 220:280].any() and not changed[:, :150].any()
     with pytest.raises(ArgumentError, match="no face 3"):
         edit_video(face_pipeline, short, tmp_path / "other.mkv", "smile", settings=Settings(face=3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mkv", "short.mp4"]  # nothing that could be continued
 
 
 def test_a_clip_without_a_face_says_so(face_pipeline: Pipeline, tmp_path: Path) -> None:
     source = write_clip(tmp_path / "clip.mp4", [meadow((64, 48))] * 3)
     with pytest.raises(PictureError, match=r"no face was found .* --aligned"):
         edit_video(face_pipeline, source, tmp_path / "out.mp4", "smile")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]  # the same call would end the same way
     assert edit_video(face_pipeline, source, tmp_path / "out.mp4", "smile", settings=Settings(aligned=True)).edited == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "out.mp4"]
 
