@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from sdic_runtime.decoding import tiff
 from sdic_runtime.decoding.colours import PROFILE, in_srgb, out_of_srgb, profile_of, space_of, without_profile
 from sdic_runtime.decoding.pixels import orientation_of, turned
 from sdic_runtime.decoding.previews import BYTE_LIMIT, exif_without, resources_without, xmp_without
@@ -21,7 +22,7 @@ from sdic_runtime.pictures import FORMATS, PictureLike, opened, opened_file, to_
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.PngImagePlugin import PngImageFile, PngInfo
+    from PIL.PngImagePlugin import PngInfo
 
 PLAIN = (PROFILE, "dpi")  # of Pillow's `info`, kept as they are
 LONGEST_TEXT = 1 << 20  # characters of a PNG file's texts
@@ -79,8 +80,11 @@ class Photo:
             image = image.convert("RGB")
             options = {key: value for key, value in options.items() if key == PROFILE or len(value) <= BYTE_LIMIT}
             options |= self.info.get("jpeg", BEST_JPEG)
-        elif kind == "PNG" and "png" in self.info:
-            options["pnginfo"] = self.info["png"]
+        elif kind == "PNG":
+            options["pnginfo"] = self.info["png"] if "png" in self.info else _texts({}, self.info.get("xmp"))
+        elif kind == "TIFF":
+            options = {key: value for key, value in options.items() if key in PLAIN}
+            options |= tiff.writing(self.info.get("exif"), self.info.get("xmp"), self.info.get("tiff"))
         elif kind in ("WEBP", "AVIF"):
             options["quality"] = BEST
         try:
@@ -141,10 +145,12 @@ def _photo(source: Image, name: str = "the photograph") -> Photo:
 
 def _kept(source: Image, upright: Image) -> dict[str, Any]:
     """What belongs to a photograph beside its pixels, without the other pictures in it; `upright`: what `to_rgb` made of it."""
-    from PIL import JpegImagePlugin, PngImagePlugin
+    from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
     info: dict[str, Any] = {key: source.info[key] for key in PLAIN if key in source.info}
     exif, xmp = source.info.get("exif"), upright.info.get("xmp")
+    if isinstance(source, TiffImagePlugin.TiffImageFile):
+        exif, info["tiff"] = tiff.description_of(source), tiff.compression_of(source)
     if isinstance(exif, bytes) and (kept := exif_without(exif, upright.size)):
         info["exif"] = kept
     if isinstance(xmp, bytes):
@@ -157,16 +163,16 @@ def _kept(source: Image, upright: Image) -> dict[str, Any]:
         else:
             info["jpeg"] |= BEST_JPEG
     if isinstance(source, PngImagePlugin.PngImageFile):
-        info["png"] = _texts(source, info.get("xmp"))
+        info["png"] = _texts(source.text, info.get("xmp"))
     return info
 
 
-def _texts(source: PngImageFile, xmp: bytes | None) -> PngInfo:
-    """The texts of a PNG file for another; those that programs hide whole files in are omitted."""
+def _texts(found: Mapping[str, str], xmp: bytes | None) -> PngInfo:
+    """The texts of a PNG file for another, and XMP data; those that programs hide whole files in are omitted."""
     from PIL.PngImagePlugin import PngInfo
 
     texts, length = PngInfo(), 0
-    for key, value in source.text.items():
+    for key, value in found.items():
         length += len(value)
         if not key.startswith(HIDDEN) and length <= LONGEST_TEXT:
             texts.add_itxt(key, str(value), zip=len(value) > LONG_TEXT)
