@@ -138,6 +138,12 @@ class _Run:
             raise ArgumentError(f"the result {out} is the video itself, which would be replaced; choose another name")
         sounds = [codec for _, codec in self.clip.sounds]
         self.output: Output = output_of(out, settings.codec, settings.quality, self.clip.wanted, self.clip.size, sounds)
+        if any(length % 2 for length in self.clip.size) and self.output.pixel_format == "yuv444p" != self.clip.wanted:
+            size = "{} x {}".format(*self.clip.size)
+            say(
+                f"{source} has an odd size, {size}, for which {self.output.codec} needs every pixel's own colour (4:4:4), and most "
+                "telephones do not play that; crop the video to even sizes before, or write a .webm"
+            )
         if settings.keep is not None and settings.keep.size != self.clip.size:
             found, needed = ("{} x {}".format(*size) for size in (settings.keep.size, self.clip.size))
             raise PictureError(f"what is kept has {found} pixels and the video's frames {needed}; give it the same size")

@@ -150,6 +150,8 @@ def join(parts: Sequence[Part], timeline: Timeline, clip: Clip, output: Output, 
             whole = stack.enter_context(_closed(av.open(str(target), "w", format=output.container.muxer, options=options)))
             stream = whole.add_stream_from_template(opened.streams.video[0], opaque=True)
             stream.time_base = clip.time_base
+            if opened.streams.video[0].codec_context.codec.canonical_name == "hevc" and output.container.muxer in ("mp4", "mov"):
+                stream.codec_context.codec_tag = "hvc1"  # with headers outside of the frames: Apple's players show no other kind
             sounds = {index: whole.add_stream_from_template(source.streams[index], opaque=True) for index, _ in clip.sounds}
             for index, sound in sounds.items():
                 sound.metadata.update({key: value for key, value in source.streams[index].metadata.items() if key == "language"})

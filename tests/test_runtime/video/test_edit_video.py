@@ -82,15 +82,18 @@ def test_outside_the_square_and_where_the_mask_keeps_every_pixel_stays(pipeline:
 
 def test_a_clip_without_sound_and_one_of_a_single_frame(pipeline: Pipeline, tmp_path: Path) -> None:
     source = write_clip(tmp_path / "one.mp4", moving(1, (64, 48), 44, 2))
-    report = edit_video(pipeline, source, tmp_path / "out.webm", "smile")
-    assert (report.frames, report.ratio) == (1, None)
+    said: list[str] = []
+    report = edit_video(pipeline, source, tmp_path / "out.webm", "smile", say=said.append)
+    assert (report.frames, report.ratio, said) == (1, None, [])
     assert len(read_clip(tmp_path / "out.webm")[1]) == 1
 
 
 def test_a_gif_becomes_a_video(pipeline: Pipeline, tmp_path: Path) -> None:
     pictures = list(moving(4, (65, 47), 44, 2))
     pictures[0].save(tmp_path / "in.gif", save_all=True, append_images=pictures[1:], duration=[100, 200, 100, 100])
-    edit_video(pipeline, tmp_path / "in.gif", tmp_path / "out.mp4", "smile")
+    said: list[str] = []
+    edit_video(pipeline, tmp_path / "in.gif", tmp_path / "out.mp4", "smile", say=said.append)
+    assert len(said) == 1 and "65 x 47" in said[0] and "4:4:4" in said[0] and ".webm" in said[0]
     times, frames = read_clip(tmp_path / "out.mp4")
     assert times == [0, Fraction(1, 10), Fraction(3, 10), Fraction(4, 10)]
     assert frames[0].shape == (47, 65, 3)

@@ -192,8 +192,10 @@ def test_what_cannot_be_written_is_refused(what: str) -> None:
         output_of(Path(given.pop("path")), *given.values())
 
 
-CHOICES = [("clip.mp4", None), ("clip.mov", "libx265"), ("clip.webm", None), ("clip.mkv", "libsvtav1"), ("clip.mkv", "ffv1"),
-           ("clip.mp4", "mpeg4"), ("clip.mkv", "prores_ks")]  # fmt: skip
+CHOICES = [
+    ("clip.mp4", None), ("clip.mov", "libx265"), ("clip.mp4", "libx265"), ("clip.m4v", "libx265"), ("clip.webm", None),
+    ("clip.mkv", "libsvtav1"), ("clip.mkv", "ffv1"), ("clip.mp4", "mpeg4"), ("clip.mkv", "prores_ks"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "codec"), CHOICES)
@@ -215,6 +217,8 @@ def test_every_encoder_keeps_frames_and_their_times(tmp_path: Path, name: str, c
                 writer.write(frame.picture)
         parts.append(Part(tmp_path / f"{first}.mkv", first, end, writer.depth))
     join(parts, timeline, clip, output, tmp_path / name)
+    if codec == "libx265":
+        assert b"hvc1" in (tmp_path / name).read_bytes()  # Apple's players show no other kind
     result = Clip(tmp_path / name)
     read = list(result.frames())
     assert [float(frame.ticks * result.time_base) for frame in read] == pytest.approx([tick / 25 for tick in ticks], abs=1e-3)
