@@ -155,18 +155,26 @@ class _Run:
             )
         self.batch = settings.batch or min(pipeline.default_batch, LARGEST_BATCH)
         self.timeline = Timeline(self.clip.time_base)
+        self.source = self._source()
         self.journal = Journal(out.absolute(), self._work())
+
+    def _source(self) -> list[str | int]:
+        """Which video it is, as far as its file's place and time say."""
+        try:
+            status = self.clip.path.stat()
+        except OSError as error:
+            raise FileError(f"cannot read the video {self.clip.path}: {reason(error)}; start again") from error
+        return [str(self.clip.path.absolute()), status.st_size, status.st_mtime_ns]
 
     def _work(self) -> str:
         """All that the result depends on."""
-        status, manifest = self.clip.path.stat(), self.pipeline.bundle.manifest
+        manifest = self.pipeline.bundle.manifest
         keep = self.settings.keep and _hash(self.settings.keep)
         options = asdict(replace(self.settings, keep=None, batch=self.batch))
         codes = fingerprint(self.edit, self.pipeline.sizes)
-        source = [str(self.clip.path.absolute()), status.st_size, status.st_mtime_ns]
         versions = [FORM, library().__version__, np.__version__, self.pipeline.backend.description]
         return work_of(
-            [source, manifest.identity, self.whole, codes, self.strength, self.move, options, keep, asdict(self.output), versions]
+            [self.source, manifest.identity, self.whole, codes, self.strength, self.move, options, keep, asdict(self.output), versions]
         )
 
     def run(self) -> Report:
@@ -247,7 +255,7 @@ class _Run:
 
     def _write(self, first: int, end: int, edited: Iterator[tuple[Frame, Image, list[Place]]]) -> None:
         """One part."""
-        name, meter, faces = f"{first:08d}.mkv", Meter(), 0
+        name, meter, faces, end_seen = f"{first:08d}.mkv", Meter(), 0, first
         path = self.journal.folder / name
         clip = self.clip
         with PartWriter(path, self.output, clip.rate, clip.size, clip.colours) as writer:
@@ -258,6 +266,8 @@ class _Run:
                     meter.add(frame.index, place, frame.image, image)
                 end_seen = frame.index + 1
         if end_seen != end:
+            if self._source() != self.source:
+                self.journal.drop()
             raise FileError(f"{clip.path} changed while it was read; start again")
         sums = meter.sums
         self.journal.add(Done(name, first, end, writer.depth, path.stat().st_size, sums.source, sums.edited, sums.count, faces))

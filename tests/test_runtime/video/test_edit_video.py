@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -220,6 +221,25 @@ def test_half_a_line_does_not_count_and_other_work_starts_anew(
     stopped()
     assert edit_video(pipeline, clip, out, "smile", 1.5, say=said.append).resumed == 0
     assert "begun anew" in said[-1]
+
+
+@pytest.mark.parametrize("left", [0, 6, 9, 24])
+def test_a_video_that_grows_shorter_meanwhile_is_a_sentence(
+    pipeline: Pipeline, clip: Path, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    source, frames, passes = tmp_path / "clip.mp4", edit.Clip.frames, itertools.count()
+    source.write_bytes(clip.read_bytes())
+
+    def fewer(self: edit.Clip, kind: str | None = None) -> Any:
+        if not next(passes):
+            return frames(self, kind)
+        os.utime(source, (1, 1))
+        return itertools.islice(frames(self, kind), left)
+
+    monkeypatch.setattr(edit.Clip, "frames", fewer)
+    with pytest.raises(FileError, match="changed while it was read; start again"):
+        edit_video(pipeline, source, tmp_path / "out.mp4", "smile")
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_two_runs_do_not_write_one_file(pipeline: Pipeline, clip: Path, tmp_path: Path) -> None:
