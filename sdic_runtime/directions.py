@@ -24,7 +24,7 @@ from sdic_runtime.edits import Direction, Pca
 from sdic_runtime.errors import ArgumentError, FileError, SdicError, printable
 from sdic_runtime.files import open_regular, read_tensors, reason, save_tensors, tensor_bytes
 from sdic_runtime.parsing.json_text import JsonError, parse_json
-from sdic_runtime.parsing.torch_files import read_torch
+from sdic_runtime.parsing.torch_files import check_packing, read_torch
 from sdic_runtime.program import STYLES, STYLES_LETTER
 from sdic_runtime.styles import StyleDirection
 
@@ -191,6 +191,7 @@ def _read_numpy(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                 raise ValueError(f"its arrays have {size} bytes, and the limit is {LARGEST_FILE}")
             arrays = {}
             for entry in entries:
+                check_packing(entry)
                 with archive.open(entry) as member:
                     arrays[entry.filename.removesuffix(".npy")] = _read_array(member, entry.file_size)
             return arrays, {}

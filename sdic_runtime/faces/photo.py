@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from sdic_runtime.decoding import tiff
 from sdic_runtime.decoding.colours import PROFILE, in_srgb, out_of_srgb, profile_of, space_of, without_profile
+from sdic_runtime.decoding.pixels import orientation_of, turned
 from sdic_runtime.decoding.previews import BYTE_LIMIT, exif_without, resources_without, xmp_without
 from sdic_runtime.errors import ArgumentError, FileError, PictureError
 from sdic_runtime.faces.levels import Levels
@@ -20,7 +22,7 @@ from sdic_runtime.pictures import FORMATS, PictureLike, opened, opened_file, to_
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.PngImagePlugin import PngImageFile, PngInfo
+    from PIL.PngImagePlugin import PngInfo
 
 PLAIN = (PROFILE, "dpi")  # of Pillow's `info`, kept as they are
 LONGEST_TEXT = 1 << 20  # characters of a PNG file's texts
@@ -78,13 +80,23 @@ class Photo:
             image = image.convert("RGB")
             options = {key: value for key, value in options.items() if key == PROFILE or len(value) <= BYTE_LIMIT}
             options |= self.info.get("jpeg", BEST_JPEG)
-        elif kind == "PNG" and "png" in self.info:
-            options["pnginfo"] = self.info["png"]
+        elif kind == "PNG":
+            options["pnginfo"] = self.info["png"] if "png" in self.info else _texts({}, self.info.get("xmp"))
+        elif kind == "TIFF":
+            options = {key: value for key, value in options.items() if key in PLAIN}
+            options |= tiff.writing(self.info.get("exif"), self.info.get("xmp"), self.info.get("tiff"))
         elif kind in ("WEBP", "AVIF"):
             options["quality"] = BEST
         try:
             with replacing(path) as temporary:
-                image.save(temporary, kind, **options)
+                try:
+                    image.save(temporary, kind, **options)
+                except OSError:
+                    raise
+                except Exception:  # some kinds of file have EXIF data read again, which may be damaged in any way
+                    if options.pop("exif", None) is None:
+                        raise
+                    image.save(temporary, kind, **options)
         except (OSError, ValueError, KeyError) as error:
             raise FileError(f"cannot write {path}: {error}") from error
 
@@ -117,12 +129,9 @@ def read_photo(stream: BinaryIO, name: str = "the photograph") -> Photo:
 
 def _photo(source: Image, name: str = "the photograph") -> Photo:
     """A decoded image as a photograph. Colours of a profile that is not one of RGB become sRGB: a picture in RGB cannot have it."""
-    from PIL import ImageOps
-
     foreign = (profile := profile_of(source)) is not None and space_of(profile) != "RGB"
     image = to_rgb(source, name, profiles=foreign)
-    upright = ImageOps.exif_transpose(source)
-    info = _kept(source, upright)
+    info = _kept(source, image)
     image.info = {}
     if foreign or source.mode not in ("RGB", "RGBA", "P"):
         info.pop(PROFILE, None)
@@ -130,16 +139,18 @@ def _photo(source: Image, name: str = "the photograph") -> Photo:
         image.info[PROFILE] = info[PROFILE]
     if not source.has_transparency_data:
         return Photo(image, image, None, info)
-    colours = upright.convert("RGBA")
+    colours = turned(source.convert("RGBA"), orientation_of(source))
     return Photo(image, without_profile(colours.convert("RGB")), colours.getchannel("A"), info)
 
 
 def _kept(source: Image, upright: Image) -> dict[str, Any]:
-    """What belongs to a photograph beside its pixels, without the other pictures in it."""
-    from PIL import JpegImagePlugin, PngImagePlugin
+    """What belongs to a photograph beside its pixels, without the other pictures in it; `upright`: what `to_rgb` made of it."""
+    from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-    info: dict[str, Any] = {key: upright.info[key] for key in PLAIN if key in upright.info}
+    info: dict[str, Any] = {key: source.info[key] for key in PLAIN if key in source.info}
     exif, xmp = source.info.get("exif"), upright.info.get("xmp")
+    if isinstance(source, TiffImagePlugin.TiffImageFile):
+        exif, info["tiff"] = tiff.description_of(source), tiff.compression_of(source)
     if isinstance(exif, bytes) and (kept := exif_without(exif, upright.size)):
         info["exif"] = kept
     if isinstance(xmp, bytes):
@@ -152,16 +163,16 @@ def _kept(source: Image, upright: Image) -> dict[str, Any]:
         else:
             info["jpeg"] |= BEST_JPEG
     if isinstance(source, PngImagePlugin.PngImageFile):
-        info["png"] = _texts(source, info.get("xmp"))
+        info["png"] = _texts(source.text, info.get("xmp"))
     return info
 
 
-def _texts(source: PngImageFile, xmp: bytes | None) -> PngInfo:
-    """The texts of a PNG file for another; those that programs hide whole files in are omitted."""
+def _texts(found: Mapping[str, str], xmp: bytes | None) -> PngInfo:
+    """The texts of a PNG file for another, and XMP data; those that programs hide whole files in are omitted."""
     from PIL.PngImagePlugin import PngInfo
 
     texts, length = PngInfo(), 0
-    for key, value in source.text.items():
+    for key, value in found.items():
         length += len(value)
         if not key.startswith(HIDDEN) and length <= LONGEST_TEXT:
             texts.add_itxt(key, str(value), zip=len(value) > LONG_TEXT)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdic_runtime.edits import Edit, EditLike, as_edit, check_number, fingerprint
-from sdic_runtime.errors import ArgumentError, FileError, PictureError
+from sdic_runtime.errors import ArgumentError, FileError, PictureError, SdicError
 from sdic_runtime.files import reason, remedy
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.progress import progress
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 PART_FRAMES = 48  # frames of a part: as much is done again after a kill
 LARGEST_BATCH = 8  # frames that wait for one another when no batch is given; they are large
 FORM = 1  # of the journal, and of all that decides about pixels
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,22 @@ class Settings:
     batch: int | None = None
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.face, int) and not isinstance(self.face, bool) and self.face >= 1
-        if not whole and self.face not in (ALL, LARGEST):
+        numbered = _is_whole(self.face) and int(self.face) >= 1
+        if not numbered and self.face not in (ALL, LARGEST):
             raise ArgumentError(f"the face is {self.face!r}; give all, largest, or a number from 1 on")
         for name, known in (("paste", (DIFFERENCE, REPLACE)), ("mask", MASKS)):
             if getattr(self, name) not in known:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; use {' or '.join(known)}")
-        if self.batch is not None and (not isinstance(self.batch, int) or self.batch < 1):
+        if self.batch is not None and (not _is_whole(self.batch) or self.batch < 1):
             raise ArgumentError(f"batch is {self.batch!r}; give a whole number of at least 1")
+        if self.quality is not None and not _is_whole(self.quality):
+            raise ArgumentError(f"quality is {self.quality!r}; give a whole number on the encoder's own scale")
+        if self.codec is not None and not isinstance(self.codec, str):
+            raise ArgumentError(f"codec is {self.codec!r}; give the name of an encoder of FFmpeg")
+        if self.keep is not None and not hasattr(self.keep, "convert"):
+            raise ArgumentError(f"keep is {self.keep!r}; give a picture of Pillow's of the frames' size")
+        if not isinstance(self.smoothing, Smoothing):
+            raise ArgumentError(f"smoothing is {self.smoothing!r}; give a Smoothing")
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,12 @@ class _Run:
             raise ArgumentError(f"the result {out} is the video itself, which would be replaced; choose another name")
         sounds = [codec for _, codec in self.clip.sounds]
         self.output: Output = output_of(out, settings.codec, settings.quality, self.clip.wanted, self.clip.size, sounds)
+        if any(length % 2 for length in self.clip.size) and self.output.pixel_format == "yuv444p" != self.clip.wanted:
+            size = "{} x {}".format(*self.clip.size)
+            say(
+                f"{source} has an odd size, {size}, for which {self.output.codec} needs every pixel's own colour (4:4:4), and most "
+                "telephones do not play that; crop the video to even sizes before, or write a .webm"
+            )
         if settings.keep is not None and settings.keep.size != self.clip.size:
             found, needed = ("{} x {}".format(*size) for size in (settings.keep.size, self.clip.size))
             raise PictureError(f"what is kept has {found} pixels and the video's frames {needed}; give it the same size")
@@ -137,18 +155,26 @@ class _Run:
             )
         self.batch = settings.batch or min(pipeline.default_batch, LARGEST_BATCH)
         self.timeline = Timeline(self.clip.time_base)
+        self.source = self._source()
         self.journal = Journal(out.absolute(), self._work())
+
+    def _source(self) -> list[str | int]:
+        """Which video it is, as far as its file's place and time say."""
+        try:
+            status = self.clip.path.stat()
+        except OSError as error:
+            raise FileError(f"cannot read the video {self.clip.path}: {reason(error)}; start again") from error
+        return [str(self.clip.path.absolute()), status.st_size, status.st_mtime_ns]
 
     def _work(self) -> str:
         """All that the result depends on."""
-        status, manifest = self.clip.path.stat(), self.pipeline.bundle.manifest
+        manifest = self.pipeline.bundle.manifest
         keep = self.settings.keep and _hash(self.settings.keep)
         options = asdict(replace(self.settings, keep=None, batch=self.batch))
         codes = fingerprint(self.edit, self.pipeline.sizes)
-        source = [str(self.clip.path.absolute()), status.st_size, status.st_mtime_ns]
         versions = [FORM, library().__version__, np.__version__, self.pipeline.backend.description]
         return work_of(
-            [source, manifest.identity, self.whole, codes, self.strength, self.move, options, keep, asdict(self.output), versions]
+            [self.source, manifest.identity, self.whole, codes, self.strength, self.move, options, keep, asdict(self.output), versions]
         )
 
     def run(self) -> Report:
@@ -161,7 +187,11 @@ class _Run:
             if seen:
                 self.say(f"continuing: {seen} frames were looked at before, and {resumed} edited")
             self._look(seen)
-            places, faces = self._places()
+            try:
+                places, faces = self._places()
+            except SdicError:
+                self.journal.drop()  # the same call would end the same way
+                raise
             self._render(places, resumed)
             done = self.journal.done
             self._put_together()
@@ -225,7 +255,7 @@ class _Run:
 
     def _write(self, first: int, end: int, edited: Iterator[tuple[Frame, Image, list[Place]]]) -> None:
         """One part."""
-        name, meter, faces = f"{first:08d}.mkv", Meter(), 0
+        name, meter, faces, end_seen = f"{first:08d}.mkv", Meter(), 0, first
         path = self.journal.folder / name
         clip = self.clip
         with PartWriter(path, self.output, clip.rate, clip.size, clip.colours) as writer:
@@ -236,6 +266,8 @@ class _Run:
                     meter.add(frame.index, place, frame.image, image)
                 end_seen = frame.index + 1
         if end_seen != end:
+            if self._source() != self.source:
+                self.journal.drop()
             raise FileError(f"{clip.path} changed while it was read; start again")
         sums = meter.sums
         self.journal.add(Done(name, first, end, writer.depth, path.stat().st_size, sums.source, sums.edited, sums.count, faces))
@@ -243,7 +275,11 @@ class _Run:
     def _put_together(self) -> None:
         parts = [Part(self.journal.folder / part.file, part.first, part.end, part.depth) for part in self.journal.done]
         whole = self.journal.folder / "whole"
-        join(parts, self.timeline, self.clip, self.output, whole)
+        try:
+            join(parts, self.timeline, self.clip, self.output, whole)
+        except BaseException:
+            whole.unlink(missing_ok=True)  # it is made anew, and may be what fills the disk
+            raise
         try:
             os.replace(whole, self.out)
         except OSError as error:

@@ -72,6 +72,10 @@ class Journal:
             if not self._kept:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
+    def drop(self) -> None:
+        """Nothing can be continued from what is there: let the folder vanish, however the block ends."""
+        self._kept = False
+
     def _failure(self, error: OSError) -> FileError:
         return FileError(f"cannot write beside {self._out}: {reason(error)}; {remedy(error)}")
 

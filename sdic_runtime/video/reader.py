@@ -94,13 +94,18 @@ class Clip:
             length = stream.duration * self.time_base if stream.duration else Fraction(source.duration or 0, 1_000_000)
             self.seconds = float(length)
             self.expected = stream.frames or round(length * self.rate)  # frames, as far as the file says; 0: it does not
-            self.sounds = [(sound.index, str(sound.codec_context.name)) for sound in source.streams.audio]
+            # FFmpeg may have no decoder for a track, and then it can hardly be copied either.
+            known = [sound for sound in source.streams.audio if sound.codec_context is not None]
+            self.sounds = [(sound.index, str(sound.codec_context.name)) for sound in known]
+            unknown = len(source.streams.audio) - len(known)
             others = len(source.streams) - len(source.streams.audio) - 1
             self.metadata = dict(source.metadata)
             first = next(self._decoded(source), None)
         if first is None:
             raise PictureError(f"{self.path} holds no frame that can be decoded; get the video again")
         self._describe(first, stream.sample_aspect_ratio)
+        if unknown:
+            self.note(f"{self.path} has {unknown} sound track(s) that this FFmpeg cannot decode; they are omitted")
         if others > 0:
             self.note(f"{self.path} has {others} stream(s) that are neither its video nor sound; they are omitted")
 

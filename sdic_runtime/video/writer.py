@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import heapq
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sdic_runtime.errors import BackendError, FileError
-from sdic_runtime.files import remedy
+from sdic_runtime.errors import BackendError, FileError, OutOfMemoryError, SdicError
+from sdic_runtime.files import reason, remedy
 from sdic_runtime.video.codecs import Output
 from sdic_runtime.video.frames import Colours
 from sdic_runtime.video.reader import Clip, library
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from av.packet import Packet
 
 PART_FORMAT = "matroska"  # holds every codec; its milliseconds count frames and no times, see PART_RATE
+# Errors that speak of the place and not of the video. EPERM is none: encoders mean anything by -1.
+PLACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EMFILE)
 PART_RATE_LEAST, PART_RATE_MOST = 1, 240  # frames per second that encoders and PART_FORMAT's milliseconds can tell apart
 
 
@@ -55,10 +57,14 @@ class PartWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         try:
-            if kind is None:
-                self._mux(None)
-        finally:
-            self._file.close()
+            with _closed(self._file):
+                if kind is None:
+                    self._mux(None)
+        except SdicError:
+            raise
+        except Exception as problem:
+            if kind is None:  # else what went wrong before is told
+                raise _failure(self._output, problem) from problem
 
     def write(self, picture: av.VideoFrame) -> None:
         if picture.format.name != self._output.pixel_format:
@@ -96,12 +102,31 @@ def _number(packet: Packet, step: Fraction) -> int:
 
 def _failure(output: Output, error: Exception) -> Exception:
     """An encoder's error as one of ours."""
-    if isinstance(error, MemoryError):
-        return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO):
-        return FileError(f"cannot write the video: {(error.strerror or str(error)).lower()}; {remedy(error)}")
+    if (known := _of_the_system(error)) is not None:
+        return known
     why = (getattr(error, "strerror", None) or str(error)).lower()
     return BackendError(f"the encoder {output.codec} failed with these frames: {why}; choose another with --codec")
+
+
+def _of_the_system(error: Exception) -> SdicError | None:
+    """A lack of memory or room, or a place that cannot be written to, as one of ours; None for what FFmpeg says of the video."""
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError("not enough memory to write the video; use a smaller batch, or make the video smaller")
+    if isinstance(error, OSError) and error.errno in PLACE_ERRORS:
+        return FileError(f"cannot write the video: {reason(error)}; {remedy(error)}")
+    return None
+
+
+@contextmanager
+def _closed(file: OutputContainer) -> Iterator[OutputContainer]:
+    """An open file that is closed at the end, which writes what is left. What went wrong before that is told, and not what closing said."""
+    try:
+        yield file
+    except BaseException:
+        with suppress(Exception):
+            file.close()
+        raise
+    file.close()
 
 
 @dataclass(frozen=True)
@@ -115,15 +140,18 @@ class Part:
 
 
 def join(parts: Sequence[Part], timeline: Timeline, clip: Clip, output: Output, target: Path) -> None:
-    """Write the whole: the parts with the clip's times, its sound as it is, and its words about itself. Raises FileError."""
+    """Write the whole: the parts with the clip's times, its sound as it is, and its words about itself. Raises SdicError."""
     av = library()
-    with ExitStack() as stack:
-        opened = stack.enter_context(av.open(str(parts[0].path)))
-        source = stack.enter_context(clip.opened())
-        try:
-            whole = stack.enter_context(av.open(str(target), "w", format=output.container.muxer, options=dict(output.container.options)))
+    try:
+        with ExitStack() as stack:
+            opened = stack.enter_context(av.open(str(parts[0].path)))
+            source = stack.enter_context(clip.opened())
+            options = dict(output.container.options)
+            whole = stack.enter_context(_closed(av.open(str(target), "w", format=output.container.muxer, options=options)))
             stream = whole.add_stream_from_template(opened.streams.video[0], opaque=True)
             stream.time_base = clip.time_base
+            if opened.streams.video[0].codec_context.codec.canonical_name == "hevc" and output.container.muxer in ("mp4", "mov"):
+                stream.codec_context.codec_tag = "hvc1"  # with headers outside of the frames: Apple's players show no other kind
             sounds = {index: whole.add_stream_from_template(source.streams[index], opaque=True) for index, _ in clip.sounds}
             for index, sound in sounds.items():
                 sound.metadata.update({key: value for key, value in source.streams[index].metadata.items() if key == "language"})
@@ -131,8 +159,11 @@ def join(parts: Sequence[Part], timeline: Timeline, clip: Clip, output: Output, 
             pictures = _pictures(parts, timeline, clip, stream, opened.streams.video[0].codec_context.extradata)
             for _, _, packet in heapq.merge(pictures, _sound(source, sounds, clip.origin), key=lambda one: one[:2]):
                 whole.mux(packet)
-        except (av.error.FFmpegError, ValueError) as error:
-            raise FileError(f"cannot put {target} together: {error}; choose another kind of file with --out") from error
+    except SdicError:
+        raise
+    except (av.error.FFmpegError, MemoryError, ValueError) as error:
+        known = _of_the_system(error)
+        raise known or FileError(f"cannot put {target} together: {error}; choose another kind of file with --out") from error
 
 
 Timed = tuple[Fraction, int, Any]  # when a packet is decoded, its stream, and the packet

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from native_library import DirectionInfo, EditParams, EditPart, Extra, Image, Info, OpenParams, View
 from native_pictures import DIRECTIONS, LETTERS, MOVES, PROGRAMS, TENSORS, THIRDS, assert_same_pictures, draw
 
 from sdic_runtime import Pipeline, __version__
@@ -145,11 +146,37 @@ def test_nothing_is_freed_twice_and_null_is_no_handle(library: Any) -> None:
     assert library.raw.sdic_result_name(None, ctypes.c_size_t(0)) is library.raw.sdic_pipeline_name(None, 0, ctypes.c_size_t(0)) is None
 
 
-def test_an_older_program_with_a_shorter_structure_is_served(library: Any, tiny_bundle: Path, native: Any) -> None:
-    params = type(native.params)()
-    library.raw.sdic_open_params_default(ctypes.byref(params))
-    params.struct_size = type(native.params).onnxruntime_library.offset
-    params.onnxruntime_library = b"/beyond/the/end/of/the/older/structure"
+def test_the_name_of_the_library_changes_with_the_sizes_of_its_structures(release_build: Path) -> None:
+    """`_default` writes a whole structure: a program that was compiled with a shorter one must not get this library."""
+    assert (release_build / "libsdic.so").readlink().name == "libsdic.so.1"
+    described = (OpenParams, Info, DirectionInfo, Image, EditPart, Extra, EditParams, View)
+    assert [ctypes.sizeof(kind) for kind in described] == [72, 72, 32, 40, 72, 32, 72, 80]
+
+
+GUARD = b"\xa5" * 64  # no pointer, and no number that passes
+
+
+def shortened(structure: Any, end: str) -> ctypes.Array[ctypes.c_char]:
+    """The bytes of a structure before the field `end`, with its struct_size, and guards behind them."""
+    structure.struct_size = getattr(type(structure), end).offset
+    return ctypes.create_string_buffer(bytes(structure)[: structure.struct_size] + GUARD, structure.struct_size + len(GUARD))
+
+
+def test_a_structure_filled_by_hand_may_be_shorter(library: Any, tiny_bundle: Path, native: Any) -> None:
+    params = shortened(OpenParams(provider=b"cpu", threads=1, verify=1), "onnxruntime_library")
     handle = ctypes.c_void_p()
     library.call("sdic_open", str(tiny_bundle).encode(), ctypes.byref(params), ctypes.byref(handle))
     library.raw.sdic_close(handle)
+    assert params.raw.endswith(GUARD)
+
+    info = shortened(Info(), "description")
+    library.call("sdic_pipeline_info", native.handle, ctypes.byref(info))
+    known = Info.from_buffer_copy(info.raw)
+    assert (known.name, known.struct_size) == (b"tiny", Info.description.offset) and info.raw.endswith(GUARD)
+
+    inversion, edited = native.invert(draw(9, 9)), ctypes.c_void_p()
+    part = native.part("smile")
+    edit = shortened(EditParams(parts=ctypes.pointer(part), part_count=1), "extras")  # as it was before there were extras
+    library.call("sdic_edit", native.handle, inversion.handle, ctypes.byref(edit), ctypes.byref(edited))
+    np.testing.assert_array_equal(native.result(edited).pictures(), native.edit(inversion, "smile").pictures())
+    assert edit.raw.endswith(GUARD)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sdic_runtime import Pipeline
 from sdic_runtime.bundle.manifest import Input
+from sdic_runtime.errors import PictureError
 from sdic_runtime.pictures import to_bytes
 
 
@@ -51,6 +52,16 @@ def test_gray_and_transparent_pictures_are_taken_as_python_takes_them(native: An
     gray = draw(50, 70, 1)[..., 0]
     for picture in (*transparent, draw(90, 31, 4), gray):
         np.testing.assert_array_equal(prepared(native, picture)[0], to_bytes(python.prepare(picture))[0])
+
+
+def test_a_side_that_is_too_long_is_refused_as_in_python(native: Any, python: Pipeline, refusal: Any) -> None:
+    """Between the two resizings a picture of a few bytes would need gigabytes."""
+    for shape in ((70_000, 1, 3), (1, 70_000, 3)):
+        picture = np.zeros(shape, np.uint8)
+        status, sentence = refusal(lambda picture=picture: native.invert(picture))
+        with pytest.raises(PictureError) as caught:
+            python.invert(picture)
+        assert (status, sentence) == (3, str(caught.value))
 
 
 def test_rows_may_lie_apart(native: Any) -> None:

@@ -52,6 +52,10 @@ def test_the_header_is_c(release_build: Path, execute: Execute) -> None:
     assert execute(release_build / "tests/header").returncode == 0
 
 
+def test_a_pipeline_is_moved_into_another_safely(release_build: Path, execute: Execute) -> None:
+    assert execute(release_build / "tests/moved").returncode == 0
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
 def test_the_example_gives_the_pictures_of_python(
     example: Path, execute: Execute, tiny_bundle: Path, python: Pipeline, tmp_path: Path, mode: str

@@ -94,6 +94,19 @@ void need(std::initializer_list<std::pair<const void *, const char *>> pointers)
     }
 }
 
+// What `start` below writes must fit into the structure that the program was compiled with, so sizes belong to the SONAME: whoever changes
+// one raises SDIC_ABI in CMakeLists.txt, and both numbers here.
+template <typename Structure, std::size_t size>
+constexpr bool is_of_abi_1 = SDIC_ABI == 1 && (sizeof(Structure) == size || sizeof(void *) != 8);
+static_assert(is_of_abi_1<sdic_open_params, 72>, "sdic_open_params has another size: it needs another SDIC_ABI");
+static_assert(is_of_abi_1<sdic_info, 72>, "sdic_info has another size: it needs another SDIC_ABI");
+static_assert(is_of_abi_1<sdic_direction_info, 32>, "sdic_direction_info has another size: it needs another SDIC_ABI");
+static_assert(is_of_abi_1<sdic_image, 40>, "sdic_image has another size: it needs another SDIC_ABI");
+static_assert(is_of_abi_1<sdic_edit_part, 72>, "sdic_edit_part has another size: it needs another SDIC_ABI");
+static_assert(is_of_abi_1<sdic_extra, 32>, "sdic_extra has another size: it needs another SDIC_ABI");
+static_assert(is_of_abi_1<sdic_edit_params, 72>, "sdic_edit_params has another size: it needs another SDIC_ABI");
+static_assert(is_of_abi_1<sdic_view, 80>, "sdic_view has another size: it needs another SDIC_ABI");
+
 // Zeros and the size, where there is a structure.
 template <typename Params>
 bool start(Params *params) {
@@ -103,7 +116,7 @@ bool start(Params *params) {
     return true;
 }
 
-// Structures grow at their end: an older program hands in a shorter one, and the rest keeps its default.
+// A program that fills a structure by hand may leave out its end, and the rest keeps its default. Not so for one that calls `_default`.
 template <typename Params>
 Params complete(const Params *given, void (*set_default)(Params *), const char *name) {
     Params params;

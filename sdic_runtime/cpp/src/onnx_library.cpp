@@ -54,7 +54,8 @@ std::string one_line(const std::string &text) {
 }
 
 std::unique_ptr<OnnxLibrary> load(const std::string &path) {
-    // ONNX Runtime, from 1.29 on, reports models and times to its maker unless this says otherwise; it reads it when it starts.
+    // ONNX Runtime, from 1.29 on, reports models and times to its maker unless this says otherwise. It reads it when it
+    // starts, so there is no function to call in its place; sdic.h says what that means for a program with threads.
     setenv("ORT_DISABLE_TELEMETRY", "1", 0);
     std::string failure;
     void *handle = open_library(path, failure);

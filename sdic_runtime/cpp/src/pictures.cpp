@@ -9,6 +9,7 @@ namespace sdic_internal {
 namespace {
 
 constexpr std::int64_t kPixelLimit = 100'000'000;  // width * height
+constexpr std::int64_t kSideLimit = 65'535;        // of the longer side: between the two resizings a picture is S x its height
 constexpr float kRangeSlack = 1e-3f;               // how far beyond [-1, 1] a float picture may be, for rounding
 
 void check(const sdic_image &image) {
@@ -19,6 +20,9 @@ void check(const sdic_image &image) {
     const std::int64_t pixels = std::int64_t{image.width} * image.height;
     if (pixels > kPixelLimit) {
         throw Error(SDIC_ERROR_PICTURE, "the picture has ", pixels, " pixels, and the limit is ", kPixelLimit, "; make the picture smaller");
+    }
+    if (std::max(image.width, image.height) > kSideLimit) {
+        throw Error(SDIC_ERROR_PICTURE, "the picture is ", image.width, " x ", image.height, ", and the longest side is ", kSideLimit, "; make the picture smaller");
     }
     require_argument(image.pixels != nullptr, "the picture's pixels are NULL; give its bytes");
     const auto row = static_cast<std::size_t>(image.width) * static_cast<std::size_t>(image.channels);

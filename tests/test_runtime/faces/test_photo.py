@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from PIL import ExifTags, Image, ImageCms, ImageDraw, PngImagePlugin
 
 from sdic_runtime.errors import FileError, PictureError
 from sdic_runtime.faces import find, open_photo, read_photo
+from sdic_runtime.pictures import decode_picture, load_picture
 from sdic_runtime.studio.rooms import encoded
 
 ORIENTATION, MAKE = 0x0112, 0x010F
@@ -253,3 +256,93 @@ def test_metadata_of_any_bytes_costs_nothing() -> None:
     assert resources_without({0x0404: b"\x1c\x02\x78\xff\xff", 0x0409: b"x"}) == b""
     assert resources_without(None) == b""
     assert xmp_without(b"<a:Thumbnails>") == b"<a:Thumbnails>"
+
+
+def damaged_exif() -> Iterator[bytes]:
+    """EXIF data with another type or number of values in the main directory and in that about places, or with three bytes of others."""
+    whole, rng = exif_with_previews(">"), np.random.default_rng(0)
+    single = [{place: value} for place in (17, 19, 85, 97, 113, 115) for value in range(20)]
+    for changes in single + [dict(zip(rng.integers(6, 128, 3), rng.integers(0, 256, 3), strict=True)) for _ in range(60)]:
+        damaged = bytearray(whole)
+        for place, value in changes.items():
+            damaged[place] = value
+        yield bytes(damaged)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_never_costs_a_photograph(kind: str) -> None:
+    """Whatever `load_picture` reads is a photograph too."""
+    wide = Image.effect_noise((24, 16), 90).convert("RGBA" if kind == "PNG" else "RGB")
+    turned = 0
+    for exif in damaged_exif():
+        stream = BytesIO()
+        wide.save(stream, kind, exif=exif)
+        picture, photo = decode_picture(BytesIO(stream.getvalue())), read_photo(BytesIO(stream.getvalue()))
+        np.testing.assert_array_equal(np.asarray(photo.image), np.asarray(picture))
+        assert photo.colours.size == photo.size
+        turned += photo.size == (16, 24)
+    assert turned > 100
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_a_photograph_with_damaged_exif_is_written(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a hundred files are slow on a disk
+    for exif in damaged_exif():
+        stream = BytesIO()
+        Image.new("RGB", (24, 16)).save(stream, "JPEG", exif=exif)
+        photo = read_photo(BytesIO(stream.getvalue()))
+        photo.save(photo.image, tmp_path / f"out.{suffix}")
+        assert load_picture(tmp_path / f"out.{suffix}").size == photo.size
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a b="1"/></x:xmpmeta>'
+
+
+def write_tiff(path: Path, image: Image.Image, directories: bool, compression: str) -> Path:
+    exif = Image.Exif()
+    exif[MAKE], exif[0x010E], exif[0x02BC] = "Camera", "In space", XMP
+    if directories:
+        exif[0x8769] = {0x9003: "2020:01:02 03:04:05", 0xA002: 512, 0x927C: b"MAKER\0" + exif_with_previews("<")[-300:]}
+        exif[0x8825] = {1: "N", 2: (47.0, 22.0, 7.5)}
+    image.save(path, exif=exif.tobytes(), compression=compression, dpi=(300, 300))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "jpg", "png", "webp"])
+def test_what_describes_a_tiff_file_is_kept(astronaut: Image.Image, tmp_path: Path, suffix: str) -> None:
+    photo = open_photo(write_tiff(tmp_path / "a.tif", astronaut, True, "raw"))
+    photo.save(photo.image.copy(), tmp_path / f"out.{suffix}")
+    assert (tmp_path / f"out.{suffix}").read_bytes().count(b"\xff\xd8\xff") == (suffix == "jpg")  # no preview of the maker's
+    with Image.open(tmp_path / f"out.{suffix}") as written:
+        tags = written.getexif()
+        assert (tags[MAKE], tags[0x010E], tags.get(ORIENTATION, 1)) == ("Camera", "In space", 1)
+        assert tags.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
+        assert tags.get_ifd(0x8825)[2] == (47.0, 22.0, 7.5)
+        assert written.info["xmp"] == XMP
+        if suffix == "tiff":
+            assert written.info["dpi"] == (300, 300)
+            np.testing.assert_array_equal(np.asarray(written), np.asarray(astronaut))
+
+
+@pytest.mark.parametrize(("compression", "expected"), [("tiff_lzw", "tiff_lzw"), ("jpeg", "tiff_adobe_deflate"), ("raw", "raw")])
+def test_a_tiff_file_is_compressed_as_it_was(astronaut: Image.Image, tmp_path: Path, compression: str, expected: str) -> None:
+    photo = open_photo(write_tiff(tmp_path / "a.tif", astronaut, False, compression))
+    photo.save(photo.image, tmp_path / "out.tif")
+    with Image.open(tmp_path / "out.tif") as written:
+        assert written.info["compression"] == expected
+        assert (written.getexif()[MAKE], written.info["xmp"]) == ("Camera", XMP)
+        np.testing.assert_array_equal(np.asarray(written), np.asarray(photo.image))
+
+
+def test_tags_about_pixels_are_not_those_of_another_file(astronaut: Image.Image, tmp_path: Path) -> None:
+    """Cameras write a picture's size into EXIF too, and TIFF files are read by it."""
+    exif = Image.Exif()
+    exif[0x0100], exif[0x0101], exif[0x0106], exif[ORIENTATION], exif[MAKE] = 512, 300, 6, 6, "Camera"
+    astronaut.crop((0, 0, 512, 300)).save(tmp_path / "a.jpg", exif=exif)
+    photo = open_photo(tmp_path / "a.jpg")
+    photo.save(photo.image, tmp_path / "out.tif")
+    with Image.open(tmp_path / "out.tif") as written:
+        assert (written.size, written.getexif()[MAKE]) == ((300, 512), "Camera")
+        np.testing.assert_array_equal(np.asarray(written), np.asarray(photo.image))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -82,15 +83,18 @@ def test_outside_the_square_and_where_the_mask_keeps_every_pixel_stays(pipeline:
 
 def test_a_clip_without_sound_and_one_of_a_single_frame(pipeline: Pipeline, tmp_path: Path) -> None:
     source = write_clip(tmp_path / "one.mp4", moving(1, (64, 48), 44, 2))
-    report = edit_video(pipeline, source, tmp_path / "out.webm", "smile")
-    assert (report.frames, report.ratio) == (1, None)
+    said: list[str] = []
+    report = edit_video(pipeline, source, tmp_path / "out.webm", "smile", say=said.append)
+    assert (report.frames, report.ratio, said) == (1, None, [])
     assert len(read_clip(tmp_path / "out.webm")[1]) == 1
 
 
 def test_a_gif_becomes_a_video(pipeline: Pipeline, tmp_path: Path) -> None:
     pictures = list(moving(4, (65, 47), 44, 2))
     pictures[0].save(tmp_path / "in.gif", save_all=True, append_images=pictures[1:], duration=[100, 200, 100, 100])
-    edit_video(pipeline, tmp_path / "in.gif", tmp_path / "out.mp4", "smile")
+    said: list[str] = []
+    edit_video(pipeline, tmp_path / "in.gif", tmp_path / "out.mp4", "smile", say=said.append)
+    assert len(said) == 1 and "65 x 47" in said[0] and "4:4:4" in said[0] and ".webm" in said[0]
     times, frames = read_clip(tmp_path / "out.mp4")
     assert times == [0, Fraction(1, 10), Fraction(3, 10), Fraction(4, 10)]
     assert frames[0].shape == (47, 65, 3)
@@ -154,6 +158,44 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "whole.mp4"]
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from sdic_runtime.errors import FileError
+from sdic_runtime.pipeline import Pipeline
+from sdic_runtime.video import Settings, edit, edit_video
+
+bundle, source, out, limit = sys.argv[1:]
+join = edit.join
+
+def on_a_full_disk(*arguments):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+    join(*arguments)
+
+edit.join = on_a_full_disk
+with Pipeline.load(bundle, backend="onnxruntime", threads=1) as pipeline:
+    try:
+        edit_video(pipeline, source, out, "smile", 2.0)
+    except FileError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_disk_that_is_full_at_the_last_step_is_a_sentence(
+    pipeline: Pipeline, tiny_bundle: Path, clip: Path, tmp_path: Path, suffix: str
+) -> None:
+    whole, out = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
+    edit_video(pipeline, clip, whole, "smile", 2.0)
+    for limit in (whole.stat().st_size - 1, whole.stat().st_size // 4):
+        arguments = [sys.executable, "-c", FULL, *map(str, (tiny_bundle, clip, out, limit))]
+        done = subprocess.run(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert (done.stdout, done.returncode) == ("cannot write the video: file too large; make room\n", 0), done.stderr
+        assert not out.exists() and not (tmp_path / f".{out.name}.sdic-video/whole").exists()
+    assert edit_video(pipeline, clip, out, "smile", 2.0).resumed == 25
+    assert out.read_bytes() == whole.read_bytes()
+
+
 def test_half_a_line_does_not_count_and_other_work_starts_anew(
     pipeline: Pipeline, clip: Path, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +221,25 @@ def test_half_a_line_does_not_count_and_other_work_starts_anew(
     stopped()
     assert edit_video(pipeline, clip, out, "smile", 1.5, say=said.append).resumed == 0
     assert "begun anew" in said[-1]
+
+
+@pytest.mark.parametrize("left", [0, 6, 9, 24])
+def test_a_video_that_grows_shorter_meanwhile_is_a_sentence(
+    pipeline: Pipeline, clip: Path, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    source, frames, passes = tmp_path / "clip.mp4", edit.Clip.frames, itertools.count()
+    source.write_bytes(clip.read_bytes())
+
+    def fewer(self: edit.Clip, kind: str | None = None) -> Any:
+        if not next(passes):
+            return frames(self, kind)
+        os.utime(source, (1, 1))
+        return itertools.islice(frames(self, kind), left)
+
+    monkeypatch.setattr(edit.Clip, "frames", fewer)
+    with pytest.raises(FileError, match="changed while it was read; start again"):
+        edit_video(pipeline, source, tmp_path / "out.mp4", "smile")
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_two_runs_do_not_write_one_file(pipeline: Pipeline, clip: Path, tmp_path: Path) -> None:
@@ -215,7 +276,11 @@ def test_bad_input_is_refused_before_any_work(pipeline: Pipeline, clip: Path, tm
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-@pytest.mark.parametrize("wrong", [{"face": 0}, {"face": "smallest"}, {"paste": "mix"}, {"mask": "hair"}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"face": 0}, {"face": "smallest"}, {"paste": "mix"}, {"mask": "hair"}, {"batch": 0}, {"batch": True}, {"quality": "18"},
+     {"quality": 1.5}, {"codec": 264}, {"keep": "background"}, {"smoothing": 0.1}],
+)  # fmt: skip
 def test_bad_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError, match=next(iter(wrong))):
         Settings(**wrong)
@@ -271,12 +336,14 @@ def test_one_face_of_several(face_pipeline: Pipeline, faces: Path, tmp_path: Pat
     assert changed[50:110, 220:280].any() and not changed[:, :150].any()
     with pytest.raises(ArgumentError, match="no face 3"):
         edit_video(face_pipeline, short, tmp_path / "other.mkv", "smile", settings=Settings(face=3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mkv", "short.mp4"]  # nothing that could be continued
 
 
 def test_a_clip_without_a_face_says_so(face_pipeline: Pipeline, tmp_path: Path) -> None:
     source = write_clip(tmp_path / "clip.mp4", [meadow((64, 48))] * 3)
     with pytest.raises(PictureError, match=r"no face was found .* --aligned"):
         edit_video(face_pipeline, source, tmp_path / "out.mp4", "smile")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]  # the same call would end the same way
     assert edit_video(face_pipeline, source, tmp_path / "out.mp4", "smile", settings=Settings(aligned=True)).edited == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "out.mp4"]
 

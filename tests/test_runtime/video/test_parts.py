@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -189,8 +192,10 @@ def test_what_cannot_be_written_is_refused(what: str) -> None:
         output_of(Path(given.pop("path")), *given.values())
 
 
-CHOICES = [("clip.mp4", None), ("clip.mov", "libx265"), ("clip.webm", None), ("clip.mkv", "libsvtav1"), ("clip.mkv", "ffv1"),
-           ("clip.mp4", "mpeg4"), ("clip.mkv", "prores_ks")]  # fmt: skip
+CHOICES = [
+    ("clip.mp4", None), ("clip.mov", "libx265"), ("clip.mp4", "libx265"), ("clip.m4v", "libx265"), ("clip.webm", None),
+    ("clip.mkv", "libsvtav1"), ("clip.mkv", "ffv1"), ("clip.mp4", "mpeg4"), ("clip.mkv", "prores_ks"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "codec"), CHOICES)
@@ -212,12 +217,46 @@ def test_every_encoder_keeps_frames_and_their_times(tmp_path: Path, name: str, c
                 writer.write(frame.picture)
         parts.append(Part(tmp_path / f"{first}.mkv", first, end, writer.depth))
     join(parts, timeline, clip, output, tmp_path / name)
+    if codec == "libx265":
+        assert b"hvc1" in (tmp_path / name).read_bytes()  # Apple's players show no other kind
     result = Clip(tmp_path / name)
     read = list(result.frames())
     assert [float(frame.ticks * result.time_base) for frame in read] == pytest.approx([tick / 25 for tick in ticks], abs=1e-3)
     for frame, old in zip(read, frames, strict=True):
         assert np.abs(np.asarray(frame.image, np.int16) - np.asarray(old.image)).mean() < (0.01 if codec == "ffv1" else 6)
     assert result.metadata.get("title", result.metadata.get("TITLE")) == "a"
+
+
+class FullDisk(io.BytesIO):
+    """A file that takes `room` bytes."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def write(self, content: Any) -> int:
+        if self.tell() + len(content) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content)
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "ffv1"])
+def test_a_part_on_a_full_disk_is_a_sentence(codec: str) -> None:
+    output = output_of(Path("out.mkv"), codec, None, "yuv420p", (64, 64), [])
+    picture = av.VideoFrame.from_image(portrait(64)).reformat(format="yuv420p")
+
+    def write(disk: FullDisk) -> int:
+        with PartWriter(disk, output, Fraction(25), (64, 64), COLOURS) as writer:
+            for _ in range(4):
+                writer.write(picture)
+        return len(disk.getvalue())
+
+    size = write(FullDisk(1 << 30))
+    for room in (0, 400, size // 2, size - 1):  # the last fails while it is closed
+        with pytest.raises(FileError, match="no space left on device; make room"):
+            write(FullDisk(room))
+    with pytest.raises(KeyboardInterrupt), PartWriter(FullDisk(0), output, Fraction(25), (64, 64), COLOURS):
+        raise KeyboardInterrupt  # what went wrong first is told
 
 
 def test_without_its_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

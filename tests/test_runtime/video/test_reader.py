@@ -171,3 +171,14 @@ def test_bytes_that_were_overwritten_are_named(tmp_path: Path) -> None:
     said: list[str] = []
     assert len(list(Clip(path, said.append).frames())) > 5
     assert any("damaged" in text for text in said)
+
+
+def test_a_sound_track_without_a_decoder_is_omitted_with_a_word(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    path = write_clip(tmp_path / "clip.mov", pictures, sound=0.2)
+    assert [codec for _, codec in Clip(path).sounds] == ["aac"]
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"mp4a", b"apac").replace(b"esds", b"dapa"))  # as a telephone writes spatial sound
+    said: list[str] = []
+    clip = Clip(path, said.append)
+    assert clip.sounds == [] and len(list(clip.frames())) == 4
+    assert said == [f"{path} has 1 sound track(s) that this FFmpeg cannot decode; they are omitted"]

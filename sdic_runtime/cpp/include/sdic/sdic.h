@@ -35,6 +35,15 @@
  * Memory. A result does not depend on the pipeline that made it, and may outlive it. Free every handle with its own
  * function; freeing NULL does nothing. Strings and views belong to the handle they came from.
  *
+ * Structures. Those with a struct_size are filled by their _default function, which writes all of the structure that this library knows. A
+ * library whose structures are larger has another SONAME (this one is libsdic.so.1), so that a program gets the one that it was compiled
+ * for; one that loads the library by its path compares sdic_version() first. A program that fills a structure by hand, without _default,
+ * may leave out fields at its end: struct_size says how many bytes there are, and the library reads and writes no more.
+ *
+ * Environment. The first sdic_open sets ORT_DISABLE_TELEMETRY=1 for ONNX Runtime, where the variable is not set. Setting a variable while
+ * another thread reads one is not safe on every system: a program whose threads read the environment sets it itself, or opens its first
+ * bundle, before it starts them.
+ *
  * Methods. The bundle says what its method is: which tensors an inversion keeps, which forms of editing ("moves") and programs there are.
  * Letters in shapes: N pictures, R the generator's size, S the working size, L style rows, C style width; a method may have more. Text is
  * UTF-8.

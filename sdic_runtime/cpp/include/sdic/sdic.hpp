@@ -186,6 +186,13 @@ public:
         finish(sdic_open(bundle.c_str(), &params, &handle));
         handle_.reset(handle);
     }
+    Pipeline(Pipeline &&other) noexcept = default;
+    Pipeline &operator=(Pipeline &&other) noexcept {
+        Pipeline taken(std::move(other));
+        std::swap(options_, taken.options_);
+        std::swap(handle_, taken.handle_);
+        return *this;  // what was here before goes with `taken`: the handle first, then what its callbacks point at
+    }
 
     Result invert(const Image &image) { return invert(std::vector<Image>{image}); }
 
