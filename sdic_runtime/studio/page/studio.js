@@ -1,7 +1,7 @@
 // The studio's page: a picture is sent once and inverted once; a slider asks for the newest edit alone.
 
 const $ = (id) => document.getElementById(id);
-const state = { bundles: [], bundle: null, picture: null, face: null, inversion: null, size: null, edits: new Map(), move: "", paste: "", compared: new Map() };
+const state = { bundles: [], bundle: null, picture: null, face: null, inversion: null, size: null, pastes: false, edits: new Map(), move: "", paste: "", compared: new Map() };
 const slot = crypto.randomUUID();  // of this tab: two tabs on one picture do not replace each other's requests
 
 // ---- Talking to the service
@@ -153,6 +153,7 @@ async function invert() {
 async function useInversion(made) {
   state.inversion = made.inversion;
   state.size = [made.width, made.height];
+  state.pastes = made.pastes;
   $("paste-choice").hidden = !made.pastes;
   $("views").hidden = $("controls").hidden = false;
   $("input").src = `api/inversions/${made.inversion}/input`;
@@ -168,6 +169,17 @@ async function show(image, answer) {
   try { await image.decode(); } catch { /* the next one replaces it */ }
   if (old.startsWith("blob:") && old !== $("before").src) URL.revokeObjectURL(old);
   return image.src;
+}
+
+const NEEDS_FACE = 'set "Photograph" to "the face alone"', HELP = { keep: $("keep-help").textContent, wipe: $("wipe-help").textContent };
+
+/** Masks and the inversion are of the model's own picture: beside a whole photograph neither brush nor wipe can lie on it. */
+function fitStage(paste) {
+  const whole = Boolean(paste) && state.pastes;
+  $("stage").classList.toggle("whole", whole);
+  $("keep").disabled = $("wipe").disabled = whole;
+  $("keep-help").textContent = whole ? `${NEEDS_FACE} to brush; what was brushed on it still stays as it is` : HELP.keep;
+  $("wipe-help").textContent = whole ? `${NEEDS_FACE} to compare` : HELP.wipe;
 }
 
 // ---- Edits: one request at a time, and the newest wish next
@@ -188,10 +200,11 @@ function render(preview) {
       const now = wished;
       wished = null;
       await trying(async () => {
-        const start = performance.now();
+        const start = performance.now(), sent = wish(now);
         try {
-          const answer = await ask(`api/inversions/${state.inversion}/edit`, post(wish(now)));
+          const answer = await ask(`api/inversions/${state.inversion}/edit`, post(sent));
           await show($("edited"), answer);
+          fitStage(sent.paste || state.paste);
         } catch (error) {
           if (error.status !== 409) throw error;  // a newer one took its place
           return;
@@ -340,7 +353,7 @@ function wire() {
   $("again").addEventListener("click", () => { $("drop").hidden = false; $("photo").hidden = true; $("file").click(); });
   $("bundle").addEventListener("change", () => { useBundle($("bundle").value); if (state.picture) trying(async () => { await usePicture(await json(`api/pictures/${state.picture}`)); await invert(); }); });
   $("move").addEventListener("change", () => { state.move = $("move").value; render(false); });
-  $("paste").addEventListener("change", () => { state.paste = $("paste").value; render(false); });
+  $("paste").addEventListener("change", () => { state.paste = $("paste").value; if (state.paste) fitStage(state.paste); render(false); });
   $("compare").addEventListener("change", compare);
   $("reset").addEventListener("click", () => { state.edits.clear(); buildSliders(); render(false); });
   $("link").addEventListener("click", async () => { remember(); try { await navigator.clipboard.writeText(location.href); say("the link is copied"); } catch { say(location.href); } });
