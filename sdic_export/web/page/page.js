@@ -102,25 +102,31 @@ let running = null, wished = false;
 function render() {
   if (!state.inverted) return Promise.resolve();
   wished = true;
-  running ||= (async () => {
-    $("stage").classList.add("busy");
+  running ||= renderAll();
+  return running;
+}
+
+async function renderAll() {
+  $("stage").classList.add("busy");
+  try {
     while (wished) {
       wished = false;
-      const edits = [...state.edits], start = performance.now();
-      await trying(async () => {
-        const { result } = await ask("edit", { edits, move: state.move || null });
-        draw($("edited"), result);
-        const list = edits.map(([name, strength]) => `${spoken(name)} ${strength.toFixed(2)}`).join(", ");
-        $("edited-caption").textContent = list || "edit: none yet";
-        $("edited").setAttribute("aria-label", list ? `The picture with ${list}` : "The picture, not edited");
-        Object.assign($("edited").dataset, { milliseconds: performance.now() - start, shown: 1 + Number($("edited").dataset.shown) });
-      });
+      await trying(renderOne);
     }
-    remember();
+  } finally {
     $("stage").classList.remove("busy");
     running = null;
-  })();
-  return running;
+  }
+  remember();
+}
+
+async function renderOne() {
+  const edits = [...state.edits], start = performance.now(), { result } = await ask("edit", { edits, move: state.move || null });
+  draw($("edited"), result);
+  const list = edits.map(([name, strength]) => `${spoken(name)} ${strength.toFixed(2)}`).join(", ");
+  $("edited-caption").textContent = list || "edit: none yet";
+  $("edited").setAttribute("aria-label", list ? `The picture with ${list}` : "The picture, not edited");
+  Object.assign($("edited").dataset, { milliseconds: performance.now() - start, shown: 1 + Number($("edited").dataset.shown) });
 }
 
 async function download() {
@@ -133,10 +139,21 @@ async function download() {
 
 // ---- A link that restores the sliders: they are behind the #, which is never sent
 
-function remember() {
+const BETWEEN = 200;  // milliseconds, at least, from one change of the address to the next: Safari refuses more than 100 in 10 seconds
+let remembered = -BETWEEN, remembering = null;
+
+function link() {
   const parts = new URLSearchParams([...state.edits].map(([name, strength]) => [name, strength.toFixed(3)]));
   if (state.move) parts.set("form", state.move);
-  history.replaceState(null, "", `#${parts}`);
+  return `#${parts}`;
+}
+
+function remember() {
+  clearTimeout(remembering);
+  const rest = remembered + BETWEEN - performance.now();
+  if (rest > 0) { remembering = setTimeout(remember, rest); return; }
+  remembered = performance.now();
+  try { history.replaceState(null, "", link()); } catch { /* the next change is remembered again; the picture does not wait for it */ }
 }
 
 function restore() {
@@ -173,7 +190,10 @@ function wire() {
   document.addEventListener("paste", (event) => invert(event.clipboardData.files[0]));
   $("middle").addEventListener("change", () => invert(state.file));
   $("reset").addEventListener("click", () => { state.edits.clear(); buildSliders(); });
-  $("link").addEventListener("click", async () => { remember(); try { await navigator.clipboard.writeText(location.href); say("the link is copied"); } catch { say(location.href); } });
+  $("link").addEventListener("click", async () => {
+    const address = new URL(link(), location.href).href;
+    try { await navigator.clipboard.writeText(address); say("the link is copied"); } catch { say(address); }
+  });
   $("download").addEventListener("click", download);
   $("move").addEventListener("change", () => { state.move = $("move").value; render(); });
   $("wipe").addEventListener("input", () => { $("before").style.clipPath = `inset(0 ${100 - $("wipe").value}% 0 0)`; });

@@ -193,36 +193,42 @@ function wish(preview) {
 
 function render(preview) {
   wished = preview;
-  remember();
-  running ||= (async () => {
-    $("stage").classList.add("busy");
+  if (!preview) remember();
+  running ||= renderAll();
+  return running;
+}
+
+async function renderAll() {
+  let preview = false;
+  $("stage").classList.add("busy");
+  try {
     while (wished !== null) {
-      const now = wished;
+      preview = wished;
       wished = null;
-      await trying(async () => {
-        const start = performance.now(), sent = wish(now);
-        try {
-          const answer = await ask(`api/inversions/${state.inversion}/edit`, post(sent));
-          await show($("edited"), answer);
-          fitStage(sent.paste || state.paste);
-        } catch (error) {
-          if (error.status !== 409) throw error;  // a newer one took its place
-          return;
-        }
-        const list = [...state.edits].map(([name, strength]) => `${name.replaceAll("_", " ")} ${strength.toFixed(2)}`).join(", ");
-        $("edited-caption").textContent = list || "edit: none yet";
-        $("edited").alt = list ? `The picture with ${list}` : "The picture, not edited";
-        $("edited").dataset.milliseconds = String(performance.now() - start);
-        $("edited").dataset.full = String(!now);
-        $("edited").dataset.shown = String(1 + Number($("edited").dataset.shown || 0));
-        if (!now) $("download").href = $("edited").src;
-      });
+      await trying(() => renderOne(preview));
     }
+  } finally {
     $("stage").classList.remove("busy");
     running = null;
-    if (!preview) await compare();
-  })();
-  return running;
+  }
+  if (!preview) await compare();
+}
+
+async function renderOne(preview) {
+  const start = performance.now(), sent = wish(preview);
+  try {
+    const answer = await ask(`api/inversions/${state.inversion}/edit`, post(sent));
+    await show($("edited"), answer);
+  } catch (error) {
+    if (error.status !== 409) throw error;  // a newer one took its place
+    return;
+  }
+  fitStage(sent.paste || state.paste);
+  const list = [...state.edits].map(([name, strength]) => `${name.replaceAll("_", " ")} ${strength.toFixed(2)}`).join(", "), edited = $("edited");
+  $("edited-caption").textContent = list || "edit: none yet";
+  edited.alt = list ? `The picture with ${list}` : "The picture, not edited";
+  Object.assign(edited.dataset, { milliseconds: performance.now() - start, full: !preview, shown: 1 + Number(edited.dataset.shown || 0) });
+  if (!preview) $("download").href = edited.src;
 }
 
 async function compare() {
@@ -251,10 +257,21 @@ async function compare() {
 
 // ---- A link that restores the state: everything is behind the #, which is never sent
 
-function remember() {
+const BETWEEN = 200;  // milliseconds, at least, from one change of the address to the next: Safari refuses more than 100 in 10 seconds
+let remembered = -BETWEEN, remembering = null;
+
+function link() {
   const parts = new URLSearchParams({ bundle: state.bundle.name, picture: state.picture || "", ...(state.face && { face: state.face }), ...(state.move && { move: state.move }), ...(state.paste && { paste: state.paste }) });
   for (const [name, strength] of state.edits) parts.append(`edit.${name}`, strength.toFixed(3));
-  history.replaceState(null, "", `#${parts}`);
+  return `#${parts}`;
+}
+
+function remember() {
+  clearTimeout(remembering);
+  const rest = remembered + BETWEEN - performance.now();
+  if (rest > 0) { remembering = setTimeout(remember, rest); return; }
+  remembered = performance.now();
+  try { history.replaceState(null, "", link()); } catch { /* the next change is remembered again; the picture does not wait for it */ }
 }
 
 async function restore() {
@@ -356,7 +373,10 @@ function wire() {
   $("paste").addEventListener("change", () => { state.paste = $("paste").value; if (state.paste) fitStage(state.paste); render(false); });
   $("compare").addEventListener("change", compare);
   $("reset").addEventListener("click", () => { state.edits.clear(); buildSliders(); render(false); });
-  $("link").addEventListener("click", async () => { remember(); try { await navigator.clipboard.writeText(location.href); say("the link is copied"); } catch { say(location.href); } });
+  $("link").addEventListener("click", async () => {
+    const address = new URL(link(), location.href).href;
+    try { await navigator.clipboard.writeText(address); say("the link is copied"); } catch { say(address); }
+  });
   $("wipe").addEventListener("input", () => { $("before").style.clipPath = `inset(0 ${100 - $("wipe").value}% 0 0)`; });
   $("brush").addEventListener("click", () => {
     const on = $("brush").getAttribute("aria-pressed") !== "true";

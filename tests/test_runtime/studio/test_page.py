@@ -28,6 +28,11 @@ SHOWN = """before => {
     return Number(shown || 0) > before && full === "true" && !document.querySelector(".busy");
 }"""
 
+REFUSING = """() => {
+    window.changes = 0;
+    history.replaceState = () => { window.changes += 1; throw new DOMException("too many", "SecurityError"); };
+}"""
+
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[tuple[subprocess.Popen[str], str]]:
@@ -119,6 +124,7 @@ def test_a_picture_is_sent_dragged_masked_and_downloaded(page: Any, tmp_path: Pa
 def test_a_link_restores_the_state_and_two_tabs_do_not_disturb_each_other(page: Any) -> None:
     upload(page)
     drag(page, "age", 3.0)
+    page.wait_for_function("() => location.hash.includes('edit.age=3')")
     other = page.context.new_page()
     other.goto(page.url)
     other.wait_for_selector("#edited[data-full=true]", timeout=60_000)
@@ -132,6 +138,20 @@ def test_a_link_restores_the_state_and_two_tabs_do_not_disturb_each_other(page: 
     page.wait_for_function("() => document.getElementById('status').textContent.includes('not in memory any more')")
     upload(page)
     assert "age 3.00" in page.locator("#edited-caption").text_content()  # the edits of the link are applied to it
+
+
+def test_an_address_that_cannot_change_costs_no_picture(page: Any) -> None:
+    upload(page)
+    page.evaluate(REFUSING)
+    slider = page.locator("#slider-smile")
+    slider.evaluate("one => { for (let i = 0; i < 300; i += 1) { one.value = i / 300; one.dispatchEvent(new Event('input')); } }")
+    drag(page, "smile", 1.0)
+    slider.focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    assert page.evaluate("changes") <= 20, "the address does not follow every value"
+    drag(page, "smile", -1.0)
+    assert "smile -1.00" in page.locator("#edited-caption").text_content()
 
 
 def test_keys_move_a_slider_and_every_control_has_a_name(page: Any) -> None:
