@@ -11,37 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException as AnyHttpException
-from starlette.requests import ClientDisconnect
 
-from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError
+from sdic_runtime.errors import ArgumentError, SdicError
 from sdic_runtime.faces import open_photo
 from sdic_runtime.pictures import opened as decoding
 from sdic_runtime.sheets import back_and_forth, gif
-from sdic_runtime.studio.kept import GoneError
+from sdic_runtime.studio.answers import STATUS, refuse
 from sdic_runtime.studio.kept import Kept as Store
 from sdic_runtime.studio.limits import Limits
 from sdic_runtime.studio.messages import ToEdit, ToInvert, ToSweep
 from sdic_runtime.studio.rooms import FAILED, FORMATS, LOADING, READY, Asked, Kept, Picture, Room, encoded, opened
-from sdic_runtime.studio.uploads import Uploads
-from sdic_runtime.studio.worker import BusyError, StaleError, Work, Worker, finished
+from sdic_runtime.studio.uploads import Uploads, small_bodies
+from sdic_runtime.studio.worker import Work, Worker, finished
 
 PAGE = Path(__file__).with_name("page")
 PREVIEW_SIDE = 1024  # pixels of the longer side of a photograph that the page shows
-STATUS: dict[type[BaseException], int] = {  # the first that fits
-    GoneError: 404,
-    StaleError: 409,
-    BusyError: 503,
-    PictureError: 400,
-    ArgumentError: 400,
-    ClientDisconnect: 400,
-    RequestValidationError: 400,
-    OutOfMemoryError: 503,
-    MemoryError: 503,
-}
 
 
 class Studio:
@@ -155,6 +142,7 @@ def create_app(
             task.cancel()
 
     app = FastAPI(title="SDIC", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.router.route_class = small_bodies(studio.limits)
     app.state.studio = studio
     _add_page(app)
     _add_health(app, studio)
@@ -162,7 +150,7 @@ def create_app(
     _add_inversions(app, studio)
     _add_single(app, studio)
     for kind in (SdicError, AnyHttpException, *STATUS):
-        app.add_exception_handler(kind, _refuse)
+        app.add_exception_handler(kind, refuse)
 
     @app.middleware("http")
     async def count(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -366,17 +354,3 @@ def _paste(paste: str) -> str:
     if paste not in ("", "difference", "replace"):
         raise ArgumentError(f'paste is "{paste[:80]}"; use difference or replace, or omit it')
     return paste
-
-
-def _refuse(_: Request, error: Exception) -> Response:
-    """One sentence, with the status of its kind."""
-    status = getattr(error, "status_code", next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500))
-    text = str(getattr(error, "detail", error))
-    if isinstance(error, RequestValidationError):
-        text = "; ".join(
-            f"{'.'.join(map(str, item['loc'][1:])) or 'the request'} is not right: {item['msg']}" for item in error.errors()[:3]
-        )
-    elif isinstance(error, MemoryError):
-        text = "not enough memory for this picture; send a smaller one"
-    headers = {"retry-after": "1"} if status == 503 else None
-    return JSONResponse({"error": text[:400] or "the upload was cut off; send it again"}, status, headers)

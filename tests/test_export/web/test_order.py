@@ -25,7 +25,8 @@ export class Pipeline {
   }
   get described() {
     const edits = [{ name: "smile", kind: "direction", range: [-3, 3] }], examples = SITE.examples;
-    return { name: "gray", method: "none", licence: "", faces: null, width: 4, height: 4, backend: "none", moves: ["one"], edits, examples };
+    const known = { name: "gray", method: "none", licence: "", backend: "none", faces: null };
+    return { ...known, width: 4, height: 4, moves: ["one"], edits, examples };
   }
   async invert(file) {
     const [shade, milliseconds] = (await file.text()).split(" ").map(Number);
