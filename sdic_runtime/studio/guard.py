@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Iterable, Mapping
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,9 +38,10 @@ class Guard:
         refused = self._refused(scope, headers)
         if refused is not None:
             await _answer(send, *refused)
-        elif self.token and scope["path"] == "/" and _query_token(scope) is not None:
-            cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/".encode("latin-1")
-            await _answer(send, 303, "", [(b"location", b"/"), (b"set-cookie", cookie)])
+        elif self.token and _path(scope) == "/" and _query_token(scope) is not None:
+            page = quote(f"{scope.get('root_path', '')}/")
+            cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path={page}"
+            await _answer(send, 303, "", [(b"location", page.encode()), (b"set-cookie", cookie.encode("latin-1"))])
         else:
             await self.app(scope, receive, _with_headers(send))
 
@@ -49,11 +50,11 @@ class Guard:
         if "*" not in self.hosts and host not in self.hosts:
             return 421, f'this service does not answer as "{host[:80]}"; name the host with --allow-host'
         origin = headers.get("origin")
-        navigates = headers.get("sec-fetch-mode") == "navigate" and scope["path"] == "/" and scope["method"] == "GET"
+        navigates = headers.get("sec-fetch-mode") == "navigate" and _path(scope) == "/" and scope["method"] == "GET"
         foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
         if not navigates and (foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site")):
             return 403, "pages of other sites may not use this service"
-        if self.token and scope["path"] not in OPEN and not self._knows(scope, headers):
+        if self.token and _path(scope) not in OPEN and not self._knows(scope, headers):
             return 401, "a token is needed; open the address that was printed when the service started"
         return None
 
@@ -65,9 +66,15 @@ class Guard:
         except CookieError:
             cookies = SimpleCookie()
         shown += [cookies[COOKIE].value] if COOKIE in cookies else []
-        if scope["path"] == "/" and (query := _query_token(scope)) is not None:
+        if _path(scope) == "/" and (query := _query_token(scope)) is not None:
             shown.append(query)
         return any(secrets.compare_digest(text.encode(), str(self.token).encode()) for text in shown)
+
+
+def _path(scope: Scope) -> str:
+    """The path below the place where the application is mounted."""
+    path, mount = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(mount) :] if path.startswith(f"{mount}/") else path
 
 
 def _query_token(scope: Scope) -> str | None:

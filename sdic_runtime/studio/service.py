@@ -34,14 +34,17 @@ PREVIEW_SIDE = 1024  # pixels of the longer side of a photograph that the page s
 class Studio:
     """What the routes share."""
 
-    def __init__(self, bundles: Sequence[Path | None], limits: Limits, options: dict[str, Any]) -> None:
-        self.limits = limits
+    def __init__(
+        self, bundles: Sequence[Path | None], limits: Limits, options: dict[str, Any], loaded: Callable[[Sequence[Room]], None]
+    ) -> None:
+        self.limits, self.loaded = limits, loaded
         self.rooms = [Room(path, options) for path in bundles]
         # The models, and what reads the pictures that come for them.
         self.worker, self.reader, self.uploads = Worker(limits.waiting), Worker(limits.waiting), Uploads(limits)
         self.pictures: Store[Picture] = Store(limits.kept, limits.kept_bytes // 2, limits.lifetime)
         self.inversions: Store[Kept] = Store(limits.kept, limits.kept_bytes // 2, limits.lifetime)
         self.inverting = {id(room): Work(room.invert, limits.batch) for room in self.rooms}
+        self.tasks: list[asyncio.Task[None]] = []
         self.stopping = False
         self.registry = CollectorRegistry()
         self.answers = Counter("sdic_answers", "Answers by status", ["status"], registry=self.registry)
@@ -55,11 +58,23 @@ class Studio:
         for name, (meaning, value) in gauges.items():
             Gauge(name, meaning, registry=self.registry).set_function(value)
 
-    async def load(self, loaded: Callable[[Sequence[Room]], None]) -> None:
-        """Load all bundles, then call `loaded` with their rooms."""
+    def start(self) -> None:
+        """Load the bundles and answer, in the running event loop; what runs already goes on."""
+        if not self.tasks:
+            running = (self.worker.run(), self.reader.run(), self._load())
+            self.tasks = [asyncio.create_task(each) for each in running]
+
+    async def _load(self) -> None:
         for room in self.rooms:
             await asyncio.to_thread(room.load)
-        loaded(self.rooms)
+        self.loaded(self.rooms)
+
+    async def stop(self) -> None:
+        """Answer what was accepted, and take nothing more."""
+        self.stopping = True
+        await finished([self.worker, self.reader], self.limits.stop_seconds)
+        for task in self.tasks:
+            task.cancel()
 
     def room(self, name: str | None = None) -> Room:
         """The bundle called `name`, the first one that did not fail when None. Raises HTTPException or ArgumentError."""
@@ -128,18 +143,14 @@ def create_app(
     **options: Any,
 ) -> FastAPI:
     """The application on some bundles (None: the embedded demo bundle); `options` go to Pipeline.load. `loaded` is called in the event
-    loop once all bundles are ready or have failed."""
-    studio = Studio([None if path is None else Path(path) for path in bundles], limits or Limits(), options)
+    loop once all bundles are ready or have failed. Mounted in another application it starts with the first request."""
+    studio = Studio([None if path is None else Path(path) for path in bundles], limits or Limits(), options, loaded)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        workers = [studio.worker, studio.reader]
-        tasks = [*(asyncio.create_task(worker.run()) for worker in workers), asyncio.create_task(studio.load(loaded))]
+        studio.start()
         yield
-        studio.stopping = True
-        await finished(workers, studio.limits.stop_seconds)
-        for task in tasks:
-            task.cancel()
+        await studio.stop()
 
     app = FastAPI(title="SDIC", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.router.route_class = small_bodies(studio.limits)
@@ -154,6 +165,7 @@ def create_app(
 
     @app.middleware("http")
     async def count(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
+        studio.start()  # a mounted application is not told that its server starts
         response = await follow(request)
         studio.answers.labels(str(response.status_code)).inc()
         return response

@@ -73,6 +73,18 @@ def test_a_token_is_asked_for_and_becomes_a_cookie() -> None:
     assert guarded.get("/api/bundles").status_code == 200  # the client has kept the cookie
 
 
+def test_mounted_elsewhere_it_is_about_the_path_below() -> None:
+    outer = fastapi.FastAPI()
+    outer.mount("/my studio", client(token=TOKEN).app)
+    mounted = TestClient(outer, base_url="http://localhost:8000", follow_redirects=False)
+    assert mounted.get("/my%20studio/api/bundles").status_code == 401
+    assert mounted.get("/my%20studio/health").status_code == 200
+    opened = mounted.get(f"/my%20studio/?token={TOKEN}", headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"})
+    assert (opened.status_code, opened.headers["location"]) == (303, "/my%20studio/")
+    assert mounted.get(opened.headers["location"]).status_code == 200  # the client has kept the cookie
+    assert mounted.get("/my%20studio/api/bundles").status_code == 200
+
+
 def test_answers_may_not_be_framed_stored_or_read_elsewhere() -> None:
     headers = client().get("/").headers
     assert "default-src 'self'" in headers["content-security-policy"] and "frame-ancestors 'none'" in headers["content-security-policy"]
