@@ -21,7 +21,7 @@ from sdic_runtime.errors import ArgumentError, PictureError, SdicError
 from sdic_runtime.faces import Face, Photo, find
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.sheets import sheet
+from sdic_runtime.sheets import reduced, sheet
 from sdic_runtime.subjects import Reader, Subject, Wishes
 from sdic_runtime.tools.list_directions import listed
 
@@ -35,6 +35,7 @@ FORMATS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "jpeg": ("image/jpeg", {"quality": 92, "subsampling": 0}),
     "webp": ("image/webp", {"quality": 92, "method": 0}),
 }
+SIDES = {"jpeg": 65_500, "webp": 16_383}  # pixels of a side that the formats have, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,9 +167,9 @@ class Room:
             for task, (subject, _) in zip(tasks, subjects, strict=True)
         ]
 
-    def pictures(self, kept: Kept, asked: Sequence[Asked]) -> list[Image]:
-        """The picture of each; those whose strengths are all 0 are the inversion."""
-        return [self._pasted(kept, image, one.paste) for image, one in zip(self._edited(kept, asked), asked, strict=True)]
+    def pictures(self, kept: Kept, asked: Sequence[Asked], small: bool = False) -> list[Image]:
+        """The picture of each; those whose strengths are all 0 are the inversion. `small`: photographs in the size of a strip's."""
+        return [self._pasted(kept, image, one.paste, small) for image, one in zip(self._edited(kept, asked), asked, strict=True)]
 
     def _edited(self, kept: Kept, asked: Sequence[Asked]) -> list[Image]:
         base, images = kept.inversion.images[0], []
@@ -191,14 +192,15 @@ class Room:
         _, _, height, width = manifest.shape("mask", 1)
         return {"mask": (np.asarray(kept.keeps.resize((width, height)), np.float32) / 255)[None, None]}
 
-    def _pasted(self, kept: Kept, image: Image, paste: str) -> Image:
+    def _pasted(self, kept: Kept, image: Image, paste: str, small: bool) -> Image:
         if not paste or not kept.subject.whole:
             return image
         base = kept.inversion.images if paste == "difference" else None
-        return kept.subject.pasted([image], base)
+        pasted = kept.subject.pasted([image], base)
+        return reduced(pasted) if small else pasted
 
     def strip(self, kept: Kept, asked: Sequence[Asked], captions: Sequence[str]) -> Image:
-        return sheet([self.pictures(kept, asked)], captions)
+        return sheet([self.pictures(kept, asked, small=True)], captions)
 
     def keep(self, kept: Kept, mask: Image | None) -> None:
         """From now on nothing changes where `mask`, a picture of the model's size, is white. Raises PictureError."""
@@ -220,7 +222,10 @@ def opened(photo: Photo, faces: bool) -> Picture:
 
 
 def encoded(image: Image, kind: str) -> bytes:
-    """The bytes of a picture in one of FORMATS, with the colour profile of the photograph that it is."""
+    """The bytes of a picture in one of FORMATS, with the colour profile of the photograph that it is. Raises ArgumentError."""
+    if max(image.size) > SIDES.get(kind, max(image.size)):
+        size = f"{image.width} x {image.height}"
+        raise ArgumentError(f'a picture of {size} pixels is too large for "{kind}", which has {SIDES[kind]} a side at most; ask for "png"')
     stream = io.BytesIO()
     image.convert("RGB").save(stream, kind.upper(), icc_profile=image.info.get(PROFILE), **FORMATS[kind][1])
     return stream.getvalue()

@@ -311,7 +311,7 @@ def _add_inversions(app: FastAPI, studio: Studio) -> None:
     async def animation(request: Request, handle: str, wanted: ToSweep) -> Response:
         kept, asked = studio.inversions.get(handle), _swept(wanted, studio.limits)
 
-        work = Work(lambda _: [kept.room.pictures(kept, asked)], then=lambda images: gif(back_and_forth(images)))
+        work = Work(lambda _: [kept.room.pictures(kept, asked, small=True)], then=lambda images: gif(back_and_forth(images)))
         return Response(await studio.done(request, "animation", work, None), media_type="image/gif")
 
     @app.delete("/api/inversions/{handle}")
