@@ -21,7 +21,7 @@ from sdic_runtime.errors import ArgumentError, PictureError, SdicError
 from sdic_runtime.faces import Face, Photo, find
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.sheets import reduced, sheet
+from sdic_runtime.sheets import reduced, seen, sheet
 from sdic_runtime.subjects import Reader, Subject, Wishes
 from sdic_runtime.tools.list_directions import listed
 
@@ -222,10 +222,13 @@ def opened(photo: Photo, faces: bool) -> Picture:
 
 
 def encoded(image: Image, kind: str) -> bytes:
-    """The bytes of a picture in one of FORMATS, with the colour profile of the photograph that it is. Raises ArgumentError."""
+    """The bytes of a picture in one of FORMATS, with the colour profile and the transparency of the photograph that it is; JPEG has none,
+    and shows transparent parts on white. Raises ArgumentError."""
     if max(image.size) > SIDES.get(kind, max(image.size)):
         size = f"{image.width} x {image.height}"
         raise ArgumentError(f'a picture of {size} pixels is too large for "{kind}", which has {SIDES[kind]} a side at most; ask for "png"')
     stream = io.BytesIO()
-    image.convert("RGB").save(stream, kind.upper(), icc_profile=image.info.get(PROFILE), **FORMATS[kind][1])
+    profile = image.info.get(PROFILE)
+    written = image if image.mode == "RGBA" and kind != "jpeg" else seen(image)
+    written.save(stream, kind.upper(), icc_profile=profile, **FORMATS[kind][1])
     return stream.getvalue()

@@ -253,3 +253,13 @@ def test_metadata_of_any_bytes_costs_nothing() -> None:
     assert resources_without({0x0404: b"\x1c\x02\x78\xff\xff", 0x0409: b"x"}) == b""
     assert resources_without(None) == b""
     assert xmp_without(b"<a:Thumbnails>") == b"<a:Thumbnails>"
+
+
+def test_a_jpeg_shows_transparent_parts_on_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (64, 32), "red")
+    image.paste((0, 0, 0, 0), (32, 0, 64, 32))
+    image.save(tmp_path / "photo.png")
+    photo = open_photo(tmp_path / "photo.png")
+    photo.save(image, tmp_path / "photo.jpg")
+    with Image.open(tmp_path / "photo.jpg") as written:
+        assert min(written.getpixel((56, 16))) > 250 and written.getpixel((8, 16))[1] < 5

@@ -14,7 +14,7 @@ from tiny_bundle import change_manifest
 from sdic_runtime.bundle.manifest import FFHQ
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.faces import open_photo
-from sdic_runtime.sheets import PHOTO_SIDE, back_and_forth, gif
+from sdic_runtime.sheets import PHOTO_SIDE, back_and_forth, gif, reduced, sheet
 from sdic_runtime.studio.rooms import Asked, Kept, Room, encoded, opened
 
 
@@ -53,6 +53,27 @@ def test_photographs_in_strips_and_animations_have_a_size_to_look_at(room: Room,
     assert 2 * PHOTO_SIDE < strip.width < 2 * PHOTO_SIDE + 50 and strip.height < 1200
     frames = room.pictures(kept, asked, small=True)
     assert Image.open(io.BytesIO(gif(back_and_forth(frames)))).size == (PHOTO_SIDE, PHOTO_SIDE // 2)
+
+
+def see_through() -> Image.Image:
+    """Red, and to the right black that nobody is to see."""
+    image = Image.new("RGBA", (64, 32), "red")
+    image.paste((0, 0, 0, 0), (32, 0, 64, 32))
+    return image
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
+def test_transparency_is_kept_or_white(kind: str) -> None:
+    made = Image.open(io.BytesIO(encoded(see_through(), kind)))
+    assert made.mode == ("RGB" if kind == "jpeg" else "RGBA")
+    shown = Image.alpha_composite(Image.new("RGBA", made.size, "white"), made.convert("RGBA"))
+    for x, expected in ((8, (255, 0, 0)), (56, (255, 255, 255))):
+        assert all(abs(one - other) <= 4 for one, other in zip(shown.getpixel((x, 16)), expected, strict=False))
+
+
+def test_transparent_parts_of_strips_and_animations_are_white() -> None:
+    strip, animation = sheet([[see_through()]], [""]), Image.open(io.BytesIO(gif([see_through()]))).convert("RGB")
+    assert strip.getpixel((8 + 56, 8 + 16)) == animation.getpixel((56, 16)) == reduced(see_through()).getpixel((56, 16)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(("kind", "side"), [("webp", 16_383), ("jpeg", 65_500)])
