@@ -38,12 +38,20 @@ FORMATS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 SIDES = {"jpeg": 65_500, "webp": 16_383}  # pixels of a side that the formats have, at most
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Picture:
-    """What a client sent: the photograph, and its faces, which are looked for where a model of aligned faces is open."""
+    """What a client sent: the photograph, and its faces once a model of aligned faces has needed them."""
 
     photo: Photo
-    faces: Sequence[Face] = ()
+    faces: Sequence[Face] | None = None
+
+    def look(self) -> None:
+        """Find and judge the faces, where that has not been done."""
+        if self.faces is None:
+            faces = find(self.photo)
+            for face in faces:
+                _ = face.quality  # it cuts the face, and an answer in the event loop has no time for that
+            self.faces = faces
 
     @property
     def size(self) -> int:
@@ -148,7 +156,9 @@ class Room:
     def subject(self, picture: Picture, face: int | None, crop: bool) -> Subject:
         """What of a picture is inverted: the face of a number from 1 (the largest when None), or all of it."""
         wishes = Wishes(face=None if face is None or not self.faces else str(face), crop=crop and not self.faces)
-        return Reader(self.open.bundle.manifest, wishes).of(picture.photo, picture.faces, "the picture")
+        if self.faces:
+            picture.look()
+        return Reader(self.open.bundle.manifest, wishes).of(picture.photo, picture.faces or (), "the picture")
 
     def invert(self, tasks: Sequence[tuple[Picture, int | None, bool]]) -> list[Kept | Exception]:
         """The inversion, or the error, of each (picture, face, crop); all of them as one batch."""
@@ -218,7 +228,10 @@ def _blended(image: Image, base: Image, keeps: Image) -> Image:
 
 def opened(photo: Photo, faces: bool) -> Picture:
     """A picture, with its faces where they are needed."""
-    return Picture(photo, find(photo) if faces else ())
+    picture = Picture(photo)
+    if faces:
+        picture.look()
+    return picture
 
 
 def encoded(image: Image, kind: str) -> bytes:

@@ -122,7 +122,18 @@ class Studio:
         picture: Picture = await self.done(request, "decode", Work(made), None, worker=self.reader)
         return picture
 
+    async def look(self, request: Request, picture: Picture, rooms: Sequence[Room]) -> None:
+        """Look for the faces of a picture, where one of the rooms takes faces and nobody did: it may have been loaded later."""
+
+        def looked(_: Sequence[Any]) -> list[None]:
+            picture.look()
+            return [None]
+
+        if picture.faces is None and any(room.faces for room in rooms if room.state == READY):
+            await self.done(request, "faces", Work(looked), None, worker=self.reader)
+
     async def inversion(self, request: Request, room: Room, picture: Picture, face: int | None = None, crop: bool = False) -> Kept:
+        await self.look(request, picture, [room])
         kept: Kept = await self.done(request, "invert", self.inverting[id(room)], (picture, face, crop))
         return kept
 
@@ -174,7 +185,7 @@ def create_app(
 
 
 def _add_page(app: FastAPI) -> None:
-    files = {"/": "index.html", **{f"/{name}": name for name in ("studio.css", "studio.js", "icon.svg")}}
+    files = {"/": "index.html", **{f"/{name}": name for name in ("studio.css", "studio.js", "service.js", "icon.svg")}}
     for path, name in files.items():
         app.add_api_route(path, lambda name=name: FileResponse(PAGE / name), include_in_schema=False)
 
@@ -187,9 +198,9 @@ def _add_health(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/ready")
     async def ready() -> Response:
-        """Loading, ready, failed or stopping, and why."""
+        """Loading while any bundle does, then ready, or failed where one did; or stopping; and why."""
         states = {room.state for room in studio.rooms}
-        state = "stopping" if studio.stopping else next((one for one in (FAILED, LOADING) if one in states), READY)
+        state = "stopping" if studio.stopping else next((one for one in (LOADING, FAILED) if one in states), READY)
         reasons = [room.reason for room in studio.rooms if room.reason]
         return JSONResponse({"status": state, "reasons": reasons}, 200 if state == READY else 503)
 
@@ -201,7 +212,7 @@ def _add_health(app: FastAPI, studio: Studio) -> None:
 def _add_pictures(app: FastAPI, studio: Studio) -> None:
     def described(handle: str, picture: Picture) -> dict[str, Any]:
         width, height = picture.photo.size
-        faces = [{"box": list(face.box), "quality": face.quality, "warning": face.warning} for face in picture.faces]
+        faces = [{"box": list(face.box), "quality": face.quality, "warning": face.warning} for face in picture.faces or ()]
         return {"picture": handle, "width": width, "height": height, "faces": faces}
 
     @app.get("/api/bundles")
@@ -216,8 +227,10 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         return described(studio.pictures.add(picture, picture.size), picture)
 
     @app.get("/api/pictures/{handle}")
-    async def picture(handle: str) -> dict[str, Any]:
-        return described(handle, studio.pictures.get(handle))
+    async def picture(request: Request, handle: str) -> dict[str, Any]:
+        picture = studio.pictures.get(handle)
+        await studio.look(request, picture, studio.rooms)
+        return described(handle, picture)
 
     @app.get("/api/pictures/{handle}/image")
     async def image(request: Request, handle: str) -> Response:

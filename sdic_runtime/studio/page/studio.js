@@ -1,26 +1,12 @@
 // The studio's page: a picture is sent once and inverted once; a slider asks for the newest edit alone.
 
+import { ask, json, post } from "./service.js";
+
 const $ = (id) => document.getElementById(id);
 const state = { bundles: [], bundle: null, picture: null, face: null, inversion: null, size: null, pastes: false, edits: new Map(), move: "", paste: "", compared: new Map() };
 const slot = crypto.randomUUID();  // of this tab: two tabs on one picture do not replace each other's requests
 
-// ---- Talking to the service
-
-async function ask(path, options = {}) {
-  let answer;
-  try {
-    answer = await fetch(path, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("the service does not answer; start it again with: sdic-run studio");
-  }
-  if (answer.ok) return answer;
-  let sentence = `the service answered ${answer.status}`;
-  try { sentence = (await answer.json()).error || sentence; } catch { /* no JSON: the status is all there is */ }
-  throw Object.assign(new Error(sentence), { status: answer.status });
-}
-const json = async (path, options) => (await ask(path, options)).json();
-const post = (body, signal) => ({ method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal });
+// ---- Words to the user
 
 function say(text) { $("status").textContent = text; }
 function complain(error) { $("error").textContent = error ? error.message : ""; if (error) say(""); }
@@ -31,19 +17,43 @@ async function trying(work) {
 
 // ---- What there is
 
+const pause = () => new Promise((done) => setTimeout(done, 500));
+
+/** The first models, among them that of the link; those that load later come later. */
 async function loadBundles() {
-  for (;;) {
-    try { state.bundles = await json("api/bundles"); break; } catch (error) {
+  const named = new URLSearchParams(location.hash.slice(1)).get("bundle");
+  for (let more = true; ; await pause()) {
+    try { more = await newBundles(); } catch (error) {
       if (error.status !== 503) throw error;
       say(error.message);
-      await new Promise((done) => setTimeout(done, 500));
+      continue;
     }
+    if (more && named && !state.bundles.some((bundle) => bundle.name === named)) { say(`the model "${named}" may still be loading`); continue; }
+    if (more) awaitBundles();
+    break;
   }
   say("");
-  for (const bundle of state.bundles) $("bundle").append(new Option(`${bundle.name} (${bundle.method})`, bundle.name));
-  $("bundle-choice").hidden = state.bundles.length < 2;
-  $("compare").parentElement.hidden = state.bundles.length < 2;
   useBundle(state.bundles[0].name);
+}
+
+async function awaitBundles() {
+  for (let more = true; more; ) {
+    await pause();
+    try { more = await newBundles(); } catch { /* asked again */ }
+  }
+}
+
+/** Show the models that have been loaded; whether more are to come. */
+async function newBundles() {
+  const more = (await (await fetch("ready")).json()).status === "loading", found = await json("api/bundles");
+  if (found.length > state.bundles.length) {
+    state.bundles = found.map((bundle) => state.bundles.find((one) => one.name === bundle.name) || bundle);
+    $("bundle").replaceChildren(...state.bundles.map((bundle) => new Option(`${bundle.name} (${bundle.method})`, bundle.name)));
+    if (state.bundle) $("bundle").value = state.bundle.name;
+    $("bundle-choice").hidden = $("compare").parentElement.hidden = state.bundles.length < 2;
+    if ($("compare").checked) compare();
+  }
+  return more;
 }
 
 function useBundle(name) {
