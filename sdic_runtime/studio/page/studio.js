@@ -4,7 +4,8 @@ import { ask, json, post } from "./service.js";
 
 const $ = (id) => document.getElementById(id);
 const state = { bundles: [], bundle: null, picture: null, face: null, inversion: null, size: null, pastes: false, edits: new Map(), move: "", paste: "", compared: new Map() };
-const slot = crypto.randomUUID();  // of this tab: two tabs on one picture do not replace each other's requests
+// Of this tab: two tabs on one picture do not replace each other's requests. Browsers have randomUUID for this machine's own pages and https alone.
+const slot = crypto.getRandomValues(new Uint32Array(4)).join("-");
 
 // ---- Words to the user
 

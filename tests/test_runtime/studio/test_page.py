@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from PIL import Image
 
 from sdic_runtime import Pipeline
 from sdic_runtime.bundle.bundle import DEMO_FOLDER, MANIFEST_NAME
+from sdic_runtime.studio.addresses import outward
 
 ROOT = Path(__file__).parents[3]
 PHOTO = ROOT / "examples/portrait_1.png"
@@ -191,6 +193,28 @@ def test_from_letting_go_to_the_full_picture(page: Any) -> None:
         times.append(float(page.locator("#edited").get_attribute("data-milliseconds")))
     print(f"slider release to full picture: median {statistics.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms")
     assert statistics.median(times) < 2000
+
+
+def test_another_machine_can_use_the_page(browser: Any) -> None:
+    """By an IP address, and so without what browsers keep for secure pages."""
+    command = [sys.executable, "-m", "sdic_runtime.cli.app", "studio", "--port", "0", "--host", "0.0.0.0"]
+    if not outward(socket.AF_INET):
+        pytest.skip("this machine has no address for others")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as process:
+        assert process.stdout
+        try:
+            addresses = [process.stdout.readline().strip() for _ in range(2)]
+            page = browser.new_page()
+            page.goto(addresses[1])
+            assert addresses[0].startswith("http://127.0.0.1:") and not page.evaluate("isSecureContext")
+            page.wait_for_selector("#model:not(:empty)", timeout=60_000)
+            upload(page)
+            drag(page, "smile", 1.0)
+            page.locator("#link").click()
+            page.wait_for_function("() => document.getElementById('status').textContent.includes('edit.smile=1.000')")
+            page.close()
+        finally:
+            process.kill()
 
 
 def test_a_service_that_was_stopped_is_told(browser: Any) -> None:
