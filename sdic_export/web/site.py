@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -189,8 +190,10 @@ def _check(bundle: Bundle, small: Bundle, path: Path, weights: str) -> int:
 
 
 def _copy_examples(paths: Sequence[Path], folder: Path) -> list[str]:
+    """Copy them under names of their own that a link can hold as they are."""
     if paths:
         folder.mkdir()
-    for path in paths:
-        shutil.copyfile(path, folder / path.name)
-    return [f"examples/{path.name}" for path in paths]
+    names = [f"{number}_{re.sub(r'[^A-Za-z0-9_.-]', '_', path.name)}" for number, path in enumerate(paths, 1)]
+    for path, name in zip(paths, names, strict=True):
+        shutil.copyfile(path, folder / name)
+    return [f"examples/{name}" for name in names]

@@ -78,12 +78,21 @@ function buildSliders() {
 
 // ---- A picture, its inversion, its edits
 
+let newest = 0;  // of the pictures that were given: the last one wins
+
+/** `file`: a File, or how to get one. */
 async function invert(file) {
-  if (!file || !state.model) return;
+  if (!file) return;
+  newest += 1;
+  const own = newest;
+  await loaded;  // a picture may be dropped before the model is there
+  if (!state.model) return;
   await trying(async () => {
-    state.file = file;
     say("inverting");
-    const { result, milliseconds } = await ask("invert", { file, middle: $("middle").checked });
+    const picture = typeof file === "function" ? await file() : file;
+    if (own !== newest) return;
+    const { result, milliseconds } = await ask("invert", { file: picture, middle: $("middle").checked });
+    state.file = picture;
     draw($("input"), result.input);
     draw($("inversion"), result.inversion);
     draw($("before"), result.inversion);
@@ -92,7 +101,7 @@ async function invert(file) {
     $("views").hidden = $("controls").hidden = false;
     state.inverted = true;
     await render();
-    say(`inverted in ${(milliseconds / 1000).toFixed(2)} s`);
+    if (own === newest) say(`inverted in ${(milliseconds / 1000).toFixed(2)} s`);
   });
 }
 
@@ -202,19 +211,17 @@ function wire() {
 function examples() {
   $("examples").hidden = !state.model.examples.length;
   $("examples").replaceChildren(...state.model.examples.map((path, index) => {
-    const button = Object.assign(document.createElement("button"), { type: "button" }), name = path.split("/").pop();
+    const button = Object.assign(document.createElement("button"), { type: "button" }), name = path.split("/").pop().replace(/^\d+_/, "");
     button.append(Object.assign(new Image(), { src: path, alt: `Example ${index + 1}` }));
-    button.addEventListener("click", () => trying(async () => {
+    button.addEventListener("click", () => {
       for (const one of $("examples").children) one.setAttribute("aria-pressed", String(one === button));
-      await invert(new File([await (await fetch(path)).blob()], name));
-    }));
+      invert(async () => new File([await (await fetch(path)).blob()], name));
+    });
     return button;
   }));
 }
 
-await isolated();
-wire();
-await trying(async () => {
+const loaded = isolated().then(() => trying(async () => {
   const { result } = await ask("load", { backend: new URLSearchParams(location.search).get("backend") });
   state.model = result;
   $("model").textContent = `${result.name} (${result.method}), ${result.width} x ${result.height}, ${result.backend}`;
@@ -228,4 +235,6 @@ await trying(async () => {
   buildSliders();
   examples();
   say("ready");
-});
+}));
+wire();
+await loaded;

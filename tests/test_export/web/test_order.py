@@ -97,3 +97,61 @@ def test_an_address_that_cannot_change_costs_no_picture(page: Any, tmp_path: Pat
         wait_for_picture(page, before)
     assert page.evaluate("changes") <= 15, "the address does not follow every value"
     assert page.faults == []
+
+
+def test_an_edit_waits_for_the_inversion_before_it(page: Any, tmp_path: Path) -> None:
+    choose(page, picture(tmp_path, 50))
+    wait_for_picture(page, 0)
+    choose(page, picture(tmp_path, 150, 400))
+    page.evaluate(MOVED, [2])
+    page.wait_for_timeout(200)
+    assert shade(page, "inversion") == 50 and shade(page) == 50, "the worker is at the inversion"
+    expect(page.locator("#status")).to_contain_text("inverted in")
+    assert shade(page, "inversion") == 150 and shade(page) == 152
+
+
+def test_of_two_pictures_the_last_one_wins(page: Any, tmp_path: Path) -> None:
+    choose(page, picture(tmp_path, 50, 600))
+    choose(page, picture(tmp_path, 150))
+    expect(page.locator("#status")).to_contain_text("inverted in")
+    page.wait_for_timeout(700)
+    assert [shade(page, canvas) for canvas in ("input", "inversion", "before", "edited")] == [150] * 4
+
+
+def test_one_that_is_no_picture_leaves_the_one_before(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("text")
+    choose(page, picture(tmp_path, 50, 300))
+    choose(page, tmp_path / "text.png")
+    expect(page.locator("#error")).to_contain_text("text.png is no picture")
+    before = pictures_shown(page)
+    page.evaluate(MOVED, [2])
+    wait_for_picture(page, before)
+    assert [shade(page, canvas) for canvas in ("input", "inversion", "edited")] == [50, 50, 52]
+
+
+def test_a_picture_that_is_dropped_while_the_model_loads_is_inverted(visit: Visits, tmp_path: Path) -> None:
+    page = visit(write(tmp_path / "site", {}), path="?backend=800", ready=False, service_workers="block")
+    page.wait_for_selector("#file", state="attached")
+    for one in (picture(tmp_path, 50), picture(tmp_path, 150)):
+        choose(page, one)
+    assert page.locator("#views").is_hidden()
+    expect(page.locator("#status")).to_contain_text("inverted in")
+    assert shade(page) == 150 and page.faults == []
+
+
+def test_of_two_examples_the_last_one_wins(visit: Visits, tmp_path: Path) -> None:
+    page = visit(write(tmp_path / "site", {"examples/1_a.png": "50 0", "examples/2_a.png": "150 0"}), service_workers="block")
+    page.evaluate(
+        """() => {
+            const real = window.fetch;
+            window.fetch = async (path) => {
+                if (String(path).includes("1_a")) await new Promise((done) => setTimeout(done, 500));
+                return real(path);
+            };
+        }"""
+    )
+    for button in page.locator("#examples button").all():
+        button.click()
+    expect(page.locator("#status")).to_contain_text("inverted in")
+    page.wait_for_timeout(700)
+    assert shade(page) == 150 and page.locator("#examples [aria-pressed=true] img").get_attribute("src") == "examples/2_a.png"
