@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -11,6 +13,7 @@ from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError
 from sdic_runtime.studio.kept import GoneError
 from sdic_runtime.studio.worker import BusyError, StaleError
 
+OPTION = re.compile(r"(?<![\w-])--(?=[a-z])")
 STATUS: dict[type[BaseException], int] = {  # the first that fits
     GoneError: 404,
     StaleError: 409,
@@ -24,10 +27,15 @@ STATUS: dict[type[BaseException], int] = {  # the first that fits
 }
 
 
+def plain(sentence: str) -> str:
+    """A sentence of the library without the dashes of commands' options, which nobody can give to a service."""
+    return OPTION.sub("", sentence)
+
+
 def refuse(_: Request, error: Exception) -> Response:
     """One sentence, with the status of its kind."""
     status = getattr(error, "status_code", next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500))
-    text = str(getattr(error, "detail", error))
+    text = plain(str(getattr(error, "detail", error)))
     if isinstance(error, RequestValidationError):
         text = "; ".join(
             f"{'.'.join(map(str, item['loc'][1:])) or 'the request'} is not right: {item['msg']}" for item in error.errors()[:3]

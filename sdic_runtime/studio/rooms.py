@@ -22,13 +22,14 @@ from sdic_runtime.faces import Face, Photo, find
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pipeline import Pipeline
 from sdic_runtime.sheets import reduced, seen, sheet
-from sdic_runtime.subjects import Reader, Subject, Wishes
+from sdic_runtime.subjects import Reader, Subject, Wishes, Words
 from sdic_runtime.tools.list_directions import listed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 LOADING, READY, FAILED = "loading", "ready", "failed"
+FIELDS = Words('"face"', '"aligned"', '"crop"', others="")  # of a request, in advice
 SMALL = re.compile(r"\d+(/\d+){2}/-?[\d.]+|\d+/\d+")  # a GANSpace component, or a style channel
 FORMATS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "png": ("image/png", {"compress_level": 1}),
@@ -75,6 +76,16 @@ class Kept:
         """Bytes in memory, the picture's among them: it stays as long as its inversion."""
         model = self.inversion.model
         return self.picture.size + sum(4 * int(np.prod(model.shape(name, 1))) for name in model.tensors)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What of a picture is inverted: the face of a number from 1 (the largest when None), or all of it, where the model takes no faces or
+    the picture is `aligned`, a crop of a face already. `crop`: where all of it does not fit, its middle."""
+
+    face: int | None = None
+    crop: bool = False
+    aligned: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,20 +164,28 @@ class Room:
                 known[name]  # raises for an unknown name, with the names there are
         return EditOrder(tuple(parts)).edit(self.open.bundle, known)
 
-    def subject(self, picture: Picture, face: int | None, crop: bool) -> Subject:
-        """What of a picture is inverted: the face of a number from 1 (the largest when None), or all of it."""
-        wishes = Wishes(face=None if face is None or not self.faces else str(face), crop=crop and not self.faces)
-        if self.faces:
-            picture.look()
-        return Reader(self.open.bundle.manifest, wishes).of(picture.photo, picture.faces or (), "the picture")
+    def looks(self, taken: Taken) -> bool:
+        """Whether it needs the faces of a picture for this."""
+        return self.faces and not taken.aligned
 
-    def invert(self, tasks: Sequence[tuple[Picture, int | None, bool]]) -> list[Kept | Exception]:
-        """The inversion, or the error, of each (picture, face, crop); all of them as one batch."""
+    def subject(self, picture: Picture, taken: Taken) -> Subject:
+        """What of a picture is inverted. Raises SdicError."""
+        if self.looks(taken):
+            picture.look()
+            wishes = Wishes(face=None if taken.face is None else str(taken.face))
+        elif self.faces and taken.face is not None:
+            raise ArgumentError('"face" is for photographs, and "aligned" says that the picture is a crop already; omit one')
+        else:
+            wishes = Wishes(aligned=self.faces, crop=taken.crop)
+        return Reader(self.open.bundle.manifest, wishes, words=FIELDS).of(picture.photo, picture.faces or (), "the picture")
+
+    def invert(self, tasks: Sequence[tuple[Picture, Taken]]) -> list[Kept | Exception]:
+        """The inversion, or the error, of each; all of them as one batch."""
         start = time.perf_counter()
         subjects: list[tuple[Subject | Exception, np.ndarray | None]] = []
-        for picture, face, crop in tasks:
+        for picture, taken in tasks:
             try:
-                subject = self.subject(picture, face, crop)
+                subject = self.subject(picture, taken)
                 subjects.append((subject, self.open.prepare(subject.pictures[0], SQUASH)))
             except (SdicError, MemoryError) as error:
                 subjects.append((error, None))

@@ -19,11 +19,11 @@ from sdic_runtime.errors import ArgumentError, SdicError
 from sdic_runtime.faces import open_photo
 from sdic_runtime.pictures import opened as decoding
 from sdic_runtime.sheets import back_and_forth, gif
-from sdic_runtime.studio.answers import STATUS, refuse
+from sdic_runtime.studio.answers import STATUS, plain, refuse
 from sdic_runtime.studio.kept import Kept as Store
 from sdic_runtime.studio.limits import Limits
-from sdic_runtime.studio.messages import ToEdit, ToInvert, ToSweep
-from sdic_runtime.studio.rooms import FAILED, FORMATS, LOADING, READY, Asked, Kept, Picture, Room, encoded, opened
+from sdic_runtime.studio.messages import Number, ToEdit, ToInvert, ToSweep
+from sdic_runtime.studio.rooms import FAILED, FORMATS, LOADING, READY, Asked, Kept, Picture, Room, Taken, encoded, opened
 from sdic_runtime.studio.uploads import Uploads, small_bodies
 from sdic_runtime.studio.worker import Work, Worker, finished
 
@@ -122,19 +122,24 @@ class Studio:
         picture: Picture = await self.done(request, "decode", Work(made), None, worker=self.reader)
         return picture
 
-    async def look(self, request: Request, picture: Picture, rooms: Sequence[Room]) -> None:
-        """Look for the faces of a picture, where one of the rooms takes faces and nobody did: it may have been loaded later."""
+    async def look(self, request: Request, picture: Picture) -> None:
+        """Look for the faces of a picture, where nobody did: the model that needs them may have been loaded later."""
 
         def looked(_: Sequence[Any]) -> list[None]:
             picture.look()
             return [None]
 
-        if picture.faces is None and any(room.faces for room in rooms if room.state == READY):
+        if picture.faces is None:
             await self.done(request, "faces", Work(looked), None, worker=self.reader)
 
-    async def inversion(self, request: Request, room: Room, picture: Picture, face: int | None = None, crop: bool = False) -> Kept:
-        await self.look(request, picture, [room])
-        kept: Kept = await self.done(request, "invert", self.inverting[id(room)], (picture, face, crop))
+    def finds(self) -> bool:
+        """Whether a model that is ready takes the faces of photographs."""
+        return any(room.faces for room in self.rooms if room.state == READY)
+
+    async def inversion(self, request: Request, room: Room, picture: Picture, taken: Taken) -> Kept:
+        if room.looks(taken):
+            await self.look(request, picture)
+        kept: Kept = await self.done(request, "invert", self.inverting[id(room)], (picture, taken))
         return kept
 
     async def image(self, request: Request, kept: Kept, asked: Asked, kind: str, slot: str | None = None) -> Response:
@@ -201,7 +206,7 @@ def _add_health(app: FastAPI, studio: Studio) -> None:
         """Loading while any bundle does, then ready, or failed where one did; or stopping; and why."""
         states = {room.state for room in studio.rooms}
         state = "stopping" if studio.stopping else next((one for one in (LOADING, FAILED) if one in states), READY)
-        reasons = [room.reason for room in studio.rooms if room.reason]
+        reasons = [plain(room.reason) for room in studio.rooms if room.reason]
         return JSONResponse({"status": state, "reasons": reasons}, 200 if state == READY else 503)
 
     @app.get("/metrics")
@@ -223,13 +228,14 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
     @app.post("/api/pictures")
     async def send(request: Request) -> dict[str, Any]:
         studio.room()
-        picture = await studio.picture(request, any(room.faces for room in studio.rooms if room.state == READY))
+        picture = await studio.picture(request, studio.finds())
         return described(studio.pictures.add(picture, picture.size), picture)
 
     @app.get("/api/pictures/{handle}")
     async def picture(request: Request, handle: str) -> dict[str, Any]:
         picture = studio.pictures.get(handle)
-        await studio.look(request, picture, studio.rooms)
+        if studio.finds():
+            await studio.look(request, picture)
         return described(handle, picture)
 
     @app.get("/api/pictures/{handle}/image")
@@ -251,13 +257,14 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
 
     @app.post("/api/pictures/{handle}/invert")
     async def invert(request: Request, handle: str, wanted: ToInvert) -> dict[str, Any]:
-        kept = await studio.inversion(request, studio.room(wanted.bundle), studio.pictures.get(handle), wanted.face, wanted.crop)
+        taken = Taken(wanted.face, wanted.crop, wanted.aligned)
+        kept = await studio.inversion(request, studio.room(wanted.bundle), studio.pictures.get(handle), taken)
         return _described(studio.inversions.add(kept, kept.size), kept)
 
 
 def _described(handle: str, kept: Kept) -> dict[str, Any]:
     width, height = kept.inversion.images[0].size
-    notices = list(kept.subject.notices)
+    notices = [plain(notice) for notice in kept.subject.notices]
     return {
         "inversion": handle,
         "bundle": kept.room.open.bundle.manifest.name,
@@ -350,16 +357,18 @@ def _swept(wanted: ToSweep, limits: Limits) -> list[Asked]:
 def _add_single(app: FastAPI, studio: Studio) -> None:
     """One request from a picture to a picture, for scripts; nothing is kept."""
 
-    async def answered(request: Request, bundle: str | None, asked: Asked, face: int | None, crop: bool) -> Response:
+    async def answered(request: Request, bundle: str | None, asked: Asked, taken: Taken) -> Response:
         room = studio.room(bundle)
         if asked.edits:
             room.edit(asked.edits)  # an unknown name is refused before the upload
-        kept = await studio.inversion(request, room, await studio.picture(request, room.faces), face, crop)
+        kept = await studio.inversion(request, room, await studio.picture(request, room.looks(taken)), taken)
         return await studio.image(request, kept, asked, "png")
 
     @app.post("/invert")
-    async def invert(request: Request, bundle: str | None = None, face: int | None = None, crop: bool = False, paste: str = "") -> Response:
-        return await answered(request, bundle, Asked((), None, _paste(paste)), face, crop)
+    async def invert(
+        request: Request, bundle: str | None = None, face: Number = None, crop: bool = False, aligned: bool = False, paste: str = ""
+    ) -> Response:
+        return await answered(request, bundle, Asked((), None, _paste(paste)), Taken(face, crop, aligned))
 
     @app.post("/edit")
     async def edit(
@@ -368,11 +377,13 @@ def _add_single(app: FastAPI, studio: Studio) -> None:
         strength: float = 1.0,
         move: str | None = None,
         bundle: str | None = None,
-        face: int | None = None,
+        face: Number = None,
         crop: bool = False,
+        aligned: bool = False,
         paste: str = "",
     ) -> Response:
-        return await answered(request, bundle, Asked(((direction, strength),), move, _paste(paste)), face, crop)
+        asked = Asked(((direction, strength),), move, _paste(paste))
+        return await answered(request, bundle, asked, Taken(face, crop, aligned))
 
 
 def _paste(paste: str) -> str:

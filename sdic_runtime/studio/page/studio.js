@@ -118,6 +118,7 @@ async function send(file) {
   await trying(async () => {
     if (!state.bundle) throw new Error("no model is ready; load the page again");
     say("sending the picture");
+    $("aligned").checked = false;
     const made = await json("api/pictures", { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file });
     await usePicture(made);
     await invert();
@@ -144,19 +145,26 @@ async function usePicture(made) {
     button.addEventListener("click", () => chooseFace(index + 1));
     $("faces").append(button);
   });
+  $("aligned-choice").hidden = !state.bundle.faces;
   $("faces-said").textContent = !state.bundle.faces ? "" : faces.length === 1 ? "one face" : `${faces.length} faces; press one to edit it`;
 }
 
 async function chooseFace(number) {
   state.face = number;
+  $("aligned").checked = false;
   $("faces").querySelectorAll("button").forEach((button, index) => button.setAttribute("aria-pressed", String(index + 1 === number)));
   await trying(invert);
 }
 
+/** What of the picture a model is to invert. */
+function taken(bundle) {
+  const aligned = $("aligned").checked;
+  return { bundle: bundle.name, face: aligned ? null : state.face, crop: true, aligned };
+}
+
 async function invert() {
   say("inverting");
-  const body = { bundle: state.bundle.name, face: state.face, crop: true };
-  const made = await json(`api/pictures/${state.picture}/invert`, post(body));
+  const made = await json(`api/pictures/${state.picture}/invert`, post(taken(state.bundle)));
   await useInversion(made);
   say([`inverted in ${made.seconds.toFixed(2)} s`, ...made.notices].join("; "));
 }
@@ -247,9 +255,9 @@ async function compare() {
   if (!others.length) { $("others").replaceChildren(); return; }
   for (const bundle of others) {
     await trying(async () => {
-      const key = `${state.picture}/${state.face}/${bundle.name}`;
+      const wanted = taken(bundle), key = `${state.picture}/${JSON.stringify(wanted)}`;
       if (!state.compared.has(key)) {
-        const made = await json(`api/pictures/${state.picture}/invert`, post({ bundle: bundle.name, face: state.face, crop: true }));
+        const made = await json(`api/pictures/${state.picture}/invert`, post(wanted));
         state.compared.set(key, made.inversion);
       }
       const edits = wish(false).edits.filter((edit) => bundle.edits.some((known) => known.name === edit.name));
@@ -272,7 +280,7 @@ const BETWEEN = 200;  // milliseconds, at least, from one change of the address 
 let remembered = -BETWEEN, remembering = null;
 
 function link() {
-  const parts = new URLSearchParams({ bundle: state.bundle.name, picture: state.picture || "", ...(state.face && { face: state.face }), ...(state.move && { move: state.move }), ...(state.paste && { paste: state.paste }) });
+  const parts = new URLSearchParams({ bundle: state.bundle.name, picture: state.picture || "", ...(state.face && { face: state.face }), ...($("aligned").checked && { aligned: "yes" }), ...(state.move && { move: state.move }), ...(state.paste && { paste: state.paste }) });
   for (const [name, strength] of state.edits) parts.append(`edit.${name}`, strength.toFixed(3));
   return `#${parts}`;
 }
@@ -306,6 +314,7 @@ async function restore() {
     return;
   }
   await usePicture(made);
+  $("aligned").checked = state.bundle.faces && parts.has("aligned");
   const face = Number(parts.get("face"));
   if (state.bundle.faces && face >= 1 && face <= made.faces.length) state.face = face;
   $("faces").querySelectorAll("button").forEach((button, index) => button.setAttribute("aria-pressed", String(index + 1 === (state.face || 1))));
@@ -383,6 +392,7 @@ function wire() {
   $("move").addEventListener("change", () => { state.move = $("move").value; render(false); });
   $("paste").addEventListener("change", () => { state.paste = $("paste").value; if (state.paste) fitStage(state.paste); render(false); });
   $("compare").addEventListener("change", compare);
+  $("aligned").addEventListener("change", () => trying(invert));
   $("reset").addEventListener("click", () => { state.edits.clear(); buildSliders(); render(false); });
   $("link").addEventListener("click", async () => {
     const address = new URL(link(), location.href).href;

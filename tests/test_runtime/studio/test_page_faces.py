@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from browser import chromium
+from PIL import Image
 from tiny_bundle import change_manifest
 
 from sdic_runtime.bundle.bundle import DEMO_FOLDER, MANIFEST_NAME
@@ -24,7 +25,6 @@ SHOWN = "before => Number(document.getElementById('edited').dataset.shown) > bef
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("skimage")
     from face_pictures import astronaut
-    from PIL import Image
 
     wide = Image.new("RGB", (700, 512), "gray")
     wide.paste(astronaut(), (100, 0))
@@ -102,3 +102,16 @@ def test_a_link_to_a_whole_photograph_opens_without_them(page: Any, photo: Path)
     page.reload()
     page.wait_for_selector("#edited[data-full=true]", timeout=60_000)
     assert shape(page) > 1.3 and page.locator("#brush").is_disabled() and page.locator("#wipe").is_disabled()
+
+
+def test_a_picture_may_be_aligned_already(page: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 300), "gray").save(tmp_path / "gray.png")
+    page.set_input_files("#file", tmp_path / "gray.png")
+    page.wait_for_function("""() => document.getElementById('error').textContent.includes('add "aligned"')""")
+    page.locator("#aligned").check()
+    page.wait_for_selector("#edited[data-full=true]", timeout=60_000)
+    assert page.locator("#error").text_content() == "" and page.locator("#paste-choice").is_hidden()
+    page.wait_for_function("() => location.hash.includes('aligned')")
+    page.reload()
+    page.wait_for_selector("#edited[data-full=true]", timeout=60_000)
+    assert page.locator("#aligned").is_checked()

@@ -15,7 +15,7 @@ from sdic_runtime.bundle.manifest import FFHQ
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.faces import open_photo
 from sdic_runtime.sheets import PHOTO_SIDE, back_and_forth, gif, reduced, sheet
-from sdic_runtime.studio.rooms import Asked, Kept, Room, encoded, opened
+from sdic_runtime.studio.rooms import Asked, Kept, Room, Taken, encoded, opened
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def room(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Room:
 
 
 def inverted(room: Room, photo: Image.Image) -> Kept:
-    (kept,) = room.invert([(opened(open_photo(photo), True), None, False)])
+    (kept,) = room.invert([(opened(open_photo(photo), True), Taken())])
     assert isinstance(kept, Kept), kept
     return kept
 
