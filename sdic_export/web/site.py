@@ -35,7 +35,7 @@ from sdic_runtime.tools.list_directions import PRESET_KINDS, Listed, listed
 
 PAGE = Path(__file__).with_name("page")
 STUDIO = Path(sdic_runtime.studio.__file__).with_name("page")
-FROM_STUDIO = ("studio.css", "icon.svg")
+FROM_STUDIO = ("studio.css", "address.js", "icon.svg")
 SITE, CHECK = "site.json", "check.safetensors"
 HALF, FULL = "float16", "float32"
 WORST = 2  # levels of 255 that a picture may differ by from the one of the bundle's own weights

@@ -1,5 +1,7 @@
 // The page: a picture is inverted once; a slider asks for the newest edit alone.
 
+import { follower } from "./address.js";
+
 const $ = (id) => document.getElementById(id);
 const ISOLATION_MILLISECONDS = 3000;
 const state = { model: null, file: null, inverted: false, edits: new Map(), move: "" };
@@ -148,22 +150,13 @@ async function download() {
 
 // ---- A link that restores the sliders: they are behind the #, which is never sent
 
-const BETWEEN = 200;  // milliseconds, at least, from one change of the address to the next: Safari refuses more than 100 in 10 seconds
-let remembered = -BETWEEN, remembering = null;
-
 function link() {
   const parts = new URLSearchParams([...state.edits].map(([name, strength]) => [name, strength.toFixed(3)]));
   if (state.move) parts.set("form", state.move);
   return `#${parts}`;
 }
 
-function remember() {
-  clearTimeout(remembering);
-  const rest = remembered + BETWEEN - performance.now();
-  if (rest > 0) { remembering = setTimeout(remember, rest); return; }
-  remembered = performance.now();
-  try { history.replaceState(null, "", link()); } catch { /* the next change is remembered again; the picture does not wait for it */ }
-}
+const remember = follower(link);
 
 function restore() {
   for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {

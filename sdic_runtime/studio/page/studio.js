@@ -1,5 +1,6 @@
 // The studio's page: a picture is sent once and inverted once; a slider asks for the newest edit alone.
 
+import { follower } from "./address.js";
 import { ask, json, post } from "./service.js";
 
 const $ = (id) => document.getElementById(id);
@@ -276,22 +277,13 @@ async function compare() {
 
 // ---- A link that restores the state: everything is behind the #, which is never sent
 
-const BETWEEN = 200;  // milliseconds, at least, from one change of the address to the next: Safari refuses more than 100 in 10 seconds
-let remembered = -BETWEEN, remembering = null;
-
 function link() {
   const parts = new URLSearchParams({ bundle: state.bundle.name, picture: state.picture || "", ...(state.face && { face: state.face }), ...($("aligned").checked && { aligned: "yes" }), ...(state.move && { move: state.move }), ...(state.paste && { paste: state.paste }) });
   for (const [name, strength] of state.edits) parts.append(`edit.${name}`, strength.toFixed(3));
   return `#${parts}`;
 }
 
-function remember() {
-  clearTimeout(remembering);
-  const rest = remembered + BETWEEN - performance.now();
-  if (rest > 0) { remembering = setTimeout(remember, rest); return; }
-  remembered = performance.now();
-  try { history.replaceState(null, "", link()); } catch { /* the next change is remembered again; the picture does not wait for it */ }
-}
+const remember = follower(link);
 
 async function restore() {
   const parts = new URLSearchParams(location.hash.slice(1));
