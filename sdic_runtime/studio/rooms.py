@@ -201,25 +201,25 @@ class Room:
         return [self._pasted(kept, image, one.paste, small) for image, one in zip(self._edited(kept, asked), asked, strict=True)]
 
     def _edited(self, kept: Kept, asked: Sequence[Asked]) -> list[Image]:
-        base, images = kept.inversion.images[0], []
+        base, keeps, images = kept.inversion.images[0], kept.keeps, []  # a mask may come meanwhile
         for one in asked:
             parts = [(name, strength) for name, strength in one.edits if strength]
             edit = self.edit(one.edits) if one.edits else None  # also where all strengths are 0: an unknown name is an error
             if edit is None or not parts:
                 images.append(base)
                 continue
-            image = self.open.edit(kept.inversion, self.edit(parts), move=one.move, extras=self._extras(kept, one)).images[0]
-            images.append(image if kept.keeps is None else _blended(image, base, kept.keeps))
+            image = self.open.edit(kept.inversion, self.edit(parts), move=one.move, extras=self._extras(keeps, one)).images[0]
+            images.append(image if keeps is None else _blended(image, base, keeps))
         return images
 
-    def _extras(self, kept: Kept, asked: Asked) -> dict[str, np.ndarray]:
+    def _extras(self, keeps: Image | None, asked: Asked) -> dict[str, np.ndarray]:
         """The brushed mask for a method that takes one itself."""
         manifest = self.open.bundle.manifest
         move = manifest.moves.get(asked.move) if asked.move else next(iter(manifest.moves.values()), None)
-        if kept.keeps is None or move is None or "mask" not in manifest.programs[move.program].zeros:
+        if keeps is None or move is None or "mask" not in manifest.programs[move.program].zeros:
             return {}
         _, _, height, width = manifest.shape("mask", 1)
-        return {"mask": (np.asarray(kept.keeps.resize((width, height)), np.float32) / 255)[None, None]}
+        return {"mask": (np.asarray(keeps.resize((width, height)), np.float32) / 255)[None, None]}
 
     def _pasted(self, kept: Kept, image: Image, paste: str, small: bool) -> Image:
         if not paste or not kept.subject.whole:

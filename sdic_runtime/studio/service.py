@@ -96,7 +96,7 @@ class Studio:
         """The result of a job for `worker`, the models' when None; one whose client has gone is dropped. Raises what the job raised, and
         HTTPException after too long."""
         start = time.perf_counter()
-        answer = (worker or self.worker).submit(work, payload, slot)
+        answer = (self.worker if worker is None else worker).submit(work, payload, slot)  # one without work counts as false
         gone = asyncio.create_task(_gone(request))
         try:
             await asyncio.wait({answer, gone}, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -291,7 +291,7 @@ def _add_inversions(app: FastAPI, studio: Studio) -> None:
             image: Any = kept.subject.pictures[0]
             return [encoded(image.convert("RGB").resize(kept.inversion.images[0].size), "jpeg")]
 
-        return Response(await studio.done(request, "preview", Work(made), None), media_type="image/jpeg")
+        return Response(await studio.done(request, "preview", Work(made), None, worker=studio.reader), media_type="image/jpeg")
 
     @app.put("/api/inversions/{handle}/mask")
     async def mask(request: Request, handle: str) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def _add_inversions(app: FastAPI, studio: Studio) -> None:
                 kept.room.keep(kept, image.convert("L"))
             return [None]
 
-        await studio.done(request, "mask", Work(made), None)
+        await studio.done(request, "mask", Work(made), None, worker=studio.reader)
         return _described(handle, kept)
 
     @app.post("/api/inversions/{handle}/edit")
