@@ -4,7 +4,8 @@
     python examples/embed.py [BUNDLE]
     curl -F file=@photo.jpg "localhost:8000/edit?direction=smile&strength=2" --output smile.png
 
-`create_app` is a FastAPI application: add routes to it, or mount it in yours. docs/studio.md lists its routes, limits and answers.
+`create_app` is a FastAPI application: add routes to it, or mount it in yours, as it is or in a Guard: yours.mount("/studio", Guard(...)).
+docs/studio.md lists its routes, limits and answers.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdic_runtime.decoding.pixels import as_rgb
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import replacing
 
@@ -17,6 +18,7 @@ BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
 GAP = 8  # pixels between the cells of a sheet
 SMALLEST_FONT = 9  # points; below this the default font is unreadable
+PHOTO_SIDE = 1024  # pixels of a photograph's longer side in a strip or an animation, at most
 CAPTION_SHARE = 18  # a caption's font height is the cell height divided by this
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
 SAVE_OPTIONS: dict[str, dict[str, object]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
@@ -92,8 +94,20 @@ def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
 
     scale = min(width / picture.width, height / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
+    rgb = picture if picture.mode == "RGB" else seen(picture)
     return rgb if rgb.size == size else rgb.resize(size, Image.Resampling.LANCZOS)
+
+
+def seen(picture: Image.Image) -> Image.Image:
+    """The picture as RGB, its transparent parts on white."""
+    return as_rgb(picture, "the picture", profiles=False) if picture.has_transparency_data else picture.convert("RGB")
+
+
+def reduced(photo: Image.Image) -> Image.Image:
+    """A photograph for a strip or an animation: as RGB, of a size to look at."""
+    small = seen(photo)
+    small.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
+    return small
 
 
 def shortened(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
@@ -122,7 +136,7 @@ def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int 
 def gif(frames: Sequence[Image.Image], milliseconds: int = 120) -> bytes:
     """The frames as an endless animated GIF."""
     # One palette per frame: skin tones band visibly under the common palette that Pillow would choose.
-    coloured = [frame.convert("RGB").quantize(256) for frame in frames]
+    coloured = [seen(frame).quantize(256) for frame in frames]
     stream = BytesIO()
     coloured[0].save(stream, format="GIF", save_all=True, append_images=coloured[1:], duration=milliseconds, loop=0, disposal=1)
     return stream.getvalue()

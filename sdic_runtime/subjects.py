@@ -78,6 +78,17 @@ class Wishes:
         return False
 
 
+@dataclass(frozen=True)
+class Words:
+    """What the user calls the wishes that sentences advise: a command's options, or the fields of a service. `others`: what a face's number
+    may be beside a number."""
+
+    face: str = "--face"
+    aligned: str = "--aligned"
+    crop: str = "--crop"
+    others: str = f", {ALL}, or {LARGEST}"
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """`pictures`: what the pipeline inverts, one for each of `faces`, or one that is the whole picture. `notices`: what the user should
@@ -117,8 +128,8 @@ class Subject:
 class Reader:
     """Makes subjects of pictures for one bundle."""
 
-    def __init__(self, manifest: Manifest, wishes: Wishes, profiles: bool = True) -> None:
-        self.manifest, self.wishes, self.profiles = manifest, wishes, profiles
+    def __init__(self, manifest: Manifest, wishes: Wishes, profiles: bool = True, words: Words = Words()) -> None:
+        self.manifest, self.wishes, self.profiles, self.words = manifest, wishes, profiles, words
         self.photographs = wishes.photographs(manifest)
 
     @cached_property
@@ -138,9 +149,9 @@ class Reader:
         if not self.photographs:
             return self._taken_whole(photo, name)
         if not faces:
-            raise PictureError(f"no face was found in {name}; if it is an aligned crop of a face already, add --aligned")
+            raise PictureError(f"no face was found in {name}; if it is an aligned crop of a face already, add {self.words.aligned}")
         if not self.wishes.said and not self.wishes.keep and is_crop(faces[0]):
-            notice = f"{name} is an aligned crop of a face already, and is taken whole; say so with --aligned"
+            notice = f"{name} is an aligned crop of a face already, and is taken whole; say so with {self.words.aligned}"
             return Subject(name, [photo.to_srgb(photo.image)], self.wishes, photo, notices=[notice])
         return self._of(photo, self._chosen(faces, name), name)
 
@@ -172,7 +183,8 @@ class Reader:
         number = 1 if self.wishes.face in (None, LARGEST) else int(str(self.wishes.face))
         if number > len(faces):
             there = "one face" if len(faces) == 1 else f"{len(faces)} faces"
-            raise PictureError(f"{name} has {there}, and --face is {number}; give a number up to {len(faces)}, all, or largest")
+            advice = f"give a number up to {len(faces)}{self.words.others}"
+            raise PictureError(f"{name} has {there}, and {self.words.face} is {number}; {advice}")
         return faces[number - 1 : number]
 
     def _taken_whole(self, picture: str | os.PathLike[str] | Photo | Image, name: str) -> Subject:
@@ -185,8 +197,8 @@ class Reader:
         if self.wishes.crop:
             decoded = load_picture(image, self.profiles) if isinstance(image, str | os.PathLike) else image
             return Subject(name, [middle(decoded, wanted)], self.wishes)
-        aligned = "; without --aligned the face is looked for and aligned" if self.manifest.faces == FFHQ else ""
-        notice = f"{squashed(name, size, sizes, rows)}; crop it, or add --crop to take its middle{aligned}"
+        aligned = f"; without {self.words.aligned} the face is looked for and aligned" if self.manifest.faces == FFHQ else ""
+        notice = f"{squashed(name, size, sizes, rows)}; crop it, or add {self.words.crop} to take its middle{aligned}"
         return Subject(name, [image], self.wishes, notices=[notice])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from sdic_runtime.tools.list_directions import PRESET_KINDS, Listed, listed
 
 PAGE = Path(__file__).with_name("page")
 STUDIO = Path(sdic_runtime.studio.__file__).with_name("page")
-FROM_STUDIO = ("studio.css", "icon.svg")
+FROM_STUDIO = ("studio.css", "address.js", "icon.svg")
 SITE, CHECK = "site.json", "check.safetensors"
 HALF, FULL = "float16", "float32"
 WORST = 2  # levels of 255 that a picture may differ by from the one of the bundle's own weights
@@ -189,8 +190,10 @@ def _check(bundle: Bundle, small: Bundle, path: Path, weights: str) -> int:
 
 
 def _copy_examples(paths: Sequence[Path], folder: Path) -> list[str]:
+    """Copy them under names of their own that a link can hold as they are."""
     if paths:
         folder.mkdir()
-    for path in paths:
-        shutil.copyfile(path, folder / path.name)
-    return [f"examples/{path.name}" for path in paths]
+    names = [f"{number}_{re.sub(r'[^A-Za-z0-9_.-]', '_', path.name)}" for number, path in enumerate(paths, 1)]
+    for path, name in zip(paths, names, strict=True):
+        shutil.copyfile(path, folder / name)
+    return [f"examples/{name}" for name in names]

@@ -48,6 +48,7 @@ def run(
         if find_spec(package) is None:
             raise MissingExtraError(package, "serve", "sdic-run studio")
     from sdic_runtime.bundle.bundle import Bundle
+    from sdic_runtime.studio.addresses import addresses, family_of
     from sdic_runtime.studio.guard import LOOPBACK, Guard
     from sdic_runtime.studio.limits import Limits
     from sdic_runtime.studio.rooms import FAILED, Room
@@ -74,12 +75,12 @@ def run(
 
     app = create_app(bundles or [None], loaded=loaded, backend=backend, precision=precision)
     try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening = socket.create_server((host, port), family=family_of(host))
     except OSError as error:
         raise ArgumentError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from error
-    shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"http://{shown}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}")
-    serving = server(Guard(app, {host, *(hosts or [])}, token), Limits())
+    for address in addresses(host, listening.getsockname()[1], token):
+        typer.echo(address)
+    serving = server(Guard(app, {host, *(hosts or [])}, token, addresses=host not in LOOPBACK), Limits())
     serving.run(sockets=[listening])
     if failed and len(failed) == len(app.state.studio.rooms):
         last = failed[-1]

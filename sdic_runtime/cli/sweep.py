@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sdic_runtime.subjects import Subject
 
 MOST_STEPS = 200
-PHOTO_SIDE = 1024  # pixels of a photograph's longer side in a strip or an animation, at most
 RANGE_HELP = "The end of the useful range when omitted."
 
 
@@ -89,12 +88,9 @@ def run(
 
 def _photographs(subject: Subject, bases: Sequence[Image.Image], rows: Sequence[Sequence[Image.Image]]) -> list[Image.Image]:
     """The whole photograph at each strength, of a size to look at; `rows`: the frames of each face."""
-    frames = []
-    for images in zip(*rows, strict=True):
-        frame = subject.pasted(images, bases).convert("RGB")
-        frame.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
-        frames.append(frame)
-    return frames
+    from sdic_runtime.sheets import reduced
+
+    return [reduced(subject.pasted(images, bases)) for images in zip(*rows, strict=True)]
 
 
 def evenly_spaced(first: float, last: float, steps: int) -> list[float]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from sdic_runtime.decoding import tiff
 from sdic_runtime.decoding.colours import PROFILE, in_srgb, out_of_srgb, profile_of, space_of, without_profile
-from sdic_runtime.decoding.pixels import orientation_of, turned
+from sdic_runtime.decoding.pixels import as_rgb, orientation_of, turned
 from sdic_runtime.decoding.previews import BYTE_LIMIT, exif_without, resources_without, xmp_without
 from sdic_runtime.errors import ArgumentError, FileError, PictureError
 from sdic_runtime.faces.levels import Levels
@@ -77,7 +77,7 @@ class Photo:
             raise FileError(f'cannot write {path}: "{path.suffix}" is no kind of picture; use .jpg, .png or .webp')
         options = {key: value for key, value in self.info.items() if key in (*PLAIN, "exif", "xmp")}
         if kind == "JPEG":
-            image = image.convert("RGB")
+            image = as_rgb(image, str(path), profiles=False)
             options = {key: value for key, value in options.items() if key == PROFILE or len(value) <= BYTE_LIMIT}
             options |= self.info.get("jpeg", BEST_JPEG)
         elif kind == "PNG":

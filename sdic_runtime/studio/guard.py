@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import secrets
 from collections.abc import Iterable, Mapping
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,11 +25,12 @@ HEADERS = {
 
 
 class Guard:
-    """Wraps the application. `hosts`: what the Host header may name besides loopback; "*" for any. `token`: what a request must show, as a
-    bearer token, a cookie, or `?token=` on the page, which sets the cookie."""
+    """Wraps the application. `hosts`: what the Host header may name besides loopback; "*" for any. `addresses`: any IP address too, for a
+    service that listens on those of this machine; what a page elsewhere can make lead here is a name. `token`: what a request must show, as
+    a bearer token, a cookie, or `?token=` on the page, which sets the cookie."""
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str] = (), token: str | None = None) -> None:
-        self.app, self.hosts, self.token = app, {*LOOPBACK, *hosts}, token
+    def __init__(self, app: ASGIApp, hosts: Iterable[str] = (), token: str | None = None, addresses: bool = False) -> None:
+        self.app, self.hosts, self.token, self.addresses = app, {*LOOPBACK, *(host.lower() for host in hosts)}, token, addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,22 +40,23 @@ class Guard:
         refused = self._refused(scope, headers)
         if refused is not None:
             await _answer(send, *refused)
-        elif self.token and scope["path"] == "/" and _query_token(scope) is not None:
-            cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/".encode("latin-1")
-            await _answer(send, 303, "", [(b"location", b"/"), (b"set-cookie", cookie)])
+        elif self.token and _path(scope) == "/" and _query_token(scope) is not None:
+            page = quote(f"{scope.get('root_path', '')}/")
+            cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path={page}"
+            await _answer(send, 303, "", [(b"location", page.encode()), (b"set-cookie", cookie.encode("latin-1"))])
         else:
             await self.app(scope, receive, _with_headers(send))
 
     def _refused(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if "*" not in self.hosts and host not in self.hosts:
-            return 421, f'this service does not answer as "{host[:80]}"; name the host with --allow-host'
-        origin = headers.get("origin")
-        navigates = headers.get("sec-fetch-mode") == "navigate" and scope["path"] == "/" and scope["method"] == "GET"
-        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        given, origin = headers.get("host", ""), headers.get("origin")
+        host = _host(given)
+        if not (self.hosts & {"*", host} or (self.addresses and _is_address(host))):
+            return 421, f'this service does not answer as "{(host or given)[:80]}"; whoever starts it can allow that name'
+        navigates = headers.get("sec-fetch-mode") == "navigate" and _path(scope) == "/" and scope["method"] == "GET"
+        foreign = origin is not None and _netloc(origin) != given.lower()
         if not navigates and (foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site")):
             return 403, "pages of other sites may not use this service"
-        if self.token and scope["path"] not in OPEN and not self._knows(scope, headers):
+        if self.token and _path(scope) not in OPEN and not self._knows(scope, headers):
             return 401, "a token is needed; open the address that was printed when the service started"
         return None
 
@@ -65,9 +68,39 @@ class Guard:
         except CookieError:
             cookies = SimpleCookie()
         shown += [cookies[COOKIE].value] if COOKIE in cookies else []
-        if scope["path"] == "/" and (query := _query_token(scope)) is not None:
+        if _path(scope) == "/" and (query := _query_token(scope)) is not None:
             shown.append(query)
         return any(secrets.compare_digest(text.encode(), str(self.token).encode()) for text in shown)
+
+
+def _host(given: str) -> str:
+    """The name or address in a Host header, "" where it is none."""
+    try:
+        return urlsplit(f"//{given}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _netloc(origin: str) -> str | None:
+    """What the Host header of an origin's own requests names; None where it is no origin."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _path(scope: Scope) -> str:
+    """The path below the place where the application is mounted."""
+    path, mount = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(mount) :] if path.startswith(f"{mount}/") else path
 
 
 def _query_token(scope: Scope) -> str | None:

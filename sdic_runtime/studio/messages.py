@@ -10,16 +10,21 @@ Name = Annotated[str, Field(min_length=1, max_length=100)]
 Strength = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 
 
+Number = Annotated[int | None, Field(ge=1, le=1000)]  # of a face
+
+
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
 class ToInvert(Message):
-    """`face`: which, from 1 by size; the largest when omitted. `crop`: a picture that is taken whole is cropped instead of squashed."""
+    """`face`: which, from 1 by size; the largest when omitted. `crop`: a picture that is taken whole is cropped instead of squashed.
+    `aligned`: the picture is a crop of a face already, and is taken whole."""
 
     bundle: Name | None = None
-    face: Annotated[int, Field(ge=1, le=1000)] | None = None
+    face: Number = None
     crop: bool = False
+    aligned: bool = False
 
 
 class Part(Message):

@@ -21,28 +21,38 @@ from sdic_runtime.errors import ArgumentError, PictureError, SdicError
 from sdic_runtime.faces import Face, Photo, find
 from sdic_runtime.inversion import Inversion
 from sdic_runtime.pipeline import Pipeline
-from sdic_runtime.sheets import sheet
-from sdic_runtime.subjects import Reader, Subject, Wishes
+from sdic_runtime.sheets import reduced, seen, sheet
+from sdic_runtime.subjects import Reader, Subject, Wishes, Words
 from sdic_runtime.tools.list_directions import listed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 LOADING, READY, FAILED = "loading", "ready", "failed"
+FIELDS = Words('"face"', '"aligned"', '"crop"', others="")  # of a request, in advice
 SMALL = re.compile(r"\d+(/\d+){2}/-?[\d.]+|\d+/\d+")  # a GANSpace component, or a style channel
 FORMATS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "png": ("image/png", {"compress_level": 1}),
     "jpeg": ("image/jpeg", {"quality": 92, "subsampling": 0}),
     "webp": ("image/webp", {"quality": 92, "method": 0}),
 }
+SIDES = {"jpeg": 65_500, "webp": 16_383}  # pixels of a side that the formats have, at most
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Picture:
-    """What a client sent: the photograph, and its faces, which are looked for where a model of aligned faces is open."""
+    """What a client sent: the photograph, and its faces once a model of aligned faces has needed them."""
 
     photo: Photo
-    faces: Sequence[Face] = ()
+    faces: Sequence[Face] | None = None
+
+    def look(self) -> None:
+        """Find and judge the faces, where that has not been done."""
+        if self.faces is None:
+            faces = find(self.photo)
+            for face in faces:
+                _ = face.quality  # it cuts the face, and an answer in the event loop has no time for that
+            self.faces = faces
 
     @property
     def size(self) -> int:
@@ -66,6 +76,16 @@ class Kept:
         """Bytes in memory, the picture's among them: it stays as long as its inversion."""
         model = self.inversion.model
         return self.picture.size + sum(4 * int(np.prod(model.shape(name, 1))) for name in model.tensors)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What of a picture is inverted: the face of a number from 1 (the largest when None), or all of it, where the model takes no faces or
+    the picture is `aligned`, a crop of a face already. `crop`: where all of it does not fit, its middle."""
+
+    face: int | None = None
+    crop: bool = False
+    aligned: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,18 +164,28 @@ class Room:
                 known[name]  # raises for an unknown name, with the names there are
         return EditOrder(tuple(parts)).edit(self.open.bundle, known)
 
-    def subject(self, picture: Picture, face: int | None, crop: bool) -> Subject:
-        """What of a picture is inverted: the face of a number from 1 (the largest when None), or all of it."""
-        wishes = Wishes(face=None if face is None or not self.faces else str(face), crop=crop and not self.faces)
-        return Reader(self.open.bundle.manifest, wishes).of(picture.photo, picture.faces, "the picture")
+    def looks(self, taken: Taken) -> bool:
+        """Whether it needs the faces of a picture for this."""
+        return self.faces and not taken.aligned
 
-    def invert(self, tasks: Sequence[tuple[Picture, int | None, bool]]) -> list[Kept | Exception]:
-        """The inversion, or the error, of each (picture, face, crop); all of them as one batch."""
+    def subject(self, picture: Picture, taken: Taken) -> Subject:
+        """What of a picture is inverted. Raises SdicError."""
+        if self.looks(taken):
+            picture.look()
+            wishes = Wishes(face=None if taken.face is None else str(taken.face))
+        elif self.faces and taken.face is not None:
+            raise ArgumentError('"face" is for photographs, and "aligned" says that the picture is a crop already; omit one')
+        else:
+            wishes = Wishes(aligned=self.faces, crop=taken.crop)
+        return Reader(self.open.bundle.manifest, wishes, words=FIELDS).of(picture.photo, picture.faces or (), "the picture")
+
+    def invert(self, tasks: Sequence[tuple[Picture, Taken]]) -> list[Kept | Exception]:
+        """The inversion, or the error, of each; all of them as one batch."""
         start = time.perf_counter()
         subjects: list[tuple[Subject | Exception, np.ndarray | None]] = []
-        for picture, face, crop in tasks:
+        for picture, taken in tasks:
             try:
-                subject = self.subject(picture, face, crop)
+                subject = self.subject(picture, taken)
                 subjects.append((subject, self.open.prepare(subject.pictures[0], SQUASH)))
             except (SdicError, MemoryError) as error:
                 subjects.append((error, None))
@@ -166,39 +196,40 @@ class Room:
             for task, (subject, _) in zip(tasks, subjects, strict=True)
         ]
 
-    def pictures(self, kept: Kept, asked: Sequence[Asked]) -> list[Image]:
-        """The picture of each; those whose strengths are all 0 are the inversion."""
-        return [self._pasted(kept, image, one.paste) for image, one in zip(self._edited(kept, asked), asked, strict=True)]
+    def pictures(self, kept: Kept, asked: Sequence[Asked], small: bool = False) -> list[Image]:
+        """The picture of each; those whose strengths are all 0 are the inversion. `small`: photographs in the size of a strip's."""
+        return [self._pasted(kept, image, one.paste, small) for image, one in zip(self._edited(kept, asked), asked, strict=True)]
 
     def _edited(self, kept: Kept, asked: Sequence[Asked]) -> list[Image]:
-        base, images = kept.inversion.images[0], []
+        base, keeps, images = kept.inversion.images[0], kept.keeps, []  # a mask may come meanwhile
         for one in asked:
             parts = [(name, strength) for name, strength in one.edits if strength]
             edit = self.edit(one.edits) if one.edits else None  # also where all strengths are 0: an unknown name is an error
             if edit is None or not parts:
                 images.append(base)
                 continue
-            image = self.open.edit(kept.inversion, self.edit(parts), move=one.move, extras=self._extras(kept, one)).images[0]
-            images.append(image if kept.keeps is None else _blended(image, base, kept.keeps))
+            image = self.open.edit(kept.inversion, self.edit(parts), move=one.move, extras=self._extras(keeps, one)).images[0]
+            images.append(image if keeps is None else _blended(image, base, keeps))
         return images
 
-    def _extras(self, kept: Kept, asked: Asked) -> dict[str, np.ndarray]:
+    def _extras(self, keeps: Image | None, asked: Asked) -> dict[str, np.ndarray]:
         """The brushed mask for a method that takes one itself."""
         manifest = self.open.bundle.manifest
         move = manifest.moves.get(asked.move) if asked.move else next(iter(manifest.moves.values()), None)
-        if kept.keeps is None or move is None or "mask" not in manifest.programs[move.program].zeros:
+        if keeps is None or move is None or "mask" not in manifest.programs[move.program].zeros:
             return {}
         _, _, height, width = manifest.shape("mask", 1)
-        return {"mask": (np.asarray(kept.keeps.resize((width, height)), np.float32) / 255)[None, None]}
+        return {"mask": (np.asarray(keeps.resize((width, height)), np.float32) / 255)[None, None]}
 
-    def _pasted(self, kept: Kept, image: Image, paste: str) -> Image:
+    def _pasted(self, kept: Kept, image: Image, paste: str, small: bool) -> Image:
         if not paste or not kept.subject.whole:
             return image
         base = kept.inversion.images if paste == "difference" else None
-        return kept.subject.pasted([image], base)
+        pasted = kept.subject.pasted([image], base)
+        return reduced(pasted) if small else pasted
 
     def strip(self, kept: Kept, asked: Sequence[Asked], captions: Sequence[str]) -> Image:
-        return sheet([self.pictures(kept, asked)], captions)
+        return sheet([self.pictures(kept, asked, small=True)], captions)
 
     def keep(self, kept: Kept, mask: Image | None) -> None:
         """From now on nothing changes where `mask`, a picture of the model's size, is white. Raises PictureError."""
@@ -216,11 +247,20 @@ def _blended(image: Image, base: Image, keeps: Image) -> Image:
 
 def opened(photo: Photo, faces: bool) -> Picture:
     """A picture, with its faces where they are needed."""
-    return Picture(photo, find(photo) if faces else ())
+    picture = Picture(photo)
+    if faces:
+        picture.look()
+    return picture
 
 
 def encoded(image: Image, kind: str) -> bytes:
-    """The bytes of a picture in one of FORMATS, with the colour profile of the photograph that it is."""
+    """The bytes of a picture in one of FORMATS, with the colour profile and the transparency of the photograph that it is; JPEG has none,
+    and shows transparent parts on white. Raises ArgumentError."""
+    if max(image.size) > SIDES.get(kind, max(image.size)):
+        size = f"{image.width} x {image.height}"
+        raise ArgumentError(f'a picture of {size} pixels is too large for "{kind}", which has {SIDES[kind]} a side at most; ask for "png"')
     stream = io.BytesIO()
-    image.convert("RGB").save(stream, kind.upper(), icc_profile=image.info.get(PROFILE), **FORMATS[kind][1])
+    profile = image.info.get(PROFILE)
+    written = image if image.mode == "RGBA" and kind != "jpeg" else seen(image)
+    written.save(stream, kind.upper(), icc_profile=profile, **FORMATS[kind][1])
     return stream.getvalue()

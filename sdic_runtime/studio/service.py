@@ -11,50 +11,40 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException as AnyHttpException
-from starlette.requests import ClientDisconnect
 
-from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError, SdicError
+from sdic_runtime.errors import ArgumentError, SdicError
 from sdic_runtime.faces import open_photo
 from sdic_runtime.pictures import opened as decoding
 from sdic_runtime.sheets import back_and_forth, gif
-from sdic_runtime.studio.kept import GoneError
+from sdic_runtime.studio.answers import STATUS, plain, refuse
 from sdic_runtime.studio.kept import Kept as Store
 from sdic_runtime.studio.limits import Limits
-from sdic_runtime.studio.messages import ToEdit, ToInvert, ToSweep
-from sdic_runtime.studio.rooms import FAILED, FORMATS, LOADING, READY, Asked, Kept, Picture, Room, encoded, opened
-from sdic_runtime.studio.uploads import Uploads
-from sdic_runtime.studio.worker import BusyError, StaleError, Work, Worker, finished
+from sdic_runtime.studio.messages import Number, ToEdit, ToInvert, ToSweep
+from sdic_runtime.studio.rooms import FAILED, FORMATS, LOADING, READY, Asked, Kept, Picture, Room, Taken, encoded, opened
+from sdic_runtime.studio.uploads import Uploads, small_bodies
+from sdic_runtime.studio.worker import Work, Worker, finished
 
 PAGE = Path(__file__).with_name("page")
 PREVIEW_SIDE = 1024  # pixels of the longer side of a photograph that the page shows
-STATUS: dict[type[BaseException], int] = {  # the first that fits
-    GoneError: 404,
-    StaleError: 409,
-    BusyError: 503,
-    PictureError: 400,
-    ArgumentError: 400,
-    ClientDisconnect: 400,
-    RequestValidationError: 400,
-    OutOfMemoryError: 503,
-    MemoryError: 503,
-}
 
 
 class Studio:
     """What the routes share."""
 
-    def __init__(self, bundles: Sequence[Path | None], limits: Limits, options: dict[str, Any]) -> None:
-        self.limits = limits
+    def __init__(
+        self, bundles: Sequence[Path | None], limits: Limits, options: dict[str, Any], loaded: Callable[[Sequence[Room]], None]
+    ) -> None:
+        self.limits, self.loaded = limits, loaded
         self.rooms = [Room(path, options) for path in bundles]
         # The models, and what reads the pictures that come for them.
         self.worker, self.reader, self.uploads = Worker(limits.waiting), Worker(limits.waiting), Uploads(limits)
         self.pictures: Store[Picture] = Store(limits.kept, limits.kept_bytes // 2, limits.lifetime)
         self.inversions: Store[Kept] = Store(limits.kept, limits.kept_bytes // 2, limits.lifetime)
         self.inverting = {id(room): Work(room.invert, limits.batch) for room in self.rooms}
+        self.tasks: list[asyncio.Task[None]] = []
         self.stopping = False
         self.registry = CollectorRegistry()
         self.answers = Counter("sdic_answers", "Answers by status", ["status"], registry=self.registry)
@@ -68,11 +58,23 @@ class Studio:
         for name, (meaning, value) in gauges.items():
             Gauge(name, meaning, registry=self.registry).set_function(value)
 
-    async def load(self, loaded: Callable[[Sequence[Room]], None]) -> None:
-        """Load all bundles, then call `loaded` with their rooms."""
+    def start(self) -> None:
+        """Load the bundles and answer, in the running event loop; what runs already goes on."""
+        if not self.tasks:
+            running = (self.worker.run(), self.reader.run(), self._load())
+            self.tasks = [asyncio.create_task(each) for each in running]
+
+    async def _load(self) -> None:
         for room in self.rooms:
             await asyncio.to_thread(room.load)
-        loaded(self.rooms)
+        self.loaded(self.rooms)
+
+    async def stop(self) -> None:
+        """Answer what was accepted, and take nothing more."""
+        self.stopping = True
+        await finished([self.worker, self.reader], self.limits.stop_seconds)
+        for task in self.tasks:
+            task.cancel()
 
     def room(self, name: str | None = None) -> Room:
         """The bundle called `name`, the first one that did not fail when None. Raises HTTPException or ArgumentError."""
@@ -94,7 +96,7 @@ class Studio:
         """The result of a job for `worker`, the models' when None; one whose client has gone is dropped. Raises what the job raised, and
         HTTPException after too long."""
         start = time.perf_counter()
-        answer = (worker or self.worker).submit(work, payload, slot)
+        answer = (self.worker if worker is None else worker).submit(work, payload, slot)  # one without work counts as false
         gone = asyncio.create_task(_gone(request))
         try:
             await asyncio.wait({answer, gone}, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -120,8 +122,24 @@ class Studio:
         picture: Picture = await self.done(request, "decode", Work(made), None, worker=self.reader)
         return picture
 
-    async def inversion(self, request: Request, room: Room, picture: Picture, face: int | None = None, crop: bool = False) -> Kept:
-        kept: Kept = await self.done(request, "invert", self.inverting[id(room)], (picture, face, crop))
+    async def look(self, request: Request, picture: Picture) -> None:
+        """Look for the faces of a picture, where nobody did: the model that needs them may have been loaded later."""
+
+        def looked(_: Sequence[Any]) -> list[None]:
+            picture.look()
+            return [None]
+
+        if picture.faces is None:
+            await self.done(request, "faces", Work(looked), None, worker=self.reader)
+
+    def finds(self) -> bool:
+        """Whether a model that is ready takes the faces of photographs."""
+        return any(room.faces for room in self.rooms if room.state == READY)
+
+    async def inversion(self, request: Request, room: Room, picture: Picture, taken: Taken) -> Kept:
+        if room.looks(taken):
+            await self.look(request, picture)
+        kept: Kept = await self.done(request, "invert", self.inverting[id(room)], (picture, taken))
         return kept
 
     async def image(self, request: Request, kept: Kept, asked: Asked, kind: str, slot: str | None = None) -> Response:
@@ -141,20 +159,17 @@ def create_app(
     **options: Any,
 ) -> FastAPI:
     """The application on some bundles (None: the embedded demo bundle); `options` go to Pipeline.load. `loaded` is called in the event
-    loop once all bundles are ready or have failed."""
-    studio = Studio([None if path is None else Path(path) for path in bundles], limits or Limits(), options)
+    loop once all bundles are ready or have failed. Mounted in another application it starts with the first request."""
+    studio = Studio([None if path is None else Path(path) for path in bundles], limits or Limits(), options, loaded)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        workers = [studio.worker, studio.reader]
-        tasks = [*(asyncio.create_task(worker.run()) for worker in workers), asyncio.create_task(studio.load(loaded))]
+        studio.start()
         yield
-        studio.stopping = True
-        await finished(workers, studio.limits.stop_seconds)
-        for task in tasks:
-            task.cancel()
+        await studio.stop()
 
     app = FastAPI(title="SDIC", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.router.route_class = small_bodies(studio.limits)
     app.state.studio = studio
     _add_page(app)
     _add_health(app, studio)
@@ -162,10 +177,11 @@ def create_app(
     _add_inversions(app, studio)
     _add_single(app, studio)
     for kind in (SdicError, AnyHttpException, *STATUS):
-        app.add_exception_handler(kind, _refuse)
+        app.add_exception_handler(kind, refuse)
 
     @app.middleware("http")
     async def count(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
+        studio.start()  # a mounted application is not told that its server starts
         response = await follow(request)
         studio.answers.labels(str(response.status_code)).inc()
         return response
@@ -174,7 +190,7 @@ def create_app(
 
 
 def _add_page(app: FastAPI) -> None:
-    files = {"/": "index.html", **{f"/{name}": name for name in ("studio.css", "studio.js", "icon.svg")}}
+    files = {"/": "index.html", **{f"/{name}": name for name in ("studio.css", "studio.js", "service.js", "address.js", "icon.svg")}}
     for path, name in files.items():
         app.add_api_route(path, lambda name=name: FileResponse(PAGE / name), include_in_schema=False)
 
@@ -187,10 +203,10 @@ def _add_health(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/ready")
     async def ready() -> Response:
-        """Loading, ready, failed or stopping, and why."""
+        """Loading while any bundle does, then ready, or failed where one did; or stopping; and why."""
         states = {room.state for room in studio.rooms}
-        state = "stopping" if studio.stopping else next((one for one in (FAILED, LOADING) if one in states), READY)
-        reasons = [room.reason for room in studio.rooms if room.reason]
+        state = "stopping" if studio.stopping else next((one for one in (LOADING, FAILED) if one in states), READY)
+        reasons = [plain(room.reason) for room in studio.rooms if room.reason]
         return JSONResponse({"status": state, "reasons": reasons}, 200 if state == READY else 503)
 
     @app.get("/metrics")
@@ -201,7 +217,7 @@ def _add_health(app: FastAPI, studio: Studio) -> None:
 def _add_pictures(app: FastAPI, studio: Studio) -> None:
     def described(handle: str, picture: Picture) -> dict[str, Any]:
         width, height = picture.photo.size
-        faces = [{"box": list(face.box), "quality": face.quality, "warning": face.warning} for face in picture.faces]
+        faces = [{"box": list(face.box), "quality": face.quality, "warning": face.warning} for face in picture.faces or ()]
         return {"picture": handle, "width": width, "height": height, "faces": faces}
 
     @app.get("/api/bundles")
@@ -212,12 +228,15 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
     @app.post("/api/pictures")
     async def send(request: Request) -> dict[str, Any]:
         studio.room()
-        picture = await studio.picture(request, any(room.faces for room in studio.rooms if room.state == READY))
+        picture = await studio.picture(request, studio.finds())
         return described(studio.pictures.add(picture, picture.size), picture)
 
     @app.get("/api/pictures/{handle}")
-    async def picture(handle: str) -> dict[str, Any]:
-        return described(handle, studio.pictures.get(handle))
+    async def picture(request: Request, handle: str) -> dict[str, Any]:
+        picture = studio.pictures.get(handle)
+        if studio.finds():
+            await studio.look(request, picture)
+        return described(handle, picture)
 
     @app.get("/api/pictures/{handle}/image")
     async def image(request: Request, handle: str) -> Response:
@@ -238,13 +257,14 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
 
     @app.post("/api/pictures/{handle}/invert")
     async def invert(request: Request, handle: str, wanted: ToInvert) -> dict[str, Any]:
-        kept = await studio.inversion(request, studio.room(wanted.bundle), studio.pictures.get(handle), wanted.face, wanted.crop)
+        taken = Taken(wanted.face, wanted.crop, wanted.aligned)
+        kept = await studio.inversion(request, studio.room(wanted.bundle), studio.pictures.get(handle), taken)
         return _described(studio.inversions.add(kept, kept.size), kept)
 
 
 def _described(handle: str, kept: Kept) -> dict[str, Any]:
     width, height = kept.inversion.images[0].size
-    notices = list(kept.subject.notices)
+    notices = [plain(notice) for notice in kept.subject.notices]
     return {
         "inversion": handle,
         "bundle": kept.room.open.bundle.manifest.name,
@@ -271,7 +291,7 @@ def _add_inversions(app: FastAPI, studio: Studio) -> None:
             image: Any = kept.subject.pictures[0]
             return [encoded(image.convert("RGB").resize(kept.inversion.images[0].size), "jpeg")]
 
-        return Response(await studio.done(request, "preview", Work(made), None), media_type="image/jpeg")
+        return Response(await studio.done(request, "preview", Work(made), None, worker=studio.reader), media_type="image/jpeg")
 
     @app.put("/api/inversions/{handle}/mask")
     async def mask(request: Request, handle: str) -> dict[str, Any]:
@@ -286,7 +306,7 @@ def _add_inversions(app: FastAPI, studio: Studio) -> None:
                 kept.room.keep(kept, image.convert("L"))
             return [None]
 
-        await studio.done(request, "mask", Work(made), None)
+        await studio.done(request, "mask", Work(made), None, worker=studio.reader)
         return _described(handle, kept)
 
     @app.post("/api/inversions/{handle}/edit")
@@ -311,7 +331,7 @@ def _add_inversions(app: FastAPI, studio: Studio) -> None:
     async def animation(request: Request, handle: str, wanted: ToSweep) -> Response:
         kept, asked = studio.inversions.get(handle), _swept(wanted, studio.limits)
 
-        work = Work(lambda _: [kept.room.pictures(kept, asked)], then=lambda images: gif(back_and_forth(images)))
+        work = Work(lambda _: [kept.room.pictures(kept, asked, small=True)], then=lambda images: gif(back_and_forth(images)))
         return Response(await studio.done(request, "animation", work, None), media_type="image/gif")
 
     @app.delete("/api/inversions/{handle}")
@@ -337,16 +357,18 @@ def _swept(wanted: ToSweep, limits: Limits) -> list[Asked]:
 def _add_single(app: FastAPI, studio: Studio) -> None:
     """One request from a picture to a picture, for scripts; nothing is kept."""
 
-    async def answered(request: Request, bundle: str | None, asked: Asked, face: int | None, crop: bool) -> Response:
+    async def answered(request: Request, bundle: str | None, asked: Asked, taken: Taken) -> Response:
         room = studio.room(bundle)
         if asked.edits:
             room.edit(asked.edits)  # an unknown name is refused before the upload
-        kept = await studio.inversion(request, room, await studio.picture(request, room.faces), face, crop)
+        kept = await studio.inversion(request, room, await studio.picture(request, room.looks(taken)), taken)
         return await studio.image(request, kept, asked, "png")
 
     @app.post("/invert")
-    async def invert(request: Request, bundle: str | None = None, face: int | None = None, crop: bool = False, paste: str = "") -> Response:
-        return await answered(request, bundle, Asked((), None, _paste(paste)), face, crop)
+    async def invert(
+        request: Request, bundle: str | None = None, face: Number = None, crop: bool = False, aligned: bool = False, paste: str = ""
+    ) -> Response:
+        return await answered(request, bundle, Asked((), None, _paste(paste)), Taken(face, crop, aligned))
 
     @app.post("/edit")
     async def edit(
@@ -355,28 +377,16 @@ def _add_single(app: FastAPI, studio: Studio) -> None:
         strength: float = 1.0,
         move: str | None = None,
         bundle: str | None = None,
-        face: int | None = None,
+        face: Number = None,
         crop: bool = False,
+        aligned: bool = False,
         paste: str = "",
     ) -> Response:
-        return await answered(request, bundle, Asked(((direction, strength),), move, _paste(paste)), face, crop)
+        asked = Asked(((direction, strength),), move, _paste(paste))
+        return await answered(request, bundle, asked, Taken(face, crop, aligned))
 
 
 def _paste(paste: str) -> str:
     if paste not in ("", "difference", "replace"):
         raise ArgumentError(f'paste is "{paste[:80]}"; use difference or replace, or omit it')
     return paste
-
-
-def _refuse(_: Request, error: Exception) -> Response:
-    """One sentence, with the status of its kind."""
-    status = getattr(error, "status_code", next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500))
-    text = str(getattr(error, "detail", error))
-    if isinstance(error, RequestValidationError):
-        text = "; ".join(
-            f"{'.'.join(map(str, item['loc'][1:])) or 'the request'} is not right: {item['msg']}" for item in error.errors()[:3]
-        )
-    elif isinstance(error, MemoryError):
-        text = "not enough memory for this picture; send a smaller one"
-    headers = {"retry-after": "1"} if status == 503 else None
-    return JSONResponse({"error": text[:400] or "the upload was cut off; send it again"}, status, headers)

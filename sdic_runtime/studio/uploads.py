@@ -1,14 +1,18 @@
-"""Uploads as clients send them: the file as the body, or one field of a form."""
+"""Bodies of requests within the limits: uploads, which are the body or one field of a form, and the small ones of everything else."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import HTTPException, Request
+from fastapi import HTTPException, Request, Response
+from fastapi.routing import APIRoute
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
+from starlette.types import Message, Receive
 
 from sdic_runtime.studio.limits import Limits
 
@@ -56,6 +60,50 @@ class Uploads:
         if size > most:
             raise HTTPException(413, f"the upload is larger than {most} bytes; send a smaller file")
         return bytes(data)
+
+
+def small_bodies(limits: Limits) -> type[APIRoute]:
+    """Routes whose body, where they take one that is no upload, is read within the limits."""
+
+    class SmallBodies(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+            if self.body_field is None:
+                return handle
+
+            async def measured(request: Request) -> Response:
+                return await handle(Request(request.scope, _small(request.receive, limits)))
+
+            return measured
+
+    return SmallBodies
+
+
+def _small(receive: Receive, limits: Limits) -> Receive:
+    """Raises HTTPException for a body beyond the limits; one that is too large is still read to its end, as an upload is."""
+    size, end, whole = 0, time.monotonic() + limits.upload_seconds, False
+
+    async def piece() -> Message:
+        nonlocal size, whole
+        if whole:  # what comes after the body is that the client goes
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
+        except asyncio.TimeoutError:
+            raise HTTPException(408, f"the request's body took longer than {limits.upload_seconds:g} seconds; send it again") from None
+        size += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
+        return message
+
+    async def receiving() -> Message:
+        message = await piece()
+        while size > limits.body_bytes:
+            if whole:
+                raise HTTPException(413, f"the request's body is larger than {limits.body_bytes} bytes; send a smaller one")
+            await piece()
+        return message
+
+    return receiving
 
 
 def file_of(body: bytes, kind: str) -> bytes:

@@ -1,5 +1,7 @@
 // The page: a picture is inverted once; a slider asks for the newest edit alone.
 
+import { follower } from "./address.js";
+
 const $ = (id) => document.getElementById(id);
 const ISOLATION_MILLISECONDS = 3000;
 const state = { model: null, file: null, inverted: false, edits: new Map(), move: "" };
@@ -78,12 +80,21 @@ function buildSliders() {
 
 // ---- A picture, its inversion, its edits
 
+let newest = 0;  // of the pictures that were given: the last one wins
+
+/** `file`: a File, or how to get one. */
 async function invert(file) {
-  if (!file || !state.model) return;
+  if (!file) return;
+  newest += 1;
+  const own = newest;
+  await loaded;  // a picture may be dropped before the model is there
+  if (!state.model) return;
   await trying(async () => {
-    state.file = file;
     say("inverting");
-    const { result, milliseconds } = await ask("invert", { file, middle: $("middle").checked });
+    const picture = typeof file === "function" ? await file() : file;
+    if (own !== newest) return;
+    const { result, milliseconds } = await ask("invert", { file: picture, middle: $("middle").checked });
+    state.file = picture;
     draw($("input"), result.input);
     draw($("inversion"), result.inversion);
     draw($("before"), result.inversion);
@@ -92,7 +103,7 @@ async function invert(file) {
     $("views").hidden = $("controls").hidden = false;
     state.inverted = true;
     await render();
-    say(`inverted in ${(milliseconds / 1000).toFixed(2)} s`);
+    if (own === newest) say(`inverted in ${(milliseconds / 1000).toFixed(2)} s`);
   });
 }
 
@@ -102,25 +113,31 @@ let running = null, wished = false;
 function render() {
   if (!state.inverted) return Promise.resolve();
   wished = true;
-  running ||= (async () => {
-    $("stage").classList.add("busy");
+  running ||= renderAll();
+  return running;
+}
+
+async function renderAll() {
+  $("stage").classList.add("busy");
+  try {
     while (wished) {
       wished = false;
-      const edits = [...state.edits], start = performance.now();
-      await trying(async () => {
-        const { result } = await ask("edit", { edits, move: state.move || null });
-        draw($("edited"), result);
-        const list = edits.map(([name, strength]) => `${spoken(name)} ${strength.toFixed(2)}`).join(", ");
-        $("edited-caption").textContent = list || "edit: none yet";
-        $("edited").setAttribute("aria-label", list ? `The picture with ${list}` : "The picture, not edited");
-        Object.assign($("edited").dataset, { milliseconds: performance.now() - start, shown: 1 + Number($("edited").dataset.shown) });
-      });
+      await trying(renderOne);
     }
-    remember();
+  } finally {
     $("stage").classList.remove("busy");
     running = null;
-  })();
-  return running;
+  }
+  remember();
+}
+
+async function renderOne() {
+  const edits = [...state.edits], start = performance.now(), { result } = await ask("edit", { edits, move: state.move || null });
+  draw($("edited"), result);
+  const list = edits.map(([name, strength]) => `${spoken(name)} ${strength.toFixed(2)}`).join(", ");
+  $("edited-caption").textContent = list || "edit: none yet";
+  $("edited").setAttribute("aria-label", list ? `The picture with ${list}` : "The picture, not edited");
+  Object.assign($("edited").dataset, { milliseconds: performance.now() - start, shown: 1 + Number($("edited").dataset.shown) });
 }
 
 async function download() {
@@ -133,11 +150,13 @@ async function download() {
 
 // ---- A link that restores the sliders: they are behind the #, which is never sent
 
-function remember() {
+function link() {
   const parts = new URLSearchParams([...state.edits].map(([name, strength]) => [name, strength.toFixed(3)]));
   if (state.move) parts.set("form", state.move);
-  history.replaceState(null, "", `#${parts}`);
+  return `#${parts}`;
 }
+
+const remember = follower(link);
 
 function restore() {
   for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
@@ -173,7 +192,10 @@ function wire() {
   document.addEventListener("paste", (event) => invert(event.clipboardData.files[0]));
   $("middle").addEventListener("change", () => invert(state.file));
   $("reset").addEventListener("click", () => { state.edits.clear(); buildSliders(); });
-  $("link").addEventListener("click", async () => { remember(); try { await navigator.clipboard.writeText(location.href); say("the link is copied"); } catch { say(location.href); } });
+  $("link").addEventListener("click", async () => {
+    const address = new URL(link(), location.href).href;
+    try { await navigator.clipboard.writeText(address); say("the link is copied"); } catch { say(address); }
+  });
   $("download").addEventListener("click", download);
   $("move").addEventListener("change", () => { state.move = $("move").value; render(); });
   $("wipe").addEventListener("input", () => { $("before").style.clipPath = `inset(0 ${100 - $("wipe").value}% 0 0)`; });
@@ -182,19 +204,17 @@ function wire() {
 function examples() {
   $("examples").hidden = !state.model.examples.length;
   $("examples").replaceChildren(...state.model.examples.map((path, index) => {
-    const button = Object.assign(document.createElement("button"), { type: "button" }), name = path.split("/").pop();
+    const button = Object.assign(document.createElement("button"), { type: "button" }), name = path.split("/").pop().replace(/^\d+_/, "");
     button.append(Object.assign(new Image(), { src: path, alt: `Example ${index + 1}` }));
-    button.addEventListener("click", () => trying(async () => {
+    button.addEventListener("click", () => {
       for (const one of $("examples").children) one.setAttribute("aria-pressed", String(one === button));
-      await invert(new File([await (await fetch(path)).blob()], name));
-    }));
+      invert(async () => new File([await (await fetch(path)).blob()], name));
+    });
     return button;
   }));
 }
 
-await isolated();
-wire();
-await trying(async () => {
+const loaded = isolated().then(() => trying(async () => {
   const { result } = await ask("load", { backend: new URLSearchParams(location.search).get("backend") });
   state.model = result;
   $("model").textContent = `${result.name} (${result.method}), ${result.width} x ${result.height}, ${result.backend}`;
@@ -208,4 +228,6 @@ await trying(async () => {
   buildSliders();
   examples();
   say("ready");
-});
+}));
+wire();
+await loaded;

@@ -13,7 +13,11 @@ const TASKS = {
   edit: ({ edits, move }) => pipeline.edit(edits, move),
 };
 
-self.addEventListener("message", async ({ data: { number, task, ...wanted } }) => {
+let turn = Promise.resolve();  // the task before is done: an edit never meets half of an inversion
+
+self.addEventListener("message", ({ data }) => { turn = turn.then(() => answer(data)); });
+
+async function answer({ number, task, ...wanted }) {
   const start = performance.now();
   try {
     const result = await TASKS[task](wanted);
@@ -21,4 +25,4 @@ self.addEventListener("message", async ({ data: { number, task, ...wanted } }) =
   } catch (error) {
     self.postMessage({ number, error: String(error?.message ?? error) });
   }
-});
+}

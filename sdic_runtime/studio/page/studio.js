@@ -1,26 +1,14 @@
 // The studio's page: a picture is sent once and inverted once; a slider asks for the newest edit alone.
 
+import { follower } from "./address.js";
+import { ask, json, post } from "./service.js";
+
 const $ = (id) => document.getElementById(id);
-const state = { bundles: [], bundle: null, picture: null, face: null, inversion: null, size: null, edits: new Map(), move: "", paste: "", compared: new Map() };
-const slot = crypto.randomUUID();  // of this tab: two tabs on one picture do not replace each other's requests
+const state = { bundles: [], bundle: null, picture: null, face: null, inversion: null, size: null, pastes: false, edits: new Map(), move: "", paste: "", compared: new Map() };
+// Of this tab: two tabs on one picture do not replace each other's requests. Browsers have randomUUID for this machine's own pages and https alone.
+const slot = crypto.getRandomValues(new Uint32Array(4)).join("-");
 
-// ---- Talking to the service
-
-async function ask(path, options = {}) {
-  let answer;
-  try {
-    answer = await fetch(path, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("the service does not answer; start it again with: sdic-run studio");
-  }
-  if (answer.ok) return answer;
-  let sentence = `the service answered ${answer.status}`;
-  try { sentence = (await answer.json()).error || sentence; } catch { /* no JSON: the status is all there is */ }
-  throw Object.assign(new Error(sentence), { status: answer.status });
-}
-const json = async (path, options) => (await ask(path, options)).json();
-const post = (body, signal) => ({ method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal });
+// ---- Words to the user
 
 function say(text) { $("status").textContent = text; }
 function complain(error) { $("error").textContent = error ? error.message : ""; if (error) say(""); }
@@ -31,19 +19,43 @@ async function trying(work) {
 
 // ---- What there is
 
+const pause = () => new Promise((done) => setTimeout(done, 500));
+
+/** The first models, among them that of the link; those that load later come later. */
 async function loadBundles() {
-  for (;;) {
-    try { state.bundles = await json("api/bundles"); break; } catch (error) {
+  const named = new URLSearchParams(location.hash.slice(1)).get("bundle");
+  for (let more = true; ; await pause()) {
+    try { more = await newBundles(); } catch (error) {
       if (error.status !== 503) throw error;
       say(error.message);
-      await new Promise((done) => setTimeout(done, 500));
+      continue;
     }
+    if (more && named && !state.bundles.some((bundle) => bundle.name === named)) { say(`the model "${named}" may still be loading`); continue; }
+    if (more) awaitBundles();
+    break;
   }
   say("");
-  for (const bundle of state.bundles) $("bundle").append(new Option(`${bundle.name} (${bundle.method})`, bundle.name));
-  $("bundle-choice").hidden = state.bundles.length < 2;
-  $("compare").parentElement.hidden = state.bundles.length < 2;
   useBundle(state.bundles[0].name);
+}
+
+async function awaitBundles() {
+  for (let more = true; more; ) {
+    await pause();
+    try { more = await newBundles(); } catch { /* asked again */ }
+  }
+}
+
+/** Show the models that have been loaded; whether more are to come. */
+async function newBundles() {
+  const more = (await (await fetch("ready")).json()).status === "loading", found = await json("api/bundles");
+  if (found.length > state.bundles.length) {
+    state.bundles = found.map((bundle) => state.bundles.find((one) => one.name === bundle.name) || bundle);
+    $("bundle").replaceChildren(...state.bundles.map((bundle) => new Option(`${bundle.name} (${bundle.method})`, bundle.name)));
+    if (state.bundle) $("bundle").value = state.bundle.name;
+    $("bundle-choice").hidden = $("compare").parentElement.hidden = state.bundles.length < 2;
+    if ($("compare").checked) compare();
+  }
+  return more;
 }
 
 function useBundle(name) {
@@ -107,6 +119,7 @@ async function send(file) {
   await trying(async () => {
     if (!state.bundle) throw new Error("no model is ready; load the page again");
     say("sending the picture");
+    $("aligned").checked = false;
     const made = await json("api/pictures", { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file });
     await usePicture(made);
     await invert();
@@ -133,19 +146,26 @@ async function usePicture(made) {
     button.addEventListener("click", () => chooseFace(index + 1));
     $("faces").append(button);
   });
+  $("aligned-choice").hidden = !state.bundle.faces;
   $("faces-said").textContent = !state.bundle.faces ? "" : faces.length === 1 ? "one face" : `${faces.length} faces; press one to edit it`;
 }
 
 async function chooseFace(number) {
   state.face = number;
+  $("aligned").checked = false;
   $("faces").querySelectorAll("button").forEach((button, index) => button.setAttribute("aria-pressed", String(index + 1 === number)));
   await trying(invert);
 }
 
+/** What of the picture a model is to invert. */
+function taken(bundle) {
+  const aligned = $("aligned").checked;
+  return { bundle: bundle.name, face: aligned ? null : state.face, crop: true, aligned };
+}
+
 async function invert() {
   say("inverting");
-  const body = { bundle: state.bundle.name, face: state.face, crop: true };
-  const made = await json(`api/pictures/${state.picture}/invert`, post(body));
+  const made = await json(`api/pictures/${state.picture}/invert`, post(taken(state.bundle)));
   await useInversion(made);
   say([`inverted in ${made.seconds.toFixed(2)} s`, ...made.notices].join("; "));
 }
@@ -153,6 +173,7 @@ async function invert() {
 async function useInversion(made) {
   state.inversion = made.inversion;
   state.size = [made.width, made.height];
+  state.pastes = made.pastes;
   $("paste-choice").hidden = !made.pastes;
   $("views").hidden = $("controls").hidden = false;
   $("input").src = `api/inversions/${made.inversion}/input`;
@@ -170,6 +191,17 @@ async function show(image, answer) {
   return image.src;
 }
 
+const NEEDS_FACE = 'set "Photograph" to "the face alone"', HELP = { keep: $("keep-help").textContent, wipe: $("wipe-help").textContent };
+
+/** Masks and the inversion are of the model's own picture: beside a whole photograph neither brush nor wipe can lie on it. */
+function fitStage(paste) {
+  const whole = Boolean(paste) && state.pastes;
+  $("stage").classList.toggle("whole", whole);
+  $("keep").disabled = $("wipe").disabled = whole;
+  $("keep-help").textContent = whole ? `${NEEDS_FACE} to brush; what was brushed on it still stays as it is` : HELP.keep;
+  $("wipe-help").textContent = whole ? `${NEEDS_FACE} to compare` : HELP.wipe;
+}
+
 // ---- Edits: one request at a time, and the newest wish next
 
 let running = null, wished = null;
@@ -181,35 +213,42 @@ function wish(preview) {
 
 function render(preview) {
   wished = preview;
-  remember();
-  running ||= (async () => {
-    $("stage").classList.add("busy");
+  if (!preview) remember();
+  running ||= renderAll();
+  return running;
+}
+
+async function renderAll() {
+  let preview = false;
+  $("stage").classList.add("busy");
+  try {
     while (wished !== null) {
-      const now = wished;
+      preview = wished;
       wished = null;
-      await trying(async () => {
-        const start = performance.now();
-        try {
-          const answer = await ask(`api/inversions/${state.inversion}/edit`, post(wish(now)));
-          await show($("edited"), answer);
-        } catch (error) {
-          if (error.status !== 409) throw error;  // a newer one took its place
-          return;
-        }
-        const list = [...state.edits].map(([name, strength]) => `${name.replaceAll("_", " ")} ${strength.toFixed(2)}`).join(", ");
-        $("edited-caption").textContent = list || "edit: none yet";
-        $("edited").alt = list ? `The picture with ${list}` : "The picture, not edited";
-        $("edited").dataset.milliseconds = String(performance.now() - start);
-        $("edited").dataset.full = String(!now);
-        $("edited").dataset.shown = String(1 + Number($("edited").dataset.shown || 0));
-        if (!now) $("download").href = $("edited").src;
-      });
+      await trying(() => renderOne(preview));
     }
+  } finally {
     $("stage").classList.remove("busy");
     running = null;
-    if (!preview) await compare();
-  })();
-  return running;
+  }
+  if (!preview) await compare();
+}
+
+async function renderOne(preview) {
+  const start = performance.now(), sent = wish(preview);
+  try {
+    const answer = await ask(`api/inversions/${state.inversion}/edit`, post(sent));
+    await show($("edited"), answer);
+  } catch (error) {
+    if (error.status !== 409) throw error;  // a newer one took its place
+    return;
+  }
+  fitStage(sent.paste || state.paste);
+  const list = [...state.edits].map(([name, strength]) => `${name.replaceAll("_", " ")} ${strength.toFixed(2)}`).join(", "), edited = $("edited");
+  $("edited-caption").textContent = list || "edit: none yet";
+  edited.alt = list ? `The picture with ${list}` : "The picture, not edited";
+  Object.assign(edited.dataset, { milliseconds: performance.now() - start, full: !preview, shown: 1 + Number(edited.dataset.shown || 0) });
+  if (!preview) $("download").href = edited.src;
 }
 
 async function compare() {
@@ -217,9 +256,9 @@ async function compare() {
   if (!others.length) { $("others").replaceChildren(); return; }
   for (const bundle of others) {
     await trying(async () => {
-      const key = `${state.picture}/${state.face}/${bundle.name}`;
+      const wanted = taken(bundle), key = `${state.picture}/${JSON.stringify(wanted)}`;
       if (!state.compared.has(key)) {
-        const made = await json(`api/pictures/${state.picture}/invert`, post({ bundle: bundle.name, face: state.face, crop: true }));
+        const made = await json(`api/pictures/${state.picture}/invert`, post(wanted));
         state.compared.set(key, made.inversion);
       }
       const edits = wish(false).edits.filter((edit) => bundle.edits.some((known) => known.name === edit.name));
@@ -238,11 +277,13 @@ async function compare() {
 
 // ---- A link that restores the state: everything is behind the #, which is never sent
 
-function remember() {
-  const parts = new URLSearchParams({ bundle: state.bundle.name, picture: state.picture || "", ...(state.face && { face: state.face }), ...(state.move && { move: state.move }), ...(state.paste && { paste: state.paste }) });
+function link() {
+  const parts = new URLSearchParams({ bundle: state.bundle.name, picture: state.picture || "", ...(state.face && { face: state.face }), ...($("aligned").checked && { aligned: "yes" }), ...(state.move && { move: state.move }), ...(state.paste && { paste: state.paste }) });
   for (const [name, strength] of state.edits) parts.append(`edit.${name}`, strength.toFixed(3));
-  history.replaceState(null, "", `#${parts}`);
+  return `#${parts}`;
 }
+
+const remember = follower(link);
 
 async function restore() {
   const parts = new URLSearchParams(location.hash.slice(1));
@@ -265,6 +306,7 @@ async function restore() {
     return;
   }
   await usePicture(made);
+  $("aligned").checked = state.bundle.faces && parts.has("aligned");
   const face = Number(parts.get("face"));
   if (state.bundle.faces && face >= 1 && face <= made.faces.length) state.face = face;
   $("faces").querySelectorAll("button").forEach((button, index) => button.setAttribute("aria-pressed", String(index + 1 === (state.face || 1))));
@@ -340,10 +382,14 @@ function wire() {
   $("again").addEventListener("click", () => { $("drop").hidden = false; $("photo").hidden = true; $("file").click(); });
   $("bundle").addEventListener("change", () => { useBundle($("bundle").value); if (state.picture) trying(async () => { await usePicture(await json(`api/pictures/${state.picture}`)); await invert(); }); });
   $("move").addEventListener("change", () => { state.move = $("move").value; render(false); });
-  $("paste").addEventListener("change", () => { state.paste = $("paste").value; render(false); });
+  $("paste").addEventListener("change", () => { state.paste = $("paste").value; if (state.paste) fitStage(state.paste); render(false); });
   $("compare").addEventListener("change", compare);
+  $("aligned").addEventListener("change", () => trying(invert));
   $("reset").addEventListener("click", () => { state.edits.clear(); buildSliders(); render(false); });
-  $("link").addEventListener("click", async () => { remember(); try { await navigator.clipboard.writeText(location.href); say("the link is copied"); } catch { say(location.href); } });
+  $("link").addEventListener("click", async () => {
+    const address = new URL(link(), location.href).href;
+    try { await navigator.clipboard.writeText(address); say("the link is copied"); } catch { say(address); }
+  });
   $("wipe").addEventListener("input", () => { $("before").style.clipPath = `inset(0 ${100 - $("wipe").value}% 0 0)`; });
   $("brush").addEventListener("click", () => {
     const on = $("brush").getAttribute("aria-pressed") !== "true";

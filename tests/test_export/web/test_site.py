@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from tiny_bundle import SDIC, change_manifest, write_bundle
 
 from sdic_export.cli.app import main
@@ -62,6 +63,17 @@ def test_a_site_holds_the_page_the_runtime_and_a_bundle(tiny: Path, package: Pat
     assert {path.name for path in (without / "onnxruntime").iterdir()} == {*runtime.WASM, "NOTICE.txt"}
     head = next((without / "bundle").rglob("generator_head.onnx"))
     assert not any(item.data_type == TensorProto.FLOAT16 for item in onnx.load(head).graph.initializer)
+
+
+def test_examples_of_one_name_and_of_any_name_are_all_there(tiny: Path, package: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / "one/a.png", tmp_path / "two/a.png", tmp_path / "two/b #1 %41?.png"]
+    for shade, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (shade, shade, shade)).save(path)
+    write_site(WebOptions(tiny, tmp_path / "site", package, pictures=paths))
+    names = json.loads((tmp_path / "site/site.json").read_text())["examples"]
+    assert names == ["examples/1_a.png", "examples/2_a.png", "examples/3_b__1__41_.png"]
+    assert [Image.open(tmp_path / "site" / name).getpixel((0, 0))[0] for name in names] == [0, 1, 2]
 
 
 def test_a_site_has_no_parts_of_stages(package: Path, tmp_path: Path) -> None:

@@ -346,3 +346,13 @@ def test_tags_about_pixels_are_not_those_of_another_file(astronaut: Image.Image,
     with Image.open(tmp_path / "out.tif") as written:
         assert (written.size, written.getexif()[MAKE]) == ((300, 512), "Camera")
         np.testing.assert_array_equal(np.asarray(written), np.asarray(photo.image))
+
+
+def test_a_jpeg_shows_transparent_parts_on_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (64, 32), "red")
+    image.paste((0, 0, 0, 0), (32, 0, 64, 32))
+    image.save(tmp_path / "photo.png")
+    photo = open_photo(tmp_path / "photo.png")
+    photo.save(image, tmp_path / "photo.jpg")
+    with Image.open(tmp_path / "photo.jpg") as written:
+        assert min(written.getpixel((56, 16))) > 250 and written.getpixel((8, 16))[1] < 5

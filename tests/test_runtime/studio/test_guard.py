@@ -35,6 +35,27 @@ def test_further_names_are_allowed_by_the_user() -> None:
     assert client(hosts=["studio.local"]).get("/", headers={"host": "studio.local:8000"}).status_code == 200
     assert client(hosts=["*"]).get("/", headers={"host": "anything"}).status_code == 200
 
+    for given in ("MyBox.local", "mybox.local"):
+        assert client(hosts=[given]).get("/", headers={"host": "MYBOX.local:8000"}).status_code == 200
+    headers = {"host": "MyBox.local:8000", "origin": "http://mybox.local:8000"}
+    assert client(hosts=["mybox.local"]).post("/edit", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["192.168.1.20:8000", "10.0.0.1", "[fe80::1]:8000"])
+def test_addresses_are_allowed_where_others_can_reach_it(host: str) -> None:
+    assert client().get("/", headers={"host": host}).status_code == 421
+    assert client(addresses=True).get("/", headers={"host": host}).status_code == 200
+    assert client(addresses=True).get("/", headers={"host": "192.168.1.20.evil.example"}).status_code == 421
+
+
+def test_headers_that_cannot_be_read_are_refused() -> None:
+    for host in ("[", "[zz]", "[::1"):
+        for addresses in (False, True):
+            answer = client(addresses=addresses).get("/", headers={"host": host})
+            assert answer.status_code == 421 and "does not answer as" in answer.json()["error"]
+    for origin in ("http://[", "http://[zz]", "http://[::1"):
+        assert client().post("/edit", headers={"origin": origin}).status_code == 403
+
 
 @pytest.mark.parametrize(
     ("headers", "status"),
@@ -71,6 +92,18 @@ def test_a_token_is_asked_for_and_becomes_a_cookie() -> None:
     assert opened.status_code == 303 and opened.headers["location"] == "/"
     assert "HttpOnly" in opened.headers["set-cookie"] and "SameSite=Strict" in opened.headers["set-cookie"]
     assert guarded.get("/api/bundles").status_code == 200  # the client has kept the cookie
+
+
+def test_mounted_elsewhere_it_is_about_the_path_below() -> None:
+    outer = fastapi.FastAPI()
+    outer.mount("/my studio", client(token=TOKEN).app)
+    mounted = TestClient(outer, base_url="http://localhost:8000", follow_redirects=False)
+    assert mounted.get("/my%20studio/api/bundles").status_code == 401
+    assert mounted.get("/my%20studio/health").status_code == 200
+    opened = mounted.get(f"/my%20studio/?token={TOKEN}", headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"})
+    assert (opened.status_code, opened.headers["location"]) == (303, "/my%20studio/")
+    assert mounted.get(opened.headers["location"]).status_code == 200  # the client has kept the cookie
+    assert mounted.get("/my%20studio/api/bundles").status_code == 200
 
 
 def test_answers_may_not_be_framed_stored_or_read_elsewhere() -> None:

@@ -174,7 +174,7 @@ def test_metrics_count_answers_and_what_is_kept(client: Any, inversion: str) -> 
 
 
 def test_the_page_and_its_files_are_there_and_nothing_comes_from_elsewhere(client: Any) -> None:
-    for path in ("/", "/studio.css", "/studio.js", "/icon.svg"):
+    for path in ("/", "/studio.css", "/studio.js", "/service.js", "/address.js", "/icon.svg"):
         text = client.get(path).text
         assert "://" not in text.replace("http://www.w3.org/2000/svg", "")
     assert client.get("/nothing.js").status_code == 404

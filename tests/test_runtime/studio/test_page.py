@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from PIL import Image
 
 from sdic_runtime import Pipeline
 from sdic_runtime.bundle.bundle import DEMO_FOLDER, MANIFEST_NAME
+from sdic_runtime.studio.addresses import outward
 
 ROOT = Path(__file__).parents[3]
 PHOTO = ROOT / "examples/portrait_1.png"
@@ -26,6 +28,11 @@ pytestmark = pytest.mark.skipif(not (DEMO_FOLDER / MANIFEST_NAME).exists(), reas
 SHOWN = """before => {
     const { shown, full } = document.getElementById("edited").dataset;
     return Number(shown || 0) > before && full === "true" && !document.querySelector(".busy");
+}"""
+
+REFUSING = """() => {
+    window.changes = 0;
+    history.replaceState = () => { window.changes += 1; throw new DOMException("too many", "SecurityError"); };
 }"""
 
 
@@ -119,6 +126,7 @@ def test_a_picture_is_sent_dragged_masked_and_downloaded(page: Any, tmp_path: Pa
 def test_a_link_restores_the_state_and_two_tabs_do_not_disturb_each_other(page: Any) -> None:
     upload(page)
     drag(page, "age", 3.0)
+    page.wait_for_function("() => location.hash.includes('edit.age=3')")
     other = page.context.new_page()
     other.goto(page.url)
     other.wait_for_selector("#edited[data-full=true]", timeout=60_000)
@@ -132,6 +140,20 @@ def test_a_link_restores_the_state_and_two_tabs_do_not_disturb_each_other(page: 
     page.wait_for_function("() => document.getElementById('status').textContent.includes('not in memory any more')")
     upload(page)
     assert "age 3.00" in page.locator("#edited-caption").text_content()  # the edits of the link are applied to it
+
+
+def test_an_address_that_cannot_change_costs_no_picture(page: Any) -> None:
+    upload(page)
+    page.evaluate(REFUSING)
+    slider = page.locator("#slider-smile")
+    slider.evaluate("one => { for (let i = 0; i < 300; i += 1) { one.value = i / 300; one.dispatchEvent(new Event('input')); } }")
+    drag(page, "smile", 1.0)
+    slider.focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    assert page.evaluate("changes") <= 20, "the address does not follow every value"
+    drag(page, "smile", -1.0)
+    assert "smile -1.00" in page.locator("#edited-caption").text_content()
 
 
 def test_keys_move_a_slider_and_every_control_has_a_name(page: Any) -> None:
@@ -171,6 +193,28 @@ def test_from_letting_go_to_the_full_picture(page: Any) -> None:
         times.append(float(page.locator("#edited").get_attribute("data-milliseconds")))
     print(f"slider release to full picture: median {statistics.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms")
     assert statistics.median(times) < 2000
+
+
+def test_another_machine_can_use_the_page(browser: Any) -> None:
+    """By an IP address, and so without what browsers keep for secure pages."""
+    command = [sys.executable, "-m", "sdic_runtime.cli.app", "studio", "--port", "0", "--host", "0.0.0.0"]
+    if not outward(socket.AF_INET):
+        pytest.skip("this machine has no address for others")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as process:
+        assert process.stdout
+        try:
+            addresses = [process.stdout.readline().strip() for _ in range(2)]
+            page = browser.new_page()
+            page.goto(addresses[1])
+            assert addresses[0].startswith("http://127.0.0.1:") and not page.evaluate("isSecureContext")
+            page.wait_for_selector("#model:not(:empty)", timeout=60_000)
+            upload(page)
+            drag(page, "smile", 1.0)
+            page.locator("#link").click()
+            page.wait_for_function("() => document.getElementById('status').textContent.includes('edit.smile=1.000')")
+            page.close()
+        finally:
+            process.kill()
 
 
 def test_a_service_that_was_stopped_is_told(browser: Any) -> None:
