@@ -20,7 +20,7 @@ from sdic_train.data.datasets import PictureSet
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.graphs import Graphs
-from sdic_train.trainers.pictures import scaled
+from sdic_train.trainers.pictures import scaled, shown_rows
 from sdic_train.trainers.run import SOURCES
 
 if TYPE_CHECKING:
@@ -132,7 +132,13 @@ class Trainer(ABC):
 
     def shown(self, size: int) -> Tensor:
         """Eight pictures from all over the set, for the sheet: [8, 3, size, size] in [-1, 1]."""
-        return scaled(self.pictures, np.linspace(0, len(self.pictures) - 1, 8).astype(int), size).to(self.compute.device)
+        index = np.linspace(0, len(self.pictures) - 1, 8).astype(int)
+        return scaled(self.pictures, index, size, rows=shown_rows(self.config, size)).to(self.compute.device)
+
+    def seen(self, pictures: Tensor) -> Tensor:
+        """[N, C, S, S] without the bars of a letterboxed domain, which no loss compares."""
+        rows = shown_rows(self.config, pictures.shape[-1])
+        return pictures if rows is None else pictures[:, :, slice(*rows)]
 
     def begin(self, optimizer: torch.optim.Optimizer, *rates: float) -> None:
         """Gives the groups of parameters their rates of this step, and forgets the gradients of the last."""

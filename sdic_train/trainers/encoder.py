@@ -23,7 +23,7 @@ from sdic_train.trainers.adversaries import Adversary, LatentDiscriminator
 from sdic_train.trainers.base import Judge, Trainer, wide, widen
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.method import noise, optimizer_of
-from sdic_train.trainers.pictures import batch_pictures, sheet_of
+from sdic_train.trainers.pictures import batch_pictures, sheet_of, shown_rows
 
 FORMS: dict[str, type[Encoder]] = {"e4e": Encoder, "psp": Encoder, "w": WEncoder}
 REAL_SAMPLES = 4  # mapped codes per picture that the latent discriminator sees as real
@@ -89,7 +89,9 @@ class EncoderTrainer(Trainer):
         recipe, compute, random = self.recipe, self.compute, self.random()
         self.begin(self.optimizer, recipe.rate)
         mirror = recipe.mirror and not recipe.code
-        images, coordinates = batch_pictures(self.pictures, compute.batch, self.config.working, random, mirror, compute.device)
+        size = self.config.working
+        rows = shown_rows(self.config, size)
+        images, coordinates = batch_pictures(self.pictures, compute.batch, size, random, mirror, compute.device, rows)
         mapped = torch.randn(len(images) * REAL_SAMPLES, self.config.style_width, generator=random).to(compute.device, non_blocking=True)
         self.encoder.train()
         self.codes: list[Tensor] = []
@@ -129,7 +131,8 @@ class EncoderTrainer(Trainer):
             terms["code"] = F.mse_loss(latent, self._wanted(person)[:, None].expand_as(latent))
         if recipe.l2 or recipe.perceptual or recipe.identity:
             with self.compute.autocast():
-                picture = downsample(self.generator(latent).float(), self.config.working)
+                picture = self.seen(downsample(self.generator(latent).float(), self.config.working))
+                image = self.seen(image)
                 terms |= {name: network(picture, image).mean() for name, network in self.distances.items()}
             if recipe.l2:
                 terms["l2"] = F.mse_loss(picture, image)

@@ -23,7 +23,7 @@ from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.base import Trainer, wide, widen
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.pictures import batch_pictures, new_noises, scaled, sheet_of
+from sdic_train.trainers.pictures import batch_pictures, new_noises, scaled, sheet_of, shown_rows
 
 SUPERVISED = ("fit", "edges", "features", "perceptual", "attributes")  # losses that compare with the render of the same person
 SHEET = 16  # pictures on a sample sheet
@@ -130,7 +130,8 @@ class GeneratorTrainer(Trainer):
         recipe, compute, supervised = self.recipe, self.compute, self.coordinates is not None
         self.begin(self.generator_optimizer, *self.rates)
         self.begin(self.discriminator_optimizer, recipe.discriminator_rate)
-        real, coordinates = batch_pictures(self.pictures, compute.batch, recipe.size, self._random(0), recipe.mirror and not supervised)
+        mirror, rows = recipe.mirror and not supervised, shown_rows(self.config, recipe.size)
+        real, coordinates = batch_pictures(self.pictures, compute.batch, recipe.size, self._random(0), mirror, rows=rows)
         z, second, crossing, noises = self._chances(coordinates if supervised else None)
         fakes = []
         self.discriminator.requires_grad_(False)
@@ -164,7 +165,7 @@ class GeneratorTrainer(Trainer):
         index, rows = np.arange(SHEET) % len(self.pictures), []
         if self.coordinates is not None:
             z[:, : self.coordinates.shape[1]] = self.coordinates[index, : z.shape[1]]
-            rows.append(scaled(self.pictures, index, self.recipe.size))
+            rows.append(scaled(self.pictures, index, self.recipe.size, rows=shown_rows(self.config, self.recipe.size)))
         rows.append(self.average.picture_at(self._rows(self.average.mapping(z.to(self.compute.device))), self.recipe.size))
         return sheet_of(*(row[part : part + SHEET // 2] for part in (0, SHEET // 2) for row in rows))
 

@@ -19,7 +19,7 @@ from sdic_train.networks.stylegan2 import Generator, downsample
 from sdic_train.trainers.base import Judge, Trainer, wide, widen
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of
+from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of, shown_rows
 
 SETTLING = 48  # batches over which the batch norms' statistics are averaged
 OPTIMIZERS = ("ranger", "adam")
@@ -78,13 +78,18 @@ class MethodTrainer(Trainer):
             with self.one_off():
                 self.settle()
         self.begin(self.optimizer, recipe.rate)
-        images, _ = batch_pictures(self.pictures, compute.batch, self.config.working, random, recipe.mirror, compute.device)
+        images = self.batch(compute.batch, random)
         further = self.drawn(random)
         self.set_modes()
         with noise(self.model.generator, random if recipe.random_noise else None):
             for image, *rest in compute.parts(images, *further):
                 self.computed(self._part, (wide(image), *rest), losses)
         self.update(self.optimizer, self.trained)
+
+    def batch(self, count: int, random: torch.Generator) -> Tensor:
+        """`count` pictures as the model takes them, [count, 3, S, S]."""
+        size, mirror, device = self.config.working, self.recipe.mirror, self.compute.device
+        return batch_pictures(self.pictures, count, size, random, mirror, device, shown_rows(self.config, size))[0]
 
     def _part(self, batch: Sequence[Tensor], losses: Losses) -> None:
         self.part(*batch, losses=losses)
@@ -112,8 +117,9 @@ class MethodTrainer(Trainer):
     def compare(self, image: Tensor, *pictures: Tensor) -> dict[str, Tensor]:
         """The image losses of pictures [N, 3, R, R], averaged to the working size, against one image: their sums over the pictures."""
         terms: dict[str, Tensor] = {}
+        size, image = image.shape[-1], self.seen(image)
         for picture in pictures:
-            small = pooled(picture, image.shape[-1]).float()
+            small = self.seen(pooled(picture, size)).float()
             with self.compute.autocast():
                 found = {name: network(small, image).mean() for name, network in self.distances.items()}
             if self.recipe.l2:
@@ -150,10 +156,9 @@ class MethodTrainer(Trainer):
             norm.momentum = None  # the plain mean over all batches
         for batch in range(SETTLING):
             random = random_of(self.recipe.seed, (1 << 30) + batch)
-            count, device = max(4, self.compute.batch), self.compute.device
-            images, _ = batch_pictures(self.pictures, count, self.config.working, random, self.recipe.mirror, device)
+            images = self.batch(max(4, self.compute.batch), random)
             with self.compute.autocast():
-                self.model(wide(images.to(device)))
+                self.model(wide(images.to(self.compute.device)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         self.optimizer = optimizer_of(self.recipe, self.trained)

@@ -105,8 +105,10 @@ class FSTrainer(ReplacedTrainer):
         for scale in range(1, recipe.scales if recipe.perceptual else 1):
             with self.compute.autocast():
                 size = image.shape[-1] >> scale
-                pairs = [self.distances["perceptual"](pooled(picture, size), pooled(image, size)).mean() for picture in pictures]
+                small = self.seen(pooled(image, size))
+                pairs = [self.distances["perceptual"](self.seen(pooled(picture, size)), small).mean() for picture in pictures]
             terms["perceptual"] = terms["perceptual"] + sum(pairs)
+        image, pictures = self.seen(image), [self.seen(picture) for picture in pictures]
         for name, rows in (("l2", slice(real, None)), ("l2_real", slice(0, real))):
             if getattr(recipe, name) and len(image[rows]):
                 terms[name] = sum((F.mse_loss(picture[rows], image[rows]) for picture in pictures), image.new_zeros(()))

@@ -17,7 +17,6 @@ from sdic_train.networks.sfe.model import SFE, SFEInverter
 from sdic_train.trainers.adversaries import Adversary
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.method import MethodRecipe, MethodTrainer, pooled
-from sdic_train.trainers.pictures import batch_pictures
 
 STRENGTH = 3.0  # of a direction that suggests no range
 
@@ -69,9 +68,7 @@ class SFETrainer(MethodTrainer):
         self.made: list[Tensor] = []
         super().train_step(losses)
         if self.contested:
-            recipe = self.recipe
-            batch, size, device = self.compute.batch, self.config.working, self.compute.device
-            images, _ = batch_pictures(self.pictures, batch, size, self.random(), recipe.mirror, device)
+            images = self.batch(self.compute.batch, self.random())
             real = torch.cat([image for (image,) in self.compute.parts(images)])
             self.adversary.advance(real, torch.cat(self.made), self.step, losses, "discriminator")
 

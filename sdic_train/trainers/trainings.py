@@ -175,7 +175,8 @@ def _clcae(config: ModelConfig, recipe: Any) -> CLCAE:
 
 
 def _fs(config: ModelConfig, recipe: Any) -> FS:
-    return FS(replace(config, working=config.resolution, encoder=replace(config.encoder, form="psp")))
+    crop = None if config.encoder.crop is None else config.visible_rows  # rows of the picture that FS reads, which is as large
+    return FS(replace(config, working=config.resolution, encoder=replace(config.encoder, form="psp", crop=crop)))
 
 
 def _sfe_sizes(config: ModelConfig, recipe: Any) -> SFESizes:
