@@ -54,19 +54,20 @@ class Training:
 
 @dataclass(frozen=True)
 class Sources:
-    """The files that a training starts from. `encoder`: that of `generator` where None."""
+    """The files that a training starts from. `encoder`: that of `generator` where None. `domain`: of a generator that does not say."""
 
     generator: Path
     encoder: Path | None = None
     backbone: Path | None = None
     earlier: Path | None = None
+    domain: str | None = None
 
 
 def new_model(method: str, sources: Sources, recipe: Any) -> Any:
     """The model of `method` with the generator and the frozen encoder of its files, and new networks that follow from the recipe's seed.
     Raises CheckpointError."""
     training = TRAININGS[method]
-    generator, average = load_generator(sources.generator), mean_code(sources.generator)
+    generator, average = load_generator(sources.generator, sources.domain), mean_code(sources.generator)
     encoder = sources.encoder or sources.generator
     config = generator.config
     if training.needs or recipe.from_encoder or sources.encoder:

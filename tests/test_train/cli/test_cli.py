@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ from sdic_runtime.errors import ArgumentError, FileError, SdicError
 from sdic_runtime.files import sha256
 from sdic_train.checkpoints.files import read_safetensors, write_safetensors
 from sdic_train.cli.app import main
-from sdic_train.cli.options import Photos, Training, changed, sizes
+from sdic_train.cli.options import Domain, Photos, Training, changed, domain_of, sizes
 from sdic_train.config import TINY
 from sdic_train.methods import method_of_file
+from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.recipes import METHOD
 from sdic_train.trainers.run import LOG, read_log
 
@@ -151,6 +152,19 @@ def test_both_kinds_of_portraits_are_not_trained_on_beyond_the_last_seed(tmp_pat
         told.pictures(32, Photos.both)
     with pytest.raises(FileError, match="holds no photos of 32 pixels with seed 899999; draw them"):
         told.pictures(32, Photos.photo)
+
+
+def test_a_generator_that_may_be_of_cars_is_told_how_it_is_taken(
+    encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = Generator(replace(TINY, resolution=512, channels={**TINY.channels, 256: 4, 512: 4}))
+    torch.save({"g_ema": large.state_dict()}, tmp_path / "large.pt")
+    torch.save({"g_ema": Generator(TINY).state_dict()}, tmp_path / "small.pt")
+    assert domain_of(tmp_path / "large.pt", Domain.cars) == "cars" and domain_of(tmp_path / "small.pt", None) is None
+    assert domain_of(encoder_file, None) is None and not capsys.readouterr().err
+    assert domain_of(tmp_path / "large.pt", None) is None
+    told = f"pictures of {tmp_path / 'large.pt'} are taken to fill the whole square; give --domain cars where they lie between black bars\n"
+    assert capsys.readouterr().err == told
 
 
 def test_missing_weights_are_noticed_before_anything_is_made(
