@@ -226,17 +226,34 @@ class GeneratorTrainer(Trainer):
         return terms
 
     def _path_length(self, z: Tensor, noises: list[Tensor]) -> Tensor:
-        """StyleGAN2's regularisation: a step in w should change the picture by the same amount everywhere. On half of the batch."""
-        (part,) = next(self.compute.parts(z))
-        latent = self._rows(self.generator.mapping(part[: max(1, len(part) // 2)]))
+        """StyleGAN2's regularisation: a step in w should change the picture by the same amount everywhere. On half of the batch, of which
+        each process takes its share, in as many parts as it cuts its pictures into."""
+        compute, size, count = self.compute, self.recipe.size, max(1, len(z) // 2)
+        probe = torch.randn(count, 3, size, size, generator=self._random(2))
+        own = torch.arange(count)[compute.rank :: compute.processes]
+        parts = [rows for rows in own.chunk(compute.accumulate) if len(rows)]
+        kept = len(parts) == 1  # the graph of the lengths, whose mean has to be known before their loss
+
+        def lengths(rows: Tensor, graph: bool) -> Tensor:
+            return self._path_lengths(z[rows].to(compute.device), probe[rows].to(compute.device) / size, noises, graph)
+
+        found, loss = [lengths(rows, kept) for rows in parts], torch.zeros((), device=compute.device)
+        mean = sum((each.detach().sum() for each in found), loss) * (compute.processes / count)
+        mean = mean if compute.accelerator is None else compute.accelerator.reduce(mean, reduction="mean")
+        self.path_mean = self.path_mean.lerp(mean, 0.01)
+        for index, rows in enumerate(parts):
+            each = found[index] if kept else lengths(rows, True)
+            part = (each - self.path_mean).square().sum() * (compute.processes / count)
+            (self.recipe.path * self.recipe.path_every * part).backward()
+            loss = loss + part.detach()
+        return loss * compute.accumulate
+
+    def _path_lengths(self, z: Tensor, probe: Tensor, noises: list[Tensor], graph: bool) -> Tensor:
+        """How far the pictures of z [N, C] move along `probe` for a step in w; [N]. With `graph` the lengths have a gradient."""
+        latent = self._rows(self.generator.mapping(z))
         picture = self.generator.picture_at(latent, self.recipe.size, noises)
-        probe = torch.randn(picture.shape, generator=self._random(2)).to(picture.device) / self.recipe.size
-        slope = torch.autograd.grad((picture * probe).sum(), latent, create_graph=True)[0]
-        lengths = slope.square().sum(2).mean(1).sqrt()
-        self.path_mean = self.path_mean.lerp(lengths.mean().detach(), 0.01)
-        loss = (lengths - self.path_mean).square().mean()
-        (self.recipe.path * self.recipe.path_every * loss).backward()
-        return loss * self.compute.accumulate
+        slope = torch.autograd.grad((picture * probe).sum(), latent, create_graph=graph)[0]
+        return slope.square().sum(2).mean(1).sqrt()
 
     def _advance_discriminator(self, real: Tensor, fakes: Sequence[Tensor], losses: Losses) -> None:
         recipe, compute = self.recipe, self.compute

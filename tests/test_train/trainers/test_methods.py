@@ -181,6 +181,30 @@ def test_only_what_trains_changes(method: str, make: Make) -> None:
         assert all(".running_" in name or name.endswith(".num_batches_tracked") for name in drifting)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_as_many_edits_are_learned_in_any_number_of_parts(
+    parts: int, make: Make, make_compute: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, deltas, edited, inverted = make("sfe", "paper", batch=4), list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
+    compute: Any = make_compute(4, accumulate=parts)
+    trainer.compute = trainer.adversary.compute = compute  # type: ignore[attr-defined]
+    editor, edits, judged = trainer.model.editor.forward, trainer.edits, trainer.judged  # type: ignore[attr-defined]
+    monkeypatch.setattr(trainer.model.editor, "forward", lambda fused, delta: (deltas.extend(delta), editor(fused, delta))[1])
+    monkeypatch.setattr(trainer, "edits", lambda image, offset: (edited.extend(image), edits(image, offset))[1])
+    monkeypatch.setattr(trainer, "judged", lambda picture: (inverted.extend(picture), judged(picture))[1])
+    images = MethodTrainer.batch(trainer, 4, trainer.random())
+    trainer.advance()
+    assert len(deltas) == 4 and sum(bool(delta.abs().max() > 0) for delta in deltas) == 2 and len(inverted) == 2
+    assert torch.equal(torch.stack(edited), images[2:])
+    assert trainer.step == 1, "from which the discriminator takes part"
+    assert all(np.isfinite(value) for value in trainer.advance().values())
+
+
+def test_a_batch_that_has_no_edit_is_refused(make: Make) -> None:
+    with pytest.raises(SdicError, match=r"^a batch of 1 has no picture left to edit, .*; use --batch 2$"):
+        make("sfe", "paper", batch=1)
+
+
 @pytest.mark.parametrize("method", TRAININGS)
 def test_a_step_stays_on_its_device(method: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert other_device.steps(make(method, "demo"), monkeypatch, count=1) == {other_device.OTHER}
