@@ -35,7 +35,7 @@ class EncoderRecipe:
 
     form: str = "e4e"  # "psp": rows apart from each other; "w": one row for all, as HyperStyle starts from
     rate: float = 1e-4
-    optimizer: str = "adam"
+    optimizer: str = "ranger"
     warm_up: int = 0
     decay: float = 0.0  # last share of the steps over which the rate falls to a twentieth
     l2: float = 1.0
@@ -76,7 +76,7 @@ class EncoderTrainer(Trainer):
         torch.manual_seed(recipe.seed)
         self.encoder = widen(FORMS[recipe.form](self.config)).to(compute.device)
         discriminator = LatentDiscriminator(self.config.style_width)
-        self.latent = Adversary(discriminator, compute, recipe.latent_rate, (0.0, 0.99), recipe.latent_r1, recipe.latent_r1_every)
+        self.latent = Adversary(discriminator, compute, recipe.latent_rate, (0.9, 0.999), recipe.latent_r1, recipe.latent_r1_every)
         self.generator = widen(generator).to(compute.device).eval().requires_grad_(False)
         self.latent_avg = mean_rows(self.generator).to(compute.device)
         self.optimizer = optimizer_of(recipe, self.encoder)
