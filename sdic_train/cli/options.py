@@ -200,6 +200,8 @@ class Training:
         else:
             save = self.save_minutes * 60
             train(trainer, RunOptions(self.out, self.steps, save, resume=resume, tensorboard=self.tensorboard, minutes=self.minutes), say)
+        if remark := trainer.remark():
+            say(remark)
         if speaks:
             echo(self.out)
 

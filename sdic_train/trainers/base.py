@@ -100,6 +100,10 @@ class Trainer(ABC):
         """A picture that shows how far the training is."""
         return None
 
+    def remark(self) -> str:
+        """What somebody who uses the result should know, in a sentence; "" where there is nothing."""
+        return ""
+
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs, as tensors and plain values."""
         return {"step": self.step, **{name: getattr(self, name).state_dict() for name in self.kept}}

@@ -3,7 +3,8 @@ deltas), pSp, and the one of HyperStyle into W; and regression of the code itsel
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,17 @@ class EncoderTrainer(Trainer):
     def phase(self) -> Hashable:
         return None if self.recipe.random_noise or self.recipe.latent_adversarial else ("deltas", self._deltas())
 
-    def _deltas(self) -> int | None:
-        """The number of rows that may leave row 0 now."""
-        recipe = self.recipe
-        if recipe.first_delta < 0:
-            return None
-        return 0 if self.step < recipe.first_delta else 1 + (self.step - recipe.first_delta) // max(1, recipe.delta_every)
+    def _deltas(self, step: int | None = None) -> int | None:
+        """The number of rows that may leave row 0 now, or in `step`; None: all."""
+        return deltas_at(self.recipe, self.step if step is None else step, self.config.rows)
+
+    @property
+    def _open(self) -> int | None:
+        """The number of rows that have left row 0 in the steps so far."""
+        return self._deltas(max(0, self.step - 1))
+
+    def remark(self) -> str:
+        return closed_rows(self._open, self.config.rows)
 
     def _terms(self, image: Tensor, person: Tensor | None, offsets: Tensor, latent: Tensor) -> dict[str, Tensor]:
         recipe, terms = self.recipe, dict[str, Tensor]()
@@ -155,8 +161,45 @@ class EncoderTrainer(Trainer):
         """Pictures above their reconstructions."""
         self.encoder.eval()
         image = self.shown(self.config.working)
-        return sheet_of(image, downsample(self.generator(self.encoder(image) + self.latent_avg), self.config.working))
+        with closed(self.encoder, self._open):
+            return sheet_of(image, downsample(self.generator(self.encoder(image) + self.latent_avg), self.config.working))
 
     def save(self, path: Path) -> None:
         trained = {"trained": f"encoder, {self.step} steps"}
-        save_checkpoint(path, self.config, self.latent_avg, trained, encoder=self.encoder, generator=self.generator)
+        with closed(self.encoder, self._open):
+            save_checkpoint(path, self.config, self.latent_avg, trained, encoder=self.encoder, generator=self.generator)
+
+
+def deltas_at(recipe: Any, step: int, rows: int) -> int | None:
+    """The number of the `rows` that may leave row 0 in a step, by `first_delta` and `delta_every`; None: all."""
+    if recipe.first_delta < 0:
+        return None
+    found: int = 0 if step < recipe.first_delta else 1 + (step - recipe.first_delta) // max(1, recipe.delta_every)
+    return found if found < rows - 1 else None
+
+
+@contextmanager
+@torch.no_grad()
+def closed(encoder: Encoder, deltas: int | None) -> Iterator[None]:
+    """`encoder` as it trains while `deltas` rows may leave row 0, and its own weights again afterwards: the blocks of the other rows, which
+    have learned nothing, give zero."""
+    others = [] if deltas is None or encoder.config.encoder.form != "e4e" else list(encoder.styles)[deltas + 1 :]
+    weights = [weight for block in others for weight in block.linear.parameters()]  # type: ignore[union-attr]
+    own = [weight.clone() for weight in weights]
+    try:
+        for weight in weights:
+            weight.zero_()
+        yield
+    finally:
+        for weight, value in zip(weights, own, strict=True):
+            weight.copy_(value)
+
+
+def closed_rows(deltas: int | None, rows: int) -> str:
+    """What to say at the end of a training of so many open rows."""
+    if deltas is None:
+        return ""
+    return (
+        f"rows {deltas + 1} to {rows - 1} of the code are still row 0: they come in one by one behind these steps; "
+        "give more --steps, or --set first_delta=-1 for all at once"
+    )

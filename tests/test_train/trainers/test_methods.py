@@ -46,6 +46,7 @@ SHORT = {
 }  # fmt: skip
 SLOWER = {"fs": {"rate": 1e-3}}
 STEPS = 4
+ALL_ROWS = 10_000  # steps by which all have come in
 Make = Callable[..., MethodTrainer]
 
 
@@ -130,6 +131,7 @@ def test_a_run_that_goes_on_from_another_keeps_what_it_learned(method: str, make
     with torch.no_grad():
         for weight in first.trained.parameters():
             weight += 0.25
+    first.step = ALL_ROWS
     first.save(tmp_path / RESULT)
     second = make(method, "demo", earlier=tmp_path / RESULT)
     for (name, before), after in zip(first.trained.named_parameters(), second.trained.parameters(), strict=True):
@@ -258,6 +260,7 @@ def test_mixed_precision_warps_a_map_as_float32_does() -> None:
 def test_the_result_is_a_checkpoint_of_the_method(method: str, make: Make, tmp_path: Path) -> None:
     trainer, path = make(method, "demo"), tmp_path / RESULT
     trainer.advance()
+    trainer.step = ALL_ROWS
     trainer.save(path)
     code = method_of_file(path)
     trained = getattr(trainer.recipe, "iterations", None)
