@@ -81,7 +81,7 @@ METHOD: dict[str, dict[str, MethodRecipe]] = {
     },
     "restyle-e4e": {
         "paper": _RESTYLE_E4E,
-        "released": replace(_RESTYLE_E4E, random_noise=True, raw_codes=True),
+        "released": replace(_RESTYLE_E4E, random_noise=True, raw_codes=True, last_delta=True),
         "demo": ReStyleRecipe(**_DEMO_START, iterations=3, from_encoder=True, new_inputs=0.0, delta=2e-4, last_delta=True),
     },
     "hfgi": {

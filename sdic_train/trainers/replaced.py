@@ -35,7 +35,7 @@ class FSRecipe(ReplacedRecipe):
     synthetic: bool = True
     scales: int = 3  # sizes, each half of the one before, over which the perceptual distance is summed
     blend: int = 10_000
-    code_alone: bool = True  # also compare the picture of the code alone; the released code gives it the content too
+    code_alone: bool = True  # also compare the picture of the code alone; the released code gives it the content too, but no l2
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ class FSTrainer(ReplacedTrainer):
         image, pictures = self.seen(image), [self.seen(picture) for picture in pictures]
         for name, rows in (("l2", slice(real, None)), ("l2_real", slice(0, real))):
             if getattr(recipe, name) and len(image[rows]):
-                terms[name] = sum((F.mse_loss(picture[rows], image[rows]) for picture in pictures), image.new_zeros(()))
+                compared = pictures if recipe.code_alone else pictures[:1]
+                terms[name] = sum((F.mse_loss(picture[rows], image[rows]) for picture in compared), image.new_zeros(()))
         if recipe.feature:
             terms["feature"] = F.mse_loss(content.float(), own.float().detach())
         return terms

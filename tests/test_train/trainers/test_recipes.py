@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from sdic_train.checkpoints.load import load_generator
+from sdic_train.config import TINY
 from sdic_train.data.datasets import PictureSet
 from sdic_train.losses.identity import ObjectIdentity
 from sdic_train.trainers.encoder import EncoderTrainer
-from sdic_train.trainers.recipes import ENCODER
+from sdic_train.trainers.recipes import ENCODER, METHOD
+from sdic_train.trainers.replaced import FSTrainer
+from sdic_train.trainers.trainings import Sources, new_model
 
 E4E = {  # the defaults of its options, and of its command for faces
     "form": "e4e",
@@ -57,3 +60,20 @@ def test_the_demos_encoders_are_trained_with_adam(name: str) -> None:
 def test_moco_sees_pictures_as_in_the_released_code() -> None:
     picture = torch.rand(1, 3, 192, 256)
     assert torch.equal(ObjectIdentity(torch.nn.Identity()).vectors(picture), F.interpolate(picture, size=(224, 224)))
+
+
+def test_the_released_fs_compares_pixels_of_one_picture(
+    encoder_file: Path, portraits: PictureSet, make_compute: Callable[..., Any]
+) -> None:
+    recipe: Any = replace(METHOD["fs"]["released"], perceptual=0.0, identity=0.0, feature=0.0, l2_real=1.0, blend=0)  # type: ignore[call-arg]
+    model = new_model("fs", Sources(encoder_file), recipe)
+    trainer = FSTrainer(model, recipe, portraits, make_compute(2), 9, None, None)
+    image = trainer.shown(trainer.config.working)[:2]
+    with torch.no_grad():
+        (z,) = trainer.drawn(torch.Generator().manual_seed(0))
+        trainer.model.eval()
+        terms = trainer.terms(image, z)
+        code = trainer.generator.mapping(z)[:, None].expand(-1, TINY.rows, -1)
+        made = trainer.generator(code)
+        for name, real in (("l2", made), ("l2_real", image)):
+            assert terms[name] == pytest.approx(float((trainer.model(real) - real).square().mean()), rel=1e-4)
