@@ -38,6 +38,7 @@ def run(
     network = load_generator(generator, shared.domain_of(generator, domain))
     pictures, judges = told.pictures(network.config.working, photos), (perceptual_network(perceptual), identity_network(identity))
     trainer = EncoderTrainer(network, chosen, pictures, told.compute(), told.steps, *judges)
+    trainer.mean_of(generator)
     if start is not None and not told.resumes:
         trainer.start_from(start)
     told.run(trainer)

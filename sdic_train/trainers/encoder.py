@@ -82,9 +82,24 @@ class EncoderTrainer(Trainer):
         self.latent_avg = mean_rows(self.generator).to(compute.device)
         self.optimizer = optimizer_of(recipe, self.encoder)
 
+    def mean_of(self, path: Path) -> None:
+        """Takes the mean code that a checkpoint carries, where it carries one."""
+        self.latent_avg = start.mean_with(self.latent_avg, path)
+
     def start_from(self, path: Path) -> None:
-        """Continues from another run's encoder, of which the body will do where its form is another."""
+        """Continues from another run's encoder with its mean code, or from its body alone where its form is another."""
         start.take(self.encoder, start.encoder_weights(path), path)
+        if start.encoder_form(path) == self.recipe.form:
+            self.mean_of(path)
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "latent_avg": self.latent_avg}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """A state of before it had the mean code is of one that was computed."""
+        super().load_state(state)
+        average = state["latent_avg"] if "latent_avg" in state else mean_rows(self.generator)
+        self.latent_avg = average.to(self.compute.device)
 
     def train_step(self, losses: Losses) -> None:
         recipe, compute, random = self.recipe, self.compute, self.random()

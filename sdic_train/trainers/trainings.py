@@ -30,7 +30,7 @@ from sdic_train.trainers.method import MethodTrainer
 from sdic_train.trainers.replaced import CLCAETrainer, FSTrainer
 from sdic_train.trainers.restyle import ReStyleTrainer
 from sdic_train.trainers.sfe import SFEEditorTrainer, SFEInverterTrainer
-from sdic_train.trainers.start import backbone_weights, encoder_weights, mean_code, take
+from sdic_train.trainers.start import backbone_weights, encoder_weights, mean_code, mean_with, take
 
 FIRST_TUNED = 5  # HyperStyle leaves the layers below 16 x 16 alone
 
@@ -67,7 +67,7 @@ def new_model(method: str, sources: Sources, recipe: Any) -> Any:
     """The model of `method` with the generator and the frozen encoder of its files, and new networks that follow from the recipe's seed.
     Raises CheckpointError."""
     training = TRAININGS[method]
-    generator, average = load_generator(sources.generator, sources.domain), mean_code(sources.generator)
+    generator = load_generator(sources.generator, sources.domain)
     encoder = sources.encoder or sources.generator
     config = generator.config
     if training.needs or recipe.from_encoder or sources.encoder:
@@ -77,7 +77,6 @@ def new_model(method: str, sources: Sources, recipe: Any) -> Any:
     if isinstance(model, ReStyle | HyperStyle):
         model.iterations = recipe.iterations
     model.generator.load_state_dict(generator.state_dict())
-    model.latent_avg.copy_(average)
     if training.needs:
         weights = encoder_weights(encoder)
         try:
@@ -93,9 +92,27 @@ def new_model(method: str, sources: Sources, recipe: Any) -> Any:
         take(training.body(model), backbone_weights(sources.backbone, training.blocks), sources.backbone, recipe.new_inputs)
     if sources.earlier:
         _go_on(model, method, sources.earlier)
+    model.latent_avg.copy_(_mean(training, sources, recipe))
     if isinstance(model, ReStyle | CLCAE):
         model.prepare()
     return model
+
+
+def _mean(training: Training, sources: Sources, recipe: Any) -> torch.Tensor:
+    """The mean latent code [L, C] to which the model's encoders add: the one that they were trained with, or else the generator's. Raises
+    CheckpointError where two of them were trained with different ones."""
+    average, encoder = mean_code(sources.generator), sources.encoder or sources.generator
+    if training.needs or (training.body and recipe.from_encoder):
+        average = mean_with(average, encoder)
+    if sources.earlier is None:
+        return average
+    earlier = mean_with(average, sources.earlier)
+    if training.starts_from and not torch.equal(earlier, average):
+        raise CheckpointError(
+            f'"{encoder}" and "{sources.earlier}" were trained with different mean codes; '
+            "give the generator and the encoder that the earlier run had"
+        )
+    return average if training.needs else earlier
 
 
 def _encoder_of(path: Path, kind: str) -> Any:
