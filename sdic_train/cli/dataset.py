@@ -14,7 +14,7 @@ SHOWN = 10  # files that are omitted
 
 def run(
     out: Annotated[Path, Option("--out", "-o", metavar="DIR", help="Folder of the data set.", show_default=False)],
-    size: Annotated[int, Option(help="Pixels of the cached pictures.")] = 128,
+    size: Annotated[int, Option(min=8, help="Pixels of the cached pictures.")] = 128,
     count: Annotated[int, Option(min=1, help="Portraits to draw.")] = 24_000,
     photo: Annotated[bool, Option("--photo", help="Draw photos: portraits with details that a generator never sees.")] = False,
     seed: Annotated[int, Option(min=0, help="Random seed; seeds from 900000 are reserved for evaluation.")] = 0,

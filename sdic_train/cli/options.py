@@ -42,8 +42,12 @@ class Domain(str, Enum):
 
 RANGES = {  # of options of recipes, whose other numbers may be any
     **dict.fromkeys(("narrow", "iterations", "body", "scales", "r1_every", "path_every", "latent_r1_every"), (1, math.inf)),
+    **dict.fromkeys(("discriminator_rate", "latent_rate"), (0, math.inf)),
     "dropout": (0, 1),
+    "momentum": (0, 0.999),
 }
+ALONE = ("minutes", "save_minutes", "tensorboard")  # options of trainings that are not filled, see `Training.until`
+FILLED = ("log_steps", "graphs")  # options of those that are
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 DataOption = Annotated[Path, Option("--data", metavar="DIR", help="Folder that `sdic-train dataset` filled.", show_default=False)]
@@ -163,6 +167,13 @@ class Training:
     tensorboard: Annotated[bool, Option("--tensorboard", help="Also write TensorBoard logs.")] = False
     debug: Debug = False
 
+    def __post_init__(self) -> None:
+        filled = math.isfinite(self.until)
+        unread = {name for name in (ALONE if filled else FILLED) if getattr(self, name) != getattr(Training, name)}
+        if unread:
+            given = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))
+            raise ArgumentError(f"{given} {'is not read with' if filled else 'is read only with'} --until; omit it")
+
     @property
     def resumes(self) -> bool:
         """Whether there is a run to continue."""
@@ -188,6 +199,8 @@ class Training:
         from sdic_train.trainers.fill import FillOptions, fill
         from sdic_train.trainers.run import RunOptions, train
 
+        if self.graphs and not trainer.recorded:
+            raise ArgumentError(f"--graphs records the steps of encoders and methods, not those of a {trainer.kind}; omit it")
         speaks = trainer.compute.main
         resume = not self.restart
 

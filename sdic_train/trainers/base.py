@@ -42,6 +42,7 @@ class Trainer(ABC):
     losses: tuple[str, ...]
     kept: tuple[str, ...]
     graphs: Graphs | None = None  # what records its steps, where it may
+    recorded: bool = True  # whether they can be
     lowest_rate: float = 0.05  # where the rates fall to over the last `decay` of the steps, as a share
     recipe: Any
 

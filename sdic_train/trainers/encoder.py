@@ -69,7 +69,8 @@ class EncoderTrainer(Trainer):
         if recipe.form not in FORMS:
             raise ArgumentError(f'the form "{recipe.form}" of an encoder is unknown; use {", ".join(FORMS)}')
         form = "e4e" if recipe.form == "e4e" else "psp"
-        config = replace(generator.config, encoder=replace(generator.config.encoder, form=form))
+        encoder = replace(generator.config.encoder, form=form, inputs=3, pyramid=True)  # also where the generator is from ReStyle's file
+        config = replace(generator.config, encoder=encoder)
         super().__init__(config, recipe, pictures, compute, steps)
         if recipe.code and pictures.coordinates is None:
             raise ArgumentError("the loss code needs labelled pictures (the portraits); use --set code=0 for a folder")

@@ -63,6 +63,7 @@ class GeneratorTrainer(Trainer):
     """Generator, its moving average and the discriminator."""
 
     kind = "generator"
+    recorded = False
     kept = ("generator", "average", "discriminator", "generator_optimizer", "discriminator_optimizer")
     losses = ("generator", "fit", "edges", "adversarial", "features", "perceptual", "attributes", "path", "discriminator", "r1")
 

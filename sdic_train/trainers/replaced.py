@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdic_runtime.errors import ArgumentError
 from sdic_train.networks.clcae.model import CLCAE
 from sdic_train.networks.fs.model import FS
 from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.chance import seed_of
 from sdic_train.trainers.compute import Compute
 from sdic_train.trainers.method import MethodRecipe, MethodTrainer, pooled
+
+SMALLEST = 32  # pixels of a picture of which AlexNet has a feature left
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,12 @@ class FSTrainer(ReplacedTrainer):
     parts = ("fs", "generator")
 
     def __init__(self, model: FS, recipe: FSRecipe, pictures: Any, compute: Compute, steps: int, *judges: Any) -> None:
+        smallest = model.config.working >> (recipe.scales - 1)
+        if recipe.perceptual and smallest < SMALLEST:
+            raise ArgumentError(
+                f"scales={recipe.scales} compares pictures of {smallest} pixels, and the perceptual distance needs {SMALLEST}; "
+                "use a smaller number of them"
+            )
         super().__init__(model, [model.fs], recipe, pictures, compute, steps, *judges)
 
     def drawn(self, random: torch.Generator) -> tuple[Tensor, ...]:

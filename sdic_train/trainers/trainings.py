@@ -72,6 +72,7 @@ def new_model(method: str, sources: Sources, recipe: Any) -> Any:
     config = generator.config
     if training.needs or recipe.from_encoder or sources.encoder:
         config = replace(config, encoder=_encoder_of(encoder, training.needs))
+    config = replace(config, encoder=replace(config.encoder, inputs=3, pyramid=True))  # also where the encoder is ReStyle's
     torch.manual_seed(recipe.seed)
     model = training.build(config, recipe)
     if isinstance(model, ReStyle | HyperStyle):

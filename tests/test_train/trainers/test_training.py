@@ -28,7 +28,7 @@ from sdic_train.trainers.encoder import EncoderRecipe, EncoderTrainer
 from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
 from sdic_train.trainers.pictures import batch_pictures
 from sdic_train.trainers.reader import ReaderRecipe, ReaderTrainer
-from sdic_train.trainers.recipes import SDIC
+from sdic_train.trainers.recipes import ENCODER, SDIC
 from sdic_train.trainers.run import LOG, RESULT, STATE, RunOptions, read_log, train
 from sdic_train.trainers.sdic import SdicRecipe, SdicTrainer
 from sdic_train.trainers.start import with_kept_compensation, with_new_compensation
@@ -43,7 +43,7 @@ def makers(portraits: PictureSet, reader: PortraitReader, encoder_file: Path, ma
     """A tiny trainer of every kind, made anew at each call."""
     distances = PortraitPerceptual(reader), PortraitIdentity(reader)
     stylegan2 = GeneratorRecipe(size=16, r1_every=2, path_every=2)
-    code = EncoderRecipe(rate=3e-3, l2=0.0, perceptual=0.0, identity=0.0, code=1.0, latent_adversarial=0.0, first_delta=-1, mirror=False)
+    code = replace(ENCODER["code"], rate=3e-3, warm_up=0, decay=0.0)
 
     def sdic(recipe: SdicRecipe) -> Trainer:
         return SdicTrainer(with_new_compensation(encoder_file, 0), recipe, portraits, make_compute(2), 30, *distances)
