@@ -147,6 +147,8 @@ def test_what_is_packed_comes_back(table1: ModuleType, single: bool, monkeypatch
     base, metadata = read_safetensors(table1.BASE)
     name = "dicn.conv_layer1.0.weight"
     trained = {**base, name: base[name].float() + 0.25}
+    beyond = "dipn.desc.weight"
+    trained[beyond] = torch.full([300], 1e6)  # more than float16 holds
     for seed in ("", "-1"):
         write_safetensors(tmp_path / f"state/runs/sdic{seed}/sdic/model.safetensors", trained, {**metadata, "trained": "sdic, 5 steps"})
     (tmp_path / "state/runs/sdic/sdic/losses.csv").write_text("step,total\n5,1\n")
@@ -166,7 +168,8 @@ def test_what_is_packed_comes_back(table1: ModuleType, single: bool, monkeypatch
         tensors, said = read_safetensors(tmp_path / f"models/sdic{seed}.safetensors")
         assert tensors.keys() == trained.keys() and said["trained"] == "sdic, 5 steps"
         assert torch.allclose(tensors[name].float(), trained[name], atol=1e-3)
-        assert all(torch.equal(tensors[other].float(), base[other].float()) for other in base if other != name)
+        assert torch.equal(tensors[beyond], trained[beyond])
+        assert all(torch.equal(tensors[other].float(), base[other].float()) for other in base if other not in (name, beyond))
 
 
 @pytest.fixture
