@@ -24,7 +24,7 @@ from sdic_train.trainers.adversaries import Adversary, LatentDiscriminator
 from sdic_train.trainers.base import Judge, Trainer, wide, widen
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.method import noise, optimizer_of
-from sdic_train.trainers.pictures import batch_pictures, sheet_of, shown_rows
+from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of, shown_rows
 
 FORMS: dict[str, type[Encoder]] = {"e4e": Encoder, "psp": Encoder, "w": WEncoder}
 REAL_SAMPLES = 4  # mapped codes per picture that the latent discriminator sees as real
@@ -112,8 +112,9 @@ class EncoderTrainer(Trainer):
         mapped = torch.randn(len(images) * REAL_SAMPLES, self.config.style_width, generator=random).to(compute.device, non_blocking=True)
         self.encoder.train()
         self.codes: list[Tensor] = []
-        for image, person in compute.parts(images, coordinates if recipe.code else None):
-            with noise(self.generator, random if recipe.random_noise else None):
+        maps = new_noises(self.generator, random, compute.batch) if recipe.random_noise else []
+        for image, person, *own in compute.parts(images, coordinates if recipe.code else None, *maps):
+            with noise(self.generator, own):
                 self.computed(self._part, (image,) if person is None else (image, person), losses)
         self.update(self.optimizer, self.encoder)
         if recipe.latent_adversarial:

@@ -136,10 +136,10 @@ class GeneratorTrainer(Trainer):
         z, second, crossing, noises = self._chances(coordinates if supervised else None)
         fakes = []
         self.discriminator.requires_grad_(False)
-        for wanted, first, other, cross in compute.parts(real, z, second, crossing):
+        for wanted, first, other, cross, *own in compute.parts(real, z, second, crossing, *([] if supervised else noises)):
             wanted = wide(wanted)
             with compute.autocast():
-                fake = self.generator.picture_at(self._latent(first, other, cross), recipe.size, noises).float()
+                fake = self.generator.picture_at(self._latent(first, other, cross), recipe.size, own or noises).float()
                 terms = self._generator_terms(fake, wanted)
             total = self.weighted(terms)
             compute.backward(total)
@@ -184,12 +184,13 @@ class GeneratorTrainer(Trainer):
         return random_of(self.recipe.seed, self.step * 8 + stream)
 
     def _chances(self, coordinates: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
-        """z, a second z and the row from which it takes over (for mixing), and the step's noise maps."""
+        """z, a second z and the row from which it takes over (for mixing), and the step's noise maps: of each picture, or where they are
+        fitted to renders, which have none, of the batch."""
         random, batch, width = self._random(1), self.compute.batch, self.config.style_width
         z = torch.randn(batch, width, generator=random)
         if coordinates is not None:
             z[:, : coordinates.shape[1]] = coordinates[:, :width]
-        noises = new_noises(self.generator, random)
+        noises = new_noises(self.generator, random, batch if coordinates is None else 1, self.recipe.size if coordinates is None else None)
         if not self.recipe.mixing:
             return z, None, None, noises
         rows = torch.randint(1, self.config.rows, (batch,), generator=random)
@@ -236,7 +237,8 @@ class GeneratorTrainer(Trainer):
         kept = len(parts) == 1  # the graph of the lengths, whose mean has to be known before their loss
 
         def lengths(rows: Tensor, graph: bool) -> Tensor:
-            return self._path_lengths(z[rows].to(compute.device), probe[rows].to(compute.device) / size, noises, graph)
+            own = noises if self.coordinates is not None else [noise[rows.to(noise.device)] for noise in noises]
+            return self._path_lengths(z[rows].to(compute.device), probe[rows].to(compute.device) / size, own, graph)
 
         found, loss = [lengths(rows, kept) for rows in parts], torch.zeros((), device=compute.device)
         mean = sum((each.detach().sum() for each in found), loss) * (compute.processes / count)

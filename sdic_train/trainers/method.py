@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ class MethodRecipe:
     perceptual: float = 0.8
     identity: float = 0.1
     encoder_norm: bool = False  # let the batch norm of frozen networks drift, as released code does
-    random_noise: bool = False  # new generator noise in every step, as released code does
+    random_noise: bool = False  # new generator noise for every picture in every step, as released code does
     mirror: bool = True
     settle_norm: int = 0  # from this step on the batch norm of what trains keeps its statistics, averaged over many batches; 0: never
     from_encoder: bool = False  # start the networks that fit e4e's from it
@@ -80,10 +80,11 @@ class MethodTrainer(Trainer):
         self.begin(self.optimizer, recipe.rate)
         images = self.batch(compute.batch, random)
         further = self.drawn(random)
+        maps = new_noises(self.model.generator, random, compute.batch) if recipe.random_noise else []
         self.set_modes()
-        with noise(self.model.generator, random if recipe.random_noise else None):
-            for image, *rest in compute.parts(images, *further):
-                self.computed(self._part, (wide(image), *rest), losses)
+        for image, *rest in compute.parts(images, *further, *maps):
+            with noise(self.model.generator, rest[len(further) :]):
+                self.computed(self._part, (wide(image), *rest[: len(further)]), losses)
         self.update(self.optimizer, self.trained)
 
     def batch(self, count: int, random: torch.Generator) -> Tensor:
@@ -203,17 +204,23 @@ def optimizer_of(recipe: Any, module: nn.Module) -> torch.optim.Optimizer:
 
 
 @contextmanager
-def noise(generator: Generator, random: torch.Generator | None) -> Iterator[None]:
-    """New noise maps in `generator`, and its own again afterwards; without `random` its own."""
-    if random is None:
-        yield
-        return
-    maps = generator.noises.maps()
-    own = [each.clone() for each in maps]
+def noise(generator: Generator, maps: Sequence[Tensor]) -> Iterator[None]:
+    """Lets the layers of `generator` take the noise `maps` [N, 1, H, W] of N pictures, again from the first where there are more pictures,
+    such as those that it made of them; its own afterwards, and without `maps`."""
+
+    def taking(given: Tensor) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+            x, style, _own = inputs
+            rows = torch.arange(len(x), device=given.device) % len(given)
+            return x, style, given[rows]
+
+        return hook
+
+    hooks = [generator.styled(layer).register_forward_pre_hook(taking(given)) for layer, given in enumerate(maps)]
+    generator.noises.lent = maps  # to what does not call its layers
     try:
-        for each, new in zip(maps, new_noises(generator, random), strict=True):
-            each.copy_(new)
         yield
     finally:
-        for each, old in zip(maps, own, strict=True):
-            each.copy_(old)
+        generator.noises.lent = ()
+        for each in hooks:
+            each.remove()

@@ -41,9 +41,10 @@ def batch_pictures(
     return images, None if pictures.coordinates is None else torch.from_numpy(pictures.coordinates[index.numpy()])
 
 
-def new_noises(generator: Generator, random: torch.Generator) -> list[Tensor]:
-    """Random noise maps for every layer of `generator`, on its device."""
-    return [torch.randn(noise.shape, generator=random).to(noise.device, non_blocking=True) for noise in generator.noises.maps()]
+def new_noises(generator: Generator, random: torch.Generator, batch: int = 1, size: int | None = None) -> list[Tensor]:
+    """Random noise maps [batch, 1, H, W] for every layer of `generator`, or for those up to `size`, on its device."""
+    maps = [noise for noise in generator.noises.maps() if size is None or noise.shape[-1] <= size]
+    return [torch.randn(batch, *noise.shape[1:], generator=random).to(noise.device, non_blocking=True) for noise in maps]
 
 
 def shown_rows(config: ModelConfig, size: int) -> tuple[int, int] | None:
