@@ -8,12 +8,12 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import demo_state
 import wall_time
 
 ROOT = wall_time.ROOT
 BASE = ROOT / "sdic_train/demo/portraits.safetensors"
 DIRECTIONS = ROOT / "examples/table1/directions"  # those that StyleFeatureEditor was trained with
-HALF_FROM = 256  # elements from which a tensor is worth rounding
 PART = 14_500_000  # bytes of an archive
 JUDGE, READER = "judge.safetensors", "reader.safetensors"  # of the evaluation, and of the losses
 SHARED = "shared"  # what the metadata of a packed file call the tensors that are those of BASE
@@ -42,7 +42,7 @@ def pack(results: Mapping[str, Path], others: Mapping[str, Path], out: Path, sin
 
 
 def packed(path: Path, small: Path) -> Path:
-    """Write what a checkpoint has beside BASE as `small`, in float16."""
+    """Write what a checkpoint has beside BASE as `small`, in float16 where that can hold it."""
     import torch
 
     from sdic_train.checkpoints.files import read_safetensors, write_safetensors
@@ -50,9 +50,8 @@ def packed(path: Path, small: Path) -> Path:
     base, _ = read_safetensors(BASE)
     tensors, metadata = read_safetensors(path)
     own = {name: tensor for name, tensor in tensors.items() if name not in base or not torch.equal(tensor.float(), base[name].float())}
-    half = {name: tensor.half() if tensor.is_floating_point() and tensor.numel() >= HALF_FROM else tensor for name, tensor in own.items()}
     shared = json.dumps(sorted(tensors.keys() - own.keys()))
-    write_safetensors(small, {name: tensor.contiguous() for name, tensor in half.items()}, {**metadata, SHARED: shared})
+    write_safetensors(small, demo_state.half(own), {**metadata, SHARED: shared})
     print(f"{small}: {small.stat().st_size / 1e6:.2f} MB, {metadata['trained']}")
     return small
 

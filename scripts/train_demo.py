@@ -65,10 +65,12 @@ class Demo:
         """Where files of the state lie; the last counts most."""
         return list(dict.fromkeys((Path(self.options.state).resolve(), self.out)))
 
+    def chain(self, task: Task) -> tuple[Task, ...]:
+        return next(chain for stage in stages(self.options.size) for chain in stage.chains if task in chain)
+
     def folder(self, task: Task) -> Path:
         """Of a training's run, in that of its chain."""
-        chains = (chain for stage in stages(self.options.size) for chain in stage.chains)
-        return self.runs / next(chain[-1].name for chain in chains if task in chain) / task.name
+        return self.runs / self.chain(task)[-1].name / task.name
 
     def made(self, name: str) -> str:
         """What the last training of a chain made."""
@@ -120,9 +122,12 @@ class Demo:
             raise SystemExit(f"`{package} {' '.join(words)}` ended with {code}; the end of {path}:\n{end}")
 
     def finished(self, task: Task) -> bool:
-        """A training writes its pace behind its result, and its state last of all."""
-        folder = self.folder(task)
-        return (folder / PACE).is_file() and ((folder / STATE).is_file() or not task.grows)
+        """A training writes its pace behind its result, and its state last of all. Of a chain the last state alone is kept, see `contents`:
+        where a training behind this one is over, this one is too."""
+        if not (self.folder(task) / PACE).is_file():
+            return False
+        behind = self.chain(task)[self.chain(task).index(task) + 1 :]
+        return not task.grows or (self.folder(task) / STATE).is_file() or any((self.folder(each) / PACE).is_file() for each in behind)
 
 
 def fetch(demo: Demo, stage: Stage) -> dict[str, str]:

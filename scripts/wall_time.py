@@ -21,6 +21,7 @@ from gpu_check import environment
 ROOT = Path(__file__).resolve().parents[1]
 READY_SHARE = 0.4  # of the time that the runs may take to begin; those that are ready then begin without the others
 GRACE = 3.0  # seconds behind the deadline until what still runs is ended
+PACE, RESULT = "pace.json", "model.safetensors"  # what a training leaves that ended
 TAIL = 8  # lines of a failed run's log that are shown
 
 
@@ -100,7 +101,20 @@ def begin(sides: Sequence[Side], specs: Sequence[Spec], prepare: Callable[[], No
         if not waiting:
             break
         time.sleep(0.1)
+    for spec in specs:
+        forget(spec)
     Path(specs[0].go).touch()
+
+
+def forget(spec: Spec) -> None:
+    """Remove what an earlier training left in the folders of a run's stages, so that it does not pass for what this one leaves; but not a
+    result that a stage starts from."""
+    for words, _ in spec.stages:
+        place = words.index("--out") + 1
+        folder, others = Path(words[place]), [Path(word) for word in (*words[:place], *words[place + 1 :])]
+        (folder / PACE).unlink(missing_ok=True)
+        if not any(path == folder or folder in path.parents for path in others):
+            (folder / RESULT).unlink(missing_ok=True)
 
 
 def finish(sides: Sequence[Side], until: float) -> dict[str, int]:
@@ -119,7 +133,7 @@ def finish(sides: Sequence[Side], until: float) -> dict[str, int]:
 
 def told(side: Side, code: int, last: str) -> dict[str, Any]:
     """What a run's folder says of it: each stage's pace.json, its exit code, the end of its log, and whether its `last` stage ended."""
-    stages = {path.parent.name: json.loads(path.read_text()) for path in sorted(side.folder.glob("*/pace.json"))}
+    stages = {path.parent.name: json.loads(path.read_text()) for path in sorted(side.folder.glob(f"*/{PACE}"))}
     text = side.log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
     return {"well": last in stages, "code": code, "stages": stages, "output": text[-TAIL:]}
 

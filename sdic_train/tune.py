@@ -23,7 +23,7 @@ from sdic_train.trainers.tuning import Tuning, TuningRecipe, TuningStep, pivots_
 @dataclass(frozen=True)
 class TuneOptions:
     """What to tune to what. `others`, `method`: see `MethodCode.load`. `pivot`: a saved inversion, one of the pictures in their order; the
-    encoder's codes where None."""
+    encoder's codes where None. `domain`: of a file that does not say."""
 
     pictures: Sequence[Path]
     model: Path
@@ -31,6 +31,7 @@ class TuneOptions:
     others: Sequence[Path] = ()
     method: str | None = None
     pivot: Path | None = None
+    domain: str | None = None
     steps: int = 350  # per picture
     recipe: TuningRecipe = field(default_factory=TuningRecipe)
 
@@ -72,9 +73,9 @@ def _model(options: TuneOptions) -> Any:
     if options.method is None and read_checkpoint(options.model, sure=False).kind == "StyleGAN2":
         if options.pivot is None:
             raise ArgumentError(f'"{options.model}" is a generator without an encoder; give a saved inversion with --pivot')
-        return _Alone(load_generator(options.model))
+        return _Alone(load_generator(options.model, options.domain))
     code = method_named(options.method) if options.method else method_of_file(options.model)
-    model = METHODS[code.name].read(options.model, None, options.others)
+    model = METHODS[code.name].read(options.model, options.domain, options.others)
     if not hasattr(model, "encoder") and options.pivot is None:
         raise ArgumentError(f'a model of the method "{code.name}" has no encoder to tune with; give a saved inversion with --pivot')
     return model

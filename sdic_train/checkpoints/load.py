@@ -177,9 +177,9 @@ def read_average(path: str | Path, config: ModelConfig) -> Tensor:
     return average
 
 
-def load_generator(path: str | Path) -> Generator:
-    """The generator of any known file, in evaluation mode."""
-    checkpoint = read_checkpoint(path, sure=False)
+def load_generator(path: str | Path, domain: str | None = None) -> Generator:
+    """The generator of any known file, in evaluation mode. `domain`: see `read_checkpoint`."""
+    checkpoint = read_checkpoint(path, domain, sure=False)
     with torch.device("meta"):
         generator = Generator(checkpoint.config)
     _load(generator, checkpoint, "generator.")

@@ -22,7 +22,7 @@ def config_from_shapes(path: Path, state: dict[str, Tensor], options: dict[str, 
             return _of_heads(state, domain)
         channels = _channels(state)
         resolution = max(channels)
-        domain = domain or _domain(options, resolution)
+        domain = domain or _domain(state, options, resolution)
         return ModelConfig(
             resolution=resolution,
             working=min(WORKING, resolution),
@@ -48,12 +48,14 @@ def _of_heads(state: dict[str, Tensor], domain: str | None) -> ModelConfig:
     return ModelConfig(resolution, min(WORKING, resolution), width, channels, domain=domain or FACES.domain)
 
 
-def _domain(options: dict[str, Any], resolution: int) -> str:
+def _domain(state: dict[str, Tensor], options: dict[str, Any], resolution: int) -> str:
+    """What the file says, or else what the released models of its size are. A generator alone is anybody's, of any domain."""
     said = str(options.get("dataset_type", ""))
     if said:
         said = re.sub(r"(_encode|_hypernet|_inversion)+$", "", said)
         return {"ffhq": FACES.domain, "car": CARS.domain}.get(said, said)
-    return CARS.domain if resolution == CARS.resolution else FACES.domain
+    alone = all(name.startswith("generator.") for name in state)
+    return CARS.domain if resolution == CARS.resolution and not alone else FACES.domain
 
 
 def _count(state: dict[str, Tensor], pattern: str) -> int:

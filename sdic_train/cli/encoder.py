@@ -18,6 +18,7 @@ def run(
         str, Option(help="e4e, psp, psp-released, w (one row, for HyperStyle); the demo's: code, picture, psp-demo, w-demo.")
     ] = "e4e",
     start: Annotated[Path | None, Option("--from", metavar="FILE", help="Checkpoint with an encoder to start from.")] = None,
+    domain: shared.DomainOption = None,
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
     photos: shared.PhotosOption = shared.Photos.both,
@@ -34,9 +35,10 @@ def run(
     from sdic_train.trainers.recipes import ENCODER
 
     chosen = shared.changed(shared.named(ENCODER, recipe, "recipe"), told.changes)
-    network = load_generator(generator)
+    network = load_generator(generator, shared.domain_of(generator, domain))
     pictures, judges = told.pictures(network.config.working, photos), (perceptual_network(perceptual), identity_network(identity))
     trainer = EncoderTrainer(network, chosen, pictures, told.compute(), told.steps, *judges)
+    trainer.mean_of(generator)
     if start is not None and not told.resumes:
         trainer.start_from(start)
     told.run(trainer)

@@ -12,6 +12,7 @@ from sdic_runtime.errors import ArgumentError, SdicError
 from sdic_train.cli import options as shared
 
 HELD_OUT = 900_000
+LEAST_WIDTH = 32  # of which AlexNet has a feature left, and SSIM whole windows
 MODELS_HELP = "Checkpoints of any method, and bundles' folders; NAME=PATH names the row."
 
 
@@ -108,6 +109,8 @@ def run(
     checkpoints = sum(not each.is_bundle for each in entries)
     if (others or method) and checkpoints != 1:
         raise ArgumentError(f"--with and --method are for one checkpoint, and {checkpoints} are given; evaluate bundles of them instead")
+    if 0 < width < LEAST_WIDTH:
+        raise ArgumentError(f"--width {width} is too small to judge pictures; use at least {LEAST_WIDTH}, or 0")
     if directions is not None and reader is None:
         raise ArgumentError("edits are measured with a portrait reader; name one with --reader")
     if reader is not None and directions is None and checkpoints:

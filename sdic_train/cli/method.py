@@ -35,6 +35,7 @@ def run(
         Path | None, Option("--from", metavar="FILE", help="Result of another run to go on from; sfe: of sfe-inverter.")
     ] = None,
     directions: Annotated[Path | None, Option(metavar="DIR", help="Directions of the edits that sfe learns from.")] = None,
+    domain: shared.DomainOption = None,
     perceptual: shared.PerceptualOption = None,
     identity: shared.IdentityOption = None,
     photos: shared.PhotosOption = shared.Photos.photo,
@@ -58,7 +59,7 @@ def run(
     chosen = shared.changed(shared.named(METHOD[method], recipe, "recipe"), told.changes)
     if start is None and training.starts_from:
         raise ArgumentError(f'the method "{method}" is a second phase; name the result of the first with --from')
-    model = new_model(method, Sources(generator, encoder, backbone, start), chosen)
+    model = new_model(method, Sources(generator, encoder, backbone, start, shared.domain_of(generator, domain)), chosen)
     options: dict[str, Any] = {"directions": _directions(directions)} if training.edits else {}
     if training.contested:
         options["channels"] = DISCRIMINATORS.get(model.config.domain)

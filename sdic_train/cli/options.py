@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 from typer import Option, echo
 
-from sdic_runtime.cli.options import Debug
+from sdic_runtime.cli.options import Debug, notice
 from sdic_runtime.errors import ArgumentError, CheckpointError, FileError
 
 if TYPE_CHECKING:
@@ -33,10 +33,21 @@ class Photos(str, Enum):
     both = "both"
 
 
+class Domain(str, Enum):
+    """Domains whose pictures are prepared in different ways."""
+
+    faces = "faces"
+    cars = "cars"
+
+
 RANGES = {  # of options of recipes, whose other numbers may be any
     **dict.fromkeys(("narrow", "iterations", "body", "scales", "r1_every", "path_every", "latent_r1_every"), (1, math.inf)),
+    **dict.fromkeys(("discriminator_rate", "latent_rate"), (0, math.inf)),
     "dropout": (0, 1),
+    "momentum": (0, 0.999),
 }
+ALONE = ("minutes", "save_minutes", "tensorboard")  # options of trainings that are not filled, see `Training.until`
+FILLED = ("log_steps", "graphs")  # options of those that are
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 DataOption = Annotated[Path, Option("--data", metavar="DIR", help="Folder that `sdic-train dataset` filled.", show_default=False)]
@@ -48,6 +59,8 @@ _IDENTITY = (
 )
 PerceptualOption = Annotated[Path | None, Option("--perceptual", metavar="FILE[,FILE]", help=_PERCEPTUAL)]
 IdentityOption = Annotated[Path | None, Option("--identity", metavar="FILE", help=_IDENTITY)]
+_DOMAIN = "What the pictures of a released file show, where it does not say: those of cars lie between black bars."
+DomainOption = Annotated[Domain | None, Option("--domain", help=_DOMAIN)]
 _PHOTOS = "Portraits of --data-seed without details (plain) or with them (photo), or plain ones and photos of the seed after it (both)."
 PhotosOption = Annotated[Photos, Option("--photos", help=_PHOTOS)]
 
@@ -81,6 +94,20 @@ def _value(name: str, text: str, example: Any) -> Any:
     if not low <= value <= high:
         raise ArgumentError(f"--set {name}={text} is out of range; use {low} {'or more' if high == math.inf else f'to {high}'}")
     return value
+
+
+def domain_of(generator: Path, domain: Domain | None) -> str | None:
+    """The domain that `--domain` gives. Where it gives none, and the file is a generator alone of the size of the released cars', tells how
+    its pictures are taken."""
+    from sdic_train.checkpoints.load import read_checkpoint
+    from sdic_train.config import CARS
+
+    if domain is not None:
+        return domain.value
+    checkpoint = read_checkpoint(generator, sure=False)
+    if checkpoint.kind == "StyleGAN2" and not checkpoint.ours and checkpoint.config.resolution == CARS.resolution:
+        notice(f"pictures of {generator} are taken to fill the whole square; give --domain cars where they lie between black bars")
+    return None
 
 
 def named(table: Mapping[str, Recipe], name: str, what: str) -> Recipe:
@@ -140,6 +167,13 @@ class Training:
     tensorboard: Annotated[bool, Option("--tensorboard", help="Also write TensorBoard logs.")] = False
     debug: Debug = False
 
+    def __post_init__(self) -> None:
+        filled = math.isfinite(self.until)
+        unread = {name for name in (ALONE if filled else FILLED) if getattr(self, name) != getattr(Training, name)}
+        if unread:
+            given = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))
+            raise ArgumentError(f"{given} {'is not read with' if filled else 'is read only with'} --until; omit it")
+
     @property
     def resumes(self) -> bool:
         """Whether there is a run to continue."""
@@ -165,6 +199,8 @@ class Training:
         from sdic_train.trainers.fill import FillOptions, fill
         from sdic_train.trainers.run import RunOptions, train
 
+        if self.graphs and not trainer.recorded:
+            raise ArgumentError(f"--graphs records the steps of encoders and methods, not those of a {trainer.kind}; omit it")
         speaks = trainer.compute.main
         resume = not self.restart
 
@@ -177,6 +213,8 @@ class Training:
         else:
             save = self.save_minutes * 60
             train(trainer, RunOptions(self.out, self.steps, save, resume=resume, tensorboard=self.tensorboard, minutes=self.minutes), say)
+        if remark := trainer.remark():
+            say(remark)
         if speaks:
             echo(self.out)
 

@@ -24,6 +24,7 @@ def run(
     pivot: Annotated[
         Path | None, typer.Option("--pivot", metavar="FILE", help="Saved inversion of the pictures, whose codes are tuned around.")
     ] = None,
+    domain: shared.DomainOption = None,
     perceptual: shared.PerceptualOption = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps per picture at most.")] = 350,
     changes: Annotated[
@@ -53,7 +54,7 @@ def run(
     use_threads(threads)
     recipe = shared.changed(TuningRecipe(), changes)
     place = Compute(1, device).device
-    options = TuneOptions(pictures, model, out, others or (), method, pivot, steps, recipe)
+    options = TuneOptions(pictures, model, out, others or (), method, pivot, shared.domain_of(model, domain), steps, recipe)
     tuning = tune(options, perceptual_network(perceptual) if recipe.perceptual else None, place)
     last = first = None
     for last in progress(tuning, "tuning", steps * len(pictures), "step"):

@@ -148,7 +148,8 @@ def cache_folder(
     """Brings every picture below `source` to size x size, as the runtime prepares its input, and stores them in `folder`, one after the
     other; yields how many were kept for training and held out so far.
 
-    A picture is held out when the hash of its file falls into the share `held_out`, so that copies stay on one side; with 1 all are.
+    A picture is held out when the hash of its file falls into the share `held_out`, so that copies stay on one side; with 1 all are. What
+    was cached in `folder` before is removed, also at other sizes and on the other side: its pictures may be on another side now.
     Visible files that are no pictures or cannot be read are passed over, and put into `dropped` with the reason; no picture at all is a
     FileError.
     """
@@ -183,11 +184,29 @@ def cache_folder(
             if not sides or (held_out < 1 and False not in sides):
                 kind = "pictures for training" if held_out < 1 else "pictures"
                 raise FileError(f"{source} holds no {kind} ({', '.join(PICTURE_SUFFIXES)}); name a folder that does")
+            for path in caches(folder):
+                if path not in [_cached(folder, size, side) for side in sides]:
+                    _remove(path)
     except BaseException:
         if made:
             with suppress(OSError):
                 folder.rmdir()
         raise
+
+
+def caches(folder: Path) -> list[Path]:
+    """The files that `cache_folder` left in a folder, and those of smaller sizes that were made of them."""
+    found = [path for side in (False, True) for path in folder.glob(_cached(folder, 0, side).name.replace("0", "*"))]
+    return sorted(
+        path for path in found if _size(path) and path.name in [_cached(folder, _size(path), side).name for side in (False, True)]
+    )
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        raise FileError(f"cannot remove {path}, whose pictures were cached before ({reason(error)}); remove it") from error
 
 
 class _Cache:

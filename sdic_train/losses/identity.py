@@ -48,7 +48,7 @@ class ObjectIdentity(Identity):
     """For any other domain, with a ResNet-50 trained by MoCo."""
 
     def vectors(self, picture: Tensor) -> Tensor:
-        return self.network(F.interpolate(picture, size=(OBJECT_SIZE, OBJECT_SIZE), mode="bilinear", align_corners=False))
+        return self.network(F.interpolate(picture, size=(OBJECT_SIZE, OBJECT_SIZE), mode="nearest"))  # as in e4e's code
 
 
 def load_identity(path: Path) -> nn.Module:

@@ -131,12 +131,14 @@ class Noises(nn.Module):
 
     def __init__(self, rows: int) -> None:
         super().__init__()
+        self.lent: Sequence[Tensor] = ()
         for layer in range(rows - 1):
             size = 2 ** ((layer + 5) // 2)
             self.register_buffer(f"noise_{layer}", torch.randn(1, 1, size, size))
 
     def maps(self) -> list[Tensor]:
-        return list(self.buffers())
+        """The maps [1, 1, H, W] of all layers; others that are `lent`, [N, 1, H, W], while a training says so."""
+        return list(self.lent or self.buffers())
 
 
 class Generator(nn.Module):
@@ -275,10 +277,6 @@ class Generator(nn.Module):
         module = self.to_rgbs[block]
         assert isinstance(module, ToRGB)
         return module
-
-    def random_noises(self, batch: int) -> list[Tensor]:
-        """New noise maps for training, one per layer and sample."""
-        return [torch.randn(batch, *noise.shape[1:], device=noise.device) for noise in self.noises.maps()]
 
     def mean_latent(self, samples: int = 4096, seed: int = 0) -> Tensor:
         """The mean of the mapping network over `samples` random z; [C]."""

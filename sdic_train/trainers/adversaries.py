@@ -35,10 +35,13 @@ class Adversary:
         """How far `made` is from passing as real."""
         return F.softplus(-self.network(made)).mean()
 
-    def advance(self, real: Tensor, made: Tensor, step: int, losses: Losses, name: str) -> None:
-        """One step of the discriminator on this process' whole share of a batch; neither input gets a gradient."""
+    def advance(self, real: Tensor, made: Tensor, step: int, losses: Losses, name: str, share: float = 1.0) -> None:
+        """One step of the discriminator on this process' whole share of a batch; neither input gets a gradient. `share`: how many of `made`
+        this process has, times the mean number of all processes; it may have none."""
         self.optimizer.zero_grad(set_to_none=True)
-        score = F.softplus(-self.network(real)).mean() + F.softplus(self.network(made.detach())).mean()
+        score = F.softplus(-self.network(real)).mean()
+        if len(made):
+            score = score + F.softplus(self.network(made.detach())).mean() * share
         losses.add(**{name: score * self.compute.accumulate})
         if self.r1 and step % self.every == 0:
             probe = real.detach().requires_grad_(True)

@@ -20,7 +20,7 @@ from sdic_train.data.datasets import PictureSet
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.graphs import Graphs
-from sdic_train.trainers.pictures import scaled
+from sdic_train.trainers.pictures import scaled, shown_rows
 from sdic_train.trainers.run import SOURCES
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Trainer(ABC):
     losses: tuple[str, ...]
     kept: tuple[str, ...]
     graphs: Graphs | None = None  # what records its steps, where it may
+    recorded: bool = True  # whether they can be
     lowest_rate: float = 0.05  # where the rates fall to over the last `decay` of the steps, as a share
     recipe: Any
 
@@ -100,6 +101,10 @@ class Trainer(ABC):
         """A picture that shows how far the training is."""
         return None
 
+    def remark(self) -> str:
+        """What somebody who uses the result should know, in a sentence; "" where there is nothing."""
+        return ""
+
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs, as tensors and plain values."""
         return {"step": self.step, **{name: getattr(self, name).state_dict() for name in self.kept}}
@@ -132,7 +137,13 @@ class Trainer(ABC):
 
     def shown(self, size: int) -> Tensor:
         """Eight pictures from all over the set, for the sheet: [8, 3, size, size] in [-1, 1]."""
-        return scaled(self.pictures, np.linspace(0, len(self.pictures) - 1, 8).astype(int), size).to(self.compute.device)
+        index = np.linspace(0, len(self.pictures) - 1, 8).astype(int)
+        return scaled(self.pictures, index, size, rows=shown_rows(self.config, size)).to(self.compute.device)
+
+    def seen(self, pictures: Tensor) -> Tensor:
+        """[N, C, S, S] without the bars of a letterboxed domain, which no loss compares."""
+        rows = shown_rows(self.config, pictures.shape[-1])
+        return pictures if rows is None else pictures[:, :, slice(*rows)]
 
     def begin(self, optimizer: torch.optim.Optimizer, *rates: float) -> None:
         """Gives the groups of parameters their rates of this step, and forgets the gradients of the last."""

@@ -3,7 +3,8 @@ deltas), pSp, and the one of HyperStyle into W; and regression of the code itsel
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from sdic_train.trainers.adversaries import Adversary, LatentDiscriminator
 from sdic_train.trainers.base import Judge, Trainer, wide, widen
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.method import noise, optimizer_of
-from sdic_train.trainers.pictures import batch_pictures, sheet_of
+from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of, shown_rows
 
 FORMS: dict[str, type[Encoder]] = {"e4e": Encoder, "psp": Encoder, "w": WEncoder}
 REAL_SAMPLES = 4  # mapped codes per picture that the latent discriminator sees as real
@@ -35,7 +36,7 @@ class EncoderRecipe:
 
     form: str = "e4e"  # "psp": rows apart from each other; "w": one row for all, as HyperStyle starts from
     rate: float = 1e-4
-    optimizer: str = "adam"
+    optimizer: str = "ranger"
     warm_up: int = 0
     decay: float = 0.0  # last share of the steps over which the rate falls to a twentieth
     l2: float = 1.0
@@ -68,7 +69,8 @@ class EncoderTrainer(Trainer):
         if recipe.form not in FORMS:
             raise ArgumentError(f'the form "{recipe.form}" of an encoder is unknown; use {", ".join(FORMS)}')
         form = "e4e" if recipe.form == "e4e" else "psp"
-        config = replace(generator.config, encoder=replace(generator.config.encoder, form=form))
+        encoder = replace(generator.config.encoder, form=form, inputs=3, pyramid=True)  # also where the generator is from ReStyle's file
+        config = replace(generator.config, encoder=encoder)
         super().__init__(config, recipe, pictures, compute, steps)
         if recipe.code and pictures.coordinates is None:
             raise ArgumentError("the loss code needs labelled pictures (the portraits); use --set code=0 for a folder")
@@ -76,25 +78,43 @@ class EncoderTrainer(Trainer):
         torch.manual_seed(recipe.seed)
         self.encoder = widen(FORMS[recipe.form](self.config)).to(compute.device)
         discriminator = LatentDiscriminator(self.config.style_width)
-        self.latent = Adversary(discriminator, compute, recipe.latent_rate, (0.0, 0.99), recipe.latent_r1, recipe.latent_r1_every)
+        self.latent = Adversary(discriminator, compute, recipe.latent_rate, (0.9, 0.999), recipe.latent_r1, recipe.latent_r1_every)
         self.generator = widen(generator).to(compute.device).eval().requires_grad_(False)
         self.latent_avg = mean_rows(self.generator).to(compute.device)
         self.optimizer = optimizer_of(recipe, self.encoder)
 
+    def mean_of(self, path: Path) -> None:
+        """Takes the mean code that a checkpoint carries, where it carries one."""
+        self.latent_avg = start.mean_with(self.latent_avg, path)
+
     def start_from(self, path: Path) -> None:
-        """Continues from another run's encoder, of which the body will do where its form is another."""
+        """Continues from another run's encoder with its mean code, or from its body alone where its form is another."""
         start.take(self.encoder, start.encoder_weights(path), path)
+        if start.encoder_form(path) == self.recipe.form:
+            self.mean_of(path)
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "latent_avg": self.latent_avg}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """A state of before it had the mean code is of one that was computed."""
+        super().load_state(state)
+        average = state["latent_avg"] if "latent_avg" in state else mean_rows(self.generator)
+        self.latent_avg = average.to(self.compute.device)
 
     def train_step(self, losses: Losses) -> None:
         recipe, compute, random = self.recipe, self.compute, self.random()
         self.begin(self.optimizer, recipe.rate)
         mirror = recipe.mirror and not recipe.code
-        images, coordinates = batch_pictures(self.pictures, compute.batch, self.config.working, random, mirror, compute.device)
+        size = self.config.working
+        rows = shown_rows(self.config, size)
+        images, coordinates = batch_pictures(self.pictures, compute.batch, size, random, mirror, compute.device, rows)
         mapped = torch.randn(len(images) * REAL_SAMPLES, self.config.style_width, generator=random).to(compute.device, non_blocking=True)
         self.encoder.train()
         self.codes: list[Tensor] = []
-        for image, person in compute.parts(images, coordinates if recipe.code else None):
-            with noise(self.generator, random if recipe.random_noise else None):
+        maps = new_noises(self.generator, random, compute.batch) if recipe.random_noise else []
+        for image, person, *own in compute.parts(images, coordinates if recipe.code else None, *maps):
+            with noise(self.generator, own):
                 self.computed(self._part, (image,) if person is None else (image, person), losses)
         self.update(self.optimizer, self.encoder)
         if recipe.latent_adversarial:
@@ -116,12 +136,17 @@ class EncoderTrainer(Trainer):
     def phase(self) -> Hashable:
         return None if self.recipe.random_noise or self.recipe.latent_adversarial else ("deltas", self._deltas())
 
-    def _deltas(self) -> int | None:
-        """The number of rows that may leave row 0 now."""
-        recipe = self.recipe
-        if recipe.first_delta < 0:
-            return None
-        return 0 if self.step < recipe.first_delta else 1 + (self.step - recipe.first_delta) // max(1, recipe.delta_every)
+    def _deltas(self, step: int | None = None) -> int | None:
+        """The number of rows that may leave row 0 now, or in `step`; None: all."""
+        return deltas_at(self.recipe, self.step if step is None else step, self.config.rows)
+
+    @property
+    def _open(self) -> int | None:
+        """The number of rows that have left row 0 in the steps so far."""
+        return self._deltas(max(0, self.step - 1))
+
+    def remark(self) -> str:
+        return closed_rows(self._open, self.config.rows)
 
     def _terms(self, image: Tensor, person: Tensor | None, offsets: Tensor, latent: Tensor) -> dict[str, Tensor]:
         recipe, terms = self.recipe, dict[str, Tensor]()
@@ -129,7 +154,8 @@ class EncoderTrainer(Trainer):
             terms["code"] = F.mse_loss(latent, self._wanted(person)[:, None].expand_as(latent))
         if recipe.l2 or recipe.perceptual or recipe.identity:
             with self.compute.autocast():
-                picture = downsample(self.generator(latent).float(), self.config.working)
+                picture = self.seen(downsample(self.generator(latent).float(), self.config.working))
+                image = self.seen(image)
                 terms |= {name: network(picture, image).mean() for name, network in self.distances.items()}
             if recipe.l2:
                 terms["l2"] = F.mse_loss(picture, image)
@@ -152,8 +178,45 @@ class EncoderTrainer(Trainer):
         """Pictures above their reconstructions."""
         self.encoder.eval()
         image = self.shown(self.config.working)
-        return sheet_of(image, downsample(self.generator(self.encoder(image) + self.latent_avg), self.config.working))
+        with closed(self.encoder, self._open):
+            return sheet_of(image, downsample(self.generator(self.encoder(image) + self.latent_avg), self.config.working))
 
     def save(self, path: Path) -> None:
         trained = {"trained": f"encoder, {self.step} steps"}
-        save_checkpoint(path, self.config, self.latent_avg, trained, encoder=self.encoder, generator=self.generator)
+        with closed(self.encoder, self._open):
+            save_checkpoint(path, self.config, self.latent_avg, trained, encoder=self.encoder, generator=self.generator)
+
+
+def deltas_at(recipe: Any, step: int, rows: int) -> int | None:
+    """The number of the `rows` that may leave row 0 in a step, by `first_delta` and `delta_every`; None: all."""
+    if recipe.first_delta < 0:
+        return None
+    found: int = 0 if step < recipe.first_delta else 1 + (step - recipe.first_delta) // max(1, recipe.delta_every)
+    return found if found < rows - 1 else None
+
+
+@contextmanager
+@torch.no_grad()
+def closed(encoder: Encoder, deltas: int | None) -> Iterator[None]:
+    """`encoder` as it trains while `deltas` rows may leave row 0, and its own weights again afterwards: the blocks of the other rows, which
+    have learned nothing, give zero."""
+    others = [] if deltas is None or encoder.config.encoder.form != "e4e" else list(encoder.styles)[deltas + 1 :]
+    weights = [weight for block in others for weight in block.linear.parameters()]  # type: ignore[union-attr]
+    own = [weight.clone() for weight in weights]
+    try:
+        for weight in weights:
+            weight.zero_()
+        yield
+    finally:
+        for weight, value in zip(weights, own, strict=True):
+            weight.copy_(value)
+
+
+def closed_rows(deltas: int | None, rows: int) -> str:
+    """What to say at the end of a training of so many open rows."""
+    if deltas is None:
+        return ""
+    return (
+        f"rows {deltas + 1} to {rows - 1} of the code are still row 0: they come in one by one behind these steps; "
+        "give more --steps, or --set first_delta=-1 for all at once"
+    )

@@ -23,7 +23,7 @@ from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.base import Trainer, wide, widen
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.pictures import batch_pictures, new_noises, scaled, sheet_of
+from sdic_train.trainers.pictures import batch_pictures, new_noises, scaled, sheet_of, shown_rows
 
 SUPERVISED = ("fit", "edges", "features", "perceptual", "attributes")  # losses that compare with the render of the same person
 SHEET = 16  # pictures on a sample sheet
@@ -63,6 +63,7 @@ class GeneratorTrainer(Trainer):
     """Generator, its moving average and the discriminator."""
 
     kind = "generator"
+    recorded = False
     kept = ("generator", "average", "discriminator", "generator_optimizer", "discriminator_optimizer")
     losses = ("generator", "fit", "edges", "adversarial", "features", "perceptual", "attributes", "path", "discriminator", "r1")
 
@@ -130,14 +131,15 @@ class GeneratorTrainer(Trainer):
         recipe, compute, supervised = self.recipe, self.compute, self.coordinates is not None
         self.begin(self.generator_optimizer, *self.rates)
         self.begin(self.discriminator_optimizer, recipe.discriminator_rate)
-        real, coordinates = batch_pictures(self.pictures, compute.batch, recipe.size, self._random(0), recipe.mirror and not supervised)
+        mirror, rows = recipe.mirror and not supervised, shown_rows(self.config, recipe.size)
+        real, coordinates = batch_pictures(self.pictures, compute.batch, recipe.size, self._random(0), mirror, rows=rows)
         z, second, crossing, noises = self._chances(coordinates if supervised else None)
         fakes = []
         self.discriminator.requires_grad_(False)
-        for wanted, first, other, cross in compute.parts(real, z, second, crossing):
+        for wanted, first, other, cross, *own in compute.parts(real, z, second, crossing, *([] if supervised else noises)):
             wanted = wide(wanted)
             with compute.autocast():
-                fake = self.generator.picture_at(self._latent(first, other, cross), recipe.size, noises).float()
+                fake = self.generator.picture_at(self._latent(first, other, cross), recipe.size, own or noises).float()
                 terms = self._generator_terms(fake, wanted)
             total = self.weighted(terms)
             compute.backward(total)
@@ -164,7 +166,7 @@ class GeneratorTrainer(Trainer):
         index, rows = np.arange(SHEET) % len(self.pictures), []
         if self.coordinates is not None:
             z[:, : self.coordinates.shape[1]] = self.coordinates[index, : z.shape[1]]
-            rows.append(scaled(self.pictures, index, self.recipe.size))
+            rows.append(scaled(self.pictures, index, self.recipe.size, rows=shown_rows(self.config, self.recipe.size)))
         rows.append(self.average.picture_at(self._rows(self.average.mapping(z.to(self.compute.device))), self.recipe.size))
         return sheet_of(*(row[part : part + SHEET // 2] for part in (0, SHEET // 2) for row in rows))
 
@@ -182,12 +184,13 @@ class GeneratorTrainer(Trainer):
         return random_of(self.recipe.seed, self.step * 8 + stream)
 
     def _chances(self, coordinates: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
-        """z, a second z and the row from which it takes over (for mixing), and the step's noise maps."""
+        """z, a second z and the row from which it takes over (for mixing), and the step's noise maps: of each picture, or where they are
+        fitted to renders, which have none, of the batch."""
         random, batch, width = self._random(1), self.compute.batch, self.config.style_width
         z = torch.randn(batch, width, generator=random)
         if coordinates is not None:
             z[:, : coordinates.shape[1]] = coordinates[:, :width]
-        noises = new_noises(self.generator, random)
+        noises = new_noises(self.generator, random, batch if coordinates is None else 1, self.recipe.size if coordinates is None else None)
         if not self.recipe.mixing:
             return z, None, None, noises
         rows = torch.randint(1, self.config.rows, (batch,), generator=random)
@@ -225,17 +228,35 @@ class GeneratorTrainer(Trainer):
         return terms
 
     def _path_length(self, z: Tensor, noises: list[Tensor]) -> Tensor:
-        """StyleGAN2's regularisation: a step in w should change the picture by the same amount everywhere. On half of the batch."""
-        (part,) = next(self.compute.parts(z))
-        latent = self._rows(self.generator.mapping(part[: max(1, len(part) // 2)]))
+        """StyleGAN2's regularisation: a step in w should change the picture by the same amount everywhere. On half of the batch, of which
+        each process takes its share, in as many parts as it cuts its pictures into."""
+        compute, size, count = self.compute, self.recipe.size, max(1, len(z) // 2)
+        probe = torch.randn(count, 3, size, size, generator=self._random(2))
+        own = torch.arange(count)[compute.rank :: compute.processes]
+        parts = [rows for rows in own.chunk(compute.accumulate) if len(rows)]
+        kept = len(parts) == 1  # the graph of the lengths, whose mean has to be known before their loss
+
+        def lengths(rows: Tensor, graph: bool) -> Tensor:
+            own = noises if self.coordinates is not None else [noise[rows.to(noise.device)] for noise in noises]
+            return self._path_lengths(z[rows].to(compute.device), probe[rows].to(compute.device) / size, own, graph)
+
+        found, loss = [lengths(rows, kept) for rows in parts], torch.zeros((), device=compute.device)
+        mean = sum((each.detach().sum() for each in found), loss) * (compute.processes / count)
+        mean = mean if compute.accelerator is None else compute.accelerator.reduce(mean, reduction="mean")
+        self.path_mean = self.path_mean.lerp(mean, 0.01)
+        for index, rows in enumerate(parts):
+            each = found[index] if kept else lengths(rows, True)
+            part = (each - self.path_mean).square().sum() * (compute.processes / count)
+            (self.recipe.path * self.recipe.path_every * part).backward()
+            loss = loss + part.detach()
+        return loss * compute.accumulate
+
+    def _path_lengths(self, z: Tensor, probe: Tensor, noises: list[Tensor], graph: bool) -> Tensor:
+        """How far the pictures of z [N, C] move along `probe` for a step in w; [N]. With `graph` the lengths have a gradient."""
+        latent = self._rows(self.generator.mapping(z))
         picture = self.generator.picture_at(latent, self.recipe.size, noises)
-        probe = torch.randn(picture.shape, generator=self._random(2)).to(picture.device) / self.recipe.size
-        slope = torch.autograd.grad((picture * probe).sum(), latent, create_graph=True)[0]
-        lengths = slope.square().sum(2).mean(1).sqrt()
-        self.path_mean = self.path_mean.lerp(lengths.mean().detach(), 0.01)
-        loss = (lengths - self.path_mean).square().mean()
-        (self.recipe.path * self.recipe.path_every * loss).backward()
-        return loss * self.compute.accumulate
+        slope = torch.autograd.grad((picture * probe).sum(), latent, create_graph=graph)[0]
+        return slope.square().sum(2).mean(1).sqrt()
 
     def _advance_discriminator(self, real: Tensor, fakes: Sequence[Tensor], losses: Losses) -> None:
         recipe, compute = self.recipe, self.compute

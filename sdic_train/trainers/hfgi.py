@@ -55,7 +55,7 @@ class HFGITrainer(MethodTrainer):
             picture = model.generator.tail(fuse(feature, scale, shift), rgb, latent)
         terms = self.compare(image, picture)
         if self.recipe.align:
-            terms["align"] = F.l1_loss(aligned.float(), distortion)
+            terms["align"] = F.l1_loss(self.seen(aligned).float(), self.seen(distortion))
         return terms
 
 

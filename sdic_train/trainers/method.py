@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from sdic_train.networks.stylegan2 import Generator, downsample
 from sdic_train.trainers.base import Judge, Trainer, wide, widen
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of
+from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of, shown_rows
 
 SETTLING = 48  # batches over which the batch norms' statistics are averaged
 OPTIMIZERS = ("ranger", "adam")
@@ -37,7 +37,7 @@ class MethodRecipe:
     perceptual: float = 0.8
     identity: float = 0.1
     encoder_norm: bool = False  # let the batch norm of frozen networks drift, as released code does
-    random_noise: bool = False  # new generator noise in every step, as released code does
+    random_noise: bool = False  # new generator noise for every picture in every step, as released code does
     mirror: bool = True
     settle_norm: int = 0  # from this step on the batch norm of what trains keeps its statistics, averaged over many batches; 0: never
     from_encoder: bool = False  # start the networks that fit e4e's from it
@@ -78,13 +78,19 @@ class MethodTrainer(Trainer):
             with self.one_off():
                 self.settle()
         self.begin(self.optimizer, recipe.rate)
-        images, _ = batch_pictures(self.pictures, compute.batch, self.config.working, random, recipe.mirror, compute.device)
+        images = self.batch(compute.batch, random)
         further = self.drawn(random)
+        maps = new_noises(self.model.generator, random, compute.batch) if recipe.random_noise else []
         self.set_modes()
-        with noise(self.model.generator, random if recipe.random_noise else None):
-            for image, *rest in compute.parts(images, *further):
-                self.computed(self._part, (wide(image), *rest), losses)
+        for image, *rest in compute.parts(images, *further, *maps):
+            with noise(self.model.generator, rest[len(further) :]):
+                self.computed(self._part, (wide(image), *rest[: len(further)]), losses)
         self.update(self.optimizer, self.trained)
+
+    def batch(self, count: int, random: torch.Generator) -> Tensor:
+        """`count` pictures as the model takes them, [count, 3, S, S]."""
+        size, mirror, device = self.config.working, self.recipe.mirror, self.compute.device
+        return batch_pictures(self.pictures, count, size, random, mirror, device, shown_rows(self.config, size))[0]
 
     def _part(self, batch: Sequence[Tensor], losses: Losses) -> None:
         self.part(*batch, losses=losses)
@@ -112,8 +118,9 @@ class MethodTrainer(Trainer):
     def compare(self, image: Tensor, *pictures: Tensor) -> dict[str, Tensor]:
         """The image losses of pictures [N, 3, R, R], averaged to the working size, against one image: their sums over the pictures."""
         terms: dict[str, Tensor] = {}
+        size, image = image.shape[-1], self.seen(image)
         for picture in pictures:
-            small = pooled(picture, image.shape[-1]).float()
+            small = self.seen(pooled(picture, size)).float()
             with self.compute.autocast():
                 found = {name: network(small, image).mean() for name, network in self.distances.items()}
             if self.recipe.l2:
@@ -150,10 +157,9 @@ class MethodTrainer(Trainer):
             norm.momentum = None  # the plain mean over all batches
         for batch in range(SETTLING):
             random = random_of(self.recipe.seed, (1 << 30) + batch)
-            count, device = max(4, self.compute.batch), self.compute.device
-            images, _ = batch_pictures(self.pictures, count, self.config.working, random, self.recipe.mirror, device)
+            images = self.batch(max(4, self.compute.batch), random)
             with self.compute.autocast():
-                self.model(wide(images.to(device)))
+                self.model(wide(images.to(self.compute.device)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         self.optimizer = optimizer_of(self.recipe, self.trained)
@@ -198,17 +204,23 @@ def optimizer_of(recipe: Any, module: nn.Module) -> torch.optim.Optimizer:
 
 
 @contextmanager
-def noise(generator: Generator, random: torch.Generator | None) -> Iterator[None]:
-    """New noise maps in `generator`, and its own again afterwards; without `random` its own."""
-    if random is None:
-        yield
-        return
-    maps = generator.noises.maps()
-    own = [each.clone() for each in maps]
+def noise(generator: Generator, maps: Sequence[Tensor]) -> Iterator[None]:
+    """Lets the layers of `generator` take the noise `maps` [N, 1, H, W] of N pictures, again from the first where there are more pictures,
+    such as those that it made of them; its own afterwards, and without `maps`."""
+
+    def taking(given: Tensor) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+            x, style, _own = inputs
+            rows = torch.arange(len(x), device=given.device) % len(given)
+            return x, style, given[rows]
+
+        return hook
+
+    hooks = [generator.styled(layer).register_forward_pre_hook(taking(given)) for layer, given in enumerate(maps)]
+    generator.noises.lent = maps  # to what does not call its layers
     try:
-        for each, new in zip(maps, new_noises(generator, random), strict=True):
-            each.copy_(new)
         yield
     finally:
-        for each, old in zip(maps, own, strict=True):
-            each.copy_(old)
+        generator.noises.lent = ()
+        for each in hooks:
+            each.remove()

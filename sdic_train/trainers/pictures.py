@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdic_train.config import ModelConfig
 from sdic_train.data.datasets import PictureSet
 from sdic_train.networks.stylegan2 import Generator
 
@@ -22,31 +23,48 @@ _HELD: WeakKeyDictionary[PictureSet, Tensor | None] = WeakKeyDictionary()
 
 
 def batch_pictures(
-    pictures: PictureSet, batch: int, size: int, random: torch.Generator, mirror: bool = False, device: torch.device = CPU
+    pictures: PictureSet,
+    batch: int,
+    size: int,
+    random: torch.Generator,
+    mirror: bool = False,
+    device: torch.device = CPU,
+    rows: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """`batch` pictures chosen by `random`: [batch, 3, size, size] in [-1, 1], and the persons' coordinates where they are known, on the
-    CPU. On a GPU all pictures of the set stay in its memory, where there is room."""
+    CPU. On a GPU all pictures of the set stay in its memory, where there is room. `rows`: see `scaled`."""
     index = torch.randint(len(pictures), (batch,), generator=random)
-    images = scaled(pictures, index.numpy(), size, device)
+    images = scaled(pictures, index.numpy(), size, device, rows)
     if mirror:
         flipped = (torch.rand(batch, 1, 1, 1, generator=random) < 0.5).to(images.device, non_blocking=True)
         images = torch.where(flipped, images.flip(3), images)
     return images, None if pictures.coordinates is None else torch.from_numpy(pictures.coordinates[index.numpy()])
 
 
-def new_noises(generator: Generator, random: torch.Generator) -> list[Tensor]:
-    """Random noise maps for every layer of `generator`, on its device."""
-    return [torch.randn(noise.shape, generator=random).to(noise.device, non_blocking=True) for noise in generator.noises.maps()]
+def new_noises(generator: Generator, random: torch.Generator, batch: int = 1, size: int | None = None) -> list[Tensor]:
+    """Random noise maps [batch, 1, H, W] for every layer of `generator`, or for those up to `size`, on its device."""
+    maps = [noise for noise in generator.noises.maps() if size is None or noise.shape[-1] <= size]
+    return [torch.randn(batch, *noise.shape[1:], generator=random).to(noise.device, non_blocking=True) for noise in maps]
 
 
-def scaled(pictures: PictureSet, index: np.ndarray, size: int, device: torch.device = CPU) -> Tensor:
-    """The pictures at `index` as [N, 3, size, size] in [-1, 1] on `device`; whole factors are averaged."""
+def shown_rows(config: ModelConfig, size: int) -> tuple[int, int] | None:
+    """The rows (first, end) of a picture of `size` that a letterboxed domain shows; None where that is all of them."""
+    first, end = (row * size // config.resolution for row in config.visible_rows)
+    return None if (first, end) == (0, size) else (first, end)
+
+
+def scaled(pictures: PictureSet, index: np.ndarray, size: int, device: torch.device = CPU, rows: tuple[int, int] | None = None) -> Tensor:
+    """The pictures at `index` as [N, 3, size, size] in [-1, 1] on `device`; whole factors are averaged. `rows` (first, end): the pictures
+    fill these, and what is above and below is black, as the runtime prepares its input for a letterboxed domain."""
     held = _held(pictures, device) if device.type == "cuda" else None
     if held is None:
         chosen = torch.from_numpy(pictures.pictures[index])
     else:
         chosen = held[torch.from_numpy(index).to(device, non_blocking=True)]
     images = chosen.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
+    if rows is not None:
+        seen = F.interpolate(images, size=(rows[1] - rows[0], size), mode="bilinear", align_corners=False, antialias=True)
+        return F.pad(seen, (0, 0, rows[0], size - rows[1]), value=-1.0)
     factor = images.shape[-1] // size
     if factor > 1 and images.shape[-1] == factor * size:
         return F.avg_pool2d(images, factor)

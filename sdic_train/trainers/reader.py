@@ -33,6 +33,7 @@ class ReaderTrainer(Trainer):
     """A `PortraitReader` by mean squared error on the parameters scaled to -1..1."""
 
     kind = "reader"
+    recorded = False
     kept = ("reader", "optimizer")
     lowest_rate = 0.02
     losses = ("parameters",)

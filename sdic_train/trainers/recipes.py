@@ -29,10 +29,10 @@ GENERATOR: dict[str, GeneratorRecipe] = {
     "sharpen-128": replace(_FIT_128, rate=1e-3, mapping_factor=0.0, adversarial=0.3, features=2.0, r1=0.05),
 }
 
-_NO_LOSS = EncoderRecipe(l2=0.0, perceptual=0.0, identity=0.0, delta=0.0, latent_adversarial=0.0)
+_NO_LOSS = EncoderRecipe(optimizer="adam", l2=0.0, perceptual=0.0, identity=0.0, delta=0.0, latent_adversarial=0.0)
 _CODE = replace(_NO_LOSS, rate=2e-3, warm_up=100, decay=0.5, code=1.0, first_delta=-1, mirror=False)
 
-_PSP = EncoderRecipe(form="psp", optimizer="ranger", delta=0.0, latent_adversarial=0.0, first_delta=-1)
+_PSP = EncoderRecipe(form="psp", delta=0.0, latent_adversarial=0.0, first_delta=-1)
 _W = EncoderRecipe(form="w", delta=0.0, first_delta=-1)
 _LIKE_SDIC: dict[str, Any] = {
     "rate": 1e-3,
@@ -81,7 +81,7 @@ METHOD: dict[str, dict[str, MethodRecipe]] = {
     },
     "restyle-e4e": {
         "paper": _RESTYLE_E4E,
-        "released": replace(_RESTYLE_E4E, random_noise=True, raw_codes=True),
+        "released": replace(_RESTYLE_E4E, random_noise=True, raw_codes=True, last_delta=True),
         "demo": ReStyleRecipe(**_DEMO_START, iterations=3, from_encoder=True, new_inputs=0.0, delta=2e-4, last_delta=True),
     },
     "hfgi": {

@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdic_runtime.errors import ArgumentError
 from sdic_train.networks.clcae.model import CLCAE
 from sdic_train.networks.fs.model import FS
 from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.chance import seed_of
 from sdic_train.trainers.compute import Compute
 from sdic_train.trainers.method import MethodRecipe, MethodTrainer, pooled
+
+SMALLEST = 32  # pixels of a picture of which AlexNet has a feature left
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class FSRecipe(ReplacedRecipe):
     synthetic: bool = True
     scales: int = 3  # sizes, each half of the one before, over which the perceptual distance is summed
     blend: int = 10_000
-    code_alone: bool = True  # also compare the picture of the code alone; the released code gives it the content too
+    code_alone: bool = True  # also compare the picture of the code alone; the released code gives it the content too, but no l2
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,12 @@ class FSTrainer(ReplacedTrainer):
     parts = ("fs", "generator")
 
     def __init__(self, model: FS, recipe: FSRecipe, pictures: Any, compute: Compute, steps: int, *judges: Any) -> None:
+        smallest = model.config.working >> (recipe.scales - 1)
+        if recipe.perceptual and smallest < SMALLEST:
+            raise ArgumentError(
+                f"scales={recipe.scales} compares pictures of {smallest} pixels, and the perceptual distance needs {SMALLEST}; "
+                "use a smaller number of them"
+            )
         super().__init__(model, [model.fs], recipe, pictures, compute, steps, *judges)
 
     def drawn(self, random: torch.Generator) -> tuple[Tensor, ...]:
@@ -105,11 +114,14 @@ class FSTrainer(ReplacedTrainer):
         for scale in range(1, recipe.scales if recipe.perceptual else 1):
             with self.compute.autocast():
                 size = image.shape[-1] >> scale
-                pairs = [self.distances["perceptual"](pooled(picture, size), pooled(image, size)).mean() for picture in pictures]
+                small = self.seen(pooled(image, size))
+                pairs = [self.distances["perceptual"](self.seen(pooled(picture, size)), small).mean() for picture in pictures]
             terms["perceptual"] = terms["perceptual"] + sum(pairs)
+        image, pictures = self.seen(image), [self.seen(picture) for picture in pictures]
         for name, rows in (("l2", slice(real, None)), ("l2_real", slice(0, real))):
             if getattr(recipe, name) and len(image[rows]):
-                terms[name] = sum((F.mse_loss(picture[rows], image[rows]) for picture in pictures), image.new_zeros(()))
+                compared = pictures if recipe.code_alone else pictures[:1]
+                terms[name] = sum((F.mse_loss(picture[rows], image[rows]) for picture in compared), image.new_zeros(()))
         if recipe.feature:
             terms["feature"] = F.mse_loss(content.float(), own.float().detach())
         return terms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from sdic_train.networks.restyle import ReStyle
 from sdic_train.trainers.adversaries import Adversary, LatentDiscriminator
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.encoder import REAL_SAMPLES
+from sdic_train.trainers.encoder import REAL_SAMPLES, closed, closed_rows, deltas_at
 from sdic_train.trainers.method import MethodRecipe, MethodTrainer
 
 
@@ -86,10 +87,26 @@ class ReStyleTrainer(MethodTrainer):
             terms["latent_adversarial"] = self.latent.term(latent.flatten(0, 1))
         return terms
 
-    def _deltas(self) -> int | None:
-        """The number of rows that may leave row 0 now; None: all."""
-        first, every = self.recipe.first_delta, max(1, self.recipe.delta_every)
-        if first < 0:
-            return None
-        rows = 0 if self.step < first else 1 + (self.step - first) // every
-        return rows if rows < self.config.rows - 1 else None
+    def _deltas(self, step: int | None = None) -> int | None:
+        """The number of rows that may leave row 0 now, or in `step`; None: all."""
+        return deltas_at(self.recipe, self.step if step is None else step, self.config.rows)
+
+    @property
+    def _open(self) -> int | None:
+        """The number of rows that have left row 0 in the steps so far."""
+        return self._deltas(max(0, self.step - 1))
+
+    def remark(self) -> str:
+        return closed_rows(self._open, self.config.rows)
+
+    def settle(self) -> None:
+        with closed(self.model.encoder, self._open):
+            super().settle()
+
+    def sheet(self) -> Any:
+        with closed(self.model.encoder, self._open):
+            return super().sheet()
+
+    def save(self, path: Path) -> None:
+        with closed(self.model.encoder, self._open):
+            super().save(path)

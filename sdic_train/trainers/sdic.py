@@ -61,6 +61,10 @@ class SdicTrainer(MethodTrainer):
         """`judges`: the networks of the losses perceptual and identity."""
         if recipe.edit_norm not in NORMS:
             raise ArgumentError(f'the edit_norm "{recipe.edit_norm}" is unknown; use {" or ".join(NORMS)}')
+        if recipe.keep and recipe.settle_norm:
+            raise ArgumentError(
+                f"keep=true keeps the statistics of batch norm, and settle_norm={recipe.settle_norm} replaces them; use --set settle_norm=0"
+            )
         super().__init__(model, [model.dipn, model.dicn], recipe, pictures, compute, steps, *judges)
         if not recipe.context:
             _silence_context(model)

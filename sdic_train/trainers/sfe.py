@@ -17,7 +17,6 @@ from sdic_train.networks.sfe.model import SFE, SFEInverter
 from sdic_train.trainers.adversaries import Adversary
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.method import MethodRecipe, MethodTrainer, pooled
-from sdic_train.trainers.pictures import batch_pictures
 
 STRENGTH = 3.0  # of a direction that suggests no range
 
@@ -69,19 +68,26 @@ class SFETrainer(MethodTrainer):
         self.made: list[Tensor] = []
         super().train_step(losses)
         if self.contested:
-            recipe = self.recipe
-            batch, size, device = self.compute.batch, self.config.working, self.compute.device
-            images, _ = batch_pictures(self.pictures, batch, size, self.random(), recipe.mirror, device)
-            real = torch.cat([image for (image,) in self.compute.parts(images)])
-            self.adversary.advance(real, torch.cat(self.made), self.step, losses, "discriminator")
+            images = self.batch(self.compute.batch, self.random())
+            real, made = torch.cat([image for (image,) in self.compute.parts(images)]), torch.cat(self.made)
+            share = len(made) * self.compute.processes / self.inverted
+            self.adversary.advance(real, made, self.step, losses, "discriminator", share)
+
+    @property
+    def inverted(self) -> int:
+        """The pictures of a whole batch that are inverted and not edited."""
+        return self.compute.batch
 
     def judged(self, picture: Tensor) -> dict[str, Tensor]:
-        """The adversarial loss of inverted pictures [N, 3, R, R]."""
+        """The adversarial loss of the inverted pictures [N, 3, R, R] of a part, which may have more or fewer than another one."""
         if not self.contested:
             return {}
         small = pooled(picture, self.config.working).float()
         self.made.append(small.detach())
-        return {"adversarial": self.adversary.term(small)}
+        if not len(small):
+            return {"adversarial": small.sum()}
+        parts = self.compute.processes * self.compute.accumulate
+        return {"adversarial": self.adversary.term(small) * (len(small) * parts / self.inverted)}
 
 
 class SFEInverterTrainer(SFETrainer):
@@ -127,11 +133,41 @@ class SFEEditorTrainer(SFETrainer):
 
     def __init__(self, model: SFE, recipe: SFERecipe, *rest: Any, directions: Sequence[Direction] = (), **options: Any) -> None:
         super().__init__(model, [model.editor], recipe, *rest, **options)
+        if self.compute.batch < 2:
+            raise ArgumentError(
+                "a batch of 1 has no picture left to edit, and the editor of StyleFeatureEditor learns from edits; use --batch 2"
+            )
         if not directions:
             raise ArgumentError("the editor of StyleFeatureEditor learns from edits; name a folder of directions with --directions")
         for direction in directions:
             direction.check(self.config.sizes)
         self.directions = directions
+
+    @property
+    def inverted(self) -> int:
+        return (self.compute.batch + 1) // 2
+
+    def train_step(self, losses: Losses) -> None:
+        self.part_number = self.compute.rank * self.compute.accumulate
+        super().train_step(losses)
+
+    def real_of(self, part: int) -> int:
+        """How many of the pictures of a part, its first, are inverted: of all parts together, as many as of a batch in one part."""
+        parts = self.compute.processes * self.compute.accumulate
+        return (part + 1) * self.inverted // parts - part * self.inverted // parts
+
+    def batch(self, count: int, random: torch.Generator) -> Tensor:
+        """A whole batch in one part is inverted up to its middle and edited behind it. In several parts the same pictures are, and every
+        part has its share of both."""
+        images, parts = super().batch(count, random), self.compute.processes * self.compute.accumulate
+        if parts == 1 or count != self.compute.batch:
+            return images
+        size, inverted, edited, order = count // parts, 0, self.inverted, list[int]()
+        for part in range(parts):
+            real = self.real_of(part)
+            order += [*range(inverted, inverted + real), *range(edited, edited + size - real)]
+            inverted, edited = inverted + real, edited + size - real
+        return images[order]
 
     def drawn(self, random: torch.Generator) -> tuple[Tensor]:
         """What one edit adds to every code, [batch, L, C]: a direction, and a strength from its range."""
@@ -144,21 +180,30 @@ class SFEEditorTrainer(SFETrainer):
 
     def terms(self, image: Tensor, *rest: Tensor) -> dict[str, Tensor]:
         model, generator, (offset,) = self.model, self.model.generator, rest
-        real = (len(image) + 1) // 2
+        real = self.real_of(self.part_number)
+        self.part_number += self.compute.accumulate > 1  # a recorded step is the only part
         none = torch.zeros_like(offset[:real])
         with self.compute.autocast():
             with torch.no_grad():
-                code = model.encode(image[real:]).float()
-                before, after = generator.prefix(code), generator.prefix(code + offset[real:])
-                shown, wanted = (
-                    pooled(generator.suffix(*made, latent), image.shape[-1]).float()
-                    for made, latent in ((before, code), (after, code + offset[real:]))
-                )
+                shown, wanted, change = self.edits(image[real:], offset[real:])
                 latent, predicted = model.predict(torch.cat((image[:real], shown)))
-                fused = model.fuse(predicted, generator.prefix(latent)[0])
-                change = before[0] - after[0]
+                own = generator.prefix(latent)[0]
+                fused = model.fuse(predicted, own)
+                change = own[:0] if change is None else change
                 delta = torch.cat((change.new_zeros(real, *change.shape[1:]), change))
                 moved = latent + torch.cat((none, offset[real:]))
                 rgb = generator.prefix(moved)[1]
             picture = generator.suffix(model.editor(fused, delta), rgb, moved)
         return {**self.compare(torch.cat((image[:real], wanted)), picture), **self.judged(picture[:real])}
+
+    def edits(self, image: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What e4e's codes of pictures show, what they show when edited, and what that takes from the feature, if there are any."""
+        if not len(image):
+            return image, image, None
+        generator = self.model.generator
+        code = self.model.encode(image).float()
+        before, after = generator.prefix(code), generator.prefix(code + offset)
+        shown, wanted = (
+            pooled(generator.suffix(*made, latent), image.shape[-1]).float() for made, latent in ((before, code), (after, code + offset))
+        )
+        return shown, wanted, before[0] - after[0]

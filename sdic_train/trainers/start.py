@@ -52,10 +52,28 @@ def encoder_weights(path: Path) -> dict[str, Tensor]:
     return found
 
 
+def encoder_form(path: Path) -> str:
+    """The form of a checkpoint's encoder as `EncoderRecipe` calls it."""
+    checkpoint = read_checkpoint(path, sure=False)
+    return "w" if "encoder.linear.weight" in checkpoint.state else checkpoint.config.encoder.form
+
+
 def mean_code(path: Path) -> Tensor:
     """The mean latent code [L, C] of a generator's checkpoint; of its mapping network where the file has none."""
     average = read_checkpoint(path, sure=False).latent_avg
     return mean_rows(load_generator(path)) if average is None else average
+
+
+def mean_with(own: Tensor, path: Path) -> Tensor:
+    """The mean latent code that a checkpoint was trained with; `own` where the file has none, or the same but for rounding, so that a
+    training does not change with how its files are stored."""
+    checkpoint = read_checkpoint(path, sure=False)
+    zero = checkpoint.options.get("start_from_latent_avg") is False
+    given = torch.zeros_like(own) if zero else checkpoint.latent_avg
+    if given is None or given.shape != own.shape:
+        return own
+    given = given.to(own.device)
+    return own if torch.allclose(given, own, rtol=ROUNDING, atol=ROUNDING) else given
 
 
 @torch.no_grad()
@@ -78,6 +96,7 @@ def take(target: nn.Module, weights: Mapping[str, Tensor], path: Path, new_input
 
 
 BODIES = ("body.", "block_")
+ROUNDING = 2e-3  # of a mean code whose file or generator was stored in half precision
 LAYERS = re.compile(r"layer(\d)\.(\d+)\.")
 
 

@@ -30,7 +30,7 @@ from sdic_train.trainers.method import MethodTrainer
 from sdic_train.trainers.replaced import CLCAETrainer, FSTrainer
 from sdic_train.trainers.restyle import ReStyleTrainer
 from sdic_train.trainers.sfe import SFEEditorTrainer, SFEInverterTrainer
-from sdic_train.trainers.start import backbone_weights, encoder_weights, mean_code, take
+from sdic_train.trainers.start import backbone_weights, encoder_weights, mean_code, mean_with, take
 
 FIRST_TUNED = 5  # HyperStyle leaves the layers below 16 x 16 alone
 
@@ -54,29 +54,30 @@ class Training:
 
 @dataclass(frozen=True)
 class Sources:
-    """The files that a training starts from. `encoder`: that of `generator` where None."""
+    """The files that a training starts from. `encoder`: that of `generator` where None. `domain`: of a generator that does not say."""
 
     generator: Path
     encoder: Path | None = None
     backbone: Path | None = None
     earlier: Path | None = None
+    domain: str | None = None
 
 
 def new_model(method: str, sources: Sources, recipe: Any) -> Any:
     """The model of `method` with the generator and the frozen encoder of its files, and new networks that follow from the recipe's seed.
     Raises CheckpointError."""
     training = TRAININGS[method]
-    generator, average = load_generator(sources.generator), mean_code(sources.generator)
+    generator = load_generator(sources.generator, sources.domain)
     encoder = sources.encoder or sources.generator
     config = generator.config
     if training.needs or recipe.from_encoder or sources.encoder:
         config = replace(config, encoder=_encoder_of(encoder, training.needs))
+    config = replace(config, encoder=replace(config.encoder, inputs=3, pyramid=True))  # also where the encoder is ReStyle's
     torch.manual_seed(recipe.seed)
     model = training.build(config, recipe)
     if isinstance(model, ReStyle | HyperStyle):
         model.iterations = recipe.iterations
     model.generator.load_state_dict(generator.state_dict())
-    model.latent_avg.copy_(average)
     if training.needs:
         weights = encoder_weights(encoder)
         try:
@@ -92,9 +93,27 @@ def new_model(method: str, sources: Sources, recipe: Any) -> Any:
         take(training.body(model), backbone_weights(sources.backbone, training.blocks), sources.backbone, recipe.new_inputs)
     if sources.earlier:
         _go_on(model, method, sources.earlier)
+    model.latent_avg.copy_(_mean(training, sources, recipe))
     if isinstance(model, ReStyle | CLCAE):
         model.prepare()
     return model
+
+
+def _mean(training: Training, sources: Sources, recipe: Any) -> torch.Tensor:
+    """The mean latent code [L, C] to which the model's encoders add: the one that they were trained with, or else the generator's. Raises
+    CheckpointError where two of them were trained with different ones."""
+    average, encoder = mean_code(sources.generator), sources.encoder or sources.generator
+    if training.needs or (training.body and recipe.from_encoder):
+        average = mean_with(average, encoder)
+    if sources.earlier is None:
+        return average
+    earlier = mean_with(average, sources.earlier)
+    if training.starts_from and not torch.equal(earlier, average):
+        raise CheckpointError(
+            f'"{encoder}" and "{sources.earlier}" were trained with different mean codes; '
+            "give the generator and the encoder that the earlier run had"
+        )
+    return average if training.needs else earlier
 
 
 def _encoder_of(path: Path, kind: str) -> Any:
@@ -175,7 +194,8 @@ def _clcae(config: ModelConfig, recipe: Any) -> CLCAE:
 
 
 def _fs(config: ModelConfig, recipe: Any) -> FS:
-    return FS(replace(config, working=config.resolution, encoder=replace(config.encoder, form="psp")))
+    crop = None if config.encoder.crop is None else config.visible_rows  # rows of the picture that FS reads, which is as large
+    return FS(replace(config, working=config.resolution, encoder=replace(config.encoder, form="psp", crop=crop)))
 
 
 def _sfe_sizes(config: ModelConfig, recipe: Any) -> SFESizes:

@@ -112,6 +112,8 @@ class Tuning:
 
     def _distances(self, picture: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mean squared error and perceptual distance."""
+        rows = slice(*self.generator.config.visible_rows)  # without the bars of a letterboxed domain
+        picture, target = picture[:, :, rows], target[:, :, rows]
         squared = F.mse_loss(picture, target)
         return squared, self.perceptual(picture, target).mean() if self.perceptual is not None else torch.zeros_like(squared)
 

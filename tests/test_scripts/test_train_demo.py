@@ -119,12 +119,19 @@ def test_trainings_of_all_stages_and_one_that_was_cut(
 ) -> None:
     folder = tmp_path / "state"
     words = ["--rehearse", "--size", str(size), "--pictures", "16", "--state", str(folder), "--work", str(tmp_path / "work")]
-    ran = run_here(demo, monkeypatch, [2, 9, 9, 9, 9, 9, 9])
+    ran = run_here(demo, monkeypatch, [2, 9, 9, 9, 9, 9, 9, 9])
     assert demo.main([*words, "--stage", "begin"]) == 1
     assert state.Left.read("begin", [folder])[0].finished == ["reader", "judge", "g16", "g32"]
-    for stage in ("begin", "fit", "sharpen", "encoder", "sdic"):
-        assert demo.main([*words, "--stage", stage]) == 0
-    assert ran == ["reader", "judge", "g64", "g64", f"g{size}", "sharpen", "picture", "sdic_edits"]
+    bare = [*words[:-1], str(tmp_path / "bare")]  # a machine that kept nothing
+    assert demo.main([*bare, "--stage", "begin"]) == 0
+    assert not (tmp_path / "bare/begin/runs/g64/g16/state.pt").exists(), "what was finished is not trained again"
+    before = state.Left.read("begin", [folder])[0]
+    assert before.complete and before.finished == ["reader", "judge", "g16", "g32", "g64"]
+    assert demo.main([*words[:-1], str(tmp_path / "more"), "--stage", "begin", "--more"]) == 0
+    assert state.Left.read("begin", [folder])[0].digest != before.digest
+    for stage in ("fit", "sharpen", "encoder", "sdic"):
+        assert demo.main([*bare, "--stage", stage]) == 0
+    assert ran == ["reader", "judge", "g64", "g64", "g64", f"g{size}", "sharpen", "picture", "sdic_edits"]
     told, _ = state.Left.read("sdic", [folder])
     assert told.complete and set(told.made_from) == {"begin", "fit", "sharpen", "encoder"}
     state.unpack(told, [folder], tmp_path / "found")

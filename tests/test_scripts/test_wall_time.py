@@ -67,6 +67,28 @@ def test_a_late_run_is_ended_and_a_failed_one_shows_its_log(wall_time: ModuleTyp
     assert "7 steps of 4" in wall_time.line("well", found["well"]) and "begun" not in wall_time.line("well", found["well"])
 
 
+def test_what_an_earlier_run_left_does_not_pass_for_a_failed_one(
+    wall_time: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(wall_time, "start", lambda spec, folder, env: wall_time.Side(spec.name, folder, failing(folder)))
+
+    def failing(folder: Path) -> subprocess.Popen[bytes]:
+        with (folder / "log.txt").open("wb") as log:
+            return subprocess.Popen([sys.executable, "-c", SLEEP, "0", "3"], stdout=log)
+
+    for name in ("fresh", "before", "more"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / "pace.json").write_text(json.dumps({"steps": 7, "batch": 4, "seconds": 2.0, "losses": {}}))
+        (tmp_path / "run" / name / "model.safetensors").touch()
+    more = str(tmp_path / "run/more")
+    stages = [(["sdic", "--out", str(tmp_path / "run/fresh")], 0.5), (["sdic", "--model", f"{more}/model.safetensors", "--out", more], 0.5)]
+    spec = wall_time.Spec("run", stages, "more", time.time() + 60, "cpu", str(tmp_path / "go"), str(tmp_path / "ready"))
+    found = wall_time.run_all([spec], [tmp_path / "run"], lambda: None, [], tmp_path / "site", {})
+    assert not found["run"]["well"] and found["run"]["stages"].keys() == {"before"}, "which is no stage of this run"
+    left = {path.parent.name for path in tmp_path.glob("run/*/model.safetensors")}
+    assert left == {"before", "more"}, "a training goes on from its own result"
+
+
 def test_what_cannot_be_prepared_ends_the_runs(wall_time: ModuleType, tmp_path: Path) -> None:
     spec = wall_time.Spec("run", [], "stage", time.time() + 60, "cpu", str(tmp_path / "go"), str(tmp_path / "ready"))
     children: list[Any] = []
@@ -125,6 +147,8 @@ def test_what_is_packed_comes_back(table1: ModuleType, single: bool, monkeypatch
     base, metadata = read_safetensors(table1.BASE)
     name = "dicn.conv_layer1.0.weight"
     trained = {**base, name: base[name].float() + 0.25}
+    beyond = "dipn.desc.weight"
+    trained[beyond] = torch.full([300], 1e6)  # more than float16 holds
     for seed in ("", "-1"):
         write_safetensors(tmp_path / f"state/runs/sdic{seed}/sdic/model.safetensors", trained, {**metadata, "trained": "sdic, 5 steps"})
     (tmp_path / "state/runs/sdic/sdic/losses.csv").write_text("step,total\n5,1\n")
@@ -144,7 +168,8 @@ def test_what_is_packed_comes_back(table1: ModuleType, single: bool, monkeypatch
         tensors, said = read_safetensors(tmp_path / f"models/sdic{seed}.safetensors")
         assert tensors.keys() == trained.keys() and said["trained"] == "sdic, 5 steps"
         assert torch.allclose(tensors[name].float(), trained[name], atol=1e-3)
-        assert all(torch.equal(tensors[other].float(), base[other].float()) for other in base if other != name)
+        assert torch.equal(tensors[beyond], trained[beyond])
+        assert all(torch.equal(tensors[other].float(), base[other].float()) for other in base if other not in (name, beyond))
 
 
 @pytest.fixture

@@ -108,6 +108,18 @@ def test_car_layout_is_read_off_the_shapes(tmp_path: Path) -> None:
     assert load_sdic(path, domain="faces").config.encoder.crop is None
 
 
+def test_a_generator_alone_has_no_bars_unless_its_domain_is_said(tmp_path: Path) -> None:
+    car = SDIC(CAR).eval()
+    whole = container(car, opts={})
+    assert load_sdic(saved(tmp_path / "car.pt", whole)).config == CAR, "as released, with options lost"
+    generator = {name.removeprefix("generator."): tensor for name, tensor in car.state_dict().items() if name.startswith("generator.")}
+    path = saved(tmp_path / "g.pt", {"g_ema": generator})
+    assert load_generator(path).config.visible_rows == (0, 512) and load_generator(path).config.domain == "faces"
+    assert load_generator(path, "cars").config.visible_rows == (64, 448)
+    said = saved(tmp_path / "said.pt", {"g_ema": generator, "opts": {"dataset_type": "cars_encode"}})
+    assert load_generator(said).config.domain == "cars" and load_generator(said, "faces").config.encoder.crop is None
+
+
 def test_e4e_and_stylegan2_layouts(model: SDIC, tmp_path: Path) -> None:
     whole = container(model)
     e4e = {name: tensor for name, tensor in whole["state_dict"].items() if name.startswith(("encoder.", "decoder."))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ from sdic_runtime.errors import ArgumentError, FileError, SdicError
 from sdic_runtime.files import sha256
 from sdic_train.checkpoints.files import read_safetensors, write_safetensors
 from sdic_train.cli.app import main
-from sdic_train.cli.options import Photos, Training, changed, sizes
+from sdic_train.cli.options import Domain, Photos, Training, changed, domain_of, sizes
 from sdic_train.config import TINY
 from sdic_train.methods import method_of_file
+from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.recipes import METHOD
 from sdic_train.trainers.run import LOG, read_log
 
@@ -131,6 +132,12 @@ def data(tmp_path: Path) -> Path:
         (["--data-seed", "3"], "holds no portraits of 32 pixels with seed 3, only with 0; choose that with --data-seed, or draw them with"),
         (["--data-seed", "900000"], "error: --data-seed 900000 takes pictures that are kept for evaluation (seeds from 900000 on);"),
         (["--until", "1"], "error: --until 1 is over ("),
+        (["--set", "momentum=2"], "error: --set momentum=2 is out of range; use 0 to 0.999"),
+        (["--set", "discriminator_rate=-1"], "error: --set discriminator_rate=-1 is out of range; use 0 or more"),
+        (["--until", "9e9", "--graphs"], "error: --graphs records the steps of encoders and methods, not those of a generator; omit it"),
+        (["--until", "9e9", "--minutes", "1", "--tensorboard"], "error: --minutes, --tensorboard is not read with --until; omit it"),
+        (["--until", "9e9", "--save-minutes", "1"], "error: --save-minutes is not read with --until; omit it"),
+        (["--log-steps", "5", "--graphs"], "error: --graphs, --log-steps is read only with --until; omit it"),
         (["--from", "/nowhere"], "cannot be read (FileNotFoundError); name the folder of a run of `sdic-train generator` with --from"),
         (["--set", "path_every=0"], "error: --set path_every=0 is out of range; use 1 or more"),
     ],
@@ -151,6 +158,19 @@ def test_both_kinds_of_portraits_are_not_trained_on_beyond_the_last_seed(tmp_pat
         told.pictures(32, Photos.both)
     with pytest.raises(FileError, match="holds no photos of 32 pixels with seed 899999; draw them"):
         told.pictures(32, Photos.photo)
+
+
+def test_a_generator_that_may_be_of_cars_is_told_how_it_is_taken(
+    encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = Generator(replace(TINY, resolution=512, channels={**TINY.channels, 256: 4, 512: 4}))
+    torch.save({"g_ema": large.state_dict()}, tmp_path / "large.pt")
+    torch.save({"g_ema": Generator(TINY).state_dict()}, tmp_path / "small.pt")
+    assert domain_of(tmp_path / "large.pt", Domain.cars) == "cars" and domain_of(tmp_path / "small.pt", None) is None
+    assert domain_of(encoder_file, None) is None and not capsys.readouterr().err
+    assert domain_of(tmp_path / "large.pt", None) is None
+    told = f"pictures of {tmp_path / 'large.pt'} are taken to fill the whole square; give --domain cars where they lie between black bars\n"
+    assert capsys.readouterr().err == told
 
 
 def test_missing_weights_are_noticed_before_anything_is_made(

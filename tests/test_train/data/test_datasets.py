@@ -178,6 +178,35 @@ def test_a_folder_is_cached_and_split_by_content(tmp_path: Path) -> None:
     assert list(cache_folder(tmp_path / "in", tmp_path / "again", 16, held_out=0.3))[-1] == (kept, left)
 
 
+def test_nothing_is_left_of_what_a_folder_held_before(tmp_path: Path) -> None:
+    _pictures(tmp_path / "in", 20)
+    out = tmp_path / "out"
+    list(cache_folder(tmp_path / "in", out, 64, held_out=0.5))
+    (out / "pictures_of_mine.npy").touch()
+    open_pictures(out, 32, False, seed=900_000)
+    list(cache_folder(tmp_path / "in", out, 64, held_out=0.0))
+    assert sorted(path.name for path in out.iterdir()) == ["pictures_64.npy", "pictures_of_mine.npy"]
+    with pytest.raises(FileError, match="holds no portraits"):  # they are trained on
+        open_pictures(out, 64, False, seed=900_000)
+    first = open_pictures(out, 32, False).pictures.copy()
+    for path in (tmp_path / "in").iterdir():
+        Image.open(path).rotate(180).save(path)
+    list(cache_folder(tmp_path / "in", out, 64, held_out=0.0))
+    again = open_pictures(out, 32, False).pictures
+    assert len(again) == len(first) == 20 and not np.array_equal(again, first)
+
+
+def test_what_is_removed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sdic_train.cli.app import main
+
+    _pictures(tmp_path / "in", 20)
+    words = ["dataset", "--from", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "16", "--held-out"]
+    assert main([*words, "0.5"]) == 0 and "removed" not in capsys.readouterr().err
+    assert main([*words, "0"]) == 0
+    told = f"held_out_16.npy in {tmp_path / 'out'} were of what was prepared there before, and are removed"
+    assert told in capsys.readouterr().err
+
+
 def test_a_folder_may_be_a_test_set_as_a_whole(tmp_path: Path) -> None:
     _pictures(tmp_path / "in", 5)
     assert list(cache_folder(tmp_path / "in", tmp_path / "out", 16, held_out=1.0))[-1] == (0, 5)

@@ -46,6 +46,7 @@ SHORT = {
 }  # fmt: skip
 SLOWER = {"fs": {"rate": 1e-3}}
 STEPS = 4
+ALL_ROWS = 10_000  # steps by which all have come in
 Make = Callable[..., MethodTrainer]
 
 
@@ -130,6 +131,7 @@ def test_a_run_that_goes_on_from_another_keeps_what_it_learned(method: str, make
     with torch.no_grad():
         for weight in first.trained.parameters():
             weight += 0.25
+    first.step = ALL_ROWS
     first.save(tmp_path / RESULT)
     second = make(method, "demo", earlier=tmp_path / RESULT)
     for (name, before), after in zip(first.trained.named_parameters(), second.trained.parameters(), strict=True):
@@ -179,6 +181,30 @@ def test_only_what_trains_changes(method: str, make: Make) -> None:
         assert changed - drifting
         assert bool(drifting) == (recipe == "released" and bool(trainer.drifting))
         assert all(".running_" in name or name.endswith(".num_batches_tracked") for name in drifting)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_as_many_edits_are_learned_in_any_number_of_parts(
+    parts: int, make: Make, make_compute: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, deltas, edited, inverted = make("sfe", "paper", batch=4), list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
+    compute: Any = make_compute(4, accumulate=parts)
+    trainer.compute = trainer.adversary.compute = compute  # type: ignore[attr-defined]
+    editor, edits, judged = trainer.model.editor.forward, trainer.edits, trainer.judged  # type: ignore[attr-defined]
+    monkeypatch.setattr(trainer.model.editor, "forward", lambda fused, delta: (deltas.extend(delta), editor(fused, delta))[1])
+    monkeypatch.setattr(trainer, "edits", lambda image, offset: (edited.extend(image), edits(image, offset))[1])
+    monkeypatch.setattr(trainer, "judged", lambda picture: (inverted.extend(picture), judged(picture))[1])
+    images = MethodTrainer.batch(trainer, 4, trainer.random())
+    trainer.advance()
+    assert len(deltas) == 4 and sum(bool(delta.abs().max() > 0) for delta in deltas) == 2 and len(inverted) == 2
+    assert torch.equal(torch.stack(edited), images[2:])
+    assert trainer.step == 1, "from which the discriminator takes part"
+    assert all(np.isfinite(value) for value in trainer.advance().values())
+
+
+def test_a_batch_that_has_no_edit_is_refused(make: Make) -> None:
+    with pytest.raises(SdicError, match=r"^a batch of 1 has no picture left to edit, .*; use --batch 2$"):
+        make("sfe", "paper", batch=1)
 
 
 @pytest.mark.parametrize("method", TRAININGS)
@@ -234,6 +260,7 @@ def test_mixed_precision_warps_a_map_as_float32_does() -> None:
 def test_the_result_is_a_checkpoint_of_the_method(method: str, make: Make, tmp_path: Path) -> None:
     trainer, path = make(method, "demo"), tmp_path / RESULT
     trainer.advance()
+    trainer.step = ALL_ROWS
     trainer.save(path)
     code = method_of_file(path)
     trained = getattr(trainer.recipe, "iterations", None)

@@ -49,6 +49,18 @@ def test_the_pictures_come_nearer_and_only_the_synthesis_moves() -> None:
     assert torch.nn.functional.mse_loss(picture, made.targets).item() < steps[-1].l2
 
 
+def test_the_bars_of_a_letterboxed_domain_are_not_compared() -> None:
+    losses = []
+    for change in (0.0, 1.0):
+        made = tuning(replace(FAST, stop=0.0))
+        config = made.generator.config
+        made.generator.config = replace(config, encoder=replace(config.encoder, crop=(config.working // 8, config.working * 7 // 8)))
+        made.targets = made.targets.clone()
+        made.targets[:, :, : config.resolution // 8] += change
+        losses.append(next(made.steps(1)))
+    assert losses[0] == losses[1]
+
+
 def test_a_single_picture_stops_before_the_step_and_several_take_turns() -> None:
     made = tuning(replace(FAST, stop=1e9))
     before = made.generator.conv1.conv.weight.clone()
