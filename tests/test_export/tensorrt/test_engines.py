@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -12,10 +11,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from sdic_export.cli.app import app
@@ -25,7 +22,7 @@ from sdic_export.graphs.exporter import export_alone, weights_of
 from sdic_export.half.precision import write_half
 from sdic_export.tensorrt import engines
 from sdic_export.tensorrt.builder import build_engine, check_settings
-from sdic_export.tensorrt.census import Census, check_precision, graph_census, inspector_census, plan_census
+from sdic_export.tensorrt.census import Census, graph_census
 from sdic_export.tensorrt.engines import EngineProgress, build_engines, plan_engines
 from sdic_runtime.backends.cuda.driver import gpu_count
 from sdic_runtime.backends.tensorrt import library
@@ -299,92 +296,6 @@ def test_tensorrt_needs_the_gpu_it_builds_for(half_bundle: Path, monkeypatch: py
 def test_what_cannot_be_planned(built: Any, target: str, precision: str, kind: type[SdicError], message: str) -> None:
     with pytest.raises(kind, match=message):
         plan_engines(built.folder, target, EngineSettings(precision=precision))
-
-
-def test_the_census_of_a_plan_counts_device_tensors_and_their_constants() -> None:
-    plan = (
-        b'\0\1tensor={ alignment=128 const_payload_size=200 dims={ 10 10 } name="c" region=consts strides={ 10 1 } type=half }\n'
-        b'tensor={ alignment=128 const_payload_size=40 dims={ 10 } name="d" region=consts strides={ 1 } type=float }\n'
-        b'tensor={ dims={ 4 } name="e" region="devmem_0" strides={ 1 } type=half }\n'
-        b'tensor={ dims={ 1 } name="f" region="shape_system_hmem" strides={ 1 } type=float }\n'
-        b'tensor={ dims={ 1 } name="g" region="devmem_0" strides={ 1 } type=int64 }\xff stream_capturable=1\n'
-    )
-    census = plan_census(plan)
-    assert census.tensors == {"float16": 2, "float32": 1}
-    assert census.weight_bytes == {"float16": 200, "float32": 40}
-    assert census.weight_share("float16") == pytest.approx(5 / 6)
-    assert census.capturable is True
-    assert plan_census(plan.replace(b"capturable=1", b"capturable=0")).capturable is False
-    assert plan_census(b"\0" * 100) == Census("none")
-
-
-def test_the_census_of_an_inspector() -> None:
-    """The layout of TensorRT's engine information with detailed verbosity."""
-    information = {
-        "Layers": [
-            {
-                "Name": "conv",
-                "LayerType": "CaskConvolution",
-                "Inputs": [{"Name": "x", "Format/Datatype": "Channel major FP16 format"}],
-                "Outputs": [
-                    {"Name": "y", "Dimensions": [1, 8, 4, 4], "Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}
-                ],
-                "Weights": {"Type": "Half", "Count": 576},
-                "Bias": {"Type": "Float", "Count": 8},
-            },
-            {"Name": "cast", "Outputs": [{"Name": "z", "Format/Datatype": "Row major linear FP32"}]},
-            "a layer with names only",
-        ]
-    }
-    census = inspector_census(json.dumps(information))
-    assert (census.source, census.layers) == ("inspector", 2)
-    assert census.tensors == {"float16": 1, "float32": 1}
-    assert census.weight_bytes == {"float16": 1152, "float32": 32}
-
-
-HALF_GRAPH = Census("graph", {}, {"float16": 900, "float32": 100}, layers=3)
-
-
-@pytest.mark.parametrize(
-    ("engine", "asked", "message"),
-    [
-        (
-            Census("plan", {"float32": 9}, {"float32": 1800}),
-            HALF_GRAPH,
-            "was asked for in fp16 and is not: 0% of its tensors and 0% of its",
-        ),
-        (
-            Census("plan", {"float32": 8, "float16": 2}, {"float32": 900, "float16": 100}),
-            HALF_GRAPH,
-            "20% of its tensors and 10% of its weig",
-        ),
-        (Census("none"), HALF_GRAPH, "does not say in which types it computes, so that it is fp16 cannot be checked"),
-        (
-            Census("plan", {"float16": 9}, {"float16": 9}),
-            Census("graph", {}, {"float32": 9}, layers=1),
-            "has no float16 weights, so its engine cannot",
-        ),
-    ],
-)
-def test_an_engine_that_is_not_known_to_be_half_is_refused(engine: Census, asked: Census, message: str) -> None:
-    with pytest.raises(BackendError, match=message):
-        check_precision("dicn", "fp16", engine, asked)
-    check_precision("dicn", "fp32", engine, asked)
-
-
-def test_a_half_engine_passes() -> None:
-    check_precision("dicn", "fp16", Census("plan", {"float16": 9, "float32": 3}, {"float16": 800, "float32": 200}), HALF_GRAPH)
-    check_precision("dicn", "bf16", Census("inspector", {"bfloat16": 9}), Census("graph", {}, {"bfloat16": 9}, layers=1))
-
-
-def test_a_graph_that_multiplies_nothing_has_nothing_to_be_half(tmp_path: Path) -> None:
-    """A difference of pictures stays float32 by every policy."""
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3, 4, 4)) for name in ("image", "reconstruction", "distortion")]
-    graph = helper.make_graph([helper.make_node("Sub", ["image", "reconstruction"], ["distortion"])], "g", values[:2], values[2:])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "difference.onnx")
-    asked = graph_census(tmp_path / "difference.onnx")
-    assert asked == Census("graph")
-    check_precision("difference", "fp16", Census("plan", {"float32": 3}), asked)
 
 
 # the command --------------------------------------------------------------------------------------------------------------------------
