@@ -229,12 +229,13 @@ def _placed(change: Change, temporary: Path, target: Path, made: HalfStages) -> 
     names = [(target / path.name).relative_to(change.folder).as_posix() for path in temporary.iterdir()]
     change.tried.update(names)
     os.rename(temporary, target)
+    known = {name: value for name, value in now.psnr.items() if name == made.precision}  # of a backend that computes in it by itself
     change.write(
         names,
         graphs=made.added_to(now.graphs),
         weights={**now.weights, **weights_of(change.folder, {*graphs.values(), *cuda.values()})},
-        psnr={**now.psnr, **made.told},
-        tolerances={**now.tolerances, made.precision: made.tolerance},
+        psnr={**now.psnr, **made.told, **{name: min(value, round(made.picture.psnr, 2)) for name, value in known.items()}},
+        tolerances={**now.tolerances, made.precision: max(made.tolerance, now.tolerances.get(made.precision, 0))},
     )
     return made
 

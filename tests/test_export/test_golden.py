@@ -145,7 +145,7 @@ def test_whatever_rows_and_columns_are_off_is_noticed(shape: tuple[int, ...]) ->
 
     def noticed(*cut: slice) -> bool:
         off = array.copy()
-        off[..., *cut] = 1
+        off[(..., *cut)] = 1
         return bool(golden.thinned("picture", off).any())
 
     periods = (2, 4, 8) if shape[2] >= 256 else (2,)
