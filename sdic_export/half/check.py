@@ -307,7 +307,7 @@ class _Rounding:
         if target == self.kind:
             self.halves.update(node.output)
             self._rounded(copy, copy.input[0], copy.output[0])
-        elif target == FLOAT:
+        elif target == FLOAT and node.input[0] in self.halves:  # weights in another half type are cast as they were
             self.singles.update(node.output)
             self.nodes.append(helper.make_node("Identity", list(copy.input), list(copy.output)))
         elif node.op_type != "Cast" and self._computes_in_half(node):
