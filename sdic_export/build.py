@@ -32,7 +32,7 @@ from sdic_export.graphs.exporter import (
 from sdic_export.half.precision import Policy, load_policy
 from sdic_export.half.stages import Graphs, HalfProgress, HalfStages, add_half
 from sdic_export.inspect import multiplications
-from sdic_export.placement import check_place, placed_folder
+from sdic_export.placement import check_inputs, check_place, placed_folder
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, OPENVINO, parts
 from sdic_runtime.bundle.manifest import FFHQ, STANDARD, Input, Manifest, file_entries, write_manifest
 from sdic_runtime.errors import ArgumentError
@@ -359,6 +359,8 @@ def reference_for(method: Method, model: nn.Module, modules: Mapping[str, nn.Mod
 
 def _check(options: BuildOptions) -> None:
     """What can be said before any work."""
+    read = {"checkpoint": [options.checkpoint], "file": options.others, "direction": options.directions, "picture": options.pictures}
+    check_inputs(Path(options.out), read)
     check_place(Path(options.out), options.force)
     if options.weights not in WEIGHTS:
         raise ArgumentError(f'the weights are "{options.weights}"; use {" or ".join(WEIGHTS)}')
