@@ -7,6 +7,7 @@ that honours a strongly typed graph computes what `sdic_export.half.check` check
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdic_export.graphs.exporter import EXTERNAL_FROM, save_variant
 from sdic_export.half.typed_graph import FLOAT, HALVES, Shapes, infer_shapes, layer_names, prepared, retyped
+from sdic_runtime.bundle.manifest import FORMS, STANDARD
 from sdic_runtime.errors import ArgumentError, BundleError, FileError
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 POLICY_FOLDER = Path(__file__).with_name("policies")
 EVERY = "every"
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")  # it becomes a folder of graphs, and a word on the command line
+TYPES = {"fp16": "float16", "bf16": "bfloat16"}  # precisions that backends know by their names
+TAKEN = {STANDARD, "auto", *FORMS}
 SEE = f"see {POLICY_FOLDER / 'fp16.toml'} for one that works"
 
 
@@ -75,10 +80,19 @@ class Limits:
 class Policy:
     """A precision: the type that replaces float32, where it does not, and what the check asks for."""
 
-    name: str  # also the precision's name in a bundle
+    name: str  # also the precision's name in a bundle; that of a file says it, or its name does
     type: str  # "float16" or "bfloat16"
     limits: Limits
     stages: Mapping[str, Rules] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        name = self.name.lower()
+        kind = TYPES.get(name, self.type)
+        if NAME.fullmatch(self.name) and name not in TAKEN and kind == self.type and (name == self.name or name not in TYPES):
+            return
+        why = f"which is {kind} and not {self.type}" if kind != self.type else "which means something else" if name in TAKEN else ""
+        wrong = f'"{self.name:.60}", {why}' if why else f'"{self.name:.60}", which is no plain word'
+        raise ArgumentError(f'a precision cannot be called {wrong}; call the policy\'s file fp16.toml, or write name = "..." into it')
 
     def rules(self, stage: str) -> Rules:
         """The rules of `stage` joined with those of every stage."""
@@ -196,16 +210,18 @@ def _policy(path: Path, data: Mapping[str, Any]) -> Policy:
         return FileError(f"the precision policy {path} is not valid: {what}; {SEE}")
 
     data = dict(data)
-    kind, limits = data.pop("type", None), data.pop("limits", None)
+    kind, limits, name = data.pop("type", None), data.pop("limits", None), data.pop("name", path.stem)
     if kind not in HALVES:
         raise fail(f"type is {kind!r}, expected {' or '.join(HALVES)}")
     wanted = [item.name for item in fields(Limits)]
     if not isinstance(limits, dict) or sorted(limits) != sorted(wanted) or not all(_is_number(value) for value in limits.values()):
         raise fail(f"[limits] is {limits!r:.80}, expected numbers for {', '.join(wanted)}")
+    if not isinstance(name, str):
+        raise fail(f"name is {name!r:.60}, expected a word")
     for stage, table in data.items():
         if not isinstance(table, dict):
             raise fail(f'"{stage}" is {table!r:.60}, expected a table of rules')
-    return Policy(path.stem, kind, Limits(**limits), {stage: _rules(stage, table, fail) for stage, table in data.items()})
+    return Policy(name, kind, Limits(**limits), {stage: _rules(stage, table, fail) for stage, table in data.items()})
 
 
 def _rules(stage: str, table: Mapping[str, Any], fail: Any) -> Rules:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from sdic_export.half.precision import TYPES as TYPES_OF_PRECISIONS
 from sdic_export.half.typed_graph import FLOAT, HALVES, NAMES
+from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.errors import BackendError
 
 INSPECTOR, PLAN, NOTHING = "inspector", "plan", "none"
@@ -28,7 +30,6 @@ TYPES = {
     "fp32": "float32",
     "float32": "float32",
 }
-PRECISION_TYPES = {"fp16": "float16", "bf16": "bfloat16"}  # the half type a precision asks for
 TENSOR_KEYS = ("DataType", "Format/Datatype", "Format")  # of TensorRT 11, and of those before
 DYNAMIC = "dynamic shapes"  # said in place of a type: "N/A due to dynamic shapes"
 PLAN_TENSOR = re.compile(rb"tensor=\{ ([ -~]{0,4000}?) type=(\w+) \}")
@@ -117,7 +118,7 @@ def check_precision(graph: str, precision: str, engine: Census, asked: Census) -
     it tells its weights and not all its tensors, the weights decide. A graph without a convolution or a matrix product, such as a
     difference of two pictures, has nothing that must be half.
     """
-    kind = PRECISION_TYPES.get(precision)
+    kind = asked_type(precision, asked)
     if kind is None or asked.layers == 0:
         return
     again = f"write the graphs anew with: sdic-export half DIR --policy {precision}"
@@ -136,6 +137,13 @@ def check_precision(graph: str, precision: str, engine: Census, asked: Census) -
             f'the engine of "{graph}" was asked for in {precision} and is not: {tensors}{found:.0%} of its weights are {kind}, '
             f"and at least {wanted:.0%} of the weights are expected"
         )
+
+
+def asked_type(precision: str, asked: Census) -> str | None:
+    """The half type that a precision asks for; of one that a policy named, that of most weights of its graph."""
+    if precision == STANDARD or precision in TYPES_OF_PRECISIONS:
+        return TYPES_OF_PRECISIONS.get(precision)
+    return max(HALVES, key=asked.weight_share) if any(map(asked.weight_share, HALVES)) else None
 
 
 def _named_type(text: str) -> str | None:

@@ -163,6 +163,16 @@ def test_an_engine_that_is_not_known_to_be_half_is_refused(engine: Census, asked
     check_precision("dicn", "fp32", engine, asked)
 
 
+def test_an_engine_of_a_policy_of_another_name_is_checked_too() -> None:
+    single, half = Census("plan", {"float32": 9}, {"float32": 1800}), Census("plan", {"float16": 9}, {"float16": 1800})
+    with pytest.raises(BackendError, match="was asked for in mine and is not: 0% of its tensors and 0% of its weights are float16"):
+        check_precision("dicn", "mine", single, HALF_GRAPH)
+    check_precision("dicn", "mine", half, HALF_GRAPH)
+    check_precision("dicn", "mine", single, Census("graph", {}, {"float32": 9}, layers=1))  # it keeps all of this graph in float32
+    with pytest.raises(BackendError, match="0% of its weights are bfloat16"):
+        check_precision("dicn", "mine", half, Census("graph", {}, {"bfloat16": 9, "float32": 1}, layers=1))
+
+
 def test_a_half_engine_passes() -> None:
     check_precision("dicn", "fp16", Census("plan", {"float16": 9, "float32": 3}, {"float16": 800, "float32": 200}), HALF_GRAPH)
     check_precision("dicn", "bf16", Census("inspector", {"bfloat16": 9}), Census("graph", {}, {"bfloat16": 9}, layers=1))
