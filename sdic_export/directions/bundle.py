@@ -8,20 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from sdic_export.changes import Change, changing
-from sdic_export.directions.files import FOLDER, fits
+from sdic_export.directions.files import FOLDER, check_name, fits
 from sdic_runtime.bundle.manifest import Manifest
 from sdic_runtime.directions import AnyDirection, direction_sha256, save_direction
 from sdic_runtime.errors import ArgumentError
-
-NAME = re.compile(r"[^\W_][\w.+-]*")
-LONGEST_NAME = 100
-
-
-def check_name(name: str) -> str:
-    """A name that a direction may have: it is part of file names and of `--edit NAME:STRENGTH`. Raises ArgumentError."""
-    if len(name) > LONGEST_NAME or not NAME.fullmatch(name):
-        raise ArgumentError(f'"{name:.60}" is no name for a direction; use letters, digits and . + - _ alone, at most {LONGEST_NAME}')
-    return name
 
 
 def add_directions(folder: Path, make: Callable[[Manifest], Mapping[str, AnyDirection]], replacing: bool = False) -> list[str]:

@@ -6,6 +6,7 @@ and the same in both, so they are made here.
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -23,6 +24,7 @@ from sdic_runtime.backends.tensorrt.settings import DEFAULTS, MEBI, EngineSettin
 from sdic_runtime.errors import ArgumentError, BackendError
 
 CAPABILITY_PREFIX = "SM"
+CAPABILITY = re.compile(r"[0-9]+\.[0-9]")
 # Setting -> the only target whose builder has it.
 SUPPORTED = {"compute_capabilities": Target.tensorrt_rtx, "hardware": Target.tensorrt}
 HARDWARE_LEVELS = {Hardware.same_capability: "SAME_COMPUTE_CAPABILITY", Hardware.ampere_plus: "AMPERE_PLUS"}
@@ -43,6 +45,11 @@ def check_settings(target: Target, settings: EngineSettings) -> None:
     for name, only in SUPPORTED.items():
         if getattr(settings, name) != getattr(DEFAULTS, name) and target != only:
             raise ArgumentError(f"{target.label} has no setting {name.replace('_', ' ')}; omit it or use --target {only}")
+    capabilities = settings.compute_capabilities
+    wrong = [name for index, name in enumerate(capabilities) if not CAPABILITY.fullmatch(name) or name in capabilities[:index]]
+    if wrong:
+        twice = "is given twice; give each once" if CAPABILITY.fullmatch(wrong[0]) else "is no version; give N.N, such as 8.9"
+        raise ArgumentError(f'the compute capability "{wrong[0]:.60}" {twice}')
     if settings.workspace_bytes is not None and settings.workspace_bytes < MEBI:
         raise ArgumentError(f"the workspace is {settings.workspace_bytes} bytes; give at least 1 MB")
 

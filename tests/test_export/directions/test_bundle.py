@@ -17,7 +17,8 @@ from sdic_export import changes
 from sdic_export.changes import LOCK
 from sdic_export.cli.app import main
 from sdic_export.directions import bundle as bundle_directions
-from sdic_export.directions.bundle import add_directions, check_name, remove_directions
+from sdic_export.directions.bundle import add_directions, remove_directions
+from sdic_export.directions.files import check_name
 from sdic_runtime import Bundle, Pipeline
 from sdic_runtime.directions import Directions, load_direction
 from sdic_runtime.edits import Direction

@@ -254,6 +254,9 @@ def test_the_graph_of_bytes_makes_what_the_host_makes(tmp_path: Path, rows: tupl
     [
         (RTX, EngineSettings(hardware=Hardware.ampere_plus), "^TensorRT-RTX has no setting hardware; omit it or use --target tensorrt$"),
         (PROPER, EngineSettings(compute_capabilities=("8.9",)), "^TensorRT has no setting compute capabilities; .* --target tensorrt-rtx$"),
+        (RTX, EngineSettings(compute_capabilities=("89",)), '^the compute capability "89" is no version; give N.N, such as 8.9$'),
+        (RTX, EngineSettings(compute_capabilities=("1.20",)), '^the compute capability "1.20" is no version; give N.N, such as 8.9$'),
+        (RTX, EngineSettings(compute_capabilities=("8.9", "12.0", "8.9")), '^the compute capability "8.9" is given twice; give each once$'),
     ],
 )
 def test_settings_that_a_target_does_not_have(target: Any, settings: EngineSettings, message: str) -> None:
