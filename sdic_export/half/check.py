@@ -194,7 +194,7 @@ def _twin(single: Path, half: Path, folder: Path, kind: str) -> tuple[onnx.Model
     twin.graph.initializer.extend(parts[0].initializers)
     del twin.graph.output[:]
     floats = _float_tensors(models[0])
-    layers = layer_names(models[1])
+    layers = layer_names(models[1].graph)
     suffixes = (f"_{kind}", "_float32")
     rows = []
     for node in models[1].graph.node:

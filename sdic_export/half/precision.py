@@ -51,10 +51,14 @@ class Rules:
             self.layers + other.layers,
         )
 
+    def names(self, layer: str) -> bool:
+        """Whether `layer` stays float32 because of its name."""
+        return any(fnmatchcase(layer, pattern) for pattern in self.layers)
+
     def keep(self, node: onnx.NodeProto, layer: str, shapes: Shapes) -> bool:
         """Whether `node` of `layer` stays float32."""
         shape = shapes.get(node.output[0], ())
-        if node.op_type in self.operators or any(fnmatchcase(layer, pattern) for pattern in self.layers):
+        if node.op_type in self.operators or self.names(layer):
             return True
         if len(shape) <= self.axes:
             return True
@@ -136,15 +140,15 @@ def load_policy(policy: str | os.PathLike[str] | Policy = "fp16") -> Policy:
 
 @dataclass(frozen=True)
 class Form:
-    """How a float32 graph becomes another one that computes the same, or None where it has no such form; patterns of layers of that form
-    which stay float32, and of those which do not, whatever a policy says."""
+    """How a float32 graph becomes another one that computes the same, or None where it has no such form, without mixing layers that a policy
+    keeps in float32 with others; patterns of layers of that form which stay float32, and of those which do not, whatever a policy says."""
 
-    arrange: Callable[[onnx.ModelProto], onnx.ModelProto | None]
+    arrange: Callable[[onnx.ModelProto, Callable[[str], bool]], onnx.ModelProto | None]
     single: tuple[str, ...] = ()
     half: tuple[str, ...] = ()
 
 
-STANDARD_FORM = Form(lambda model: model)
+STANDARD_FORM = Form(lambda model, kept: model)
 
 
 def to_half(
@@ -157,7 +161,7 @@ def to_half(
     """
     policy = load_policy(policy)
     rules, model = policy.rules(stage), prepared(model)
-    shapes, layers = infer_shapes(model), layer_names(model)
+    shapes, layers = infer_shapes(model), layer_names(model.graph)
 
     def keep(node: onnx.NodeProto) -> bool:
         layer = layers[node.output[0]]
@@ -189,7 +193,7 @@ def write_half(
         onnx.load_external_data_for_model(single, str(source.parent))
     except onnx.checker.ValidationError as error:  # such as for a hard link that a model repository has
         raise BundleError(f"cannot read the weights of {source}: {error}; copy the bundle and use the copy") from error
-    arranged = form.arrange(single)
+    arranged = form.arrange(single, load_policy(policy).rules(stage).names)
     del single
     if arranged is None:
         return False

@@ -59,10 +59,12 @@ class Matrix:
 
 
 def batch_styles(rewriting: Rewriting) -> None:
-    """Compute the styles of all layers that read the same code together, and all their matrices."""
+    """Compute the styles of all layers that read the same code together, and all their matrices, but for those that stay float32."""
     rows = [row for node in rewriting.nodes if node.op_type == "Gemm" and (row := _row(rewriting, node))]
+    rows = [row for row in rows if not rewriting.keeps(row.output)]
     styled = [style for row in rows if (style := _styled(rewriting, row))]
-    matrices = [matrix for row in rows if (matrix := _matrix(rewriting, row))]
+    styled = [each for each in styled if not rewriting.keeps(each.style.output[0], each.demodulation.output[0])]
+    matrices = [matrix for row in rows if (matrix := _matrix(rewriting, row)) and not rewriting.keeps(matrix.product.output[0])]
     for code in dict.fromkeys(row.code for row in rows):
         own = [each for each in styled if each.row.code == code]
         if len(own) >= FEWEST:
