@@ -140,8 +140,8 @@ def load_policy(policy: str | os.PathLike[str] | Policy = "fp16") -> Policy:
 
 @dataclass(frozen=True)
 class Form:
-    """How a float32 graph becomes another one that computes the same, or None where it has no such form, without mixing layers that a policy
-    keeps in float32 with others; patterns of layers of that form which stay float32, and of those which do not, whatever a policy says."""
+    """How a float32 graph becomes another one that computes the same, or None where it has no such form, without mixing layers that stay
+    float32 with others; patterns of layers of that form which stay float32, and of those which do not, whatever a policy says."""
 
     arrange: Callable[[onnx.ModelProto, Callable[[str], bool]], onnx.ModelProto | None]
     single: tuple[str, ...] = ()
