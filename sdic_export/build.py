@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 import sdic_runtime
-from sdic_export.check import TOLERANCES, check_stage, label
+from sdic_export.check import TOLERANCES, by_ratio, check_stage, label
 from sdic_export.directions.files import read_directions, write_directions
 from sdic_export.golden import FILE as GOLDEN_FILE
 from sdic_export.golden import Chain, example_direction, make_golden, run_all, run_chain, smooth_pictures, write_golden
@@ -249,7 +249,7 @@ def _stage(
     for variant, arrange in arrangements.items():
         found += _variant(folder, method, name, variant, _arranged(module, arrange, method, stage), graphs, single, options.opset, shares)
     size = stored_bytes(folder, [file for variants in graphs.values() for files in variants.values() for file in files])
-    cpu = max(found, key=lambda item: item.ratio, default=None)
+    cpu = max(found, key=by_ratio, default=None)
     return graphs, StageReport(name, STANDARD, time.perf_counter() - start, size, worst, cpu)
 
 

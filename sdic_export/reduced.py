@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdic_export.changes import changing
+from sdic_export.check import by_psnr
 from sdic_export.golden import pictures, read_golden
 from sdic_export.half.stages import tolerance_for
 from sdic_export.verify import compare_with, run_parts
@@ -45,7 +46,7 @@ def record_cost(folder: Path) -> Cost:
         raise BundleError(f"the bundle {folder} holds no golden tensors to compare bf16 with; build it again with: sdic-export build")
     golden, backend = read_golden(bundle.file(manifest.golden), manifest), load(bundle, precision=BF16)
     found = [item for part, values in run_parts(backend, golden) for _, item in compare_with(golden, values, part, backend)]
-    picture = min((item for item in found if item.tensor in pictures(manifest)), key=lambda item: item.psnr)
+    picture = min((item for item in found if item.tensor in pictures(manifest)), key=by_psnr)
     described = backend.description.partition(f", {BF16}")[0]
     backend.close()
     with changing(folder, manifest) as change:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdic_export.check import TOLERANCES, label
+from sdic_export.check import TOLERANCES, by_psnr, by_ratio, label
 from sdic_export.golden import Golden, make_golden, makers, read_golden, run_chain
 from sdic_export.golden import pictures as seen_pictures
 from sdic_runtime.backends.base import Backend
@@ -74,8 +74,8 @@ class Verification:
 
 def _severity(check: Check) -> float:
     """How far it is off, over what is allowed."""
-    missing = min(check.least - check.difference.psnr, 600.0)
-    return max(check.difference.ratio / check.tolerance, 10 ** (missing / 20))
+    missing = min(check.least - by_psnr(check.difference), 600.0)
+    return max(by_ratio(check.difference) / check.tolerance, 10 ** (missing / 20))
 
 
 def least_psnr(manifest: Manifest, precision: str, tensor: str, golden: int, pictures: int) -> float:

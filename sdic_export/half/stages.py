@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sdic_export.changes import Change, changing
+from sdic_export.check import by_ratio
 from sdic_export.golden import Chain, example_direction, makers, pictures, read_golden, run_all, run_chain, smooth_pictures
 from sdic_export.graphs.exporter import beside, export_alone, stored_bytes, weights_of
 from sdic_export.half.check import StageCheck, as_rounding_graph, judge_chain, judge_stage, measure_stage, session
@@ -111,7 +112,7 @@ def add_half(
         rounded = RoundedStages(method, {name: folder / {**files, **chosen}[name] for name in method.stages}, policy.type)
         values = run_chain(rounded, single.image, single.direction)
         chains.append([difference(step.stage, name, values[name], single.values[name]) for name, step in makers(method).items()])
-    chain = [max(same, key=lambda item: item.ratio) for same in zip(*chains, strict=True)]
+    chain = [max(same, key=by_ratio) for same in zip(*chains, strict=True)]
     picture = judge_chain([item for item in chain if item.tensor in pictures(method)], policy)
     return HalfStages(policy.name, files, cuda, checks, chain, picture, tolerance_for(chain))
 

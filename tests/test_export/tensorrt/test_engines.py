@@ -318,6 +318,33 @@ def test_a_dry_run_prints_and_writes_nothing(changeable: Path) -> None:
 
 
 @needs_rtx
+def test_batches_of_graphs_for_one_picture_are_refused(
+    half_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engines, "_for_one", lambda bundle, precision: "refine")
+    assert plan_engines(half_bundle, "tensorrt-rtx").settings.profile == Profile(1, 1, 1)
+    for batch in ("1,1,4", "1,2,8"):
+        assert run_export(["engines", str(half_bundle), "--target", "tensorrt-rtx", "--batch", batch, "--dry-run"]) == 2
+        sentence = f'error: the batch profile is {batch}, and the stage "refine" is for one picture at a time; omit --batch\n'
+        assert capsys.readouterr().err == sentence
+    with pytest.raises(ArgumentError, match="is for one picture at a time; omit --batch"):
+        plan_engines(half_bundle, "tensorrt-rtx", EngineSettings(profile=Profile(1, 2, 8)))
+    assert run_export(["engines", str(half_bundle), "--target", "tensorrt-rtx", "--batch", "1,1,1", "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_damaged_graph_is_one_sentence(damage: str, half_bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(half_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("engines")))
+    path = folder / "onnx/fp16/dipn.onnx"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(BundleError, match=r"dipn\.onnx"):
+        plan_engines(folder, "tensorrt-rtx")
+
+
+@needs_rtx
 def test_the_command_says_what_each_engine_holds(changeable: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (engine_folder_of(changeable) / "dicn.engine").unlink()
     assert run_export(["engines", str(changeable), "--target", "tensorrt-rtx"]) == 0
