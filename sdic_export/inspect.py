@@ -46,8 +46,8 @@ def inspect_bundle(path: Path) -> tuple[Bundle, list[GraphContents]]:
 
 
 def inspect_graph(bundle: Bundle, key: str, variant: str) -> GraphContents:
-    """Look into the graph of a stage, of a part of one or of a "stage:output" in one variant, the sum of its bands; external weights are not loaded.
-    Raises BundleError."""
+    """Look into the graph of a stage, of a part of one or of a "stage:output" in one variant, the sum of its bands; external weights are
+    not loaded. Raises BundleError."""
     manifest = bundle.manifest
     graphs = _variants(bundle, key)[variant]
     files = files_of(manifest, graphs)

@@ -165,7 +165,7 @@ def _only_one(stage: str, profile: Profile) -> ArgumentError:
 
 
 def _for_one(bundle: Bundle, precision: str) -> str:
-    """The first stage whose graph is for one picture at a time: its engines are then, and those of the other stages with it. "" for none."""
+    """The first stage whose graph is for one picture at a time, "" for none: its engines are then, and those of the other stages too."""
     import onnx
 
     for stage in bundle.manifest.stages:
