@@ -73,9 +73,9 @@ class Verification:
 
 
 def _severity(check: Check) -> float:
-    """How far it is off, over what is allowed."""
-    missing = min(check.least - by_psnr(check.difference), 600.0)
-    return max(by_ratio(check.difference) / check.tolerance, 10 ** (missing / 20))
+    """How far it is off, over what is allowed; decibels count where they are too few."""
+    off, missing = by_ratio(check.difference) / check.tolerance, min(check.least - by_psnr(check.difference), 600.0)
+    return max(off, 10 ** (missing / 20)) if missing > 0 else off
 
 
 def least_psnr(manifest: Manifest, precision: str, tensor: str, golden: int, pictures: int) -> float:
