@@ -45,6 +45,13 @@ found |= {"onnxruntime": onnxruntime.__version__, "providers": onnxruntime.get_a
 json.dump(found, open(sys.argv[1], "w"))
 print(json.dumps(found, indent=1))
 """
+HALF = """
+import sys
+from sdic_export.cli.app import main
+from sdic_runtime import Bundle
+there = "fp16" in Bundle.open(sys.argv[1]).manifest.precisions
+sys.exit(print("fp16 graphs are there already") if there else main(["half", sys.argv[1]]))
+"""
 DRAW = "import pathlib, sys, official_checkpoint as o; o.write_checkpoint(pathlib.Path(sys.argv[1]), o.face_shapes())"
 
 
@@ -112,7 +119,7 @@ class Plan:
             yield Section("draw", 240, python("-c", DRAW, str(self.weights)))
         build = ("build", str(self.weights), "--out", bundle, "--no-cpu-graphs", "--no-parts", "--force")
         yield Section("build", 600, product("sdic_export", *build), needs="draw" if self.weights == self.out / CHECKPOINT else "")
-        yield Section("half", 400, product("sdic_export", "half", bundle), needs="build")
+        yield Section("half", 400, python("-c", HALF, bundle), needs="build")
         kernels = self.on("onnxruntime", "precision=fp16", "graphs=false")
         yield bench("bench_fp16", 400, plain, torch_half, half, kernels, needs="half", sizes=(*batches, *rounds))
         yield compare("fp16_against_fp32", 120, "--backend", half, "--against", onnx, "--tolerance", "0.05", needs="half")
@@ -187,21 +194,36 @@ def run_all(plan: Plan, only: Sequence[str], say: Callable[[str], None]) -> bool
     results["about"] = {"date": date.today().isoformat(), "rehearsal": plan.rehearse, "weights": plan.weights.name}
     done = results.setdefault("sections", {})
     env, ran = environment(plan.out / "site"), []
+
+    def write() -> None:
+        whole = path.with_suffix(".tmp")
+        whole.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        whole.replace(path)
+
     for section in plan.sections():
         if only and section.name not in only:
             continue
+        outdated(done, section.name, list(plan.sections()))
+        write()  # what is killed now did not go well
         if section.needs and done.get(section.needs, {}).get("code") != 0:
             done[section.name] = {"code": None, "output": f'"{section.needs}" did not go well before it'}
         else:
             done[section.name] = run(replace(section, seconds=section.seconds * plan.patience), plan.out, env)
         ran.append(section.name)
-        whole = path.with_suffix(".tmp")
-        whole.write_text(json.dumps(results, indent=1), encoding="utf-8")
-        whole.replace(path)
+        write()
         code = done[section.name]["code"]
         why = f"  {done[section.name]['output']}" if code is None else ""
         say(f"{section.name:28} {'omitted' if code is None else f'code {code}':10} {done[section.name].get('seconds', 0):7.1f} s{why}")
     return all(done[name]["code"] == 0 for name in ran)
+
+
+def outdated(done: dict[str, Any], name: str, sections: Sequence[Section], why: str = "it was begun again and did not end") -> None:
+    """Forget that a section went well which runs again now, and that those did which need it; what they measured stays."""
+    if name in done:
+        done[name] = {**done[name], "code": None, "output": why}
+    for section in sections:
+        if section.needs == name:
+            outdated(done, section.name, sections, f'"{name}" ran again behind it')
 
 
 def table(results: dict[str, Any]) -> str:

@@ -12,17 +12,19 @@ else:
     import tomli as tomllib
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-FLOOR = re.compile(r"(?P<name>[A-Za-z0-9._-]+(?:\[[a-z,]+\])?)>=(?P<version>[0-9.]+)(?:,<[0-9.]+)?")
+FLOOR = re.compile(
+    r"(?P<name>[A-Za-z0-9._-]+(?:\[[a-z,]+\])?)(?:>=(?P<version>[0-9.]+)(?:,<[0-9.]+)?|==(?P<only>[0-9.]+))(?P<where> *;.+)?"
+)
 
 
 def pins(requirements: list[str]) -> list[str]:
-    """ "numpy==1.26" for "numpy>=1.26". Raises ValueError for a requirement without a lowest version."""
+    """ "numpy==1.26" for "numpy>=1.26", and for itself. Raises ValueError for a requirement without a lowest version."""
     found = []
     for requirement in requirements:
         match = FLOOR.fullmatch(requirement)
         if match is None:
             raise ValueError(f'"{requirement}" names no lowest version alone; write NAME>=VERSION')
-        found.append(f"{match['name']}=={match['version']}")
+        found.append(f"{match['name']}=={match['version'] or match['only']}{match['where'] or ''}")
     return found
 
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 import sdic_runtime
-from sdic_export.check import TOLERANCES, check_stage, label
+from sdic_export.check import TOLERANCES, by_ratio, check_stage, label
 from sdic_export.directions.files import read_directions, write_directions
 from sdic_export.golden import FILE as GOLDEN_FILE
 from sdic_export.golden import Chain, example_direction, make_golden, run_all, run_chain, smooth_pictures, write_golden
@@ -32,7 +32,7 @@ from sdic_export.graphs.exporter import (
 from sdic_export.half.precision import Policy, load_policy
 from sdic_export.half.stages import Graphs, HalfProgress, HalfStages, add_half
 from sdic_export.inspect import multiplications
-from sdic_export.placement import check_place, placed_folder
+from sdic_export.placement import check_inputs, check_place, placed_folder
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, OPENVINO, parts
 from sdic_runtime.bundle.manifest import FFHQ, STANDARD, Input, Manifest, file_entries, write_manifest
 from sdic_runtime.errors import ArgumentError
@@ -249,7 +249,7 @@ def _stage(
     for variant, arrange in arrangements.items():
         found += _variant(folder, method, name, variant, _arranged(module, arrange, method, stage), graphs, single, options.opset, shares)
     size = stored_bytes(folder, [file for variants in graphs.values() for files in variants.values() for file in files])
-    cpu = max(found, key=lambda item: item.ratio, default=None)
+    cpu = max(found, key=by_ratio, default=None)
     return graphs, StageReport(name, STANDARD, time.perf_counter() - start, size, worst, cpu)
 
 
@@ -359,6 +359,8 @@ def reference_for(method: Method, model: nn.Module, modules: Mapping[str, nn.Mod
 
 def _check(options: BuildOptions) -> None:
     """What can be said before any work."""
+    read = {"checkpoint": [options.checkpoint], "file": options.others, "direction": options.directions, "picture": options.pictures}
+    check_inputs(Path(options.out), read)
     check_place(Path(options.out), options.force)
     if options.weights not in WEIGHTS:
         raise ArgumentError(f'the weights are "{options.weights}"; use {" or ".join(WEIGHTS)}')

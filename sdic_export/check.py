@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,19 @@ def check_stage(
     return judged(found, tolerance)
 
 
+def by_ratio(item: Difference) -> float:
+    """For `max`: a ratio that is no number is the largest."""
+    return math.inf if math.isnan(item.ratio) else item.ratio
+
+
+def by_psnr(item: Difference) -> float:
+    """For `min`: decibels that are no number are the fewest."""
+    return -math.inf if math.isnan(item.psnr) else item.psnr
+
+
 def judged(found: Iterable[Difference], tolerance: float) -> Difference:
     """The largest of the differences. Raises BundleError when it is above the tolerance."""
-    worst = max(found, key=lambda item: item.ratio)
+    worst = max(found, key=by_ratio)
     if not worst.ratio <= tolerance:
         raise BundleError(
             f'"{worst.tensor}" of {worst.where} is off by {worst.ratio:.1e} of its standard deviation (largest difference '

@@ -1,15 +1,15 @@
 """Golden tensors: a few pictures, and every value that PyTorch makes of them. Every backend is checked against them.
 
-Latent codes and the input pictures are whole. Of a large map, or weights, only every k-th row and column (of weights: output and input)
-is kept, from k // 2 on; k is the tensor's entry under "strides" in the file's metadata "golden", a JSON object that also has the
-edit's "strength".
+Latent codes and the input pictures are whole. Of a large map, or weights, one of k * k elements of every channel is kept, see `kept`; k is
+the tensor's entry under "strides" in the file's metadata "golden", a JSON object that also has the edit's "strength" and the "pattern" in
+which they lie.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,12 @@ DIRECTION_DEVIATION = 0.2
 STYLE_AMPLITUDE = 0.3
 WHOLE = (IMAGE, "direction")  # inputs, which cannot be thinned
 METADATA = "golden"
+GRID, SPREAD = "grid", "spread"  # patterns: of the files before there were several, and of those that are written now
+TURN = (5**0.5 - 1) / 2  # of the columns' first one, from row to row: no period, so that all columns and all phases of them are met
+SEAM_ROWS, SEAM_SHARE = (
+    4,
+    32,
+)  # a dense block in the middle, where bands of rows meet: its rows, and which part of the rest it is as wide as
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,16 @@ class Golden:
     tensors: Mapping[str, np.ndarray]
     strides: Mapping[str, int] = field(default_factory=dict)
     strength: float = STRENGTH
+    pattern: str = GRID
+
+    def where(self, name: str, array: np.ndarray) -> Any:
+        """The index of what is kept of the tensor `name`, of which `array` is a whole one; see `kept`."""
+        return kept(array, self.strides.get(name, 1), self.pattern)
 
     def thinned(self, name: str, array: np.ndarray) -> np.ndarray:
-        """The part of `array` that is kept of the tensor `name`; see `thin`."""
-        return thin(array, self.strides.get(name, 1))
+        """The part of `array` that is kept of the tensor `name`."""
+        part: np.ndarray = array[self.where(name, array)]
+        return part
 
 
 @dataclass(frozen=True)
@@ -175,26 +187,44 @@ def make_golden(values: Mapping[str, np.ndarray], image: np.ndarray, direction: 
     """The golden tensors of the whole values that `run_chain` gave."""
     every = {IMAGE: image, "direction": direction, **values}
     strides = {name: stride_of(array) for name, array in every.items() if (array.ndim == 4 or array[0].size > KEPT) and name not in WHOLE}
-    return Golden({name: np.ascontiguousarray(thin(array, strides.get(name, 1))) for name, array in every.items()}, strides)
+    golden = Golden(every, strides, pattern=SPREAD)
+    return replace(golden, tensors={name: np.ascontiguousarray(golden.thinned(name, array)) for name, array in every.items()})
 
 
 def stride_of(array: np.ndarray) -> int:
-    """The smallest power of two that leaves at most KEPT elements of a picture's tensor."""
+    """The smallest power of two that leaves at most KEPT elements of a picture's tensor, besides the block in the middle."""
     stride = 1
     while array[0].size > KEPT * stride * stride:
         stride *= 2
     return stride
 
 
-def thin(array: np.ndarray, stride: int) -> np.ndarray:
-    """Every `stride`-th row and column of [N, C, H, W], or of weights [N, H, W] and [N, H, W, 3, 3], from stride // 2 on."""
-    cut = slice(stride // 2, None, stride)
-    return array if stride == 1 else array[:, :, cut, cut] if array.ndim == 4 else array[:, cut, cut]
+def kept(array: np.ndarray, stride: int, pattern: str = SPREAD) -> Any:
+    """The index of what is kept of [N, C, H, W], or of weights [N, H, W] and [N, H, W, 3, 3]: everything where `stride` is 1, else one of
+    stride * stride elements.
+
+    GRID: every `stride`-th row and column from stride // 2 on. SPREAD: of every row one of stride * stride columns, others in every row,
+    and a dense block in the middle. Rows and columns that the layers before make in different ways (even and odd ones, the edges of bands)
+    are all among them.
+    """
+    if stride == 1:
+        return ...
+    lead = (slice(None),) * (2 if array.ndim == 4 else 1)
+    if pattern == GRID:
+        return (*lead, *[slice(stride // 2, None, stride)] * 2)
+    height, width = array.shape[len(lead) : len(lead) + 2]
+    chosen = np.zeros((height, width), bool)
+    for row in range(height):
+        chosen[row, int((row + 0.5) * TURN % 1 * stride * stride) :: stride * stride] = True
+    across = max(1, int(chosen.sum()) // SEAM_SHARE)
+    top, left = (max(0, (size - block) // 2) for size, block in ((height, SEAM_ROWS), (width, across)))
+    chosen[top : top + SEAM_ROWS, left : left + across] = True
+    return (*lead, *np.nonzero(chosen))
 
 
 def write_golden(path: Path, golden: Golden) -> None:
     """Write a golden file, whole or not at all."""
-    described = {"strides": dict(golden.strides), "strength": golden.strength}
+    described = {"strides": dict(golden.strides), "strength": golden.strength, "pattern": golden.pattern}
     save_tensors(path, golden.tensors, {METADATA: json.dumps(described, sort_keys=True)})
 
 
@@ -207,6 +237,9 @@ def read_golden(path: Path, method: Method) -> Golden:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
             described = json.loads((stream.metadata() or {})[METADATA])
         strides, strength = {name: int(stride) for name, stride in described["strides"].items()}, float(described["strength"])
+        pattern = described.get("pattern", GRID)
+        if pattern not in (GRID, SPREAD):
+            raise ValueError(f'its pattern "{pattern}" is not known')
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise BundleError(f"{path} is not a file of golden tensors ({error}); build the bundle again") from error
     wanted = (*WHOLE, *makers(method))
@@ -217,4 +250,4 @@ def read_golden(path: Path, method: Method) -> Golden:
     missing = [name for name in wanted if name not in tensors]
     if missing:
         raise BundleError(f"{path} lacks the golden tensors {', '.join(missing)}; build the bundle again")
-    return Golden(tensors, strides, strength)
+    return Golden(tensors, strides, strength, pattern)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class GraphContents:
     """One graph of a bundle, or the bands of rows that make up a stage together."""
 
-    graph: str  # "stage", or "stage:output" for that output alone
+    graph: str  # "stage", also a part of one, or "stage:output" for that output alone
     variant: str
     files: tuple[str, ...]  # the graphs first, then the external weights that they read
     sha256: tuple[str, ...]  # of these files
@@ -41,15 +41,15 @@ def inspect_bundle(path: Path) -> tuple[Bundle, list[GraphContents]]:
     """Open the bundle in the folder `path`, check its graphs against their hashes, and look into them. Raises SdicError."""
     bundle = Bundle.open(path)
     order = {stage: index for index, stage in enumerate(bundle.manifest.stages)}
-    keys = sorted(bundle.manifest.graphs, key=lambda key: order[parts(key)[0]])
-    return bundle, [inspect_graph(bundle, key, variant) for key in keys for variant in bundle.manifest.graphs[key]]
+    keys = [*sorted(bundle.manifest.graphs, key=lambda key: order[parts(key)[0]]), *bundle.manifest.part_graphs]
+    return bundle, [inspect_graph(bundle, key, variant) for key in keys for variant in _variants(bundle, key)]
 
 
 def inspect_graph(bundle: Bundle, key: str, variant: str) -> GraphContents:
-    """Look into the graph of a stage or a "stage:output" in one variant, the sum of its bands; external weights are not loaded.
-    Raises BundleError."""
+    """Look into the graph of a stage, of a part of one or of a "stage:output" in one variant, the sum of its bands; external weights are
+    not loaded. Raises BundleError."""
     manifest = bundle.manifest
-    graphs = manifest.graphs[key][variant]
+    graphs = _variants(bundle, key)[variant]
     files = files_of(manifest, graphs)
     paths = {name: bundle.file(name) for name in files}
     models = [_model(paths[graph]) for graph in graphs]
@@ -70,6 +70,10 @@ def inspect_graph(bundle: Bundle, key: str, variant: str) -> GraphContents:
         sum(known) / 1e9 if len(known) == len(counts) else None,
         _runs(bundle, key, variant),
     )
+
+
+def _variants(bundle: Bundle, key: str) -> dict[str, tuple[str, ...]]:
+    return bundle.manifest.graphs.get(key) or bundle.manifest.part_graphs[key]
 
 
 def work(contents: Iterable[GraphContents], variant: str, program: str) -> float | None:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.manifest import MANIFEST_NAME
-from sdic_runtime.errors import ArgumentError, FileError
+from sdic_runtime.errors import ArgumentError, BundleError, FileError
 from sdic_runtime.files import reason, sync
-from sdic_runtime.leftovers import bring_back, held, set_aside
+from sdic_runtime.leftovers import bring_back, held, is_temporary, set_aside
 
+# What commands write into a bundle without listing it: engines and what a GPU compiled of them, graphs of a killed command, locks.
+OURS = re.compile(
+    rf"{MANIFEST_NAME}|directions/\.lock|engines/([^/]+/)?[^/]*(\.engine|\.engine\.cache|engine\.json|\.lock|to_bytes\.onnx)"
+    r"|onnx/[^/]+/[^/]+\.onnx(\.data)?|golden/golden\.safetensors"
+)
+SHOWN = 3
 HERE, RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag of renameat2(2)
 
 
@@ -27,6 +35,35 @@ def check_place(path: Path, force: bool) -> None:
             raise ArgumentError(f"{path} is a folder with other files in it, which are not overwritten; name a new folder")
         if not force:
             raise ArgumentError(f"there is already a bundle at {path}; replace it with --force or name another folder")
+        others = strangers(path)
+        if others:
+            named = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
+            raise ArgumentError(f"{path} also holds {named}, which the bundle there does not list; move that away or name another folder")
+
+
+def strangers(path: Path) -> list[str]:
+    """The files of a bundle's folder that neither its manifest lists nor a command of ours writes beside it; of a bundle whose manifest
+    cannot be read, all that may be a user's."""
+    try:
+        listed = set(Bundle.open(path).manifest.files)
+    except BundleError:
+        listed = set()
+    found = []
+    for folder, folders, files in os.walk(path):
+        inside = Path(folder).relative_to(path)
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        folders[:] = [name for name in folders if not is_temporary(name)]
+        found += [(inside / name).as_posix() for name in (*files, *links)]
+    return sorted(name for name in found if name not in listed and not OURS.fullmatch(name) and not is_temporary(name.rpartition("/")[2]))
+
+
+def check_inputs(path: Path, inputs: Mapping[str, Sequence[Path]]) -> None:
+    """Raise ArgumentError where something that is read, by what it is, lies in the folder `path`, which is to be replaced."""
+    place = Path(path).resolve()
+    for what, files in inputs.items():
+        for file in files:
+            if Path(file).resolve().is_relative_to(place):
+                raise ArgumentError(f"the {what} {file} would go with what is at {path}; move it out of there or name another folder")
 
 
 @contextmanager

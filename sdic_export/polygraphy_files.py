@@ -2,13 +2,13 @@
 
 Per stage: the inputs and the outputs of a golden picture in Polygraphy's own format, a data loader script, and commands. The inputs are
 whole, which golden tensors are not: they are computed anew in the standard precision, and used only when they agree with the golden ones.
-Of the outputs what is golden is taken from there: small tensors are whole, and of large ones every few rows and columns.
+Of the outputs what is golden is taken from there: small tensors are whole, and of large ones some elements.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sdic_export.check import TOLERANCES, judged
-from sdic_export.golden import Chain, Example, Golden, makers, read_golden, run_all, thin
+from sdic_export.golden import Chain, Example, Golden, makers, read_golden, run_all
 from sdic_export.placement import placed_folder
 from sdic_export.verify import compare_with
 from sdic_runtime.bundle.bundle import Bundle
@@ -108,8 +108,8 @@ def write_polygraphy(options: PolygraphyOptions, begin: Callable[[str], None] = 
 
 @dataclass(frozen=True)
 class Expected:
-    """An example of every stage. `computed`: the backend that computed it. `golden`: output -> of how many rows and columns one is golden,
-    for the outputs that are golden at all, by stage."""
+    """An example of every stage. `computed`: the backend that computed it. `golden`: output -> n where one of n * n elements is golden, for
+    the outputs that are golden at all, by stage."""
 
     examples: Mapping[str, Example]
     computed: str
@@ -117,7 +117,7 @@ class Expected:
 
     def told(self, stage: str) -> str:
         """In words, which outputs of a stage are golden."""
-        said = [name if stride == 1 else f"every {stride}th row and column of {name}" for name, stride in self.golden[stage].items()]
+        said = [name if stride == 1 else f"one of {stride * stride} elements of {name}" for name, stride in self.golden[stage].items()]
         return ", ".join(said) or "nothing"
 
 
@@ -168,7 +168,7 @@ def _patched(array: np.ndarray, golden: Golden, value: str | None) -> np.ndarray
     if value is None:
         return array
     patched = array.copy()
-    thin(patched, golden.strides.get(value, 1))[...] = golden.tensors[value][: len(array)]
+    patched[golden.where(value, array)] = golden.tensors[value][: len(array)]
     return patched
 
 
@@ -184,49 +184,53 @@ def _write_stage(folder: Path, stage: str, model: Path, expected: Expected, tole
     (folder / LOADER).write_text(LOADER_TEXT.format(stage=stage, loader=LOADER, inputs=INPUTS), encoding="utf-8")
     allowed = [f"{name}:{tolerance * float(np.std(array)):.3e}" for name, array in example.outputs.items()]
     compare = ["--rtol", "0", "--atol", *allowed, "--check-error-stat", "max"]
+    # For engines, which are otherwise built for one picture.
+    shapes = ["--input-shapes", *(f"{name}:{list(array.shape)}".replace(" ", "") for name, array in example.inputs.items())]
     for name, runner in RUNNERS.items():
-        words = ["polygraphy", "run", str(model), *runner, "--load-inputs", INPUTS, "--load-outputs", OUTPUTS, *compare]
+        words = ["polygraphy", "run", str(model), *runner, *shapes, "--load-inputs", INPUTS, "--load-outputs", OUTPUTS, *compare]
         about = [
             f"The stage {stage} on {name}, compared with {OUTPUTS} within the tolerance of the bundle. There, PyTorch gave:",
             f"{expected.told(stage)}; {expected.computed} gave the rest.",
         ]
         _script(folder / f"{name}.sh", "\n# ".join(about), "\n".join([*SWITCHES.get(name, ()), f'{shlex.join(words)} "$@"']))
-    _script(folder / EVERY, f"Every tensor of the stage {stage} on a runtime: {EVERY} --trt", _every(model))
-    _script(folder / BISECT, f"The first tensor of the stage {stage} that is off on a runtime: {BISECT} --trt", _bisect(model))
+    _script(folder / EVERY, f"Every tensor of the stage {stage} on a runtime: {EVERY} --trt", _every(model, shapes))
+    _script(folder / BISECT, f"The first tensor of the stage {stage} that is off on a runtime: {BISECT} --trt", _bisect(model, shapes))
 
 
 CLOSE = '--rtol 1e-3 --atol "${ATOL:-1e-3}" --check-error-stat max'
 
 
-def _layers(model: Path) -> list[str]:
+def _layers(model: Path, shapes: Sequence[str]) -> list[str]:
     """The lines that compute every tensor of `model` on ONNX Runtime; GOOD is that graph, MODEL the one to be examined."""
     return [
         f"GOOD={shlex.quote(str(model))}",
         'MODEL="${MODEL:-$GOOD}"',
-        f'polygraphy run "$GOOD" --onnxrt --graph-optimization-level ORT_DISABLE_ALL --load-inputs {INPUTS} \\',
+        f'polygraphy run "$GOOD" --onnxrt --graph-optimization-level ORT_DISABLE_ALL {shlex.join(shapes)} --load-inputs {INPUTS} \\',
         f"  --onnx-outputs mark all --save-outputs {LAYERS}",
     ]
 
 
-def _every(model: Path) -> str:
+def _every(model: Path, shapes: Sequence[str]) -> str:
     """The lines that compare every tensor of a graph with that of `model` on ONNX Runtime."""
-    compare = f'polygraphy run "$MODEL" "$@" --onnx-outputs mark all --load-inputs {INPUTS} --load-outputs {LAYERS} {CLOSE}'
-    return "\n".join([*_layers(model), compare])
+    given = f"{shlex.join(shapes)} --load-inputs {INPUTS}"
+    compare = f'polygraphy run "$MODEL" "$@" --onnx-outputs mark all {given} --load-outputs {LAYERS} {CLOSE}'
+    return "\n".join([*_layers(model, shapes), compare])
 
 
-def _bisect(model: Path) -> str:
+def _bisect(model: Path, shapes: Sequence[str]) -> str:
     """The lines that cut a graph off behind the first tensor that differs from that of `model` on ONNX Runtime, found by bisection; where
     the whole graph is not off there is nothing to find."""
+    given = f"{shlex.join(shapes)} --load-inputs {INPUTS}"
     return "\n".join(
         [
-            *_layers(model),
-            f'if polygraphy run "$MODEL" "$@" --load-inputs {INPUTS} --load-outputs {LAYERS} {CLOSE}; then',
+            *_layers(model, shapes),
+            f'if polygraphy run "$MODEL" "$@" {given} --load-outputs {LAYERS} {CLOSE}; then',
             f'  echo "nothing is off: the outputs are those of ONNX Runtime within ${{ATOL:-1e-3}}; {EVERY} compares the tensors inside"',
             f"  rm -f {REDUCED}",
             "  exit 0",
             "fi",
             f'polygraphy debug reduce "$MODEL" --mode "${{MODE:-bisect}}" --no-reduce-inputs --load-inputs {INPUTS} --output {REDUCED} \\',
-            f'  --check polygraphy run polygraphy_debug.onnx "$@" --load-inputs {INPUTS} --load-outputs {LAYERS} {CLOSE}',
+            f'  --check polygraphy run polygraphy_debug.onnx "$@" {given} --load-outputs {LAYERS} {CLOSE}',
             f"polygraphy inspect model {REDUCED}",
         ]
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
+from sdic_export.changes import changing
+from sdic_export.check import by_psnr
 from sdic_export.golden import pictures, read_golden
 from sdic_export.half.stages import tolerance_for
 from sdic_export.verify import compare_with, run_parts
 from sdic_runtime.backends.openvino import BF16, load, unavailable
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.bundle.manifest import Manifest, write_manifest
+from sdic_runtime.bundle.manifest import Manifest
 from sdic_runtime.errors import BackendError, BundleError
 from sdic_runtime.tools.compare import Difference
 
@@ -46,12 +46,11 @@ def record_cost(folder: Path) -> Cost:
         raise BundleError(f"the bundle {folder} holds no golden tensors to compare bf16 with; build it again with: sdic-export build")
     golden, backend = read_golden(bundle.file(manifest.golden), manifest), load(bundle, precision=BF16)
     found = [item for part, values in run_parts(backend, golden) for _, item in compare_with(golden, values, part, backend)]
-    picture = min((item for item in found if item.tensor in pictures(manifest)), key=lambda item: item.psnr)
-    tolerance, psnr = max(tolerance_for(found), manifest.tolerances.get(BF16, 0)), min(picture.psnr, manifest.psnr.get(BF16, picture.psnr))
+    picture = min((item for item in found if item.tensor in pictures(manifest)), key=by_psnr)
     described = backend.description.partition(f", {BF16}")[0]
     backend.close()
-    manifest = msgspec.structs.replace(
-        manifest, tolerances={**manifest.tolerances, BF16: tolerance}, psnr={**manifest.psnr, BF16: round(psnr, 2)}
-    )
-    write_manifest(folder, manifest)
-    return Cost(manifest, described, picture, tolerance)
+    with changing(folder, manifest) as change:
+        now = change.manifest
+        tolerance, psnr = max(tolerance_for(found), now.tolerances.get(BF16, 0)), min(picture.psnr, now.psnr.get(BF16, picture.psnr))
+        told = change.write(tolerances={**now.tolerances, BF16: tolerance}, psnr={**now.psnr, BF16: round(psnr, 2)})
+    return Cost(told, described, picture, tolerance)

@@ -108,7 +108,7 @@ def show_verification(result: Verification, as_json: bool, every: bool = False) 
             check.difference.tensor,
             f"{check.difference.ratio:.1e}",
             f"{check.difference.psnr:.1f}",
-            "" if check.passed else "<-- too large",
+            "" if check.passed else "<-- too large" if check.difference.psnr >= check.least else f"<-- needs {check.least:.1f} dB",
         )
         for check in (result.checks if every else result.telling)
     ]
@@ -116,9 +116,11 @@ def show_verification(result: Verification, as_json: bool, every: bool = False) 
     worst = result.worst
     if result.failures:
         first = result.failures[0]
+        noisy = "" if first.difference.psnr >= first.least else f", {first.difference.psnr:.1f} dB where {first.least:.1f} are needed"
         typer.echo(
-            f"failed: {len(result.failures)} of {len(result.checks)} tensors are off by more than {first.tolerance:.1e} of a deviation, "
-            f'the first is "{first.difference.tensor}" of {first.difference.where} ({first.difference.ratio:.1e})'
+            f"failed: {len(result.failures)} of {len(result.checks)} tensors are off by more than {first.tolerance:.1e} of a deviation"
+            f"{' or by their decibels' if any(check.difference.psnr < check.least for check in result.failures) else ''}, "
+            f'the first is "{first.difference.tensor}" of {first.difference.where} ({first.difference.ratio:.1e}{noisy})'
         )
     else:
         typer.echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from sdic_export.check import TOLERANCES, label
+from sdic_export.check import TOLERANCES, by_psnr, by_ratio, label
 from sdic_export.golden import Golden, make_golden, makers, read_golden, run_chain
+from sdic_export.golden import pictures as seen_pictures
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.bundle.manifest import STANDARD
+from sdic_runtime.bundle.manifest import STANDARD, Manifest
 from sdic_runtime.errors import BundleError, CheckpointError
 from sdic_runtime.program import IMAGE
 from sdic_runtime.program import run as run_program
 from sdic_runtime.tools.compare import Difference, difference
 from sdic_runtime.tools.wrapper import Wrapper
 
+PSNR_ROOM = 3.0  # decibels: a backend that rounds elsewhere may have so much more noise
 GOLDEN, CHECKPOINT = "golden tensors", "checkpoint"
 
 
@@ -32,13 +35,15 @@ class Check:
     batch: int
     difference: Difference
     tolerance: float
+    least: float = -math.inf  # decibels that a picture needs
 
     @property
     def passed(self) -> bool:
-        return self.difference.ratio <= self.tolerance  # False for NaN
+        return self.difference.ratio <= self.tolerance and self.difference.psnr >= self.least  # False for NaN
 
     def as_dict(self) -> dict[str, Any]:
-        measured = {**self.difference.as_dict(), "tolerance": self.tolerance, "passed": self.passed}
+        least = self.least if math.isfinite(self.least) else None
+        measured = {**self.difference.as_dict(), "tolerance": self.tolerance, "least_psnr": least, "passed": self.passed}
         return {"against": self.against, "batch": self.batch, **measured}
 
 
@@ -68,7 +73,17 @@ class Verification:
 
 
 def _severity(check: Check) -> float:
-    return check.difference.ratio / check.tolerance
+    """How far it is off, over what is allowed; decibels count where they are too few."""
+    off, missing = by_ratio(check.difference) / check.tolerance, min(check.least - by_psnr(check.difference), 600.0)
+    return max(off, 10 ** (missing / 20)) if missing > 0 else off
+
+
+def least_psnr(manifest: Manifest, precision: str, tensor: str, golden: int, pictures: int) -> float:
+    """The decibels that a golden picture needs in a reduced precision: those that the manifest says of the worst one over all `golden`
+    pictures, less some room. The noise of all may lie in the `pictures` that are looked at."""
+    if precision not in manifest.psnr or tensor not in seen_pictures(manifest):
+        return -math.inf
+    return manifest.psnr[precision] - PSNR_ROOM - 10 * math.log10(golden / pictures)
 
 
 def verify(
@@ -79,7 +94,8 @@ def verify(
     options: Mapping[str, Any] | None = None,
 ) -> Verification:
     """Verify the bundle in the folder `path`: manifest, hashes of all files, and every value of an inversion and the picture of an edit by
-    every move, for one picture and for a batch, against the golden tensors; with `checkpoint` also against what PyTorch computes now.
+    every move, for one picture and for a batch, against the golden tensors; with `checkpoint` also against what PyTorch computes now. In a
+    reduced precision the pictures also need the decibels that were measured of them, less some room.
 
     The chain runs through, so what a stage is given is what the stages before it made: the first stage that is off is the one to blame.
     Where the backend runs other variants than the standard graphs, these are checked first, by a chain of their own, and parts of stages
@@ -101,8 +117,16 @@ def verify(
     expected = {GOLDEN: golden}
     if checkpoint is not None:
         expected[CHECKPOINT] = _from_checkpoint(bundle, checkpoint, golden)
+    manifest, count = bundle.manifest, len(golden.tensors[IMAGE])
     checks = [
-        Check(against, stage, part.stop - part.start, found, bundle.manifest.tolerances.get(runner.precision, TOLERANCES[STANDARD]))
+        Check(
+            against,
+            stage,
+            part.stop - part.start,
+            found,
+            manifest.tolerances.get(runner.precision, TOLERANCES[STANDARD]),
+            least_psnr(manifest, runner.precision, found.tensor, count, part.stop - part.start),
+        )
         for against, truth in expected.items()
         for runner, parts in results
         for part, values in parts

@@ -19,6 +19,7 @@ from sdic_export.cli.triton import triton
 from sdic_export.cli.web import web
 from sdic_runtime.cli.app import command_line, run
 from sdic_runtime.cli.options import Debug, PrecisionOption
+from sdic_runtime.errors import ArgumentError
 
 FP16 = "fp16"  # the policy of --fp16
 FAILED = 1  # a check was made and did not pass
@@ -156,6 +157,8 @@ def build_bundle(
     from sdic_export.tensorrt.engines import require_builder
     from sdic_runtime.backends.tensorrt.engine_files import EngineSettings
 
+    if fp16 and policy is not None:
+        raise ArgumentError(f"--fp16 and --policy {policy} are two half precisions; give one of them")
     options = BuildOptions(
         checkpoint,
         out,

@@ -46,7 +46,7 @@ def add(
     from sdic_export.directions.files import read_directions
 
     def make(manifest: Manifest) -> Mapping[str, AnyDirection]:
-        found = read_directions(files, manifest.sizes, manifest.domain)
+        found = read_directions(files, manifest.sizes, manifest.domain, renamed=name is not None)
         if name is not None and len(found) != 1:
             raise ArgumentError(f"--name names one direction, and there are {len(found)}; add them one by one")
         return {name or known: direction for known, direction in found.items()}

@@ -22,9 +22,10 @@ def engines(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Bundle folder.", show_default=False)],
     target: Annotated[Target, typer.Option("--target", help="TensorRT for the GPU of this machine, or TensorRT-RTX for RTX cards.")],
     precision: Annotated[str, typer.Option("--precision", help="Precision of the graphs: fp16, bf16 or fp32.")] = DEFAULTS.precision,
-    batch: Annotated[str, typer.Option("--batch", metavar="MIN,OPT,MAX", help="Smallest, fastest and largest batch.")] = str(
-        DEFAULTS.profile
-    ),
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", metavar="MIN,OPT,MAX", help=f"Smallest, fastest and largest batch; {DEFAULTS.profile} when omitted."),
+    ] = None,
     compute_capability: Annotated[
         list[str] | None,
         typer.Option("--compute-capability", metavar="N.N", help="TensorRT-RTX: build for this one; may be given several times."),
@@ -49,15 +50,17 @@ def engines(
     """
     settings = EngineSettings(
         precision,
-        Profile.parse(batch),
+        DEFAULTS.profile if batch is None else Profile.parse(batch),
         tuple(compute_capability or ()),
         hardware,
         "stripped" if strip_weights else "included",
         None if workspace is None else int(workspace * MEBI),
     )
-    if dry_run:
-        from sdic_export.tensorrt.engines import plan_engines
+    from sdic_export.tensorrt.engines import check_batches, plan_engines
 
+    if batch is not None:
+        check_batches(bundle, settings)
+    if dry_run:
         show_plan(plan_engines(bundle, target, settings, force))
         return
     typer.echo(str(build_with_progress(bundle, target, settings, force).plan.folder))

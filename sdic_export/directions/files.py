@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError, Out
 from sdic_runtime.files import reason
 
 FOLDER = "directions"
+NAME = re.compile(r"[^\W_][\w.+-]*")
+LONGEST_NAME = 100
 RELEASED_WIDTH = 512  # of the models that public directions are of
 RELEASED_FOR = {"ffhq_pca": "faces", "cars_pca": "cars"}  # bases of the same shape, published together
 
@@ -35,13 +38,22 @@ PUBLISHED = {  # by the names of the files; their powers of InterFaceGAN's direc
 }
 
 
-def read_directions(places: Sequence[Path], sizes: Mapping[str, int], domain: str) -> dict[str, AnyDirection]:
-    """Every direction and PCA basis in `places`, files or folders, by name; checked to fit latent codes of `sizes`. Raises SdicError."""
-    return {name: read_direction(path, sizes) for name, path in find_directions(places, domain).items()}
+def check_name(name: str) -> str:
+    """A name that a direction may have: it is part of file names and of `--edit NAME:STRENGTH`. Raises ArgumentError."""
+    if len(name) > LONGEST_NAME or not NAME.fullmatch(name):
+        raise ArgumentError(f'"{name:.60}" is no name for a direction; use letters, digits and . + - _ alone, at most {LONGEST_NAME}')
+    return name
 
 
-def find_directions(places: Sequence[Path], domain: str) -> dict[str, Path]:
-    """Name -> file of every direction in `places`, files or folders. Raises ArgumentError.
+def read_directions(places: Sequence[Path], sizes: Mapping[str, int], domain: str, renamed: bool = False) -> dict[str, AnyDirection]:
+    """Every direction and PCA basis in `places`, files or folders, by name; checked to fit latent codes of `sizes`. `renamed`: see
+    `find_directions`. Raises SdicError."""
+    return {name: read_direction(path, sizes) for name, path in find_directions(places, domain, renamed).items()}
+
+
+def find_directions(places: Sequence[Path], domain: str, renamed: bool = False) -> dict[str, Path]:
+    """Name -> file of every direction in `places`, files or folders; the names are those that directions may have, unless they are going to
+    be `renamed`. Raises ArgumentError.
 
     A basis that was published for another domain is omitted from a folder, and refused when it is named itself.
     """
@@ -60,8 +72,15 @@ def find_directions(places: Sequence[Path], domain: str) -> dict[str, Path]:
                 continue
             if path.stem in found:
                 raise ArgumentError(f'two directions are called "{path.stem}": {found[path.stem]} and {path}; rename one of them')
-            found[path.stem] = path
+            found[path.stem if renamed else _checked(path)] = path
     return found
+
+
+def _checked(path: Path) -> str:
+    try:
+        return check_name(path.stem)
+    except ArgumentError as error:
+        raise ArgumentError(f"the file {path} cannot be called so: {error}") from None
 
 
 def read_direction(path: Path, sizes: Mapping[str, int]) -> AnyDirection:

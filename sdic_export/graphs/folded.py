@@ -18,11 +18,17 @@ from sdic_train.networks.style_space import StyleRow, styles_of
 from sdic_train.networks.stylegan2 import DEMODULATION_EPSILON, ModulatedConv2d, StyledConv, ToRGB
 
 GAIN = sqrt(2)
+LEAST = 1e-9  # of what is divided by, which cancels too: weights or styles that are all zero; its squares are float32
 
 
 def constant(module: nn.Module, name: str, value: Tensor) -> None:
     """Registers `value` as a buffer, detached and contiguous."""
     module.register_buffer(name, value.detach().contiguous())
+
+
+def largest_of(scales: Tensor) -> Tensor:
+    """What styles [N, C] are divided by, [N, 1]: never zero."""
+    return scales.abs().amax(1, keepdim=True).clamp(min=LEAST)
 
 
 class FoldedLinear(nn.Module):
@@ -53,12 +59,12 @@ class FoldedModulation(nn.Module):
         super().__init__()
         self.modulation, self.place = FoldedLinear(conv.modulation), conv.place
         weight = conv.weight[0] * conv.scale
-        constant(self, "magnitude", weight.abs().max())
+        constant(self, "magnitude", weight.abs().max().clamp(min=LEAST))
         constant(self, "energy", (weight / self.magnitude).square().sum((2, 3)))
 
     def forward(self, style: Tensor | StyleRow) -> tuple[Tensor, Tensor]:
         scales = styles_of(self.modulation, style, self.place)
-        largest = scales.abs().amax(1, keepdim=True)
+        largest = largest_of(scales)
         scales = scales / largest
         epsilon = DEMODULATION_EPSILON / (self.magnitude * largest).square()
         return scales, GAIN * torch.rsqrt(F.linear(scales.square(), self.energy) + epsilon)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdic_export.graphs.encoded import ShrinkGraph, evaluated
-from sdic_export.graphs.folded import GAIN, FoldedStyledConv, FoldedToRGB, constant
+from sdic_export.graphs.folded import GAIN, FoldedStyledConv, FoldedToRGB, constant, largest_of
 from sdic_train.networks.hyperstyle.config import styled_layer
 from sdic_train.networks.hyperstyle.model import HyperStyle
 from sdic_train.networks.layers import LEAKY_SLOPE
@@ -62,7 +62,7 @@ class TunedStyledConv(nn.Module):
     def forward(self, x: Tensor, style: Tensor, delta: Tensor) -> Tensor:
         weight = self.weight * (1 + (delta[0] if delta.ndim == 5 else delta[0, :, :, None, None]))
         scales = styles_of(self.linear, style, self.place)
-        largest = scales.abs().amax(1, keepdim=True)
+        largest = largest_of(scales)
         scales = scales / largest
         epsilon = DEMODULATION_EPSILON / (self.magnitude * largest).square()
         demodulation = GAIN * torch.rsqrt(F.linear(scales.square(), weight.square().sum((2, 3))) + epsilon)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdic_export.check import by_psnr
 from sdic_export.half.precision import Policy, load_policy
 from sdic_export.half.typed_graph import FLOAT, HALVES, layer_names
 from sdic_runtime.errors import BundleError
@@ -54,7 +55,7 @@ class StageCheck:
     @property
     def psnr(self) -> float:
         """Of the worst output, in decibels."""
-        return min(item.psnr for item in self.differences)
+        return min(self.differences, key=by_psnr).psnr
 
     @property
     def largest(self) -> LayerRange:
@@ -107,7 +108,7 @@ def judge_stage(check: StageCheck, policy: str | os.PathLike[str] | Policy = "fp
             f"and {ceiling:.3g} is allowed; " + _keep(check, largest)
         )
     if not check.psnr >= policy.limits.stage:
-        worst, noisy = min(check.differences, key=lambda item: item.psnr), check.noisiest
+        worst, noisy = min(check.differences, key=by_psnr), check.noisiest
         raise BundleError(
             f'"{worst.tensor}" of the stage "{check.stage}" has {worst.psnr:.1f} dB in {check.precision}, and '
             f'{policy.limits.stage:.0f} dB is asked for; most noise comes from the layer "{noisy.layer}" ({noisy.operator}): '
@@ -124,7 +125,7 @@ def _keep(check: StageCheck, item: LayerRange) -> str:
 def judge_chain(found: Iterable[Difference], policy: str | os.PathLike[str] | Policy = "fp16") -> Difference:
     """The worst picture of the whole chain. Raises BundleError when it is below the limit of `policy`."""
     policy = load_policy(policy)
-    worst = min(found, key=lambda item: item.psnr)
+    worst = min(found, key=by_psnr)
     if not worst.psnr >= policy.limits.chain:
         raise BundleError(
             f'"{worst.tensor}" of the whole chain has {worst.psnr:.1f} dB in {policy.name}, and {policy.limits.chain:.0f} dB '
@@ -194,7 +195,7 @@ def _twin(single: Path, half: Path, folder: Path, kind: str) -> tuple[onnx.Model
     twin.graph.initializer.extend(parts[0].initializers)
     del twin.graph.output[:]
     floats = _float_tensors(models[0])
-    layers = layer_names(models[1])
+    layers = layer_names(models[1].graph)
     suffixes = (f"_{kind}", "_float32")
     rows = []
     for node in models[1].graph.node:
@@ -307,7 +308,7 @@ class _Rounding:
         if target == self.kind:
             self.halves.update(node.output)
             self._rounded(copy, copy.input[0], copy.output[0])
-        elif target == FLOAT:
+        elif target == FLOAT and node.input[0] in self.halves:  # weights in another half type are cast as they were
             self.singles.update(node.output)
             self.nodes.append(helper.make_node("Identity", list(copy.input), list(copy.output)))
         elif node.op_type != "Cast" and self._computes_in_half(node):

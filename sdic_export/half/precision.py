@@ -7,6 +7,7 @@ that honours a strongly typed graph computes what `sdic_export.half.check` check
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdic_export.graphs.exporter import EXTERNAL_FROM, save_variant
 from sdic_export.half.typed_graph import FLOAT, HALVES, Shapes, infer_shapes, layer_names, prepared, retyped
+from sdic_runtime.bundle.manifest import FORMS, STANDARD
 from sdic_runtime.errors import ArgumentError, BundleError, FileError
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 POLICY_FOLDER = Path(__file__).with_name("policies")
 EVERY = "every"
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")  # it becomes a folder of graphs, and a word on the command line
+TYPES = {"fp16": "float16", "bf16": "bfloat16"}  # precisions that backends know by their names
+TAKEN = {STANDARD, "auto", *FORMS}
 SEE = f"see {POLICY_FOLDER / 'fp16.toml'} for one that works"
 
 
@@ -46,10 +51,14 @@ class Rules:
             self.layers + other.layers,
         )
 
+    def names(self, layer: str) -> bool:
+        """Whether `layer` stays float32 because of its name."""
+        return any(fnmatchcase(layer, pattern) for pattern in self.layers)
+
     def keep(self, node: onnx.NodeProto, layer: str, shapes: Shapes) -> bool:
         """Whether `node` of `layer` stays float32."""
         shape = shapes.get(node.output[0], ())
-        if node.op_type in self.operators or any(fnmatchcase(layer, pattern) for pattern in self.layers):
+        if node.op_type in self.operators or self.names(layer):
             return True
         if len(shape) <= self.axes:
             return True
@@ -75,10 +84,19 @@ class Limits:
 class Policy:
     """A precision: the type that replaces float32, where it does not, and what the check asks for."""
 
-    name: str  # also the precision's name in a bundle
+    name: str  # also the precision's name in a bundle; that of a file says it, or its name does
     type: str  # "float16" or "bfloat16"
     limits: Limits
     stages: Mapping[str, Rules] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        name = self.name.lower()
+        kind = TYPES.get(name, self.type)
+        if NAME.fullmatch(self.name) and name not in TAKEN and kind == self.type and (name == self.name or name not in TYPES):
+            return
+        why = f"which is {kind} and not {self.type}" if kind != self.type else "which means something else" if name in TAKEN else ""
+        wrong = f'"{self.name:.60}", {why}' if why else f'"{self.name:.60}", which is no plain word'
+        raise ArgumentError(f'a precision cannot be called {wrong}; call the policy\'s file fp16.toml, or write name = "..." into it')
 
     def rules(self, stage: str) -> Rules:
         """The rules of `stage` joined with those of every stage."""
@@ -122,15 +140,15 @@ def load_policy(policy: str | os.PathLike[str] | Policy = "fp16") -> Policy:
 
 @dataclass(frozen=True)
 class Form:
-    """How a float32 graph becomes another one that computes the same, or None where it has no such form; patterns of layers of that form
-    which stay float32, and of those which do not, whatever a policy says."""
+    """How a float32 graph becomes another one that computes the same, or None where it has no such form, without mixing layers that stay
+    float32 with others; patterns of layers of that form which stay float32, and of those which do not, whatever a policy says."""
 
-    arrange: Callable[[onnx.ModelProto], onnx.ModelProto | None]
+    arrange: Callable[[onnx.ModelProto, Callable[[str], bool]], onnx.ModelProto | None]
     single: tuple[str, ...] = ()
     half: tuple[str, ...] = ()
 
 
-STANDARD_FORM = Form(lambda model: model)
+STANDARD_FORM = Form(lambda model, kept: model)
 
 
 def to_half(
@@ -143,7 +161,7 @@ def to_half(
     """
     policy = load_policy(policy)
     rules, model = policy.rules(stage), prepared(model)
-    shapes, layers = infer_shapes(model), layer_names(model)
+    shapes, layers = infer_shapes(model), layer_names(model.graph)
 
     def keep(node: onnx.NodeProto) -> bool:
         layer = layers[node.output[0]]
@@ -175,7 +193,7 @@ def write_half(
         onnx.load_external_data_for_model(single, str(source.parent))
     except onnx.checker.ValidationError as error:  # such as for a hard link that a model repository has
         raise BundleError(f"cannot read the weights of {source}: {error}; copy the bundle and use the copy") from error
-    arranged = form.arrange(single)
+    arranged = form.arrange(single, load_policy(policy).rules(stage).names)
     del single
     if arranged is None:
         return False
@@ -196,16 +214,18 @@ def _policy(path: Path, data: Mapping[str, Any]) -> Policy:
         return FileError(f"the precision policy {path} is not valid: {what}; {SEE}")
 
     data = dict(data)
-    kind, limits = data.pop("type", None), data.pop("limits", None)
+    kind, limits, name = data.pop("type", None), data.pop("limits", None), data.pop("name", path.stem)
     if kind not in HALVES:
         raise fail(f"type is {kind!r}, expected {' or '.join(HALVES)}")
     wanted = [item.name for item in fields(Limits)]
     if not isinstance(limits, dict) or sorted(limits) != sorted(wanted) or not all(_is_number(value) for value in limits.values()):
         raise fail(f"[limits] is {limits!r:.80}, expected numbers for {', '.join(wanted)}")
+    if not isinstance(name, str):
+        raise fail(f"name is {name!r:.60}, expected a word")
     for stage, table in data.items():
         if not isinstance(table, dict):
             raise fail(f'"{stage}" is {table!r:.60}, expected a table of rules')
-    return Policy(path.stem, kind, Limits(**limits), {stage: _rules(stage, table, fail) for stage, table in data.items()})
+    return Policy(name, kind, Limits(**limits), {stage: _rules(stage, table, fail) for stage, table in data.items()})
 
 
 def _rules(stage: str, table: Mapping[str, Any], fail: Any) -> Rules:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import msgspec
-
+from sdic_export.changes import Change, changing
+from sdic_export.check import by_ratio
 from sdic_export.golden import Chain, example_direction, makers, pictures, read_golden, run_all, run_chain, smooth_pictures
 from sdic_export.graphs.exporter import beside, export_alone, stored_bytes, weights_of
 from sdic_export.half.check import StageCheck, as_rounding_graph, judge_chain, judge_stage, measure_stage, session
@@ -23,8 +23,10 @@ from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CUDA, files_in, graph_keys, parts
-from sdic_runtime.bundle.manifest import HALF, STANDARD, file_entries, write_manifest
-from sdic_runtime.errors import BundleError
+from sdic_runtime.bundle.manifest import HALF, STANDARD, Manifest
+from sdic_runtime.errors import BundleError, FileError
+from sdic_runtime.files import reason
+from sdic_runtime.leftovers import held, is_temporary
 from sdic_runtime.program import IMAGE, Method
 from sdic_runtime.tools.compare import Difference, difference
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 Graphs: TypeAlias = dict[str, dict[str, tuple[str, ...]]]  # as in `Manifest.graphs`
 
 CUDA = "cuda"  # how the files of graphs for CUDA are called: dicn.cuda.onnx
+GRAPH_FILE = re.compile(r"\.onnx(\.data)?$")
 ROOM = 2.0  # a backend that sums in another order may be this much further off than what was measured
 
 
@@ -74,15 +77,16 @@ def add_half(
     single: Chain,
     policy: str | os.PathLike[str] | Policy = "fp16",
     progress: HalfProgress | None = None,
+    place: str | None = None,
 ) -> HalfStages:
     """Write the float32 `graphs` of the bundle in `folder`, "stage" or "stage:output" -> file, in the precision of `policy`, and check them
-    against `single`, the chain in float32.
+    against `single`, the chain in float32. They lie in a folder beside that of the float32 graphs, called as the precision, or `place`.
 
     Raises SdicError that names the stage and the layer when a limit of the policy is missed; the files written until then stay in
     `folder`, which the caller throws away.
     """
     policy, progress = load_policy(policy).check(method.stages), progress or HalfProgress()
-    files = {key: _moved(file, policy.name) for key, file in graphs.items()}
+    files = {key: _moved(file, place or policy.name) for key, file in graphs.items()}
     cuda: dict[str, str] = {}
     checks = []
     for name in method.stages:
@@ -108,7 +112,7 @@ def add_half(
         rounded = RoundedStages(method, {name: folder / {**files, **chosen}[name] for name in method.stages}, policy.type)
         values = run_chain(rounded, single.image, single.direction)
         chains.append([difference(step.stage, name, values[name], single.values[name]) for name, step in makers(method).items()])
-    chain = [max(same, key=lambda item: item.ratio) for same in zip(*chains, strict=True)]
+    chain = [max(same, key=by_ratio) for same in zip(*chains, strict=True)]
     picture = judge_chain([item for item in chain if item.tensor in pictures(method)], policy)
     return HalfStages(policy.name, files, cuda, checks, chain, picture, tolerance_for(chain))
 
@@ -181,7 +185,8 @@ def tolerance_for(chain: Sequence[Difference]) -> float:
 def add_precision(folder: Path, policy: str | os.PathLike[str] | Policy = "fp16", progress: HalfProgress | None = None) -> HalfStages:
     """Add the precision of `policy` to the bundle in `folder`, from its float32 graphs and golden pictures alone: no checkpoint is needed.
 
-    The manifest is written last; when a check fails the bundle is as it was. Raises SdicError.
+    The graphs are made in a folder of this process and come into the bundle at the end, with a manifest that keeps what others changed
+    meanwhile; when a check fails the bundle is as it was. Raises SdicError.
     """
     policy = load_policy(policy)
     bundle = Bundle.open(folder)
@@ -189,27 +194,50 @@ def add_precision(folder: Path, policy: str | os.PathLike[str] | Policy = "fp16"
     manifest = bundle.manifest
     bundle.check(files_in(manifest, [bundle.precision(STANDARD)]))
     graphs = {key: manifest.graphs[key][STANDARD][0] for key in graph_keys(manifest, STANDARD)}
-    target = (folder / _moved(next(iter(graphs.values())), policy.name)).parent
-    if policy.name in manifest.precisions or target.exists():
-        raise BundleError(f"{folder} already has {policy.name} graphs in {target}; build the bundle again to replace them")
+    target = (bundle.path / _moved(next(iter(graphs.values())), policy.name)).parent
+    _leftovers(manifest, target, bundle.path, policy.name)
     single = run_all(OnnxRuntime(bundle, STANDARD, cpu_graphs=False), *_calibration(bundle))
     try:
-        made = add_half(folder, manifest, graphs, single, policy, progress)
-        names = [path.relative_to(folder).as_posix() for path in target.iterdir()]
-        write_manifest(
-            folder,
-            msgspec.structs.replace(
-                manifest,
-                graphs=made.added_to(manifest.graphs),
-                weights={**manifest.weights, **weights_of(folder, {*made.graphs.values(), *made.cuda.values()})},
-                psnr={**manifest.psnr, **made.told},
-                tolerances={**manifest.tolerances, policy.name: made.tolerance},
-                files={**manifest.files, **file_entries(folder, names)},
-            ),
-        )
-    except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
-        raise
+        with held(target.parent, os.mkdir) as temporary:
+            made = add_half(bundle.path, manifest, graphs, single, policy, progress, temporary.name)
+            with changing(folder, manifest) as change:
+                made = _placed(change, temporary, target, made)
+    except OSError as error:
+        raise FileError(f"cannot write into {folder}: {reason(error)}; choose a bundle that you may change") from error
+    return made
+
+
+def _leftovers(manifest: Manifest, target: Path, folder: Path, precision: str) -> list[Path]:
+    """What a process that died left at `target`: graphs that no manifest lists. Raises BundleError where there is anything else."""
+    there = sorted(target.iterdir()) if target.is_dir() else []
+    listed = {path.relative_to(folder).as_posix() for path in there} & manifest.files.keys()
+    if precision in manifest.precisions or listed:
+        raise BundleError(f"{folder} already has {precision} graphs in {target}; build the bundle again to replace them")
+    others = [path for path in there if not (path.is_file() and (GRAPH_FILE.search(path.name) or is_temporary(path.name)))]
+    if target.is_symlink() or (target.exists() and not target.is_dir()) or others:
+        raise BundleError(f"the {precision} graphs have no place: {others[0] if others else target} is something else; move it away")
+    return there
+
+
+def _placed(change: Change, temporary: Path, target: Path, made: HalfStages) -> HalfStages:
+    """Move the graphs that were made in the folder `temporary` to `target`, and write the manifest that lists them."""
+    for path in _leftovers(change.manifest, target, change.folder, made.precision):
+        path.unlink()
+    if target.is_dir():
+        target.rmdir()
+    graphs, cuda = ({key: _moved(file, target.name) for key, file in files.items()} for files in (made.graphs, made.cuda))
+    made, now = replace(made, graphs=graphs, cuda=cuda), change.manifest
+    names = [(target / path.name).relative_to(change.folder).as_posix() for path in temporary.iterdir()]
+    change.tried.update(names)
+    os.rename(temporary, target)
+    known = {name: value for name, value in now.psnr.items() if name == made.precision}  # of a backend that computes in it by itself
+    change.write(
+        names,
+        graphs=made.added_to(now.graphs),
+        weights={**now.weights, **weights_of(change.folder, {*graphs.values(), *cuda.values()})},
+        psnr={**now.psnr, **made.told, **{name: min(value, round(made.picture.psnr, 2)) for name, value in known.items()}},
+        tolerances={**now.tolerances, made.precision: max(made.tolerance, now.tolerances.get(made.precision, 0))},
+    )
     return made
 
 

@@ -86,11 +86,11 @@ def infer_shapes(model: onnx.ModelProto) -> Shapes:
     return shapes
 
 
-def layer_names(model: onnx.ModelProto) -> dict[str, str]:
+def layer_names(graph: onnx.GraphProto) -> dict[str, str]:
     """Tensor -> the layer it comes from: the module whose weights its node reads, else that of the node's first input."""
-    weights = {tensor.name for tensor in model.graph.initializer}
+    weights = {tensor.name for tensor in graph.initializer}
     layers: dict[str, str] = {}
-    for node in model.graph.node:
+    for node in graph.node:
         own = next((name.rpartition(".")[0] for name in node.input if name in weights and "." in name), "")
         inherited = next((layers[name] for name in node.input if name in layers), NO_LAYER)
         layers.update(dict.fromkeys(node.output, own or inherited))
@@ -120,7 +120,7 @@ class _Retyping:
         self.outputs = {value.name for value in model.graph.output}
         self.made: dict[str, dict[int, str]] = {value.name: {FLOAT: value.name} for value in model.graph.input}
         self.wanted: dict[tuple[str, int], str] = {}  # weights by name and type -> name in the new graph
-        layers = layer_names(model)
+        layers = layer_names(model.graph)
         self.layers = [layers[node.output[0]] for node in model.graph.node]
 
     def fill(self, result: onnx.ModelProto) -> None:

@@ -6,6 +6,7 @@ and the same in both, so they are made here.
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -23,6 +24,7 @@ from sdic_runtime.backends.tensorrt.settings import DEFAULTS, MEBI, EngineSettin
 from sdic_runtime.errors import ArgumentError, BackendError
 
 CAPABILITY_PREFIX = "SM"
+CAPABILITY = re.compile(r"[0-9]+\.[0-9]")
 # Setting -> the only target whose builder has it.
 SUPPORTED = {"compute_capabilities": Target.tensorrt_rtx, "hardware": Target.tensorrt}
 HARDWARE_LEVELS = {Hardware.same_capability: "SAME_COMPUTE_CAPABILITY", Hardware.ampere_plus: "AMPERE_PLUS"}
@@ -43,6 +45,11 @@ def check_settings(target: Target, settings: EngineSettings) -> None:
     for name, only in SUPPORTED.items():
         if getattr(settings, name) != getattr(DEFAULTS, name) and target != only:
             raise ArgumentError(f"{target.label} has no setting {name.replace('_', ' ')}; omit it or use --target {only}")
+    capabilities = settings.compute_capabilities
+    wrong = [name for index, name in enumerate(capabilities) if not CAPABILITY.fullmatch(name) or name in capabilities[:index]]
+    if wrong:
+        twice = "is given twice; give each once" if CAPABILITY.fullmatch(wrong[0]) else "is no version; give N.N, such as 8.9"
+        raise ArgumentError(f'the compute capability "{wrong[0]:.60}" {twice}')
     if settings.workspace_bytes is not None and settings.workspace_bytes < MEBI:
         raise ArgumentError(f"the workspace is {settings.workspace_bytes} bytes; give at least 1 MB")
 
@@ -73,19 +80,37 @@ def build_engine(onnx: Path, target: Target, settings: EngineSettings, step: Ste
     if plan is None:
         raise BackendError(f"{library} cannot build {onnx.name}: {log.said() or 'it does not say why'}")
     view = memoryview(plan)
-    return BuiltEngine(view, time.perf_counter() - start, take_census(trt, view))
+    return BuiltEngine(view, time.perf_counter() - start, take_census(trt, view, settings.profile.best))
 
 
-def take_census(trt: Any, plan: memoryview) -> Census:
-    """By the inspector where the engine can be loaded, else from the plan's text."""
+def take_census(trt: Any, plan: memoryview, batch: int = 1) -> Census:
+    """By the inspector where the engine can be loaded, which is asked about `batch` pictures; else from the plan's text."""
     census = plan_census(plan)
     if gpu_count() == 0:
         return census
     engine = trt.Runtime(error_log(trt)).deserialize_cuda_engine(plan)
     if engine is None:
         return census
-    found = inspector_census(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    inspector = engine.create_engine_inspector()
+    context = _shaped_context(trt, engine, batch)
+    if context is not None:
+        inspector.execution_context = context
+    found = inspector_census(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     return census if found.source == NOTHING else found
+
+
+def _shaped_context(trt: Any, engine: Any, batch: int) -> Any:
+    """A context without device memory, in which the inputs have `batch` pictures, so that the inspector can name the tensors' types; None
+    where there is none to be had: the weights' types are known without."""
+    try:
+        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        for index in range(engine.num_io_tensors if context is not None else 0):
+            name = engine.get_tensor_name(index)
+            if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
+                context.set_input_shape(name, (batch, *tuple(engine.get_tensor_shape(name))[1:]))
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return context
 
 
 def _strongly_typed(trt: Any) -> int:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from sdic_export.half.precision import TYPES as TYPES_OF_PRECISIONS
 from sdic_export.half.typed_graph import FLOAT, HALVES, NAMES
+from sdic_runtime.bundle.manifest import STANDARD
 from sdic_runtime.errors import BackendError
 
 INSPECTOR, PLAN, NOTHING = "inspector", "plan", "none"
@@ -28,7 +30,8 @@ TYPES = {
     "fp32": "float32",
     "float32": "float32",
 }
-PRECISION_TYPES = {"fp16": "float16", "bf16": "bfloat16"}  # the half type a precision asks for
+TENSOR_KEYS = ("DataType", "Format/Datatype", "Format")  # of TensorRT 11, and of those before
+DYNAMIC = "dynamic shapes"  # said in place of a type: "N/A due to dynamic shapes"
 PLAN_TENSOR = re.compile(rb"tensor=\{ ([ -~]{0,4000}?) type=(\w+) \}")
 PLAN_PAYLOAD = re.compile(rb"const_payload_size=(\d+)")
 PLAN_HOST = b"system_hmem"  # shapes and sizes live in host memory
@@ -45,6 +48,7 @@ class Census(msgspec.Struct, frozen=True):
     weight_bytes: dict[str, int] = {}
     layers: int = 0
     capturable: bool | None = None  # whether the plan says that its work can be captured as a CUDA graph
+    untold: int = 0  # tensors of which the inspector does not say the type, as with shapes that are known at run time alone
 
     def share(self, kind: str) -> float:
         """The part of the tensors that have the type `kind`."""
@@ -74,21 +78,25 @@ def plan_census(plan: bytes | memoryview) -> Census:
 
 
 def inspector_census(information: str) -> Census:
-    """Count what `EngineInspector.get_engine_information` says in JSON (of an engine built with detailed verbosity)."""
+    """Count what `EngineInspector.get_engine_information` says in JSON (of an engine built with detailed verbosity).
+
+    Weights alone are an answer: with a dynamic profile TensorRT may keep the types of all tensors to itself.
+    """
     layers = [layer for layer in json.loads(information).get("Layers", []) if isinstance(layer, dict)]
     tensors: Counter[str] = Counter()
     weights: Counter[str] = Counter()
+    untold = 0
     for layer in layers:
         for tensor in layer.get("Outputs", []):
-            kind = _named_type(str(tensor.get("Format/Datatype", tensor.get("Format", ""))))
-            if kind:
-                tensors[kind] += 1
+            kind = next(filter(None, (_named_type(str(tensor.get(key, ""))) for key in TENSOR_KEYS)), None)
+            tensors.update([kind] if kind else [])
+            untold += kind is None and any(DYNAMIC in str(tensor.get(key, "")) for key in TENSOR_KEYS)
         for part in ("Weights", "Bias"):
             value = layer.get(part)
             kind = _named_type(str(value.get("Type", ""))) if isinstance(value, dict) else None
             if kind and isinstance(value, dict):
                 weights[kind] += int(value.get("Count", 0)) * (4 if kind == "float32" else 2)
-    return Census(INSPECTOR if tensors else NOTHING, dict(tensors), dict(weights), len(layers))
+    return Census(INSPECTOR if tensors or weights else NOTHING, dict(tensors), dict(weights), len(layers), untold=untold)
 
 
 def graph_census(path: Path) -> Census:
@@ -106,10 +114,11 @@ def graph_census(path: Path) -> Census:
 def check_precision(graph: str, precision: str, engine: Census, asked: Census) -> None:
     """Raise BackendError when `engine`, built in a half precision, does not hold the half types that its graph asks for.
 
-    `asked` is the census of the graph. An engine that says nothing about its types is refused too: precision is checked, not assumed. A
-    graph without a convolution or a matrix product, such as a difference of two pictures, has nothing that must be half.
+    `asked` is the census of the graph. An engine that says nothing about its types is refused too: precision is checked, not assumed; where
+    it tells its weights and not all its tensors, the weights decide. A graph without a convolution or a matrix product, such as a
+    difference of two pictures, has nothing that must be half.
     """
-    kind = PRECISION_TYPES.get(precision)
+    kind = asked_type(precision, asked)
     if kind is None or asked.layers == 0:
         return
     again = f"write the graphs anew with: sdic-export half DIR --policy {precision}"
@@ -120,12 +129,21 @@ def check_precision(graph: str, precision: str, engine: Census, asked: Census) -
             f'the engine of "{graph}" does not say in which types it computes, so that it is {precision} cannot be checked; '
             "build it on a machine with a GPU, where the inspector says it"
         )
-    found, wanted = engine.weight_share(kind), KEPT * asked.weight_share(kind)
-    if engine.share(kind) == 0 or (any(engine.weight_bytes.values()) and found < wanted):
+    found, wanted, weighed = engine.weight_share(kind), KEPT * asked.weight_share(kind), any(engine.weight_bytes.values())
+    hidden = weighed and (engine.untold > 0 or not engine.tensors)
+    if (engine.share(kind) == 0 and not hidden) or (weighed and found < wanted):
+        tensors = "" if hidden else f"{engine.share(kind):.0%} of its tensors and "
         raise BackendError(
-            f'the engine of "{graph}" was asked for in {precision} and is not: {engine.share(kind):.0%} of its tensors and '
-            f"{found:.0%} of its weights are {kind}, and at least {wanted:.0%} of the weights are expected"
+            f'the engine of "{graph}" was asked for in {precision} and is not: {tensors}{found:.0%} of its weights are {kind}, '
+            f"and at least {wanted:.0%} of the weights are expected"
         )
+
+
+def asked_type(precision: str, asked: Census) -> str | None:
+    """The half type that a precision asks for; of one that a policy named, that of most weights of its graph."""
+    if precision == STANDARD or precision in TYPES_OF_PRECISIONS:
+        return TYPES_OF_PRECISIONS.get(precision)
+    return max(HALVES, key=asked.weight_share) if any(map(asked.weight_share, HALVES)) else None
 
 
 def _named_type(text: str) -> str | None:

@@ -33,11 +33,12 @@ from sdic_runtime.backends.tensorrt.library import load_library
 from sdic_runtime.backends.tensorrt.places import Place, bound_place
 from sdic_runtime.backends.tensorrt.settings import DEFAULTS, EngineSettings, Profile, Target
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import BackendError, BundleError, FileError
+from sdic_runtime.errors import ArgumentError, BackendError, BundleError, FileError
 from sdic_runtime.files import reason, replacing, sha256
 
 BUILD, REUSE = "build", "reuse"
 LOCK = ".lock"
+ONE_PICTURE = Profile(1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,10 @@ def plan_engines(bundle_path: str | os.PathLike[str], target: str, settings: Eng
         add = f"add them with: sdic-export half {bundle.path} --policy {settings.precision}"
         hint = add if settings.precision in policy_names() else "choose one of them with --precision"
         raise BundleError(f"{bundle.path} has no graphs in {settings.precision}, only in {', '.join(precisions)}; {hint}")
-    if any(_for_one(bundle, stage, settings.precision) for stage in bundle.manifest.stages):
-        settings = msgspec.structs.replace(settings, profile=Profile(1, 1, 1))
+    if alone := _for_one(bundle, settings.precision):
+        if settings.profile not in (DEFAULTS.profile, ONE_PICTURE):
+            raise _only_one(alone, settings.profile)
+        settings = msgspec.structs.replace(settings, profile=ONE_PICTURE)
     library = require_builder(target)
     place = Place(chosen, library.__version__, open_gpu().attributes() if chosen.needs_gpu else None)
     folder = engine_folder(bundle, place, settings)
@@ -149,12 +152,28 @@ def require_builder(target: str) -> Any:
     return library
 
 
-def _for_one(bundle: Bundle, stage: str, precision: str) -> bool:
-    """Whether the graph of a stage is for one picture at a time: its engines are then, and those of the other stages with it."""
+def check_batches(bundle_path: str | os.PathLike[str], settings: EngineSettings) -> None:
+    """Raise ArgumentError where the batches that were asked for in so many words are more than a bundle's graphs take."""
+    bundle = Bundle.open(bundle_path)
+    alone = _for_one(bundle, settings.precision) if settings.precision in bundle.manifest.precisions else ""
+    if alone and settings.profile != ONE_PICTURE:
+        raise _only_one(alone, settings.profile)
+
+
+def _only_one(stage: str, profile: Profile) -> ArgumentError:
+    return ArgumentError(f'the batch profile is {profile}, and the stage "{stage}" is for one picture at a time; omit --batch')
+
+
+def _for_one(bundle: Bundle, precision: str) -> str:
+    """The first stage whose graph is for one picture at a time, "" for none: its engines are then, and those of the other stages too."""
     import onnx
 
-    path = bundle.path / bundle.manifest.graphs[stage][precision][0]
-    return any(item.type.tensor_type.shape.dim[0].dim_value == 1 for item in onnx.load(path, load_external_data=False).graph.input)
+    for stage in bundle.manifest.stages:
+        path = bundle.file(bundle.manifest.graphs[stage][precision][0])
+        inputs = onnx.load(path, load_external_data=False).graph.input
+        if any(item.type.tensor_type.shape.dim[0].dim_value == 1 for item in inputs):
+            return stage
+    return ""
 
 
 def _planned(bundle: Bundle, folder: Path, graph: str, settings: EngineSettings, force: bool) -> Planned:

@@ -183,6 +183,21 @@ def test_a_bundle_is_replaced_only_with_force(copies: Any, checkpoint: Path, tmp
     assert json.loads((out / "bundle.json").read_text())["name"] == "bundle" and names(tmp_path) == ["bundle"]
 
 
+@pytest.mark.parametrize("field", ["checkpoint", "others", "directions", "pictures"])
+def test_what_a_build_reads_is_not_replaced_by_it(field: str, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    inside = out / "given/file"
+    inside.parent.mkdir(parents=True)
+    inside.write_text("mine")
+    (out / "bundle.json").write_text("{}")
+    changes: dict[str, Any] = {field: inside if field == "checkpoint" else [inside]}
+    options = BuildOptions(**{"checkpoint": checkpoint, "out": out, "force": True, **changes})
+    what = {"checkpoint": "checkpoint", "others": "file", "directions": "direction", "pictures": "picture"}[field]
+    with pytest.raises(ArgumentError, match=f"^the {what} {inside} would go with what is at {out}; move it out of there or name another"):
+        build(options)
+    assert inside.read_text() == "mine"
+
+
 def test_bad_input_is_refused_before_any_work(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "run_all", lambda *_: pytest.fail("work was begun"))
     np.save(tmp_path / "wide.npy", np.ones(512, np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper
 
 from sdic_export.check import check_stage, judged
 from sdic_export.golden import Example, example_direction, run_all, smooth_pictures
+from sdic_export.half.check import StageCheck, judge_chain
 from sdic_runtime.errors import BackendError, BundleError
 from sdic_runtime.tools.compare import Difference
 from sdic_train.backend import TorchBackend
@@ -50,6 +52,17 @@ def test_values_that_are_not_finite_never_pass() -> None:
     for ratio in (float("nan"), float("inf")):
         with pytest.raises(BundleError, match="is off by"):
             judged([Difference("dipn", "discrepancy", ratio, ratio, 0.0, 0.0)], 1e9)
+        sound = Difference("dipn", "discrepancy", 0.0, 0.0, 90.0, 1.0)
+        with pytest.raises(BundleError, match="is off by"):
+            judged([sound, Difference("dipn", "discrepancy", ratio, ratio, 0.0, 0.0), sound], 1e9)
+
+
+def test_decibels_that_are_no_number_never_pass() -> None:
+    sound, off = Difference("dicn", "residual", 0.0, 0.0, 90.0, 1.0), Difference("dicn", "residual", 0.0, 0.0, float("nan"), 1.0)
+    for found in ((sound, off, sound), (off, sound)):
+        with pytest.raises(BundleError, match="has nan dB"):
+            judge_chain(found)
+        assert math.isnan(StageCheck("dicn", "fp16", found, ()).psnr)
 
 
 def test_wrong_names_and_shapes_are_named(built: Any, examples: Mapping[str, Example], tmp_path: Path) -> None:

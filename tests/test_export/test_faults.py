@@ -14,8 +14,8 @@ from PIL import Image
 from tiny_bundle import write_bundle
 
 from sdic_export import placement
+from sdic_export.changes import LOCK
 from sdic_export.cli.app import main as export_main
-from sdic_export.directions.bundle import LOCK
 from sdic_export.placement import placed_folder
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.manifest import write_manifest

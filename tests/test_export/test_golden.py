@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,18 +13,20 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from sdic_export.golden import (
+    GRID,
     KEPT,
+    SPREAD,
     STRENGTH,
     Chain,
     Golden,
     example_direction,
+    kept,
     make_golden,
     makers,
     read_golden,
     run_all,
     smooth_pictures,
     stride_of,
-    thin,
     write_golden,
 )
 from sdic_runtime.bundle.bundle import DEMO_FOLDER, Bundle
@@ -124,21 +127,52 @@ def test_smooth_pictures_differ_and_stay_in_range() -> None:
 def test_large_maps_are_thinned_to_the_limit(shape: tuple[int, ...], stride: int) -> None:
     array = np.broadcast_to(np.float32(0), shape)
     assert stride_of(array) == stride
-    assert thin(array, stride)[0].size <= KEPT
+    assert array[kept(array, stride, GRID)][0].size <= KEPT
+    assert array[kept(array, stride)][0].size <= KEPT * 9 / 8  # with the block in the middle
 
 
-def test_thinning_keeps_the_middle_of_every_cell() -> None:
+def test_files_of_the_grid_keep_the_middle_of_every_cell() -> None:
     array = np.arange(64, dtype=np.float32).reshape(1, 1, 8, 8)
-    np.testing.assert_array_equal(thin(array, 4)[0, 0], [[18, 22], [50, 54]])
-    assert thin(array, 1) is array
+    np.testing.assert_array_equal(array[kept(array, 4, GRID)][0, 0], [[18, 22], [50, 54]])
+    assert array[kept(array, 1)].shape == array.shape
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1024, 1024), (1, 3, 512, 512), (1, 3, 256, 256), (1, 64, 256, 256), (1, 512, 64, 64)])
+def test_whatever_rows_and_columns_are_off_is_noticed(shape: tuple[int, ...]) -> None:
+    """An upsampling convolution makes even and odd rows and columns in different ways, and a picture may be made in bands of any height."""
+    array = np.zeros(shape, np.float32)
+    golden = make_golden({"picture": array}, np.zeros((1, 3, 4, 4), np.float32), np.zeros((1, 4, 4), np.float32))
+
+    def noticed(*cut: slice) -> bool:
+        off = array.copy()
+        off[(..., *cut)] = 1
+        return bool(golden.thinned("picture", off).any())
+
+    periods = (2, 4, 8) if shape[2] >= 256 else (2,)
+    for period in periods:
+        assert all(noticed(slice(row, None, period), slice(column, None, period)) for row in range(period) for column in range(period))
+    for bands in (2, 3, 4, 5, 8):
+        for border in np.linspace(0, shape[2], bands + 1).astype(int)[1:-1]:
+            assert noticed(slice(border - 1, border), slice(None)) and noticed(slice(border, border + 1), slice(None)), (bands, border)
+    assert all(noticed(slice(row, row + 1), slice(None)) for row in range(shape[2]))
+    assert all(noticed(slice(None), slice(column, column + 1)) for column in range(shape[3]) if shape[3] >= 256)
+    middle = slice(shape[2] // 2 - 1, shape[2] // 2 + 1)
+    assert np.count_nonzero(golden.thinned("picture", _only(array, middle))[0, 0]) >= 2 + 2 * shape[3] // 64
+
+
+def _only(array: np.ndarray, rows: slice) -> np.ndarray:
+    marked = array.copy()
+    marked[:, :, rows] = 1
+    return marked
 
 
 def test_weights_of_a_picture_are_thinned_by_outputs_and_inputs() -> None:
     weights = np.zeros((1, 256, 512, 3, 3), np.float32)
-    assert stride_of(weights) == 8 and thin(weights, 8).shape == (1, 32, 64, 3, 3)
+    assert stride_of(weights) == 8 and weights[kept(weights, 8, GRID)].shape == (1, 32, 64, 3, 3)
+    assert weights[kept(weights, 8)].shape[1:] == (256 * 512 // 64 + 4 * 63, 3, 3)
     code = np.zeros((1, 18, 512), np.float32)
     made = make_golden({"delta": weights[..., 0, 0], "latent": code}, np.zeros((1, 3, 4, 4), np.float32), code)
-    assert made.tensors["delta"].shape == (1, 128, 256) and made.tensors["latent"].shape == code.shape
+    assert 128 * 256 <= made.tensors["delta"].size <= 128 * 256 * 9 / 8 and made.tensors["latent"].shape == code.shape
     assert made.strides == {"delta": 2}
 
 
@@ -152,8 +186,21 @@ def test_a_golden_file_reads_back(tensors: Mapping[str, np.ndarray], tmp_path: P
     assert "latent" not in read.strides and "image" not in read.strides
     assert list(tmp_path.iterdir()) == [tmp_path / "golden.safetensors"]
     np.testing.assert_array_equal(read.tensors["image"], image)
-    np.testing.assert_array_equal(read.tensors["feature"], large["feature"][:, :, 1::2, 1::2])
+    assert read.pattern == SPREAD and read.tensors["feature"].shape[:2] == (2, 64)
     np.testing.assert_array_equal(read.thinned("feature", large["feature"]), read.tensors["feature"])
+
+
+def test_a_golden_file_of_before_is_read_as_it_was(tensors: Mapping[str, np.ndarray], tmp_path: Path) -> None:
+    """It says nothing about a pattern."""
+    made = make_golden(tensors, smooth_pictures(64), example_direction(SIZES))
+    path, feature = tmp_path / "golden.safetensors", np.random.default_rng(0).standard_normal((2, 16, 64, 64)).astype(np.float32)
+    described = {"strides": {"feature": 2}, "strength": 1.5}
+    save_file({**made.tensors, "feature": feature[:, :, 1::2, 1::2].copy()}, path, {"golden": json.dumps(described)})
+    read = read_golden(path, METHOD)
+    np.testing.assert_array_equal(read.thinned("feature", feature), read.tensors["feature"])
+    save_file(dict(made.tensors), path, {"golden": json.dumps({**described, "pattern": "stars"})})
+    with pytest.raises(BundleError, match='its pattern "stars" is not known'):
+        read_golden(path, METHOD)
 
 
 def test_a_golden_file_is_the_same_bytes_every_time(tensors: Mapping[str, np.ndarray], tmp_path: Path) -> None:

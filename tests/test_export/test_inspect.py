@@ -25,7 +25,7 @@ def contents(built: Any) -> dict[str, Any]:
 
 def test_every_graph_is_listed_with_its_files_and_hashes(built: Any, contents: dict[str, Any]) -> None:
     stages = list(built.report.manifest.stages)
-    assert list(contents) == [*stages[:2], "generator_head:rgb", *stages[2:]]
+    assert list(contents) == [*stages[:2], "generator_head:rgb", *stages[2:], *built.report.manifest.parts]
     for item in contents.values():
         assert item.opset == 18 and set(item.weights) <= {"float", "int64"}
         assert item.sha256 == tuple(sha256(built.folder / name) for name in item.files)
@@ -65,6 +65,15 @@ def test_programs_are_counted_by_the_graphs_that_answer_their_steps(contents: di
     assert contents["generator_tail"].runs == {"invert": 1, "edit": 1, "edit_released": 1, "baseline": 1}
     of_edit = sum(contents[graph].gmac for graph in ("generator_head", "generator_head:rgb", "generator_tail"))
     assert work(contents.values(), "fp32", "edit") == pytest.approx(of_edit)
+
+
+def test_parts_of_stages_are_listed_behind_the_stages(built: Any, arranged: Any) -> None:
+    for folder in (built.folder, arranged.folder):
+        bundle, found = inspect_bundle(folder)
+        parts = {(part, variant) for part, variants in bundle.manifest.part_graphs.items() for variant in variants}
+        assert parts and {(item.graph, item.variant) for item in found[-len(parts) :]} == parts
+        assert all(item.runs == {} and item.parameters for item in found[-len(parts) :])
+    assert any(item.graph == "generator_tail" and item.runs for item in found)
 
 
 def test_what_is_damaged_is_not_listed(built: Any, tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_bundle import write_bundle
 
 from sdic_export import placement
 from sdic_export.placement import check_place, placed_folder
 from sdic_runtime import leftovers
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import BundleError, SdicError
+from sdic_runtime.errors import ArgumentError, BundleError, SdicError
 
 
 def names(folder: Path) -> list[str]:
@@ -56,7 +57,9 @@ def test_an_empty_folder_is_used(tmp_path: Path) -> None:
 
 def test_a_bundle_is_replaced_only_with_force(tmp_path: Path) -> None:
     target = bundle_at(tmp_path / "bundle")
-    (target / "extra").write_text("old")
+    for name in ("onnx/fp16/left.onnx", "engines/tensorrt-1/engine.json", "engines/tensorrt-1/e4e.engine.cache", "engines/to_bytes.onnx"):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text("old")
     with pytest.raises(SdicError, match=r"there is already a bundle at .*bundle; replace it with --force or name another folder"):
         check_place(target, force=False)
     with placed_folder(target, force=True) as folder:
@@ -64,6 +67,26 @@ def test_a_bundle_is_replaced_only_with_force(tmp_path: Path) -> None:
         assert (target / "bundle.json").read_text() == "old"
     assert names(target) == ["bundle.json"] and (target / "bundle.json").read_text() == "new"
     assert names(tmp_path) == ["bundle"]
+
+
+def test_files_that_no_manifest_lists_are_never_overwritten(tmp_path: Path) -> None:
+    target = write_bundle(tmp_path / "bundle")
+    (target / "directions/.lock").write_text("")
+    check_place(target, force=True)
+    mine = ["best.pt", "directions/mine.safetensors", "directions/notes.txt", "onnx/fp32/notes.txt"]
+    for name in mine:
+        (target / name).write_text("mine")
+    told = ", ".join(mine[:3]) + " and 1 more, which the bundle there does not list; move that away or name another folder$"
+    with pytest.raises(ArgumentError, match=f"^{target} also holds {told}"):
+        check_place(target, force=True)
+    for name in mine[1:]:
+        (target / name).unlink()
+    with pytest.raises(ArgumentError, match=f"^{target} also holds best.pt, which"), placed_folder(target, force=True):
+        pytest.fail("work was begun")
+    (target / "bundle.json").write_text("damaged")
+    with pytest.raises(ArgumentError, match="also holds best.pt, directions/age.safetensors, directions/basis.safetensors and 1 more"):
+        check_place(target, force=True)
+    assert (target / "best.pt").read_text() == "mine"
 
 
 def test_the_old_bundle_survives_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,11 @@ def test_the_expected_outputs_are_golden_where_there_are_such(tmp_path: Path) ->
         if thinned is not None and thinned.shape == golden.tensors[value].shape and np.array_equal(thinned, golden.tensors[value]):
             seen.add(value)
     assert len(seen) >= 5
+    shape = str(list(METHOD.shape("latent", 2))).replace(" ", "")
+    for name in ("tensorrt.sh", "onnxruntime.sh", EVERY, BISECT):
+        lines = (tmp_path / "new/generator_head" / name).read_text().splitlines()
+        runs = [line for line in lines if "--load-inputs" in line]
+        assert runs and all(f"--input-shapes 'latent:{shape}' --load-inputs" in line for line in runs if "debug reduce" not in line), runs
     script, readme = (tmp_path / "new/dipn/onnxruntime.sh").read_text(), (tmp_path / "new/README.md").read_text()
     for text in (script, readme):
         assert "PyTorch gave" in text and "plain generator" in text

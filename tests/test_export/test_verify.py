@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import onnx
 import pytest
 import torch
 
+from sdic_export import verify as verifying
 from sdic_export.build import finish
-from sdic_export.golden import makers, pictures
+from sdic_export.golden import makers, pictures, run_chain
+from sdic_export.report import show_verification
 from sdic_export.verify import CHECKPOINT, GOLDEN, verify
+from sdic_runtime.backends.base import Backend
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, graph_keys
 from sdic_runtime.errors import ArgumentError, BundleError, CheckpointError
@@ -82,6 +86,31 @@ def test_a_checkpoint_of_other_sizes_is_refused(built: Any, save_model: Any, tmp
 def test_pytorch_is_a_backend_like_any_other(built: Any, checkpoint: Path) -> None:
     result = verify(built.folder, "torch", options={"checkpoint": checkpoint})
     assert not result.failures and result.backend.startswith("PyTorch")
+
+
+def test_pictures_also_need_the_decibels_that_were_measured(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tolerance of a reduced precision is that of its worst tensor, within which a picture may lose a fifth of its contrast."""
+    rehash(copy, tolerances={"fp32": 1.0})
+    monkeypatch.setattr(verifying, "run_chain", faded)
+    assert not verify(copy, options={"threads": 1}).failures
+    rehash(copy, psnr={"fp32": 60.0})
+    result = verify(copy, options={"threads": 1})
+    assert {check.difference.tensor for check in result.failures} == set(pictures(Bundle.open(copy).manifest))
+    assert {check.batch: round(check.as_dict()["least_psnr"], 2) for check in result.failures} == {1: 53.99, 2: 57.0}
+    assert result.worst in result.failures and {check.as_dict()["least_psnr"] for check in result.checks if check.passed} == {None}
+    show_verification(result, as_json=False)
+    told = capsys.readouterr().out
+    assert "<-- needs 57.0 dB" in told and re.search(r"or by their decibels, the first is .* dB where 54.0 are needed\)$", told.strip())
+    monkeypatch.undo()
+    assert not verify(copy, options={"threads": 1}).failures
+
+
+def faded(backend: Backend, image: np.ndarray, *given: Any) -> dict[str, np.ndarray]:
+    """What a backend gives, with pale pictures."""
+    values = run_chain(backend, image, *given)
+    return {name: array * np.float32(0.8) if name in pictures(backend.method) else array for name, array in values.items()}
 
 
 def test_one_flipped_byte_is_found(copy: Path) -> None:

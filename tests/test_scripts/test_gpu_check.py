@@ -14,6 +14,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tiny_bundle import change_manifest, write_bundle
+
+from sdic_runtime.bundle.bundle import Bundle
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts/gpu_check.sh"
@@ -82,6 +85,40 @@ def test_a_second_call_goes_on_from_what_is_there(script: ModuleType, planned: A
     assert script.run_all(planned, ["good"], str) is True
     assert script.run_all(planned, ["last"], str) is True
     assert list(json.loads((planned.out / "results.json").read_text())["sections"]) == ["good", "last"]
+
+
+def test_what_runs_again_makes_what_needs_it_outdated(script: ModuleType, planned: Any) -> None:
+    path = planned.out / "results.json"
+    assert script.run_all(planned, ["good", "last"], str) is True
+    assert script.run_all(planned, ["good"], str) is True
+    sections = json.loads(path.read_text())["sections"]
+    assert sections["good"]["code"] == 0 and sections["last"]["code"] is None
+    assert sections["last"]["output"] == '"good" ran again behind it' and sections["last"]["seconds"] >= 0
+    assert script.run_all(planned, ["last"], str) is True
+
+
+def test_a_section_that_is_killed_did_not_go_well(script: ModuleType, planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert script.run_all(planned, ["good", "last"], str) is True
+
+    def killed(*given: Any) -> Any:
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(script, "run", killed)
+        script.run_all(planned, ["good"], str)
+    assert script.run_all(planned, ["last"], str) is False
+    sections = json.loads((planned.out / "results.json").read_text())["sections"]
+    assert sections["good"]["code"] is None and sections["last"]["output"] == '"good" did not go well before it'
+
+
+def test_half_precision_that_is_there_already_is_fine(script: ModuleType, tmp_path: Path) -> None:
+    plan = script.Plan(tmp_path, None, True)
+    (half,) = (section for section in plan.sections() if section.name == "half")
+    bundle = write_bundle(tmp_path / "bundle")
+    manifest = Bundle.open(bundle).manifest
+    change_manifest(bundle, graphs={key: {**variants, "fp16": variants["fp32"]} for key, variants in manifest.graphs.items()})
+    done = subprocess.run(half.command, env=script.environment(tmp_path / "site"), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "fp16 graphs are there already\n"), done.stderr
 
 
 def test_the_table(script: ModuleType) -> None:

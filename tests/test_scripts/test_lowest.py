@@ -17,5 +17,11 @@ def test_every_package_of_the_runtime_has_a_lowest_version() -> None:
 
 
 def test_a_requirement_without_a_lowest_version_is_told() -> None:
-    done = subprocess.run([sys.executable, SCRIPT, "train"], capture_output=True, text=True)
-    assert done.returncode == 1 and '"torch==' in done.stderr
+    done = subprocess.run([sys.executable, SCRIPT, "dev"], capture_output=True, text=True)
+    assert done.returncode == 1 and '"sdic-toolkit[train,' in done.stderr
+
+
+def test_a_version_that_is_the_only_one_is_the_lowest() -> None:
+    done = subprocess.run([sys.executable, SCRIPT, "train", "export"], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("torch==") for line in lines) and "tomli==2; python_version < '3.11'" in lines

@@ -36,7 +36,7 @@ def scale_inside(rewriting: Rewriting) -> None:
             continue
         axes = (1, -1, *[1] * (weight.ndim - 2))
         rewriting.weight(conv.input[1], (weight * scale.reshape(axes)).astype(np.float32))
-        name = rewriting.weight(f"{norm.output[0]}.shift", shift.astype(np.float32).reshape(axes))
+        name = rewriting.weight(rewriting.named(norm.input[1], f"{norm.output[0]}_shift"), shift.astype(np.float32).reshape(axes))
         norm.op_type = "Add"
         source = norm.input[0]
         del norm.input[:], norm.attribute[:]
@@ -54,7 +54,8 @@ def together(rewriting: Rewriting) -> None:
         if active is None or weight is None or arrays[1] is None or attribute(conv, "group") != 1 or active.output[0] in rewriting.outputs:
             continue
         options = sorted((name, repr(value)) for name, value in attributes(conv).items())
-        key = (conv.input[0], weight.shape, attribute(active, "alpha"), *options)
+        kept = rewriting.keeps(conv.output[0])
+        key = (conv.input[0], weight.shape, attribute(active, "alpha"), kept, *options)
         families.setdefault(key, []).append((conv, active))
     for family in families.values():
         for first in range(0, len(family), TOGETHER):
@@ -66,7 +67,7 @@ def _join(rewriting: Rewriting, family: Sequence[tuple[onnx.NodeProto, onnx.Node
     (first, active), name = family[0], f"{family[0][0].output[0]}.together"
     weights = [[rewriting.array(conv.input[index]) for conv, _ in family] for index in (1, 2)]
     joined = [
-        rewriting.weight(f"{name}.{kind}", np.concatenate([np.asarray(array) for array in arrays]))
+        rewriting.weight(rewriting.named(first.input[1], f"{name}_{kind}"), np.concatenate([np.asarray(array) for array in arrays]))
         for kind, arrays in zip(("weight", "bias"), weights, strict=True)
     ]
     made = rewriting.node("Conv", [first.input[0], *joined], name)
@@ -76,7 +77,7 @@ def _join(rewriting: Rewriting, family: Sequence[tuple[onnx.NodeProto, onnx.Node
     outputs = [each.output[0] for _, each in family]
     each = len(np.asarray(weights[1][0]))
     rewriting.remove([node for pair in family for node in pair])
-    sizes = rewriting.weight(f"{name}.sizes", np.full(len(family), each, np.int64))
+    sizes = rewriting.weight(rewriting.named(joined[0], f"{name}_sizes"), np.full(len(family), each, np.int64))
     split = rewriting.node("Split", [f"{name}.active", sizes], outputs[0], axis=1)
     split.output.extend(outputs[1:])
     rewriting.makers.update(dict.fromkeys(outputs, split))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sdic_export.half.cuda.blurs import blurs_inside
 from sdic_export.half.cuda.encoder import scale_inside, together
-from sdic_export.half.cuda.graph import Rewriting, attributes
+from sdic_export.half.cuda.graph import Kept, Rewriting, attributes, no_layer
 from sdic_export.half.cuda.heads import batch_heads
 from sdic_export.half.cuda.pictures import read_channels_last
 from sdic_export.half.cuda.styles import HALF, SINGLE, batch_styles
@@ -24,16 +24,16 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 STEPS = (blurs_inside, scale_inside, together, batch_heads, batch_styles, read_channels_last)
 
 
-def cuda_form(model: onnx.ModelProto) -> onnx.ModelProto | None:
+def cuda_form(model: onnx.ModelProto, kept: Kept = no_layer) -> onnx.ModelProto | None:
     """`model`, whose weights are loaded, in that form; None where channels last would not pay, because a convolution over volumes or of
-    many groups is left. `model` itself is left as it is."""
+    many groups is left. Layers that stay float32, as `kept` says, are not mixed with others. `model` itself is left as it is."""
     import onnx
 
     made = onnx.ModelProto()
     made.CopyFrom(model)
     flatten_volumes(made)
     for step in STEPS:
-        rewriting = Rewriting(made.graph)
+        rewriting = Rewriting(made.graph, kept)
         step(rewriting)
         rewriting.finish()
     return None if any(_slow(node) for node in made.graph.node) else made

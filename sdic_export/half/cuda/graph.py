@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
+from sdic_export.half.typed_graph import NO_LAYER, layer_names
 
 if TYPE_CHECKING:
     import onnx
 
+Kept: TypeAlias = Callable[[str], bool]
 DEFAULTS = {"group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0], "output_padding": [0, 0], "dilations": [1, 1], "alpha": 1.0, "beta": 1.0}
 
 
-class Rewriting:
-    """A graph whose nodes are replaced one after the other; `finish` writes them back in an order in which they can run."""
+def no_layer(layer: str) -> bool:
+    """What a policy keeps that names no layers."""
+    return False
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+
+class Rewriting:
+    """A graph whose nodes are replaced one after the other; `finish` writes them back in an order in which they can run.
+
+    `kept` says which layers a policy keeps in float32. Layers are told by the names of weights (see `layer_names`), so new weights get
+    names of the layer that they come from, see `named`.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, kept: Kept = no_layer) -> None:
         self.graph = graph
+        self.layers, self._kept = layer_names(graph), kept
         self.nodes: list[onnx.NodeProto] = list(graph.node)
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.outputs = {value.name for value in graph.output}
@@ -35,6 +48,16 @@ class Rewriting:
         from onnx import numpy_helper
 
         return np.asarray(numpy_helper.to_array(self.weights[name])) if name in self.weights else None
+
+    def keeps(self, *tensors: str) -> bool:
+        """Whether a layer that one of these tensors comes from stays float32 because of its name."""
+        return any(self._kept(self.layers.get(name, "")) for name in tensors)
+
+    def named(self, near: str, what: str) -> str:
+        """A name for weights, or for what is like weights, of the layer that the weights or the tensor `near` are of."""
+        layer = near.rpartition(".")[0] if near in self.weights else self.layers.get(near, NO_LAYER)
+        word = what.replace(".", "_")
+        return f"{layer}.{word}" if layer not in ("", NO_LAYER) else word
 
     def only_reader(self, name: str, kind: str) -> onnx.NodeProto | None:
         """The node of this operator that alone reads a tensor, which is no output of the graph."""

@@ -24,7 +24,7 @@ def read_channels_last(rewriting: Rewriting) -> None:
         number, channels, places = (int(axis) for axis in shape)
         name = flat.output[0]
         rewriting.node("Transpose", [flat.input[0]], f"{name}.last", perm=[0, 2, 3, 1])
-        sizes = rewriting.weight(f"{name}.shape", np.array([number, places, channels]))
+        sizes = rewriting.weight(rewriting.named(flat.input[0], f"{name}_shape"), np.array([number, places, channels]))
         rewriting.node("Reshape", [f"{name}.last", sizes], f"{name}.flat", allowzero=1)
         rewriting.node("Transpose", [f"{name}.flat"], f"{name}.turned", perm=[0, 2, 1])
         rewriting.read(product, 1, f"{name}.turned")

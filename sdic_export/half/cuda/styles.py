@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SINGLE = "batched_styles"  # the layer that stays in float32
 HALF = "batched_modulation"  # and what is made of it, which does not
 FEWEST = 2  # layers for which it pays
+LEAST = 1e-9  # that styles are divided by, as in `sdic_export.graphs.folded`; graphs of before have no such limit
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,12 @@ class Matrix:
 
 
 def batch_styles(rewriting: Rewriting) -> None:
-    """Compute the styles of all layers that read the same code together, and all their matrices."""
+    """Compute the styles of all layers that read the same code together, and all their matrices, but for those that stay float32."""
     rows = [row for node in rewriting.nodes if node.op_type == "Gemm" and (row := _row(rewriting, node))]
+    rows = [row for row in rows if not rewriting.keeps(row.output)]
     styled = [style for row in rows if (style := _styled(rewriting, row))]
-    matrices = [matrix for row in rows if (matrix := _matrix(rewriting, row))]
+    styled = [each for each in styled if not rewriting.keeps(each.style.output[0], each.demodulation.output[0])]
+    matrices = [matrix for row in rows if (matrix := _matrix(rewriting, row)) and not rewriting.keeps(matrix.product.output[0])]
     for code in dict.fromkeys(row.code for row in rows):
         own = [each for each in styled if each.row.code == code]
         if len(own) >= FEWEST:
@@ -89,6 +92,8 @@ def _styled(rewriting: Rewriting, row: Row) -> Styled | None:
     follow = _Chain(rewriting)
     style = follow.reader(row.output, "Div")
     largest = follow.behind(row.output, "Abs", "ReduceMax")
+    if largest is not None:
+        largest = follow.behind(largest, "Clip") or largest
     if style is None or largest is None or list(style.input) != [row.output, largest] or len(rewriting.readers[row.output]) != 2:
         return None
     magnitude, inverse = follow.scaled(largest), None
@@ -187,7 +192,8 @@ class _Batch:
 def _batch_styled(rewriting: Rewriting, layers: Sequence[Styled], name: str) -> None:
     batch = _Batch(rewriting, name)
     linear = batch.linear([layer.row for layer in layers])
-    largest = batch.node("ReduceMax", [batch.node("Abs", [linear], "sizes"), batch.weight("last", np.array([2]))], "largest", keepdims=1)
+    sizes = batch.node("ReduceMax", [batch.node("Abs", [linear], "sizes"), batch.weight("last", np.array([2]))], "largest_size", keepdims=1)
+    largest = batch.node("Max", [sizes, batch.weight("least", np.array(LEAST, np.float32))], "largest")
     style = batch.node("Div", [linear, largest], "style")
     # epsilon / (magnitude * largest) ** 2
     floors = np.array([layer.epsilon / layer.magnitude**2 for layer in layers], np.float64).astype(np.float32)[:, None, None]

@@ -141,10 +141,11 @@ class _Flattening:
         repeated = f"{name}.repeated"
         if repeated not in self.layouts:
             names = []
-            for each, array in zip(maker.input[1:], weights, strict=True):
+            for index, (each, array) in enumerate(zip(maker.input[1:], weights, strict=True)):
                 if array is None:
                     raise _Unknown
-                names.append(self.rewriting.weight(f"{each}.repeated", array[wanted.channels]))
+                named = self.rewriting.named(each, f"{repeated}_{index}")  # equal weights of several convolutions may be one tensor
+                names.append(self.rewriting.weight(named, array[wanted.channels]))
             made = self.rewriting.node("Conv", [maker.input[0], *names], repeated)
             made.attribute.extend(maker.attribute)
             self.layouts[repeated], self.shapes[repeated] = wanted, ()
@@ -188,7 +189,7 @@ class _Flattening:
             return
         self.rewriting.weight(node.input[1], dense.swapaxes(0, 1) if transposed else dense)
         if biases is not None:
-            node.input[2] = self.rewriting.weight(f"{node.input[2]}.{node.output[0]}", biases)
+            node.input[2] = self.rewriting.weight(self.rewriting.named(node.input[2], f"{node.output[0]}_bias"), biases)
         set_attributes(node, changed)
 
     def _in_parts(self, node: onnx.NodeProto, dense: np.ndarray, biases: np.ndarray | None, changed: dict[str, object], parts: int) -> None:
@@ -196,7 +197,7 @@ class _Flattening:
         rewriting, (source, weight), output = self.rewriting, node.input[:2], node.output[0]
         rows, columns = dense.shape[0] // parts, dense.shape[1] // parts
         taken = [f"{output}.part_{index}" for index in range(parts)]
-        sizes = rewriting.weight(f"{output}.sizes", np.full(parts, columns, np.int64))
+        sizes = rewriting.weight(rewriting.named(weight, f"{output}_sizes"), np.full(parts, columns, np.int64))
         split = rewriting.node("Split", [source, sizes], taken[0], axis=1)
         split.output.extend(taken[1:])
         rewriting.makers.update(dict.fromkeys(taken, split))
@@ -204,9 +205,9 @@ class _Flattening:
         for index, name in enumerate(taken):
             own = slice(index * rows, (index + 1) * rows)
             part = dense[own, index * columns : (index + 1) * columns]
-            inputs = [name, rewriting.weight(f"{weight}.part_{index}", part)]
+            inputs = [name, rewriting.weight(rewriting.named(weight, f"{output}_weight_{index}"), part)]
             if biases is not None:
-                inputs.append(rewriting.weight(f"{output}.bias_{index}", biases[own]))
+                inputs.append(rewriting.weight(rewriting.named(weight, f"{output}_bias_{index}"), biases[own]))
             made.append(f"{output}.made_{index}")
             set_attributes(rewriting.node("Conv", inputs, made[-1]), changed)
         node.op_type = "Concat"

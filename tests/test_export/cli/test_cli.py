@@ -155,3 +155,8 @@ def test_an_interrupt_is_quiet_and_leaves_nothing(
     monkeypatch.setattr(building, "check_stage", interrupted)
     assert call("build", checkpoint, "--out", tmp_path / "place" / "bundle") == 130
     assert "Traceback" not in capsys.readouterr().err and os.listdir(tmp_path / "place") == []
+
+
+def test_two_half_precisions_are_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", str(tmp_path / "none.pt"), "--out", str(tmp_path / "out"), "--fp16", "--policy", "bf16"]) == 2
+    assert capsys.readouterr().err == "error: --fp16 and --policy bf16 are two half precisions; give one of them\n"

@@ -13,9 +13,12 @@ import torch
 from tiny_bundle import write_bundle
 from typer.testing import CliRunner
 
+from sdic_export import changes
+from sdic_export.changes import LOCK
 from sdic_export.cli.app import main
 from sdic_export.directions import bundle as bundle_directions
-from sdic_export.directions.bundle import LOCK, add_directions, check_name, remove_directions
+from sdic_export.directions.bundle import add_directions, remove_directions
+from sdic_export.directions.files import check_name
 from sdic_runtime import Bundle, Pipeline
 from sdic_runtime.directions import Directions, load_direction
 from sdic_runtime.edits import Direction
@@ -113,10 +116,10 @@ def test_what_a_process_that_died_left_goes_when_its_command_is_given_again(repl
     def die(*given: object) -> None:
         raise SystemExit
 
-    for where in ("write_manifest", "_delete"):
+    for where in ("write_manifest", "delete"):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-            patch.setattr(bundle_directions, where, die)
-            patch.setattr(bundle_directions, "_delete", die)
+            patch.setattr(changes, where, die)
+            patch.setattr(changes, "delete", die)
             add_directions(bundle, lambda manifest: make, replacing=True)
         Bundle.open(bundle).check()
     add_directions(bundle, lambda manifest: make, replacing=True)
@@ -130,7 +133,7 @@ def test_a_failure_leaves_the_bundle_as_it_was(bundle: Path, where: str, monkeyp
     def fail(*given: object, **named: object) -> None:
         raise KeyboardInterrupt if where == "write_manifest" else OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundle_directions, where, fail)
+    monkeypatch.setattr(bundle_directions if where == "save_direction" else changes, where, fail)
     with pytest.raises((KeyboardInterrupt, FileError)):
         add_directions(bundle, lambda manifest: {"new": direction(1), "smile": direction(2)}, replacing=True)
     assert contents(bundle) == before
@@ -143,7 +146,7 @@ def test_a_failure_leaves_the_bundle_as_it_was(bundle: Path, where: str, monkeyp
 def test_what_a_reader_opened_stays_readable_until_it_opens_anew(bundle: Path) -> None:
     """The manifest is replaced before old files go, so that whoever opens the bundle at any moment finds all that it lists."""
     seen: list[bool] = []
-    inner = bundle_directions._delete
+    inner = changes.delete
 
     def watched(folder: Path, names: set[str]) -> None:
         Bundle.open(folder).check()
@@ -151,7 +154,7 @@ def test_what_a_reader_opened_stays_readable_until_it_opens_anew(bundle: Path) -
         inner(folder, names)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle_directions, "_delete", watched)
+        patch.setattr(changes, "delete", watched)
         add_directions(bundle, lambda manifest: {"smile": direction(3)}, replacing=True)
         remove_directions(bundle, ["age"])
     assert seen == [True, True]

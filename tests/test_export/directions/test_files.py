@@ -70,6 +70,16 @@ def test_a_basis_of_another_domain_is_omitted_from_a_folder_and_refused_by_name(
         find_directions([published / "cars_pca.pt"], "faces")
 
 
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_names_that_no_direction_can_have_are_refused(place: str, tmp_path: Path) -> None:
+    """They would become names in `--edit NAME:STRENGTH`."""
+    path = tmp_path / "my smile.npy"
+    np.save(path, np.ones(512))
+    with pytest.raises(ArgumentError, match=f'^the file {path} cannot be called so: "my smile" is no name for a direction; use letters'):
+        find_directions([path if place == "file" else tmp_path], "faces")
+    assert list(find_directions([path], "faces", renamed=True)) == ["my smile"]
+
+
 def test_shapes_that_do_not_fit_the_model_are_refused(published: Path) -> None:
     cars = {"L": 16, "C": 512}
     with pytest.raises(FileError, match=r"pose\.pt does not fit this model: .*\[18, 512\].*\[16, 512\]"):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from models import AFFINE, LARGER, LARGEST, model_of, ratio
 
+from sdic_export.graphs.folded import FoldedStyledConv
+from sdic_export.graphs.hyperstyle import TunedStyledConv
 from sdic_export.graphs.sdic import stage_modules
 from sdic_train.config import TINY, ModelConfig
 from sdic_train.methods import method_named
@@ -61,3 +63,23 @@ def test_scaled_weights_change_nothing_where_demodulation_cancels_it() -> None:
     with torch.no_grad():
         for got, want in zip(stage_modules(scaled)["generator_head"](latent), stage_modules(model)["generator_head"](latent), strict=True):
             assert ratio(got, want) < 1e-4
+
+
+@pytest.mark.parametrize("zero", ["weight", "styles", "both"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_layers_of_zeros_are_no_division_by_zero(zero: str, number: int) -> None:
+    model = model_of(TINY)
+    layer, noise = model.generator.styled(number), model.generator.noises.maps()[number]
+    assert isinstance(layer.conv, ModulatedConv2d)
+    if zero != "styles":
+        layer.conv.weight.data.zero_()
+    if zero != "weight":
+        layer.conv.modulation.weight.data.zero_()
+        layer.conv.modulation.bias.data.zero_()
+    side = noise.shape[-1] // (2 if layer.conv.upsample else 1)
+    x, style = torch.randn(2, layer.conv.weight.shape[2], side, side), torch.randn(2, TINY.style_width)
+    tuned = TunedStyledConv(layer, noise)
+    with torch.no_grad():
+        want = layer(x, style, noise)
+        assert ratio(FoldedStyledConv(layer, noise)(x, style), want) < 1e-5
+        assert ratio(tuned(x[:1], style[:1], torch.zeros(1, *layer.conv.weight.shape[1:3])), want[:1]) < 1e-5

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from half_graphs import HALF, METHOD, SINGLE, STAGES, single, small_model
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from sdic_export.golden import Chain
-from sdic_export.graphs.exporter import export_stage
+from sdic_export.graphs.exporter import export_stage, save_graph
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import stage_modules
 from sdic_export.half.check import LayerRange, StageCheck, as_rounding_graph, judge_chain, judge_stage, measure_stage, session
@@ -116,12 +117,26 @@ def test_without_the_policy_the_check_fails_and_names_the_layer(model: SDIC, tmp
         judge_stage(naive)
 
 
-def test_bfloat16_is_checked_too(built: Any, chain: Chain, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+def test_bfloat16_is_checked_too(stored: str, built: Any, chain: Chain, tmp_path: Path) -> None:
     for name in ("dicn", "generator_tail"):
-        write_half(single(built, name), tmp_path / f"{name}.onnx", name, "bf16")
+        source = single(built, name) if stored == "float32" else stored_in_half(single(built, name), tmp_path / f"{name}.stored.onnx")
+        write_half(source, tmp_path / f"{name}.onnx", name, "bf16")
         onnx.checker.check_model(onnx.load(tmp_path / f"{name}.onnx"), full_check=True)
-        check = measure_stage(single(built, name), tmp_path / f"{name}.onnx", name, chain.examples[name].inputs, "bf16", 1)
+        check = measure_stage(source, tmp_path / f"{name}.onnx", name, chain.examples[name].inputs, "bf16", 1)
         assert 35 < judge_stage(check, "bf16").psnr < 75
+
+
+def stored_in_half(source: Path, path: Path) -> Path:
+    """The graph of a bundle that was built with `--weights float16`."""
+    model = onnx.load(source)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == SINGLE:
+            rounded = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+    save_graph(ir.from_proto(model), path, half_storage=True)
+    assert HALF in {tensor.data_type for tensor in onnx.load(path).graph.initializer}
+    return path
 
 
 def found(psnr: float, largest: float = 1.0, noise: tuple[float, ...] = (0.001, 0.5)) -> StageCheck:

@@ -36,6 +36,7 @@ LIMITS = "[limits]\nstage = 50\nchain = 50\nlargest = 0.5\n"
     ("text", "message"),
     [
         ("type = ", "cannot read the precision policy"),
+        ('name = 16\ntype = "float16"\n' + LIMITS, "name is 16, expected a word"),
         (LIMITS, "type is None, expected float16 or bfloat16"),
         ('type = "int8"\n' + LIMITS, "type is 'int8'"),
         ('type = "float16"', r"\[limits\] is None, expected numbers for stage, chain, largest"),
@@ -50,6 +51,46 @@ def test_a_policy_that_is_wrong(tmp_path: Path, text: str, message: str) -> None
     path.write_text(text)
     with pytest.raises(FileError, match=message):
         load_policy(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "why"),
+    [
+        ("fp32", "float16", "which means something else"),
+        ("FP32", "float16", "which means something else"),
+        ("onnxruntime-cpu", "float16", "which means something else"),
+        ("onnxruntime-cuda", "float16", "which means something else"),
+        ("openvino", "bfloat16", "which means something else"),
+        ("auto", "float16", "which means something else"),
+        ("fp16", "bfloat16", "which is float16 and not bfloat16"),
+        ("bf16", "float16", "which is bfloat16 and not float16"),
+        ("FP16", "float16", "which is no plain word"),
+        ("my policy", "float16", "which is no plain word"),
+        ("v1.2", "float16", "which is no plain word"),
+        ("..", "float16", "which is no plain word"),
+        ("", "float16", "which is no plain word"),
+    ],
+)
+def test_names_that_no_precision_can_have(name: str, kind: str, why: str, tmp_path: Path) -> None:
+    sentence = f'^a precision cannot be called "{name}", {why}; call the policy\'s file fp16.toml, or write name = '
+    with pytest.raises(ArgumentError, match=sentence):
+        Policy(name, kind, Limits(1, 1, 1))
+    path = tmp_path / "mine.toml"
+    path.write_text(f'type = "{kind}"\nname = "{name}"\n{LIMITS}')
+    with pytest.raises(ArgumentError, match=sentence):
+        load_policy(path)
+    if name not in ("", ".."):
+        path = tmp_path / f"{name}.toml"
+        path.write_text(f'type = "{kind}"\n{LIMITS}')
+        with pytest.raises(ArgumentError, match=sentence):
+            load_policy(path)
+
+
+def test_a_copy_under_its_own_name_is_the_same_precision(tmp_path: Path) -> None:
+    for file, name in (("fp16.toml", ""), ("mine.toml", 'name = "fp16"\n')):
+        (tmp_path / file).write_text(f'{name}type = "float16"\n{LIMITS}')
+        assert load_policy(tmp_path / file).name == "fp16"
+    assert load_policy(tmp_path / "mine.toml").stages == {}
 
 
 def test_an_unknown_policy_and_an_unknown_stage() -> None:

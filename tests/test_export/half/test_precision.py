@@ -195,7 +195,7 @@ def test_another_form_reads_the_weights_that_are_there_already(tmp_path: Path) -
     source = tmp_path / "stage.onnx"
     onnx.save(small_model(nodes, weights, (1, 64, 4, 4)), source, save_as_external_data=True, location="stage.onnx.data")
 
-    def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
+    def doubled(model: onnx.ModelProto, kept: object) -> onnx.ModelProto:
         (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == "changed"]
         tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), "changed"))
         return model
@@ -214,5 +214,5 @@ def test_another_form_reads_the_weights_that_are_there_already(tmp_path: Path) -
         for name in ("plain.onnx", "form.onnx")
     )
     np.testing.assert_allclose(form, 2 * plain, rtol=2e-2, atol=2e-2 * plain.std())
-    assert not write_half(source, folder / "none.onnx", "e4e", form=Form(lambda model: None))
+    assert not write_half(source, folder / "none.onnx", "e4e", form=Form(lambda model, kept: None))
     assert not (folder / "none.onnx").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -12,10 +11,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from sdic_export.cli.app import app
@@ -25,7 +22,7 @@ from sdic_export.graphs.exporter import export_alone, weights_of
 from sdic_export.half.precision import write_half
 from sdic_export.tensorrt import engines
 from sdic_export.tensorrt.builder import build_engine, check_settings
-from sdic_export.tensorrt.census import Census, check_precision, graph_census, inspector_census, plan_census
+from sdic_export.tensorrt.census import Census, graph_census
 from sdic_export.tensorrt.engines import EngineProgress, build_engines, plan_engines
 from sdic_runtime.backends.cuda.driver import gpu_count
 from sdic_runtime.backends.tensorrt import library
@@ -257,6 +254,9 @@ def test_the_graph_of_bytes_makes_what_the_host_makes(tmp_path: Path, rows: tupl
     [
         (RTX, EngineSettings(hardware=Hardware.ampere_plus), "^TensorRT-RTX has no setting hardware; omit it or use --target tensorrt$"),
         (PROPER, EngineSettings(compute_capabilities=("8.9",)), "^TensorRT has no setting compute capabilities; .* --target tensorrt-rtx$"),
+        (RTX, EngineSettings(compute_capabilities=("89",)), '^the compute capability "89" is no version; give N.N, such as 8.9$'),
+        (RTX, EngineSettings(compute_capabilities=("1.20",)), '^the compute capability "1.20" is no version; give N.N, such as 8.9$'),
+        (RTX, EngineSettings(compute_capabilities=("8.9", "12.0", "8.9")), '^the compute capability "8.9" is given twice; give each once$'),
     ],
 )
 def test_settings_that_a_target_does_not_have(target: Any, settings: EngineSettings, message: str) -> None:
@@ -301,92 +301,6 @@ def test_what_cannot_be_planned(built: Any, target: str, precision: str, kind: t
         plan_engines(built.folder, target, EngineSettings(precision=precision))
 
 
-def test_the_census_of_a_plan_counts_device_tensors_and_their_constants() -> None:
-    plan = (
-        b'\0\1tensor={ alignment=128 const_payload_size=200 dims={ 10 10 } name="c" region=consts strides={ 10 1 } type=half }\n'
-        b'tensor={ alignment=128 const_payload_size=40 dims={ 10 } name="d" region=consts strides={ 1 } type=float }\n'
-        b'tensor={ dims={ 4 } name="e" region="devmem_0" strides={ 1 } type=half }\n'
-        b'tensor={ dims={ 1 } name="f" region="shape_system_hmem" strides={ 1 } type=float }\n'
-        b'tensor={ dims={ 1 } name="g" region="devmem_0" strides={ 1 } type=int64 }\xff stream_capturable=1\n'
-    )
-    census = plan_census(plan)
-    assert census.tensors == {"float16": 2, "float32": 1}
-    assert census.weight_bytes == {"float16": 200, "float32": 40}
-    assert census.weight_share("float16") == pytest.approx(5 / 6)
-    assert census.capturable is True
-    assert plan_census(plan.replace(b"capturable=1", b"capturable=0")).capturable is False
-    assert plan_census(b"\0" * 100) == Census("none")
-
-
-def test_the_census_of_an_inspector() -> None:
-    """The layout of TensorRT's engine information with detailed verbosity."""
-    information = {
-        "Layers": [
-            {
-                "Name": "conv",
-                "LayerType": "CaskConvolution",
-                "Inputs": [{"Name": "x", "Format/Datatype": "Channel major FP16 format"}],
-                "Outputs": [
-                    {"Name": "y", "Dimensions": [1, 8, 4, 4], "Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}
-                ],
-                "Weights": {"Type": "Half", "Count": 576},
-                "Bias": {"Type": "Float", "Count": 8},
-            },
-            {"Name": "cast", "Outputs": [{"Name": "z", "Format/Datatype": "Row major linear FP32"}]},
-            "a layer with names only",
-        ]
-    }
-    census = inspector_census(json.dumps(information))
-    assert (census.source, census.layers) == ("inspector", 2)
-    assert census.tensors == {"float16": 1, "float32": 1}
-    assert census.weight_bytes == {"float16": 1152, "float32": 32}
-
-
-HALF_GRAPH = Census("graph", {}, {"float16": 900, "float32": 100}, layers=3)
-
-
-@pytest.mark.parametrize(
-    ("engine", "asked", "message"),
-    [
-        (
-            Census("plan", {"float32": 9}, {"float32": 1800}),
-            HALF_GRAPH,
-            "was asked for in fp16 and is not: 0% of its tensors and 0% of its",
-        ),
-        (
-            Census("plan", {"float32": 8, "float16": 2}, {"float32": 900, "float16": 100}),
-            HALF_GRAPH,
-            "20% of its tensors and 10% of its weig",
-        ),
-        (Census("none"), HALF_GRAPH, "does not say in which types it computes, so that it is fp16 cannot be checked"),
-        (
-            Census("plan", {"float16": 9}, {"float16": 9}),
-            Census("graph", {}, {"float32": 9}, layers=1),
-            "has no float16 weights, so its engine cannot",
-        ),
-    ],
-)
-def test_an_engine_that_is_not_known_to_be_half_is_refused(engine: Census, asked: Census, message: str) -> None:
-    with pytest.raises(BackendError, match=message):
-        check_precision("dicn", "fp16", engine, asked)
-    check_precision("dicn", "fp32", engine, asked)
-
-
-def test_a_half_engine_passes() -> None:
-    check_precision("dicn", "fp16", Census("plan", {"float16": 9, "float32": 3}, {"float16": 800, "float32": 200}), HALF_GRAPH)
-    check_precision("dicn", "bf16", Census("inspector", {"bfloat16": 9}), Census("graph", {}, {"bfloat16": 9}, layers=1))
-
-
-def test_a_graph_that_multiplies_nothing_has_nothing_to_be_half(tmp_path: Path) -> None:
-    """A difference of pictures stays float32 by every policy."""
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3, 4, 4)) for name in ("image", "reconstruction", "distortion")]
-    graph = helper.make_graph([helper.make_node("Sub", ["image", "reconstruction"], ["distortion"])], "g", values[:2], values[2:])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "difference.onnx")
-    asked = graph_census(tmp_path / "difference.onnx")
-    assert asked == Census("graph")
-    check_precision("difference", "fp16", Census("plan", {"float32": 3}), asked)
-
-
 # the command --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -401,6 +315,33 @@ def test_a_dry_run_prints_and_writes_nothing(changeable: Path) -> None:
     assert "reuse  e4e                  it fits its graph" in lines
     assert "build  dicn                 dicn.engine is missing" in lines
     assert sorted(path.name for path in changeable.rglob("*")) == before
+
+
+@needs_rtx
+def test_batches_of_graphs_for_one_picture_are_refused(
+    half_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engines, "_for_one", lambda bundle, precision: "refine")
+    assert plan_engines(half_bundle, "tensorrt-rtx").settings.profile == Profile(1, 1, 1)
+    for batch in ("1,1,4", "1,2,8"):
+        assert run_export(["engines", str(half_bundle), "--target", "tensorrt-rtx", "--batch", batch, "--dry-run"]) == 2
+        sentence = f'error: the batch profile is {batch}, and the stage "refine" is for one picture at a time; omit --batch\n'
+        assert capsys.readouterr().err == sentence
+    with pytest.raises(ArgumentError, match="is for one picture at a time; omit --batch"):
+        plan_engines(half_bundle, "tensorrt-rtx", EngineSettings(profile=Profile(1, 2, 8)))
+    assert run_export(["engines", str(half_bundle), "--target", "tensorrt-rtx", "--batch", "1,1,1", "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_damaged_graph_is_one_sentence(damage: str, half_bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(half_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("engines")))
+    path = folder / "onnx/fp16/dipn.onnx"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(BundleError, match=r"dipn\.onnx"):
+        plan_engines(folder, "tensorrt-rtx")
 
 
 @needs_rtx

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from half_graphs import assert_same_numbers, graph_of, kinds
+from half_graphs import SINGLE, assert_same_numbers, graph_of, kinds
 from onnx import helper
 
 from sdic_export.half.cuda.encoder import scale_inside, together
+from sdic_export.half.cuda.form import cuda_form
 from sdic_export.half.cuda.graph import Rewriting
 from sdic_export.half.cuda.heads import batch_heads
+from sdic_export.half.precision import Limits, Policy, Rules, to_half
 
 random = np.random.default_rng()
 
@@ -112,6 +114,24 @@ def test_families_that_share_their_biases_keep_their_own() -> None:
     made = rewritten(model, together)
     assert kinds(made).count("Conv") == 2
     assert_same_numbers(model, made)
+
+
+def test_what_a_policy_keeps_in_float32_is_not_joined_with_the_rest() -> None:
+    nodes, weights = [], {}
+    for index in range(4):
+        weights |= {f"heads.{index}.weight": array(8, 8, 3, 3), f"heads.{index}.bias": array(8)}
+        nodes.append(helper.make_node("Conv", ["x", f"heads.{index}.weight", f"heads.{index}.bias"], [f"c{index}"], kernel_shape=[3, 3]))
+        nodes.append(helper.make_node("LeakyRelu", [f"c{index}"], [f"a{index}"], alpha=0.1))
+    nodes.append(helper.make_node("Sum", [f"a{index}" for index in range(4)], ["y"]))
+    model = graph_of(nodes, weights, ("N", 8, 8, 8))
+    for kept, families in {("heads.2",): 2, ("heads.1", "heads.2"): 2, ("heads.*",): 1}.items():
+        rules = Rules(layers=kept)
+        made = cuda_form(model, rules.names)
+        assert made is not None and kinds(made).count("Conv") == families
+        assert_same_numbers(model, made)
+        half = to_half(made, "e4e", Policy("mine", "float16", Limits(1, 1, 1), {"e4e": rules}))
+        singles = sum(tensor.dims[0] for tensor in half.graph.initializer if len(tensor.dims) == 4 and tensor.data_type == SINGLE)
+        assert singles == 8 * len([index for index in range(4) if rules.names(f"heads.{index}")])
 
 
 def test_only_those_that_read_alike_are_one() -> None:
