@@ -112,7 +112,8 @@ def test_inspect_prints_a_table_or_json(built: Any, capsys: pytest.CaptureFixtur
     assert call("inspect", built.folder, "--json") == 0
     read = json.loads(capsys.readouterr().out)
     listed = [item["graph"] for item in read["graphs"] if item["variant"] == "fp32"]
-    assert [key for key in listed if ":" not in key] == list(read["manifest"]["stages"]) and "generator_head:rgb" in listed
+    whole, parts = list(read["manifest"]["stages"]), list(read["manifest"]["part_graphs"])
+    assert [key for key in listed if ":" not in key] == [*whole, *parts] and parts and "generator_head:rgb" in listed
     assert read["manifest"]["name"] == "tiny"
 
 
