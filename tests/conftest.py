@@ -8,6 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+# Without this MKL, inside PyTorch, keeps memory for every thread behind a lock of its own. Now and then that is never released again when
+# threads that computed end at the same time, and they spin for as long as the process lives.
+os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:

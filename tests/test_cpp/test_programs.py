@@ -135,6 +135,7 @@ def test_ctest_runs_what_was_built(build: Callable[..., Path], execute: Execute,
     done = execute("ctest", "--test-dir", folder, "--output-on-failure")
     assert done.returncode == 0, done.stdout
     assert "100% tests passed, 0 tests failed out of 3" in done.stdout
+    assert execute(folder / "tests/moved").returncode == 0, "a pipeline's handle is closed before what it uses"
 
 
 @pytest.mark.full
