@@ -135,7 +135,8 @@ def run(
     plan = Plan(tune_count, tune_steps, tuning, loss, None if out is None else out / "tuned")
     judges = Judges(person, distance, open_features(inception) if inception else None, place)
     entries = looked_at(entries)
-    for terms in dict.fromkeys(METHODS[each.method].terms for each in entries if not each.is_bundle and each.method in METHODS):
+    released = [each.method for each in entries if not (each.is_bundle or each.ours) and each.method in METHODS]
+    for terms in dict.fromkeys(METHODS[method].terms for method in released):
         notice(terms)
     if out is not None:
         writable_folder(out)

@@ -32,7 +32,8 @@ TUNED = "pti"  # the method of rows whose generator was tuned
 class Entry:
     """A model to evaluate, not opened yet. `label`: the name of its row. `working`: the size that it works at, 0 where it does not open.
     `others`, `method`: of a checkpoint, see `pipelines.Weights`. `tuned`: its generator is tuned to every picture, as the session plans;
-    `resolution`: what it generates, which those pictures should have."""
+    `resolution`: what it generates, which those pictures should have. `ours`: a checkpoint that was trained here, which the terms of a
+    method's released weights are not about."""
 
     path: Path
     label: str = ""
@@ -41,6 +42,7 @@ class Entry:
     working: int = 0
     tuned: bool = False
     resolution: int = 0
+    ours: bool = False
 
     @property
     def wanted(self) -> int:
@@ -60,7 +62,7 @@ class Entry:
             return replace(self, method=manifest.method, working=manifest.sizes["S"])
         checkpoint = read_checkpoint(self.path, sure=self.method is None)
         config, method = checkpoint.config, self.method or method_of(checkpoint.kind)
-        return replace(self, method=method, working=config.working, resolution=config.resolution)
+        return replace(self, method=method, working=config.working, resolution=config.resolution, ours=checkpoint.ours)
 
 
 def entry(text: str) -> Entry:

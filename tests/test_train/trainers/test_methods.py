@@ -14,6 +14,7 @@ import other_device
 import pytest
 import torch
 from fake_graphs import FakeGraphs
+from PIL import Image
 from torch import nn
 
 from sdic_runtime.edits import Direction
@@ -254,6 +255,23 @@ def test_mixed_precision_warps_a_map_as_float32_does() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = warped(x, numbers)
     assert torch.allclose(found, warped(x, numbers), atol=1e-5)
+
+
+def test_the_terms_of_released_weights_are_not_said_of_those_that_were_trained_here(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sdic_train.cli.app import main
+
+    trainer = make("fs", "demo")
+    trainer.save(tmp_path / RESULT)
+    (tmp_path / "in").mkdir()
+    for index in range(2):
+        Image.effect_noise((64, 64), 90 + index).save(tmp_path / f"in/{index}.png")
+    data = str(tmp_path / "data")
+    assert main(["dataset", "--from", str(tmp_path / "in"), "--size", "128", "--held-out", "1", "--out", data]) == 0
+    assert main(["evaluate", str(tmp_path / RESULT), "--data", data, "--count", "2", "--runs", "1", "--no-baseline"]) == 0
+    captured = capsys.readouterr()
+    assert "| FS |" in captured.out and "InterDigital" not in captured.err
 
 
 @pytest.mark.parametrize("method", TRAININGS)
