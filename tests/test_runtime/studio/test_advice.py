@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_bundle import change_manifest
 
 from sdic_runtime import Pipeline
-from sdic_runtime.bundle.manifest import FFHQ
 from sdic_runtime.errors import BundleError
 
 for package in ("fastapi", "httpx", "python_multipart", "prometheus_client"):
@@ -25,17 +21,6 @@ from fastapi.testclient import TestClient  # noqa: E402 - it needs them
 
 from sdic_runtime.studio.guard import Guard  # noqa: E402
 from sdic_runtime.studio.service import create_app  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def client(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Of the tiny bundle, said to be a model of aligned faces."""
-    bundle = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("advice") / "faces"))
-    change_manifest(bundle, faces=FFHQ)
-    with TestClient(create_app([bundle], threads=1)) as client:
-        while client.get("/ready").status_code != 200:
-            time.sleep(0.01)
-        yield client
 
 
 def png(image: Image.Image) -> bytes:
