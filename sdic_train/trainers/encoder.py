@@ -55,7 +55,27 @@ class EncoderRecipe:
     seed: int = 0
 
 
-class EncoderTrainer(Trainer):
+class RowByRow:
+    """Of a trainer whose rows come in one by one, by `first_delta` and `delta_every` of its recipe."""
+
+    recipe: Any
+    config: Any
+    step: int
+
+    def _deltas(self, step: int | None = None) -> int | None:
+        """The number of rows that may leave row 0 now, or in `step`; None: all."""
+        return deltas_at(self.recipe, self.step if step is None else step, self.config.rows)
+
+    @property
+    def _open(self) -> int | None:
+        """The number of rows that have left row 0 in the steps so far."""
+        return self._deltas(max(0, self.step - 1))
+
+    def remark(self) -> str:
+        return closed_rows(self._open, self.config.rows)
+
+
+class EncoderTrainer(RowByRow, Trainer):
     """The encoder; the generator stays as it is."""
 
     kind = "encoder"
@@ -135,18 +155,6 @@ class EncoderTrainer(Trainer):
 
     def phase(self) -> Hashable:
         return None if self.recipe.random_noise or self.recipe.latent_adversarial else ("deltas", self._deltas())
-
-    def _deltas(self, step: int | None = None) -> int | None:
-        """The number of rows that may leave row 0 now, or in `step`; None: all."""
-        return deltas_at(self.recipe, self.step if step is None else step, self.config.rows)
-
-    @property
-    def _open(self) -> int | None:
-        """The number of rows that have left row 0 in the steps so far."""
-        return self._deltas(max(0, self.step - 1))
-
-    def remark(self) -> str:
-        return closed_rows(self._open, self.config.rows)
 
     def _terms(self, image: Tensor, person: Tensor | None, offsets: Tensor, latent: Tensor) -> dict[str, Tensor]:
         recipe, terms = self.recipe, dict[str, Tensor]()

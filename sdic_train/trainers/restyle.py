@@ -14,7 +14,7 @@ from sdic_train.networks.restyle import ReStyle
 from sdic_train.trainers.adversaries import Adversary, LatentDiscriminator
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.encoder import REAL_SAMPLES, closed, closed_rows, deltas_at
+from sdic_train.trainers.encoder import REAL_SAMPLES, RowByRow, closed
 from sdic_train.trainers.method import MethodRecipe, MethodTrainer
 
 
@@ -34,7 +34,7 @@ class ReStyleRecipe(MethodRecipe):
     delta_every: int = 2_000
 
 
-class ReStyleTrainer(MethodTrainer):
+class ReStyleTrainer(RowByRow, MethodTrainer):
     """The encoder; between iterations nothing is differentiated. The losses that are logged are the last iteration's."""
 
     kind = "restyle"
@@ -86,18 +86,6 @@ class ReStyleTrainer(MethodTrainer):
         if self.recipe.latent_adversarial:
             terms["latent_adversarial"] = self.latent.term(latent.flatten(0, 1))
         return terms
-
-    def _deltas(self, step: int | None = None) -> int | None:
-        """The number of rows that may leave row 0 now, or in `step`; None: all."""
-        return deltas_at(self.recipe, self.step if step is None else step, self.config.rows)
-
-    @property
-    def _open(self) -> int | None:
-        """The number of rows that have left row 0 in the steps so far."""
-        return self._deltas(max(0, self.step - 1))
-
-    def remark(self) -> str:
-        return closed_rows(self._open, self.config.rows)
 
     def settle(self) -> None:
         with closed(self.model.encoder, self._open):
