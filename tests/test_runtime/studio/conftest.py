@@ -1,4 +1,4 @@
-"""The service with a model of aligned faces."""
+"""The service with a model of aligned faces, and a browser for its page."""
 
 from __future__ import annotations
 
@@ -27,3 +27,11 @@ def client(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         while client.get("/ready").status_code != 200:
             time.sleep(0.01)
         yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from browser import chromium
+
+    with chromium() as running:
+        yield running

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import chromium
 from PIL import Image
 
 from sdic_runtime import Pipeline
@@ -45,12 +44,6 @@ def service() -> Iterator[tuple[subprocess.Popen[str], str]]:
         assert process.stdout
         yield process, process.stdout.readline().strip()
         process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture
