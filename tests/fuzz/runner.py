@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import queue
 import resource
 import shutil
 import sys
@@ -65,7 +66,7 @@ def run(name: str, first: int, count: int) -> bool:
             while done < stop:
                 try:
                     number, kind, said, seconds, peak = answers.get(timeout=6 * SECONDS)
-                except Exception:
+                except queue.Empty:
                     kind, said = "fault", f"no answer (exit code {process.exitcode})"
                     number, seconds, peak = done, 0.0, 0
                     process.kill()
