@@ -276,11 +276,12 @@ class Pipeline:
         return arrays
 
     def _prepare(self, inversion: Inversion, program: str, batch: int) -> None:
-        """Where `program` takes what the program "prepare" gives: have the inversion hold that, made once."""
+        """Where `program` takes what the program "prepare" gives: have the inversion hold that, made once by this pipeline."""
         method = self.bundle.manifest
-        if any(name not in inversion.tensors for name in method.programs[program].takes if name in method.prepared):
+        if inversion.still.prepared is not self._own and not set(method.prepared).isdisjoint(method.programs[program].takes):
             made = self._run(PREPARE, inversion, {}, np.arange(len(inversion)), batch)
             inversion.tensors = {**inversion.tensors, **made}
+            inversion.still.prepared = self._own
 
     def _begin(
         self, form: Move, inversion: Inversion, codes: Mapping[str, np.ndarray], extras: Mapping[str, np.ndarray], batch: int
