@@ -234,7 +234,7 @@ class Pipeline:
         taken = dict.fromkeys(name for move in self.moves.values() for name in manifest.programs[move.program].zeros)
         names = [name for name in taken if manifest.tensors[name] == MASK_AXES]
         if not names:
-            raise ArgumentError(f'the edits of the bundle "{manifest.name}" ({manifest.method}) take no mask; leave it out')
+            raise ArgumentError(f'the edits of the bundle "{manifest.name}" ({manifest.method}) take no mask; omit it')
         mask = (self.prepare(picture, SQUASH).mean(1, keepdims=True) + 1) / 2
         return dict.fromkeys(names, np.clip(mask, 0, 1))
 

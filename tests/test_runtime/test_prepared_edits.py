@@ -151,7 +151,7 @@ def test_a_picture_becomes_the_mask_of_an_edit(pipeline: Pipeline) -> None:
     np.testing.assert_allclose(pipeline.masks(np.full((9, 9), 51, np.uint8))["mask"], 0.2, atol=1e-6)
     with (
         Pipeline.load(backend="onnxruntime", threads=1) as demo,
-        pytest.raises(ArgumentError, match=r"\(sdic\) take no mask; leave it out"),
+        pytest.raises(ArgumentError, match=r"\(sdic\) take no mask; omit it"),
     ):
         demo.masks(gray)
 

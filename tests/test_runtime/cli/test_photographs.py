@@ -254,7 +254,7 @@ def test_a_saved_inversion_and_options_for_photographs(run: Run, options: Any, h
         assert (code, lines) == (2, [])
         assert errors == f"error: {words[0]} is about pictures that are inverted, and a.safetensors is a saved inversion; omit it\n"
     assert "here give one mask" in run(*edit, "--keep", "background")[2]
-    assert "take no mask; leave it out" in run(*edit, "--keep", "a.png")[2]
+    assert "take no mask; omit it" in run(*edit, "--keep", "a.png")[2]
     assert "no face in cat.png looks like the inversion; give the photograph" in run(*edit, "--photo", "cat.png")[2]
     assert "with a bundle of aligned faces; omit other choices" in run(*edit, "--photo", "a.png", "--face", "1")[2]
 
