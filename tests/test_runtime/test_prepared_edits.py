@@ -149,10 +149,7 @@ def test_a_picture_becomes_the_mask_of_an_edit(pipeline: Pipeline) -> None:
     np.testing.assert_array_equal(mask[0, 0, :, : SIDE // 2 - 1], 1)
     np.testing.assert_array_equal(mask[0, 0, :, SIDE // 2 + 1 :], 0)
     np.testing.assert_allclose(pipeline.masks(np.full((9, 9), 51, np.uint8))["mask"], 0.2, atol=1e-6)
-    with (
-        Pipeline.load(backend="onnxruntime", threads=1) as demo,
-        pytest.raises(ArgumentError, match=r"\(sdic\) take no mask; omit it"),
-    ):
+    with Pipeline.load(backend="onnxruntime", threads=1) as demo, pytest.raises(ArgumentError, match=r"\(sdic\) take no mask; omit it"):
         demo.masks(gray)
 
 
