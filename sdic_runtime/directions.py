@@ -95,8 +95,13 @@ def _content(direction: AnyDirection) -> tuple[dict[str, np.ndarray], dict[str, 
 
 
 def load_directions(folder: Path) -> dict[str, AnyDirection]:
-    """The direction files that lie directly in a folder, by name without ending; none where it is not there. Raises FileError."""
-    return {path.stem: load_direction(path) for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES}
+    """The direction files that lie directly in a folder, by name without ending; none where it is not there. Raises FileError, also for
+    two of one name."""
+    paths: dict[str, Path] = {}
+    for path in sorted(folder.glob("*")):
+        if path.suffix.lower() in SUFFIXES and (first := paths.setdefault(path.stem, path)) is not path:
+            raise FileError(f'two directions are called "{path.stem}": {first} and {path}; rename one of them')
+    return {name: load_direction(path) for name, path in paths.items()}
 
 
 def load_direction(path: str | os.PathLike[str], sizes: Mapping[str, int] | None = None) -> AnyDirection:

@@ -102,10 +102,11 @@ class EditOrder:
         if name in STYLE_PRESETS.get(domain, {}):
             return StyleDirection.preset(layers, domain, name)
         numbers = name.split("/")
-        if len(numbers) == 2 and any(number.isdecimal() for number in numbers):
-            return StyleDirection.of_channels(layers, [(*_channel(name), 1.0)], name)
-        if len(numbers) > 2:
-            return GanSpaceEdit(self._basis(directions), *_component(name))
+        if len(numbers) > 1 and any(number.isdecimal() for number in numbers):
+            if len(numbers) == 2:
+                return StyleDirection.of_channels(layers, [(*_channel(name), 1.0)], name)
+            component = _component(name)
+            return GanSpaceEdit(self._basis(directions), *component)
         raise ArgumentError(_unknown(name, bundle))
 
     def _basis(self, directions: Directions) -> Pca:

@@ -183,7 +183,8 @@ class Inversion(Pictures):
             return self
         some = Inversion(self.model, {name: held.part(index) for name, held in self.tensors.items()}, self.names[index])
         common = self.still.common
-        some.still = Still(Common({key: held.part(index) for key, held in common.values.items()}, common.bytes), self.still.asked)
+        parts = Common({key: held.part(index) for key, held in common.values.items()}, common.bytes)
+        some.still = Still(parts, self.still.asked, self.still.prepared)
         return some
 
     def __iter__(self) -> Iterator[Inversion]:

@@ -21,8 +21,9 @@ from sdic_runtime.directions import Directions
 from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of, style_offset
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
+from sdic_runtime.moves import extras_of, masks_of, move_of
 from sdic_runtime.pictures import PictureLike, prepare
-from sdic_runtime.program import IMAGE, INVERT, MASK_AXES, PICTURE, PREPARE, STYLE_KIND, STYLES, Move, Program, run
+from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, STYLES, Move, Program, run
 from sdic_runtime.still import Common, Stills
 from sdic_runtime.unmoved import first_row, pays, split
 
@@ -200,9 +201,9 @@ class Pipeline:
             raise ArgumentError("the list of strengths is empty; give at least one")
         change = as_edit(edit, self.directions)
         change.check(self.sizes)
-        form = self._move(move, eq6, kinds_of(change))
+        form = move_of(self.bundle.manifest, move, eq6, kinds_of(change))
         self._check_model(inversion, form.program)
-        further = self._extras(extras or {}, form.program, len(inversion))
+        further = extras_of(self.bundle.manifest, extras or {}, form.program, len(inversion))
         self._prepare(inversion, form.program, self._batch(batch))
         codes = {}
         for name in form.codes:
@@ -230,57 +231,17 @@ class Pipeline:
         """`extras` of `edit` that keep a region unedited: the masks that this bundle's edits take, float32 [1, 1, S, S] in [0, 1], from a
         picture of any size, framed as the inverted one, white where nothing may change. Raises PictureError, or ArgumentError where edits
         take no mask."""
-        manifest = self.bundle.manifest
-        taken = dict.fromkeys(name for move in self.moves.values() for name in manifest.programs[move.program].zeros)
-        names = [name for name in taken if manifest.tensors[name] == MASK_AXES]
-        if not names:
-            raise ArgumentError(f'the edits of the bundle "{manifest.name}" ({manifest.method}) take no mask; leave it out')
+        names = masks_of(self.bundle.manifest)
         mask = (self.prepare(picture, SQUASH).mean(1, keepdims=True) + 1) / 2
         return dict.fromkeys(names, np.clip(mask, 0, 1))
 
-    def _move(self, move: str | None, eq6: str | None, kinds: set[str]) -> Move:
-        """The form of editing called `move` or `eq6`, or the first for edits of `kinds`. Raises ArgumentError."""
-        if None not in (move, eq6) and move != eq6:
-            raise ArgumentError(f'move is "{move}" and eq6 is "{eq6}"; give one of them')
-        label, name = ("eq6", eq6) if move is None else ("move", move)
-        styled = {name for name, program in self.bundle.manifest.programs.items() if STYLES in program.takes}
-        further = kinds - {STYLE_KIND}
-        able = {known: form for known, form in self.moves.items() if STYLE_KIND not in kinds or form.program in styled}
-        fitting = [known for known, form in able.items() if further <= set(form.kinds)]
-        if name is not None and name not in list(self.moves):
-            raise ArgumentError(f'{label} is "{name}"; the bundle "{self.model.name}" has: {", ".join(self.moves) or "none"}')
-        if not fitting:
-            what = f"edits of the kind {kinds.pop()}" if len(kinds) == 1 else f"the kinds {' and '.join(sorted(kinds))} in one edit"
-            raise ArgumentError(f'the bundle "{self.model.name}" has no move for {what}')
-        if name is not None and name not in fitting:
-            meant = " and ".join(self.moves[name].kinds)
-            raise ArgumentError(f'{label} is "{name}", which is for edits of the kind {meant}; for this edit use: {", ".join(fitting)}')
-        return self.moves[name or fitting[0]]
-
-    def _extras(self, extras: Mapping[str, np.ndarray], program: str, count: int) -> dict[str, np.ndarray]:
-        """The caller's own inputs of an edit of `count` pictures, float32 [count, ...]. Raises ArgumentError."""
-        if not isinstance(extras, Mapping):
-            raise ArgumentError(f"the extras are {extras!r:.60}; give arrays by their names")
-        arrays, known = {}, self.bundle.manifest.programs[program].zeros
-        for name, value in extras.items():
-            if name not in known:
-                raise ArgumentError(f'this edit takes no extra "{name}"; it takes: {", ".join(known) or "none"}')
-            shape = self.bundle.manifest.shape(name, count)
-            try:
-                array = np.asarray(value, np.float32)
-            except (TypeError, ValueError) as error:
-                raise ArgumentError(f'the extra "{name}" is {value!r:.60}; expected finite numbers of shape {list(shape)}') from error
-            if array.shape not in (shape, (1, *shape[1:])) or not np.isfinite(array).all():
-                raise ArgumentError(f'the extra "{name}" has shape {list(array.shape)}; expected finite numbers of shape {list(shape)}')
-            arrays[name] = np.broadcast_to(array, shape)
-        return arrays
-
     def _prepare(self, inversion: Inversion, program: str, batch: int) -> None:
-        """Where `program` takes what the program "prepare" gives: have the inversion hold that, made once."""
+        """Where `program` takes what the program "prepare" gives: have the inversion hold that, made once by this pipeline."""
         method = self.bundle.manifest
-        if any(name not in inversion.tensors for name in method.programs[program].takes if name in method.prepared):
+        if inversion.still.prepared is not self._own and not set(method.prepared).isdisjoint(method.programs[program].takes):
             made = self._run(PREPARE, inversion, {}, np.arange(len(inversion)), batch)
             inversion.tensors = {**inversion.tensors, **made}
+            inversion.still.prepared = self._own
 
     def _begin(
         self, form: Move, inversion: Inversion, codes: Mapping[str, np.ndarray], extras: Mapping[str, np.ndarray], batch: int

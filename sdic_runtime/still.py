@@ -23,10 +23,11 @@ class Common(NamedTuple):
 class Still:
     """What stays as it is when an inversion is edited: what edits have in `common`, made by the first of them, and which there were, by
     pipeline, program and first style row. Not saved, pickled or copied. Both are replaced and never changed, so that threads may share
-    them."""
+    them. `prepared`: the pipeline that made what the inversion holds by the program "prepare"."""
 
     common: Common = field(default_factory=Common)
     asked: frozenset[tuple[object, str, int]] = frozenset()
+    prepared: object = None
 
 
 class Stills:

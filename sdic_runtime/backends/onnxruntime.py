@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,8 +178,11 @@ class OnnxRuntime(Backend):
 
     def close(self) -> None:
         self._closed = True
-        self._answers.clear()
-        self._sessions.clear()
+        with ExitStack() as loading:  # what other threads load now would come after this
+            for lock in self._locks.values():
+                loading.enter_context(lock)
+            self._answers.clear()
+            self._sessions.clear()
 
     def after_fork(self) -> None:
         """In a new process: the threads of the sessions are not there. They are never used or ended, which would wait for these threads;

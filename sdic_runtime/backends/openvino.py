@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -154,14 +154,17 @@ class OpenVino(Backend):
 
     def close(self) -> None:
         self._closed = True
-        self._networks.clear()
+        with ExitStack() as loading:  # what other threads load now would come after this
+            for lock in self._locks.values():
+                loading.enter_context(lock)
+            self._networks.clear()
 
     def _network(self, stage: str, outputs: Sequence[str]) -> Network:
         """What computes `outputs` of `stage` with the least work, made on first use."""
-        if self._closed:
-            raise BackendError("the pipeline was closed; load the bundle again")
         graph, paths = self.bundle.graph(stage, outputs, self.variants)
         with self._locks[stage]:
+            if self._closed:
+                raise BackendError("the pipeline was closed; load the bundle again")
             if graph not in self._networks:
                 if len(paths) > 1:
                     raise BundleError(f'the variant "{graph.variant}" of {graph.key} is in bands of rows, which OpenVINO does not run')

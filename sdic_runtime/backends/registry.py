@@ -33,9 +33,10 @@ class BackendEntry:
 
     `target` is "module:callable" of `load(bundle, **options) -> Backend`. The module may also offer
     `unavailable(bundle: Bundle | None) -> str | None`: in a few words why the backend cannot be used here (with this bundle); those of
-    REDUCED also take the precision that they would run in. `untrusted(bundle) -> str | None`: why `auto` must not choose it. And
-    `precisions(bundle, options) -> Sequence[str]`: those that it can run `bundle` in, beginning with the one when none is named; without
-    it, those of the bundle. Options are checked by their annotations, see `options.KINDS`.
+    REDUCED also take the precision that they would run in. `untrusted(bundle) -> str | None`: why `auto` must not choose it. Both may take
+    `options`, as they are written, where the answer depends on them. And `precisions(bundle, options) -> Sequence[str]`: those that it can
+    run `bundle` in, beginning with the one when none is named; without it, those of the bundle. Options are checked by their annotations,
+    see `options.KINDS`.
     """
 
     name: str
@@ -103,21 +104,26 @@ def _taken(check: Callable[..., Any], given: Mapping[str, Any] | None) -> dict[s
 
 def choose_backend(bundle: Bundle, precision: str | None = None, given: Mapping[str, Any] | None = None) -> tuple[str, str]:
     """The first usable backend for `bundle`, and the reason in words: of AUTO_ORDER, or where the user allows or names a reduced precision,
-    also of REDUCED. One on a GPU is passed over where it does not take the options `given`. Raises BackendError when none is."""
+    also of REDUCED. All but the last are passed over where they do not take the options `given`. Raises BackendError when none is."""
     entries = available_backends()
     reducing = [name for name, reduced in REDUCED.items() if precision in (AUTO, reduced)]
     exact = AUTO_ORDER if not reducing or precision == AUTO else ()
     order = (*GPU_ORDER, *reducing, *exact[len(GPU_ORDER) :])
     passed: list[str] = []
-    told = {key: value for key, value in (given or {}).items() if value is not None and (key, value) != ("precision", AUTO)}
+    told = _told(given or {})
     for name in order:
         obstacle = entries[name].unavailable(bundle, name in reducing, told) if name in entries else "not installed"
-        obstacle = obstacle or (entries[name].misfit(told) if name in GPU_ORDER else None) or entries[name].untrusted(bundle, told)
+        obstacle = obstacle or (entries[name].misfit(told) if name != order[-1] else None) or entries[name].untrusted(bundle, told)
         if obstacle is None:
             return name, f"{name} is the first of {', '.join(order)} that can be used here" + _because(passed)
         passed.append(f"{name}: {obstacle}")
     remedy = "install one with: pip install onnxruntime" if exact else "name the precision fp32, or auto, which reduces it where it can"
     raise BackendError(f"no backend can be used here{_because(passed)}; {remedy}")
+
+
+def _told(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that decide which backend can be used: neither None nor the precision "auto"."""
+    return {key: value for key, value in given.items() if value is not None and (key, value) != ("precision", AUTO)}
 
 
 def _because(passed: Sequence[str]) -> str:
@@ -172,15 +178,15 @@ def find_backend(backend: str, bundle: Bundle, wishes: Mapping[str, Any] | None 
     """What `load_backend` loads. `here=False`: for another machine, so that it need not be usable on this one if it is named."""
     name, written = _parts(backend)
     entries, reason = available_backends(), ""
+    given = {**options, **{key: read_option(None, value) for key, value in written.items()}}
     if by_itself := name == AUTO:
-        given = {**options, **{key: read_option(None, value) for key, value in written.items()}}
         name, reason = choose_backend(bundle, written.get("precision", options.get("precision")), given)
     if name not in entries:
         close = get_close_matches(name, entries, 1)
         guess = f'; did you mean "{close[0]}"?' if close else ""
         raise ArgumentError(f'there is no backend "{name}"; installed are: {", ".join(entries)}, or use "auto"{guess}')
     entry = entries[name]
-    obstacle = entry.unavailable(bundle) if here else None
+    obstacle = entry.unavailable(bundle, given=_told(given)) if here else None
     if obstacle is not None:
         raise BackendError(f'the backend "{name}" cannot be used here: {obstacle}')
     known = entry.options()
@@ -197,18 +203,20 @@ def find_backend(backend: str, bundle: Bundle, wishes: Mapping[str, Any] | None 
         check_option(known.get(key), key, value)
     if given.get("precision") != AUTO:
         return Choice(entry, given, reason)
-    exact = _exact(entries, name, bundle, by_itself)
     del given["precision"]
+    exact = _exact(entries, name, bundle, by_itself, given)
     return Choice(entry, given | ({} if exact else {"precision": REDUCED[name]}), reason, exact)
 
 
-def _exact(entries: Mapping[str, BackendEntry], name: str, bundle: Bundle, by_itself: bool) -> str:
-    """Why the precision "auto" reduces nothing on the backend `name`, in a few words; "" where it reduces. `by_itself`: "auto" took it."""
+def _exact(entries: Mapping[str, BackendEntry], name: str, bundle: Bundle, by_itself: bool, given: Mapping[str, Any]) -> str:
+    """Why the precision "auto" reduces nothing on the backend `name`, in a few words; "" where it reduces. `by_itself`: "auto" took it,
+    with the options `given`."""
     if name in REDUCED:
         return entries[name].unavailable(bundle, reduced=True) or ""
     if not by_itself:
         return f"{name} reduces none by itself; {' and '.join(REDUCED)} does, or name a precision"
-    obstacles = {each: entries[each].unavailable(bundle, reduced=True) for each in REDUCED if each in entries}
+    reducing = [entry for each, entry in entries.items() if each in REDUCED]
+    obstacles = {entry.name: entry.unavailable(bundle, reduced=True) or entry.misfit(given) for entry in reducing}
     return "; ".join(f"{each}: {why}" for each, why in obstacles.items() if why) or f"{name} comes first"
 
 

@@ -63,7 +63,8 @@ class Job:
         return [INVERTED, *(f".{edit.label}.png" for edit in self.edits), *([INVERSION] if self.save else [])]
 
     def work(self, bundle: Bundle) -> str:
-        """A hash over all that the results depend on besides the picture. Raises SdicError for edits, or a precision, that cannot be."""
+        """A hash over all that the results depend on besides the picture. Raises SdicError for edits, files, or a precision that cannot
+        be."""
         from sdic_runtime.backends.registry import precision_of
 
         manifest = bundle.manifest
@@ -73,7 +74,7 @@ class Job:
         if told := self._arithmetic():
             content.append(told)
         if (self.wishes, self.profiles) != (Wishes(), True) or self.photographs:
-            masks = [path if path == BACKGROUND else sha256(Path(path)) for path in self.wishes.keep]
+            masks = [path if path == BACKGROUND else _content_of(Path(path)) for path in self.wishes.keep]
             content += [{**vars(self.wishes), "keep": masks}, self.photographs, self.profiles]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -83,7 +84,15 @@ class Job:
 
         told = {key: value for key, value in parse_backend(self.backend)[1].items() if key not in SAME_NUMBERS}
         files = {key: Path(value) for key, value in told.items() if isinstance(value, str) and Path(value).is_file()}
-        return {**told, **{key: sha256(path) for key, path in files.items()}}
+        return {**told, **{key: _content_of(path) for key, path in files.items()}}
+
+
+def _content_of(path: Path) -> str:
+    """The hash of a file that the user named. Raises FileError."""
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {reason(error)}; name another file") from error
 
 
 @dataclass(frozen=True)

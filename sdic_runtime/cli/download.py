@@ -38,9 +38,11 @@ def run(
       sdic-run download hyperstyle --out weights --accept-licence
       sdic-run download e4e_ffhq_encode.pt --from https://mirror.example/weights --from /mnt/weights
     """
+    from sdic_runtime.cli.reports import STANDARD_OUTPUT, check_report, report
     from sdic_runtime.tools.download import DownloadOptions, agree, fetch, places_of_environment
     from sdic_runtime.tools.public_files import wanted
 
+    check_report(json_file)
     if not names:
         show_list(json_file)
         return
@@ -48,26 +50,31 @@ def run(
     asked = sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()
     agree(entries, accept, (lambda question: typer.confirm(question, err=True)) if asked else None)
     settings = DownloadOptions(out, tuple(places or ()) or places_of_environment(), force)
-    failures, done = [], []
+    data: list[dict[str, str | None]] = []
     for entry in entries:
+        row = dict.fromkeys(("name", "path", "sha256", "from", "error")) | {"name": entry.name}
         try:
-            done.append(fetch(entry, settings))
+            fetched = fetch(entry, settings)
         except ValueError as error:  # SdicError, of one file; the others may still come
             if len(entries) == 1:
                 raise
-            failures.append(str(error))
+            row["error"] = str(error)
             options.notice(f"error: {error}")
-            continue
-        show(done[-1])
-    if failures:
+        else:
+            row |= {"path": str(fetched.path), "sha256": fetched.sha256, "from": fetched.place}
+            show(fetched, printed=str(json_file) != STANDARD_OUTPUT)
+        data.append(row)
+    report(data, json_file, lambda: None)
+    if any(row["error"] for row in data):
         raise typer.Exit(2)
 
 
-def show(fetched: Fetched) -> None:
-    """The path on standard output; what is known of the file on standard error."""
+def show(fetched: Fetched, printed: bool) -> None:
+    """The path on standard output, where it is `printed`; what is known of the file on standard error."""
     came = "was there already" if fetched.place is None else f"from {fetched.place}"
     options.notice(f"{fetched.entry.name}: {came}, SHA-256 {fetched.sha256}, {fetched.checked}")
-    typer.echo(fetched.path)
+    if printed:
+        typer.echo(fetched.path)
 
 
 def show_list(json_file: Path | None) -> None:

@@ -74,8 +74,11 @@ def inversion_of(
     from sdic_runtime.subjects import Reader
 
     if is_inversion(source) and photo is None:
-        if wishes.said:
-            raise ArgumentError(f"--{wishes.said} is for photographs, and {source} is a saved inversion; name its photograph with --photo")
+        if wishes.paste:
+            raise ArgumentError(f"--paste is for photographs, and {source} is a saved inversion; name its photograph with --photo")
+        ignored = {"aligned": wishes.aligned, "crop": wishes.crop, "ignore-profiles": not (pipeline.profiles or wishes.keep)}
+        if name := wishes.said or next((name for name, given in ignored.items() if given), None):
+            raise ArgumentError(f"--{name} is about pictures that are inverted, and {source} is a saved inversion; omit it")
         return Inversion.load(source), None
     reader = Reader(pipeline.bundle.manifest, wishes, pipeline.profiles)
     if is_inversion(source):

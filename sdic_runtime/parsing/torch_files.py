@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -78,8 +78,15 @@ def check_packing(entry: zipfile.ZipInfo) -> None:
         raise FileError(f"{entry.filename} is packed in the form {entry.compress_type} of zip files, and only 0 and 8 are read")
 
 
+def _refuse(_: pickle.Unpickler) -> None:
+    raise FileError("it is not a file of tensors alone")
+
+
 class _Unpickler(pickle._Unpickler):  # in Python: its memo is a dictionary that no index blows up
     """Knows tensors on their storages, and nothing that does anything."""
+
+    # A bytearray takes its memory before its bytes are looked for.
+    dispatch: ClassVar[dict[int, Callable[[pickle.Unpickler], None]]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse}
 
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(BytesIO(part_of(archive, folder + PICKLE_NAME)))

@@ -13,7 +13,7 @@ from sdic_runtime.errors import ArgumentError, OutOfMemoryError, PictureError
 from sdic_runtime.studio.kept import GoneError
 from sdic_runtime.studio.worker import BusyError, StaleError
 
-OPTION = re.compile(r"(?<![\w-])--(?=[a-z])")
+OPTION = re.compile(r"(\b(?:sdic-[a-z]+|pip) [^;]*)|(?<![\w-])--(?=[a-z])")  # and the whole commands that keep theirs
 STATUS: dict[type[BaseException], int] = {  # the first that fits
     GoneError: 404,
     StaleError: 409,
@@ -28,8 +28,9 @@ STATUS: dict[type[BaseException], int] = {  # the first that fits
 
 
 def plain(sentence: str) -> str:
-    """A sentence of the library without the dashes of commands' options, which nobody can give to a service."""
-    return OPTION.sub("", sentence)
+    """A sentence of the library without the dashes of options, which nobody can give to a service; whole commands, for whoever runs it,
+    stay as they are."""
+    return OPTION.sub(lambda found: found[1] or "", sentence)
 
 
 def refuse(_: Request, error: Exception) -> Response:

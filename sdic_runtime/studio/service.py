@@ -87,6 +87,8 @@ class Studio:
                 raise HTTPException(503, first.reason)
             return first
         if name not in ready:
+            if any(room.state == LOADING for room in self.rooms):
+                raise HTTPException(503, f'there is no bundle "{name}" here yet, and more are loading; try again in a moment')
             raise ArgumentError(f'there is no bundle "{name}" here; there are: {", ".join(ready)}')
         return ready[name]
 

@@ -153,6 +153,10 @@ class _Run:
             raise ArgumentError(
                 f'the mask is "{settings.mask}", which needs a face to be found, and the frames are taken whole; use {SQUARE}'
             )
+        if self.whole and settings.face not in (LARGEST, ALL, 1):
+            raise ArgumentError(
+                f'the face is "{settings.face}", which needs faces to be found, and the frames are taken whole; use {LARGEST}'
+            )
         self.batch = settings.batch or min(pipeline.default_batch, LARGEST_BATCH)
         self.timeline = Timeline(self.clip.time_base)
         self.source = self._source()

@@ -187,7 +187,7 @@ def steer(
     if (pairs is None) == (attributes is None):
         raise ArgumentError("give either --pairs, a CSV file of before,after, or --attributes, which are drawn")
     if reader is not None and attributes is None:
-        raise ArgumentError("--reader reads drawn portraits; leave it out, or use --attributes in place of --pairs")
+        raise ArgumentError("--reader reads drawn portraits; omit it, or use --attributes in place of --pairs")
     from sdic_runtime.cli.targets import writable_folder
     from sdic_train.cli.steering import Plan, steer_drawn, steer_pairs
     from sdic_train.directions.steered import SteeringRecipe

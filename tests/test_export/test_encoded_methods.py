@@ -88,7 +88,7 @@ def test_the_command_line_keeps_a_region(
         common = ["p.png", "--bundle", str(bundle), "--backend", "onnxruntime", "--edit", "d.npy:2"]
         code = run_command(["edit", *common, "--keep", "m.png"])
         if method == "e4e":
-            assert code == 2 and "(e4e) take no mask; leave it out" in capsys.readouterr().err
+            assert code == 2 and "(e4e) take no mask; omit it" in capsys.readouterr().err
             return
         inversion = pipeline.invert(picture)
         want = pipeline.edit(inversion, vector, 2.0, extras={"mask": mask[None, None].astype(np.float32) / 255}).images[0]

@@ -67,6 +67,10 @@ def test_a_folder_gives_its_directions_whatever_their_form(tmp_path: Path, pca: 
     found = load_directions(tmp_path)
     assert {name: type(each) for name, each in found.items()} == {"age": Direction, "basis": Pca, "smile": Direction}
     assert load_directions(tmp_path / "nowhere") == {}
+    np.save(tmp_path / "age.npy", np.ones(8))
+    both = f"{tmp_path / 'age.npy'} and {tmp_path / 'age.safetensors'}"
+    with pytest.raises(FileError, match=f'^two directions are called "age": {both}; rename one of them$'):
+        load_directions(tmp_path)
 
 
 SIZES = {"L": 12, "C": 8, "M": 40}

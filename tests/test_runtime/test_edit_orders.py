@@ -39,6 +39,8 @@ def test_what_is_read_and_how_files_are_called(text: str, parts: tuple[tuple[str
         ("smile:x", "the strength of \"smile\" is 'x'; give a finite number"),
         ("smile:nan", "give a finite number"),
         ("smil:1", 'there is no direction "smil"; .* did you mean "smile"'),
+        ("my/dir/mine:2", 'there is no direction "my/dir/mine"; the bundle "tiny" has: '),  # a file without its ending
+        ("1/2/3:2", '"1/2/3" is not a GANSpace component INDEX/START/END/SIGMA'),
     ],
 )
 def test_edits_that_are_refused(tiny_bundle: Path, text: str, message: str) -> None:

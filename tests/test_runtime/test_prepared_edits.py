@@ -54,26 +54,31 @@ MANIFEST = Manifest(
 
 
 class Numbers(Backend):
-    """The stages in NumPy. `looked`: pictures that each run of "look" was given."""
+    """The stages in NumPy. `looked`: pictures that each run of "look" was given, which it sees `ten` times as large."""
 
     description = "numbers"
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, ten: float = 10) -> None:
         super().__init__(method)
         self.looked: list[int] = []
+        self.ten, self.closed = ten, False
 
     def upload(self, array: np.ndarray) -> np.ndarray:
         return np.array(array, np.float32)
 
     def download(self, tensor: np.ndarray) -> np.ndarray:
+        assert not self.closed
         return tensor
+
+    def close(self) -> None:
+        self.closed = True
 
     def run(self, stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         if stage in ("read", "look"):
             means = inputs["image"].mean((1, 2, 3))[:, None, None] * np.ones((1, ROWS, WIDTH), np.float32)
             if stage == "look":
                 self.looked.append(len(means))
-            return {outputs[0]: means * (1 if stage == "read" else 10)}
+            return {outputs[0]: means * (1 if stage == "read" else self.ten)}
         picture = np.ones((1, 3, SIDE, SIDE), np.float32) * inputs["code"].sum((1, 2))[:, None, None, None]
         if stage == "blend":
             picture = picture + (1 - inputs["mask"]) * inputs["second"].sum((1, 2))[:, None, None, None]
@@ -110,6 +115,20 @@ def test_what_edits_need_is_made_once_and_only_for_an_edit(pipeline: Pipeline, i
     assert looked(pipeline) == [2, 1]
 
 
+def test_every_pipeline_makes_what_its_own_edits_need(pipeline: Pipeline, image: np.ndarray) -> None:
+    """Another one rounds in another way, or was closed."""
+    bundle: Any = pipeline.bundle
+    other, direction = Pipeline(bundle, Numbers(MANIFEST, 10.5)), np.ones(WIDTH, np.float32)
+    inversion = pipeline.invert(image)
+    for name in MANIFEST.keeps:  # brought to the host
+        inversion.tensors[name].host()
+    expected = other.edit(pipeline.invert(image), direction).pixels
+    first = pipeline.edit(inversion, direction).pixels
+    pipeline.close()
+    np.testing.assert_array_equal(other.edit(inversion, direction).pixels, expected)
+    assert not np.array_equal(first, expected)
+
+
 def test_saved_and_joined_inversions_hold_what_is_kept_alone(pipeline: Pipeline, image: np.ndarray, tmp_path: Path) -> None:
     first, second = pipeline.invert(image[:1]), pipeline.invert(image[1:])
     edited = pipeline.edit(first, np.ones(WIDTH, np.float32), 2.0).pixels
@@ -130,10 +149,7 @@ def test_a_picture_becomes_the_mask_of_an_edit(pipeline: Pipeline) -> None:
     np.testing.assert_array_equal(mask[0, 0, :, : SIDE // 2 - 1], 1)
     np.testing.assert_array_equal(mask[0, 0, :, SIDE // 2 + 1 :], 0)
     np.testing.assert_allclose(pipeline.masks(np.full((9, 9), 51, np.uint8))["mask"], 0.2, atol=1e-6)
-    with (
-        Pipeline.load(backend="onnxruntime", threads=1) as demo,
-        pytest.raises(ArgumentError, match=r"\(sdic\) take no mask; leave it out"),
-    ):
+    with Pipeline.load(backend="onnxruntime", threads=1) as demo, pytest.raises(ArgumentError, match=r"\(sdic\) take no mask; omit it"):
         demo.masks(gray)
 
 

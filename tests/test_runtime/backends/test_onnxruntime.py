@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,28 @@ def test_lazy_loading_makes_a_session_at_first_use(bundle: Bundle) -> None:
     assert {graph.key for graph in eager._sessions} == set(bundle.manifest.stages) and lazy._sessions == {}
     lazy.run("e4e", {"image": np.zeros((1, 3, 64, 64), np.float32)}, ["latent"])
     assert {graph.key for graph in lazy._sessions} == {"e4e"}
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_what_loads_while_a_backend_is_closed_is_let_go_too(bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(name)
+    backend: Any = load_backend(name, bundle, threads=1, lazy=True)
+    loading, made, load_it = threading.Event(), threading.Event(), backend._load
+
+    def slowly(*words: Any) -> Any:
+        loading.set()
+        made.wait(0.2)  # as long as it may take to close
+        return load_it(*words)
+
+    monkeypatch.setattr(backend, "_load", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(backend.load_stage, "e4e")
+        loading.wait()
+        backend.close()
+        made.set()
+    assert not (backend._sessions or backend._answers if name == "onnxruntime" else backend._networks)
+    with pytest.raises(BackendError, match="^the pipeline was closed"):
+        backend.run("e4e", {"image": np.zeros((1, 3, 64, 64), np.float32)}, ["latent"])
 
 
 def head_with_a_trap() -> tuple[list[Any], dict[str, np.ndarray]]:

@@ -184,6 +184,30 @@ def test_why_the_precision_auto_reduces_nothing(bundle: Bundle, register: Callab
     assert (chosen.exact, chosen.options) == ("", {"precision": "bf16"}) and chosen.reason.startswith("openvino is the first of ")
 
 
+def test_auto_passes_a_reduced_backend_over_that_does_not_take_the_options(bundle: Bundle, register: Callable[..., None]) -> None:
+    register(onnxruntime=(made, None), openvino=(lambda bundle, precision=None: None, lambda bundle, precision=None: None))
+    assert find_backend("auto", bundle, precision="auto").entry.name == "openvino"
+    chosen = find_backend("auto:level=2", bundle, precision="auto")
+    assert (chosen.entry.name, chosen.options) == ("onnxruntime", {"level": 2})
+    assert chosen.exact == 'openvino: it has no option "level"' and chosen.exact in chosen.reason
+    with pytest.raises(ArgumentError, match='^the backend "openvino" has no option "level"; it has: precision$'):
+        find_backend("auto:level=2", bundle, precision="bf16")
+
+
+def test_a_named_backend_is_asked_with_its_options(bundle: Bundle, register: Callable[..., None]) -> None:
+    """One that cannot run on the first GPU may be meant for the second."""
+
+    def unavailable(bundle: Bundle | None = None, options: Any = None) -> str | None:
+        return None if (options or {}).get("level") == 2 else "no level but the second"
+
+    register(tensorrt=(made, unavailable))
+    for text, options in (("tensorrt:level=2", {}), ("tensorrt", {"level": 2}), ("auto:level=2", {}), ("auto", {"level": 2})):
+        assert find_backend(text, bundle, **options).entry.name == "tensorrt", (text, options)
+    for text in ("tensorrt", "tensorrt:level=1", "tensorrt:colour=red"):
+        with pytest.raises(BackendError, match='^the backend "tensorrt" cannot be used here: no level but the second$'):
+            find_backend(text, bundle)
+
+
 def test_wishes_are_for_whichever_backend_has_them(bundle: Bundle, register: Callable[..., None]) -> None:
     register(made=(made, None), any=(lambda bundle, **options: options, None))
     wishes = {"level": 7, "checkpoint": "a.pt"}

@@ -9,7 +9,8 @@ import pytest
 
 from sdic_runtime.batch.job import Job
 from sdic_runtime.bundle.bundle import Bundle
-from sdic_runtime.errors import SdicError
+from sdic_runtime.errors import FileError, SdicError
+from sdic_runtime.subjects import Wishes
 
 
 def test_work_in_another_precision_is_other_work(make_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +47,13 @@ def test_work_with_other_weights_or_arithmetic_is_other_work(tiny_bundle: Path, 
     assert first == same != second
     (tmp_path / "a.pt").write_bytes(b"trained again")
     assert Job(tiny_bundle, tmp_path / "out", f"torch:checkpoint={tmp_path / 'a.pt'}").work(bundle) != first
+
+
+def test_files_that_cannot_be_read_are_one_sentence(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle, absent = Bundle.open(tiny_bundle), tmp_path / "absent.png"
+    job = Job(tiny_bundle, tmp_path / "out", wishes=Wishes(keep=(str(absent),)), photographs=True)
+    with pytest.raises(FileError, match=f"^cannot read {absent}: no such file or directory; name another file$"):
+        job.work(bundle)
 
 
 def test_the_precision_of_a_backend_is_its_own(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -149,6 +149,8 @@ def test_a_damaged_or_foreign_inversion_is_refused(
     assert code == 2 and 'the inversion was made by the model "tiny"' in errors
     code, _, errors = run("edit", "x.safetensors", *edit, "--bundle", tiny_bundle, "--save")
     assert errors == "error: --save writes the inversion of a picture, and x.safetensors is a saved inversion already; omit --save\n"
+    code, _, errors = run("edit", "x.safetensors", *edit, "--bundle", tiny_bundle, "--crop")
+    assert errors == "error: --crop is about pictures that are inverted, and x.safetensors is a saved inversion; omit it\n"
     code, _, errors = run("edit", photos, *edit, "--bundle", tiny_bundle)
     assert errors == f"error: {photos} is a folder; name one picture or one inversion in it\n"
 

@@ -248,9 +248,13 @@ def test_a_saved_inversion_and_options_for_photographs(run: Run, options: Any, h
     run("invert", "a.png", "--save", *options)
     Image.fromarray(data.chelsea()).save(here / "cat.png")
     edit = ("edit", "a.safetensors", "--edit", "smile", *options)
-    assert "is a saved inversion; name its photograph with --photo" in run(*edit, "--face", "1")[2]
+    assert "is a saved inversion; name its photograph with --photo" in run(*edit, "--paste", "replace")[2]
+    for words in (("--face", "1"), ("--crop-only",), ("--aligned",), ("--aligned", "--crop"), ("--ignore-profiles",)):
+        code, lines, errors = run(*edit, *words)
+        assert (code, lines) == (2, [])
+        assert errors == f"error: {words[0]} is about pictures that are inverted, and a.safetensors is a saved inversion; omit it\n"
     assert "here give one mask" in run(*edit, "--keep", "background")[2]
-    assert "take no mask; leave it out" in run(*edit, "--keep", "a.png")[2]
+    assert "take no mask; omit it" in run(*edit, "--keep", "a.png")[2]
     assert "no face in cat.png looks like the inversion; give the photograph" in run(*edit, "--photo", "cat.png")[2]
     assert "with a bundle of aligned faces; omit other choices" in run(*edit, "--photo", "a.png", "--face", "1")[2]
 

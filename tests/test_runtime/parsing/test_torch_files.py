@@ -173,7 +173,8 @@ def test_archives_that_are_only_unpacked_as_a_whole_are_refused(tmp_path: Path) 
 def test_a_small_pickle_cannot_ask_for_much_memory(tmp_path: Path) -> None:
     pairs = pickle.dumps([(number, 0) for number in range(20000)], 2)[:-1]  # without its end
     copies = pairs + b"q\x00" + b"ccollections\nOrderedDict\n" + b"q\x01" + b"h\x01h\x00\x85R" * 20 + b"."
-    for name, content in {"memo.pt": b"\x80\x02}r\xff\xff\xff\x01.", "copies.pt": copies}.items():
+    room = b"\x80\x05" + pickle.BYTEARRAY8 + (1 << 28).to_bytes(8, "little") + b"."
+    for name, content in {"memo.pt": b"\x80\x02}r\xff\xff\xff\x01.", "copies.pt": copies, "room.pt": room}.items():
         assert peak_of_reading(write_torch(tmp_path / name, content)) < 12 << 20, name
 
 

@@ -19,6 +19,7 @@ for package in ("fastapi", "httpx", "python_multipart", "prometheus_client"):
 
 from fastapi.testclient import TestClient  # noqa: E402 - it needs them
 
+from sdic_runtime.studio.answers import plain  # noqa: E402
 from sdic_runtime.studio.guard import Guard  # noqa: E402
 from sdic_runtime.studio.service import create_app  # noqa: E402
 
@@ -89,3 +90,11 @@ def test_other_sentences_have_no_options_either(tiny_bundle: Path, monkeypatch: 
         expected = "the bundle is of another; use trust, or build it again with force"
         assert client.get("/ready").json()["reasons"] == [expected] and client.post("/invert", content=noise()).json()["error"] == expected
         assert "--" not in client.get("/", headers={"host": "elsewhere"}).text
+
+
+def test_commands_in_sentences_can_be_run_as_they_stand() -> None:
+    """Whoever runs the service reads them too."""
+    sentence = "the engines cannot be used with --backend auto: they are old; build them again with: {}; or use --trust"
+    for command in ("sdic-export engines b --target tensorrt --precision fp32", "pip uninstall --yes a && pip install --force-reinstall b"):
+        expected = sentence.format(command).replace("--backend", "backend").replace("--trust", "trust")
+        assert plain(sentence.format(command)) == expected

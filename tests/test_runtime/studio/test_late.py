@@ -70,6 +70,9 @@ def test_faces_are_looked_for_at_first_need(tiny_bundle: Path, photo: Path, tmp_
         sent = client.post("/api/pictures", content=photo.read_bytes()).json()
         other = client.post("/api/pictures", content=photo.read_bytes()).json()
         assert sent["faces"] == [] and client.get("/ready").json()["status"] == "loading"
+        early = client.post(f"/api/pictures/{sent['picture']}/invert", json={"bundle": "late"})
+        assert early.status_code == 503 and early.headers["retry-after"] == "1"
+        assert early.json()["error"] == 'there is no bundle "late" here yet, and more are loading; try again in a moment'
         goes_on.set()
         while (state := client.get("/ready").json()["status"]) == "loading":
             time.sleep(0.01)
@@ -78,6 +81,8 @@ def test_faces_are_looked_for_at_first_need(tiny_bundle: Path, photo: Path, tmp_
         for one in (sent, other):
             made = client.post(f"/api/pictures/{one['picture']}/invert", json={"bundle": "late"})
             assert made.status_code == 200 and made.json()["pastes"], made.text
+        never = client.post(f"/api/pictures/{sent['picture']}/invert", json={"bundle": "other"})
+        assert (never.status_code, never.json()["error"]) == (400, 'there is no bundle "other" here; there are: tiny, late')
 
 
 @pytest.fixture

@@ -373,3 +373,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert (out / "model.pt").read_bytes() == WEIGHTS
     monkeypatch.setenv(download.PLACES_VARIABLE, str(tmp_path / "there"))
     assert main(["download", "model.pt", "--out", str(tmp_path / "other")]) == 0
+    capsys.readouterr()
+    row = {"name": "model.pt", "path": str(out / "model.pt"), "sha256": DIGEST, "from": None, "error": None}
+    failed = {"name": "more.pt", "path": None, "sha256": None, "from": None}
+    words = ["both", "--out", str(out), "--accept-licence"]
+    assert main(["download", *words, "--json", "-"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found[0] == row and found[1].pop("error").startswith("could not fetch more.pt") and found[1] == failed
+    assert main(["download", "model.pt", "--out", str(out), "--json", str(tmp_path / "new" / "list.json")]) == 0
+    assert capsys.readouterr().out == f"{out / 'model.pt'}\n{tmp_path / 'new' / 'list.json'}\n"
+    assert json.loads((tmp_path / "new" / "list.json").read_text()) == [row]
+    assert main(["download", "model.pt", "--out", str(tmp_path / "fourth"), "--json", str(out)]) == 2  # before anything is fetched
+    assert capsys.readouterr().err == f"error: {out} is a folder; name a file in it\n" and not (tmp_path / "fourth").exists()

@@ -38,6 +38,17 @@ def pixels(path: Path) -> np.ndarray:
     return np.stack(read_clip(path)[1]).astype(np.int16)
 
 
+def test_what_is_about_faces_is_refused_where_none_are_looked_for(pipeline: Pipeline, clip: Path, tmp_path: Path) -> None:
+    for settings, sentence in (
+        (Settings(mask="person"), 'the mask is "person", which needs a face to be found, and the frames are taken whole; use square'),
+        (Settings(face=2), 'the face is "2", which needs faces to be found, and the frames are taken whole; use largest'),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            edit_video(pipeline, clip, tmp_path / "out.mp4", "smile", settings=settings)
+        assert str(caught.value) == sentence
+    assert not list(tmp_path.iterdir())
+
+
 def test_sound_times_and_words_are_kept(pipeline: Pipeline, clip: Path, tmp_path: Path) -> None:
     report = edit_video(pipeline, clip, tmp_path / "out.mp4", "smile", 2.0, Settings(batch=4))
     assert (report.frames, report.edited, report.shots, report.resumed) == (25, 25, 1, 0)
