@@ -62,6 +62,14 @@ class RowByRow:
     config: Any
     step: int
 
+    def check_rows(self, form: str) -> None:
+        """Raises ArgumentError for an encoder of a `form` whose rows do not start from row 0."""
+        if form != "e4e" and self.recipe.first_delta >= 0:
+            raise ArgumentError(
+                f'first_delta={self.recipe.first_delta} lets rows leave row 0 one by one, and an encoder of the form "{form}" has none that '
+                "start from it; use --set first_delta=-1"
+            )
+
     def _deltas(self, step: int | None = None) -> int | None:
         """The number of rows that may leave row 0 now, or in `step`; None: all."""
         return deltas_at(self.recipe, self.step if step is None else step, self.config.rows)
@@ -92,6 +100,7 @@ class EncoderTrainer(RowByRow, Trainer):
         encoder = replace(generator.config.encoder, form=form, inputs=3, pyramid=True)  # also where the generator is from ReStyle's file
         config = replace(generator.config, encoder=encoder)
         super().__init__(config, recipe, pictures, compute, steps)
+        self.check_rows(recipe.form)
         if recipe.code and pictures.coordinates is None:
             raise ArgumentError("the loss code needs labelled pictures (the portraits); use --set code=0 for a folder")
         self.distances = self.judges(*judges)
@@ -208,7 +217,7 @@ def deltas_at(recipe: Any, step: int, rows: int) -> int | None:
 def closed(encoder: Encoder, deltas: int | None) -> Iterator[None]:
     """`encoder` as it trains while `deltas` rows may leave row 0, and its own weights again afterwards: the blocks of the other rows, which
     have learned nothing, give zero."""
-    others = [] if deltas is None or encoder.config.encoder.form != "e4e" else list(encoder.styles)[deltas + 1 :]
+    others = [] if deltas is None else list(encoder.styles)[deltas + 1 :]
     weights = [weight for block in others for weight in block.linear.parameters()]  # type: ignore[union-attr]
     own = [weight.clone() for weight in weights]
     try:
