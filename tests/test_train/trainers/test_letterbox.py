@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sdic_runtime.errors import ArgumentError
 from sdic_runtime.pictures import prepare
 from sdic_train.checkpoints.load import load_generator, mean_rows, save_checkpoint
 from sdic_train.config import TINY, ModelConfig
@@ -121,6 +122,17 @@ def test_no_loss_looks_at_the_bars(kind: str, makers: dict[str, Make], portraits
         assert found["l2"] == pytest.approx(wanted["l2"], rel=0.2)
     else:
         assert [found[name] for name in names] == pytest.approx([wanted[name] for name in names], rel=1e-5)
+
+
+def test_scales_are_counted_without_the_bars(
+    cropped_file: Path, portraits: PictureSet, reader: PortraitReader, make_compute: Callable[..., Any]
+) -> None:
+    recipe = replace(METHOD["fs"]["demo"], scales=3, identity=0.0)  # type: ignore[call-arg]
+    model = new_model("fs", Sources(cropped_file), recipe)
+    with pytest.raises(
+        ArgumentError, match=r"^scales=3 compares pictures of 24 pixels, and the perceptual distance needs 32; use a smaller"
+    ):
+        FSTrainer(model, recipe, portraits, make_compute(2), 9, PortraitPerceptual(reader), None)
 
 
 def test_the_judges_see_no_bars_either(

@@ -59,7 +59,9 @@ def test_a_saved_restyle_is_the_one_that_trained(
 
 
 @pytest.mark.parametrize("form", ["psp", "w", "restyle-psp"])
-def test_other_forms_have_no_rows_that_come_in(form: str, encoder_file: Path, portraits: PictureSet, make_compute: Callable[..., Any]) -> None:
+def test_other_forms_have_no_rows_that_come_in(
+    form: str, encoder_file: Path, portraits: PictureSet, make_compute: Callable[..., Any]
+) -> None:
     with pytest.raises(ArgumentError, match=r'^first_delta=3 lets rows leave row 0 one by one, and .* of the form "(psp|w)" has none that'):
         if form == "restyle-psp":
             recipe = replace(METHOD[form]["paper"], **L2, first_delta=3)  # type: ignore[arg-type]
