@@ -66,8 +66,8 @@ class RowByRow:
         """Raises ArgumentError for an encoder of a `form` whose rows do not start from row 0."""
         if form != "e4e" and self.recipe.first_delta >= 0:
             raise ArgumentError(
-                f'first_delta={self.recipe.first_delta} lets rows leave row 0 one by one, and an encoder of the form "{form}" has none that '
-                "start from it; use --set first_delta=-1"
+                f"first_delta={self.recipe.first_delta} lets rows leave row 0 one by one, and an encoder of the form "
+                f'"{form}" has none that start from it; use --set first_delta=-1'
             )
 
     def _deltas(self, step: int | None = None) -> int | None:
