@@ -59,7 +59,7 @@ def run(
     chosen = shared.changed(shared.named(METHOD[method], recipe, "recipe"), told.changes)
     if start is None and training.starts_from:
         raise ArgumentError(f'the method "{method}" is a second phase; name the result of the first with --from')
-    model = new_model(method, Sources(generator, encoder, backbone, start, shared.domain_of(generator, domain)), chosen)
+    model = new_model(method, Sources(generator, encoder, backbone, start, shared.domain_of(generator, domain, encoder)), chosen)
     options: dict[str, Any] = {"directions": _directions(directions)} if training.edits else {}
     if training.contested:
         options["channels"] = DISCRIMINATORS.get(model.config.domain)
