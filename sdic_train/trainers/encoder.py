@@ -50,7 +50,7 @@ class EncoderRecipe:
     latent_r1_every: int = 16
     first_delta: int = 20_000  # the step from which rows get their own offsets, one more every `delta_every` steps; -1: all at once
     delta_every: int = 2_000
-    random_noise: bool = False  # new generator noise in every step, as the released pSp does
+    random_noise: bool = False  # new generator noise for every picture in every step, as the released pSp does
     mirror: bool = True  # mirror half of the pictures; not where `code` is used
     seed: int = 0
 

@@ -39,7 +39,7 @@ class SdicRecipe:
     edit_feature: float = 1.0  # share of the layer-7 feature in Eq. 8; the released code takes 0.8
     edit_code: float = 1.0  # share of the latent code in Eq. 8; the released code takes 0.2
     encoder_norm: bool = False  # let the frozen encoder's batch norm drift, as the released code does
-    random_noise: bool = False  # new generator noise in every step, as the released code does
+    random_noise: bool = False  # new generator noise for every picture in every step, as the released code does
     mirror: bool = True
     context: bool = True  # the spatial-contextual branches of Eq. 1 and 2; false is the paper's ablation
     settle_norm: int = 0  # from this step on DIPN's and DICN's batch norm keeps its statistics, averaged over many batches; 0: never
