@@ -38,7 +38,7 @@ def require_bf16() -> None:
 def record_cost(folder: Path) -> Cost:
     """Measure bf16 on the bundle in `folder` and write the tolerance and the decibels into its manifest, the worse ones where it has some.
 
-    Raises BackendError where OpenVINO or the CPU cannot, or what it gives is not finite, and BundleError for a bundle without golden tensors.
+    Raises BackendError where OpenVINO or the CPU cannot, or gives what is not finite, and BundleError for a bundle without golden tensors.
     """
     require_bf16()
     bundle = Bundle.open(folder)
