@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from sdic_export import reduced
-from sdic_export.build import shared
 from sdic_export.cli.app import main
 from sdic_export.reduced import record_cost
+from sdic_export.variants import shared
 from sdic_export.verify import verify
 from sdic_runtime.backends import openvino as backend
 from sdic_runtime.backends.base import Tensor
