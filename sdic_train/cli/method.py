@@ -50,8 +50,8 @@ def run(
         --perceptual reader.safetensors --identity reader.safetensors --out runs/hfgi
     """
     from sdic_train.losses.networks import identity_network, perceptual_network
+    from sdic_train.trainers.methods.trainings import TRAININGS, Sources, new_model
     from sdic_train.trainers.recipes import DISCRIMINATORS, METHOD
-    from sdic_train.trainers.trainings import TRAININGS, Sources, new_model
 
     if method in ELSEWHERE:
         raise ArgumentError(f'the method "{method}" has a command of its own; use `sdic-train {ELSEWHERE[method]}`')

@@ -179,7 +179,7 @@ class Training:
     @property
     def resumes(self) -> bool:
         """Whether there is a run to continue."""
-        from sdic_train.trainers.run import STATE
+        from sdic_train.trainers.loops.run import STATE
 
         return not self.restart and (self.out / STATE).exists()
 
@@ -198,8 +198,8 @@ class Training:
 
     def run(self, trainer: Trainer) -> None:
         """Trains with messages on standard error, and prints the run's folder; of several processes one speaks."""
-        from sdic_train.trainers.fill import FillOptions, fill
-        from sdic_train.trainers.run import RunOptions, train
+        from sdic_train.trainers.loops.fill import FillOptions, fill
+        from sdic_train.trainers.loops.run import RunOptions, train
 
         if self.graphs and not trainer.recorded:
             raise ArgumentError(f"--graphs records the steps of encoders and methods, not those of a {trainer.kind}; omit it")
@@ -228,7 +228,7 @@ class Told(Training):
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, trainer: Trainer) -> None:
-        from sdic_train.trainers.sources import sources_of
+        from sdic_train.trainers.loops.sources import sources_of
 
         trainer.sources = sources_of(self.given, self.data_seed, trainer.pictures)
         super().run(trainer)

@@ -23,8 +23,9 @@ from sdic_train.trainers import start
 from sdic_train.trainers.adversaries import Adversary, LatentDiscriminator
 from sdic_train.trainers.base import Judge, Trainer, wide, widen
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.method import noise, optimizer_of
-from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of, shown_rows
+from sdic_train.trainers.noise import new_noises, noise
+from sdic_train.trainers.optimizers import optimizer_of
+from sdic_train.trainers.pictures import batch_pictures, sheet_of, shown_rows
 
 FORMS: dict[str, type[Encoder]] = {"e4e": Encoder, "psp": Encoder, "w": WEncoder}
 REAL_SAMPLES = 4  # mapped codes per picture that the latent discriminator sees as real

@@ -21,16 +21,17 @@ from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
 from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.stylegan2 import Generator
-from sdic_train.trainers import encoder, generator, method
+from sdic_train.trainers import encoder, generator
 from sdic_train.trainers.base import Trainer
 from sdic_train.trainers.encoder import EncoderRecipe, EncoderTrainer
 from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
+from sdic_train.trainers.methods import method
+from sdic_train.trainers.methods.replaced import FSTrainer
+from sdic_train.trainers.methods.sdic import SdicRecipe, SdicTrainer
+from sdic_train.trainers.methods.trainings import Sources, new_model
 from sdic_train.trainers.pictures import batch_pictures
 from sdic_train.trainers.recipes import METHOD
-from sdic_train.trainers.replaced import FSTrainer
-from sdic_train.trainers.sdic import SdicRecipe, SdicTrainer
 from sdic_train.trainers.start import with_new_compensation
-from sdic_train.trainers.trainings import Sources, new_model
 
 WIDTHS = {4: 8, 8: 8, 16: 4, 32: 4, 64: 4, 128: 4}
 CROPPED = replace(TINY, encoder=replace(TINY.encoder, crop=(8, 56)))

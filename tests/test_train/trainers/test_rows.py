@@ -17,9 +17,9 @@ from sdic_train.config import TINY
 from sdic_train.data.datasets import PictureSet
 from sdic_train.methods import method_of_file
 from sdic_train.trainers.encoder import EncoderRecipe, EncoderTrainer
+from sdic_train.trainers.methods.restyle import ReStyleTrainer
+from sdic_train.trainers.methods.trainings import Sources, new_model
 from sdic_train.trainers.recipes import METHOD
-from sdic_train.trainers.restyle import ReStyleTrainer
-from sdic_train.trainers.trainings import Sources, new_model
 
 L2 = {"perceptual": 0.0, "identity": 0.0, "latent_adversarial": 0.0, "delta_every": 1, "optimizer": "adam"}
 

@@ -17,7 +17,7 @@ from sdic_train.networks.fs.model import FS
 from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.chance import seed_of
 from sdic_train.trainers.compute import Compute
-from sdic_train.trainers.method import MethodRecipe, MethodTrainer, pooled
+from sdic_train.trainers.methods.method import MethodRecipe, MethodTrainer, pooled
 from sdic_train.trainers.pictures import shown_rows
 
 

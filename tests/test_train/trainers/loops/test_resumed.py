@@ -13,8 +13,8 @@ import pytest
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import replacing
 from sdic_train.data.datasets import PictureSet
+from sdic_train.trainers.loops.run import LOG, RECIPE, STATE, RunOptions, read_log, train
 from sdic_train.trainers.reader import ReaderRecipe, ReaderTrainer
-from sdic_train.trainers.run import LOG, RECIPE, STATE, RunOptions, read_log, train
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_run_that_is_killed_while_it_restarts_leaves_no_state_with_another_rec
             yield temporary
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sdic_train.trainers.run.replacing", killed_behind)
+    monkeypatch.setattr("sdic_train.trainers.loops.run.replacing", killed_behind)
     with pytest.raises(KeyboardInterrupt):
         train(reading(grain=0.5), RunOptions(tmp_path, 2, resume=False))
     assert json.loads((tmp_path / RECIPE).read_text())["grain"] == 0.5 and not (tmp_path / STATE).exists()

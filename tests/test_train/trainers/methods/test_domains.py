@@ -15,8 +15,8 @@ from sdic_train.config import TINY
 from sdic_train.methods import method_of_file
 from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.stylegan2 import Generator
+from sdic_train.trainers.methods.trainings import Sources, new_model
 from sdic_train.trainers.recipes import METHOD
-from sdic_train.trainers.trainings import Sources, new_model
 
 CAR = replace(
     TINY,

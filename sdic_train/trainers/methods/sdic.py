@@ -17,7 +17,8 @@ from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import downsample
 from sdic_train.trainers.base import Judge
 from sdic_train.trainers.compute import Compute
-from sdic_train.trainers.method import MethodTrainer, optimizer_of
+from sdic_train.trainers.methods.method import MethodTrainer
+from sdic_train.trainers.optimizers import optimizer_of
 from sdic_train.trainers.pictures import sheet_of
 
 NORMS = {"l1": F.l1_loss, "l2": F.mse_loss}

@@ -24,12 +24,12 @@ from sdic_train.networks.hyperstyle.model import HyperStyle
 from sdic_train.networks.restyle import ReStyle
 from sdic_train.networks.sfe.backbone import SFESizes
 from sdic_train.networks.sfe.model import SFE, SFEInverter
-from sdic_train.trainers.hfgi import HFGITrainer
-from sdic_train.trainers.hyperstyle import HyperStyleTrainer
-from sdic_train.trainers.method import MethodTrainer
-from sdic_train.trainers.replaced import CLCAETrainer, FSTrainer
-from sdic_train.trainers.restyle import ReStyleTrainer
-from sdic_train.trainers.sfe import SFEEditorTrainer, SFEInverterTrainer
+from sdic_train.trainers.methods.hfgi import HFGITrainer
+from sdic_train.trainers.methods.hyperstyle import HyperStyleTrainer
+from sdic_train.trainers.methods.method import MethodTrainer
+from sdic_train.trainers.methods.replaced import CLCAETrainer, FSTrainer
+from sdic_train.trainers.methods.restyle import ReStyleTrainer
+from sdic_train.trainers.methods.sfe import SFEEditorTrainer, SFEInverterTrainer
 from sdic_train.trainers.start import backbone_weights, encoder_weights, mean_code, mean_with, take
 
 FIRST_TUNED = 5  # HyperStyle leaves the layers below 16 x 16 alone

@@ -15,7 +15,7 @@ from sdic_train.trainers.adversaries import Adversary, LatentDiscriminator
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.encoder import REAL_SAMPLES, RowByRow, closed
-from sdic_train.trainers.method import MethodRecipe, MethodTrainer
+from sdic_train.trainers.methods.method import MethodRecipe, MethodTrainer
 
 
 @dataclass(frozen=True)
