@@ -45,7 +45,7 @@ SHORT = {
     "rate": 5e-3, "optimizer": "adam", "warm_up": 0, "settle_norm": 0, "iterations": 2, "first_delta": 0, "delta_every": 100, "blend": 1,
     "first_adversarial": 1, "latent_r1_every": 2, "r1_every": 2, "body": 1, "shallow": True, "narrow": 4,
 }  # fmt: skip
-SLOWER = {"fs": {"rate": 1e-3}}
+OWN = {"fs": {"rate": 1e-3}, "restyle-psp": {"first_delta": -1}}  # of a method
 STEPS = 4
 ALL_ROWS = 10_000  # steps by which all have come in
 Make = Callable[..., MethodTrainer]
@@ -84,7 +84,7 @@ def make(
     """A tiny trainer of a method and a recipe."""
 
     def made(method: str, recipe: str, batch: int = 2, earlier: Path | None = None, **changes: Any) -> MethodTrainer:
-        training, chosen = TRAININGS[method], short(METHOD[method][recipe], **{**SLOWER.get(method, {}), **changes})
+        training, chosen = TRAININGS[method], short(METHOD[method][recipe], **{**OWN.get(method, {}), **changes})
         encoder = w_encoder_file if method == "hyperstyle" else encoder_file
         if training.starts_from and earlier is None:
             earlier = tmp_path_factory.mktemp("inverter") / RESULT
