@@ -72,7 +72,7 @@ def small_state(path: Path) -> bytes:
     """A generator's saved state without what only the same run needs."""
     import torch
 
-    from sdic_train.trainers.run import read_state
+    from sdic_train.trainers.loops.run import read_state
 
     state, stream = read_state(path), io.BytesIO()
     torch.save({name: half(state[name]) for name in GROWN}, stream)

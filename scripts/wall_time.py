@@ -65,7 +65,7 @@ def work(path: Path) -> int:
     import torch
 
     from sdic_train.cli.app import main
-    from sdic_train.trainers import trainings  # noqa: F401 - what the commands import
+    from sdic_train.trainers.methods import trainings  # noqa: F401 - what the commands import
 
     if spec["device"] != "cpu":
         torch.zeros(1, device=spec["device"])

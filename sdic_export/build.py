@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import gc
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,29 +13,19 @@ import msgspec
 import numpy as np
 
 import sdic_runtime
-from sdic_export.check import TOLERANCES, by_ratio, check_stage, label
+from sdic_export.check import TOLERANCES, by_ratio, check_stage
 from sdic_export.directions.files import read_directions, write_directions
 from sdic_export.golden import FILE as GOLDEN_FILE
 from sdic_export.golden import Chain, example_direction, make_golden, run_all, run_chain, smooth_pictures, write_golden
-from sdic_export.graphs.exporter import (
-    OPSET,
-    beside,
-    export_alone,
-    export_stage,
-    export_variant,
-    require_packages,
-    stored_bytes,
-    weights_of,
-)
+from sdic_export.graphs.exporter import OPSET, beside, export_alone, export_stage, require_packages, stored_bytes, weights_of
 from sdic_export.half.precision import Policy, load_policy
 from sdic_export.half.stages import Graphs, HalfProgress, HalfStages, add_half
-from sdic_export.inspect import multiplications
 from sdic_export.placement import check_inputs, check_place, placed_folder
-from sdic_runtime.bundle.graphs import ONNXRUNTIME_CPU, OPENVINO, parts
+from sdic_export.variants import add_variant, arranged, arrangements_of, asked_alone, saves, shared
 from sdic_runtime.bundle.manifest import FFHQ, STANDARD, Input, Manifest, file_entries, write_manifest
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import sha256
-from sdic_runtime.program import INVERT, PICTURE, Method, Stage
+from sdic_runtime.program import INVERT, PICTURE, Method
 from sdic_runtime.tools.compare import Difference, difference
 from sdic_train.config import FACES
 
@@ -48,11 +36,9 @@ if TYPE_CHECKING:
     from sdic_runtime.backends.base import Backend
 
 Some = TypeVar("Some", bound=Method)
-FORMS = {ONNXRUNTIME_CPU: "cpu", OPENVINO: "openvino"}  # variant -> how its files are called: dicn.cpu.onnx
 WEIGHTS = ("float32", "float16")
 NO_FACES = "none"
 ALIGNMENTS = (FFHQ, NO_FACES)
-SAVING = 0.05  # of a stage's multiplications, from which an output that programs ask for alone gets a graph of its own
 UNKNOWN_LICENCE = "The weights are under the licence of their authors, which this bundle does not change."
 
 
@@ -155,7 +141,7 @@ def build(options: BuildOptions, progress: Progress | None = None) -> BuildRepor
         reports = []
         part_graphs: Graphs = {}
         same = {name for name, arrange in export.openvino.items() if arrange is None}
-        optimized = _arrangements(export) if options.cpu_graphs and options.weights == "float32" else {}
+        optimized = arrangements_of(export) if options.cpu_graphs and options.weights == "float32" else {}
         for name in (*method.stages, *method.parts):
             progress.begin(f"exporting {name}")
             alone, shares = name in export.alone, _graphs_of_whole(method, name, graphs)
@@ -209,15 +195,6 @@ def _graphs_of_whole(method: Method, part: str, graphs: Graphs) -> list[str]:
     return [file for stage in wholes for files in graphs[stage].values() for file in files]
 
 
-def _arrangements(export: ExportCode) -> dict[str, dict[str, Arrange]]:
-    """Stage -> variant -> how it is arranged, those of ONNX Runtime first: others may have the same weights."""
-    found: dict[str, dict[str, Arrange]] = {name: {ONNXRUNTIME_CPU: arrange} for name, arrange in export.cpu.items()}
-    for name, arrange in export.openvino.items():
-        if arrange is not None:
-            found.setdefault(name, {})[OPENVINO] = arrange
-    return found
-
-
 def _stage(
     folder: Path,
     method: Method,
@@ -247,77 +224,16 @@ def _stage(
         graphs[key] = {STANDARD: (file,)}
     found = []
     for variant, arrange in arrangements.items():
-        found += _variant(folder, method, name, variant, _arranged(module, arrange, method, stage), graphs, single, options.opset, shares)
+        found += add_variant(folder, method, name, variant, arranged(module, arrange, method, stage), graphs, single, options.opset, shares)
     size = stored_bytes(folder, [file for variants in graphs.values() for files in variants.values() for file in files])
     cpu = max(found, key=by_ratio, default=None)
     return graphs, StageReport(name, STANDARD, time.perf_counter() - start, size, worst, cpu)
-
-
-def _arranged(module: nn.Module, arrange: Arrange, method: Method, stage: Stage) -> list[nn.Module]:
-    """The bands of a variant, of a copy of `module` that has the same tensors; none where nothing is gained."""
-    import torch
-
-    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    with torch.no_grad():
-        return list(arrange(copy.deepcopy(module, tensors), *(torch.zeros(method.shape(name, 1)) for name in stage.inputs)) or [])
-
-
-def _variant(
-    folder: Path,
-    method: Method,
-    name: str,
-    variant: str,
-    bands: list[nn.Module],
-    graphs: Graphs,
-    single: Chain,
-    opset: int,
-    shares: Sequence[str],
-) -> list[Difference]:
-    """Export the bands of a variant and check them, into `graphs` of the stage; the worst differences."""
-    if not bands:
-        return []
-    stage, example, (whole,) = method.stage(name), single.examples[name], graphs[name][STANDARD]
-    files = [beside(whole, FORMS[variant] if len(bands) == 1 else f"{FORMS[variant]}.{band}") for band in range(len(bands))]
-    keys = [key for key in graphs if key != name and len(files) == 1]
-    others = [whole, *shares, *(file for variants in graphs[name].values() for file in variants)]
-    for index, file in enumerate(files):  # bands share weights with the stage and each other; each is freed before the next
-        held = [folder / other for other in (*others, *files[:index])]
-        export_variant(bands.pop(0), stage, method, folder / file, held, opset, len(files) > 1, share_weights=bool(keys))
-        gc.collect()
-    found = [check_stage([folder / file for file in files], label(name, variant), stage.outputs, method, example)]
-    graphs[name][variant] = tuple(files)
-    for key in keys:
-        output = parts(key)[1]
-        file = beside(files[0], output)
-        export_alone(folder / files[0], output, folder / file)
-        found.append(check_stage([folder / file], label(key, variant), [output], method, example))
-        graphs[key][variant] = (file,)
-    return found
 
 
 def whole_stages(method: Some) -> Some:
     """The method without the parts of its stages."""
     rows = {name: count for name, count in method.rows.items() if name in method.stages}
     return msgspec.structs.replace(method, rows=rows, cuts={})
-
-
-def shared(graphs: Graphs) -> Graphs:
-    """The graphs of a stage, those optimized for ONNX Runtime on CPUs also as OpenVINO's where they are whole: the same files."""
-    whole = {key: files for key, variants in graphs.items() if len(files := variants.get(ONNXRUNTIME_CPU, ())) == 1}
-    return {key: {**variants, **({OPENVINO: whole[key]} if key in whole else {})} for key, variants in graphs.items()}
-
-
-def asked_alone(method: Method, stage: str) -> tuple[str, ...]:
-    """The outputs of `stage`, which has several, that some step asks for alone."""
-    steps = [step for program in method.programs.values() for step in program.steps if step.stage == stage]
-    outputs = method.stage(stage).outputs
-    return tuple(output for output in outputs if len(outputs) > 1 and any(list(step.outputs) == [output] for step in steps))
-
-
-def saves(graph: Path, whole: Path) -> bool:
-    """Whether the graph of one output has so much less work than that of the stage that it is worth its file."""
-    less, all_of_it = multiplications(graph), multiplications(whole)
-    return less is not None and all_of_it is not None and less <= (1 - SAVING) * all_of_it
 
 
 def finish(folder: Path, manifest: Manifest) -> Manifest:

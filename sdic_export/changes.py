@@ -61,7 +61,7 @@ def changing(folder: Path, seen: Manifest | None = None) -> Iterator[Change]:
                 delete(path, change.tried - set(Bundle.open(folder).manifest.files))
                 raise
     except Timeout:
-        raise FileError(f"another process is changing the directions of {folder}; wait for it and try again") from None
+        raise FileError(f"another process is changing {folder}; wait for it and try again") from None
     except OSError as error:
         raise FileError(f"cannot write into {folder}: {reason(error)}; choose a bundle that you may change") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def require_bf16() -> None:
 def record_cost(folder: Path) -> Cost:
     """Measure bf16 on the bundle in `folder` and write the tolerance and the decibels into its manifest, the worse ones where it has some.
 
-    Raises BackendError where OpenVINO or the CPU cannot, and BundleError for a bundle without golden tensors.
+    Raises BackendError where OpenVINO or the CPU cannot, or gives what is not finite, and BundleError for a bundle without golden tensors.
     """
     require_bf16()
     bundle = Bundle.open(folder)
@@ -49,6 +50,8 @@ def record_cost(folder: Path) -> Cost:
     picture = min((item for item in found if item.tensor in pictures(manifest)), key=by_psnr)
     described = backend.description.partition(f", {BF16}")[0]
     backend.close()
+    if wrong := next((item for item in found if not math.isfinite(item.ratio)), None):
+        raise BackendError(f'in bf16 "{wrong.tensor}" of {wrong.where} is not finite on {described}; leave the bundle in fp32')
     with changing(folder, manifest) as change:
         now = change.manifest
         tolerance, psnr = max(tolerance_for(found), now.tolerances.get(BF16, 0)), min(picture.psnr, now.psnr.get(BF16, picture.psnr))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from math import log2
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -123,6 +124,11 @@ class ModelConfig:
         """Plain values that JSON keeps: those of every model, and none that a method adds, which the shapes of its weights say."""
         values = {name: value for name, value in asdict(self).items() if name in ModelConfig.__dataclass_fields__}
         return {**values, "channels": {str(size): width for size, width in self.channels.items()}}
+
+    def check_domain(self, path: Path, domain: str | None) -> None:
+        """Raise CheckpointError where the file that this was read from says another domain than the one that is asked for, if any."""
+        if domain not in (None, self.domain):
+            raise CheckpointError(f'"{path}" says that it was trained for the domain "{self.domain}" and not for "{domain}"; omit --domain')
 
     def _check_parts(self) -> None:
         """Raise CheckpointError where sizes are missing, or given for another number of parts."""

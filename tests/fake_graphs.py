@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sdic_train.trainers.compute import Losses
-from sdic_train.trainers.graphs import Graphs, Recorded, Work
+from sdic_train.trainers.loops.graphs import Graphs, Recorded, Work
 
 
 @dataclass

@@ -86,6 +86,11 @@ class Checkpoint:
     ours: bool = False  # written by `save_checkpoint`: the file is whole, and `config` is what it was trained with
     iterations: int | None = None  # with which a method that iterates was trained, where the file says so
 
+    @property
+    def alone(self) -> bool:
+        """Whether it is a generator that does not say what its pictures show."""
+        return self.kind == "StyleGAN2" and not self.ours and not self.options.get("dataset_type")
+
     def __post_init__(self) -> None:
         for name, tensor in self.state.items():
             if name.endswith(".kernel") and not torch.allclose(tensor.float(), blur_kernel(), atol=1e-6):
@@ -95,8 +100,8 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, domain: str | None = None, kind: str | None = None, sure: bool = True) -> Checkpoint:
     """Reads any known file without copying its weights (they stay mapped from disk until they are used).
 
-    `domain` ("faces", "cars") overrides what the file says of itself. `kind`, a key of KINDS, is what the file must be, and what it is
-    taken for where it fits several; without `sure` the first of several will do. Raises CheckpointError for anything that is not a known
+    `domain` ("faces", "cars") overrides what a released file says of itself. `kind`, a key of KINDS, is what the file must be, and what it
+    is taken for where it fits several; without `sure` the first of several will do. Raises CheckpointError for anything that is not a known
     checkpoint.
     """
     path = Path(path)

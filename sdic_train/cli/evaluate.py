@@ -12,7 +12,6 @@ from sdic_runtime.errors import ArgumentError, SdicError
 from sdic_train.cli import options as shared
 
 HELD_OUT = 900_000
-LEAST_WIDTH = 32  # of which AlexNet has a feature left, and SSIM whole windows
 MODELS_HELP = "Checkpoints of any method, and bundles' folders; NAME=PATH names the row."
 
 
@@ -95,6 +94,7 @@ def run(
     from sdic_train.evaluation.report import Report
     from sdic_train.evaluation.session import Edits, Session, entry, looked_at
     from sdic_train.evaluation.tuned import Plan
+    from sdic_train.losses.lpips import SMALLEST
     from sdic_train.losses.networks import identity_network, open_reader, perceptual_network
     from sdic_train.methods import METHODS
     from sdic_train.threads import use_threads
@@ -109,8 +109,8 @@ def run(
     checkpoints = sum(not each.is_bundle for each in entries)
     if (others or method) and checkpoints != 1:
         raise ArgumentError(f"--with and --method are for one checkpoint, and {checkpoints} are given; evaluate bundles of them instead")
-    if 0 < width < LEAST_WIDTH:
-        raise ArgumentError(f"--width {width} is too small to judge pictures; use at least {LEAST_WIDTH}, or 0")
+    if 0 < width < SMALLEST:
+        raise ArgumentError(f"--width {width} is too small to judge pictures; use at least {SMALLEST}, or 0")
     if directions is not None and reader is None:
         raise ArgumentError("edits are measured with a portrait reader; name one with --reader")
     if reader is not None and directions is None and checkpoints:

@@ -30,8 +30,8 @@ def run(
     """
     from sdic_train.losses.networks import open_reader
     from sdic_train.trainers.generator import GeneratorTrainer
+    from sdic_train.trainers.loops.run import STATE, read_state
     from sdic_train.trainers.recipes import DISCRIMINATORS, GENERATOR
-    from sdic_train.trainers.run import STATE, read_state
 
     config = shared.sizes(sizes)
     chosen = shared.changed(shared.named(GENERATOR, recipe, "recipe"), told.changes)

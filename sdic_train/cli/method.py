@@ -50,8 +50,8 @@ def run(
         --perceptual reader.safetensors --identity reader.safetensors --out runs/hfgi
     """
     from sdic_train.losses.networks import identity_network, perceptual_network
+    from sdic_train.trainers.methods.trainings import TRAININGS, Sources, new_model
     from sdic_train.trainers.recipes import DISCRIMINATORS, METHOD
-    from sdic_train.trainers.trainings import TRAININGS, Sources, new_model
 
     if method in ELSEWHERE:
         raise ArgumentError(f'the method "{method}" has a command of its own; use `sdic-train {ELSEWHERE[method]}`')
@@ -59,7 +59,7 @@ def run(
     chosen = shared.changed(shared.named(METHOD[method], recipe, "recipe"), told.changes)
     if start is None and training.starts_from:
         raise ArgumentError(f'the method "{method}" is a second phase; name the result of the first with --from')
-    model = new_model(method, Sources(generator, encoder, backbone, start, shared.domain_of(generator, domain)), chosen)
+    model = new_model(method, Sources(generator, encoder, backbone, start, shared.domain_of(generator, domain, encoder)), chosen)
     options: dict[str, Any] = {"directions": _directions(directions)} if training.edits else {}
     if training.contested:
         options["channels"] = DISCRIMINATORS.get(model.config.domain)

@@ -59,7 +59,7 @@ _IDENTITY = (
 )
 PerceptualOption = Annotated[Path | None, Option("--perceptual", metavar="FILE[,FILE]", help=_PERCEPTUAL)]
 IdentityOption = Annotated[Path | None, Option("--identity", metavar="FILE", help=_IDENTITY)]
-_DOMAIN = "What the pictures of a released file show, where it does not say: those of cars lie between black bars."
+_DOMAIN = "What the pictures of a released file show, whatever it says: those of cars lie between black bars."
 DomainOption = Annotated[Domain | None, Option("--domain", help=_DOMAIN)]
 _PHOTOS = "Portraits of --data-seed without details (plain) or with them (photo), or plain ones and photos of the seed after it (both)."
 PhotosOption = Annotated[Photos, Option("--photos", help=_PHOTOS)]
@@ -96,16 +96,18 @@ def _value(name: str, text: str, example: Any) -> Any:
     return value
 
 
-def domain_of(generator: Path, domain: Domain | None) -> str | None:
+def domain_of(generator: Path, domain: Domain | None, encoder: Path | None = None) -> str | None:
     """The domain that `--domain` gives. Where it gives none, and the file is a generator alone of the size of the released cars', tells how
-    its pictures are taken."""
+    its pictures are taken, unless there is an `encoder` that says it. Raises CheckpointError for a file that says another one."""
     from sdic_train.checkpoints.load import read_checkpoint
     from sdic_train.config import CARS
 
-    if domain is not None:
-        return domain.value
-    checkpoint = read_checkpoint(generator, sure=False)
-    if checkpoint.kind == "StyleGAN2" and not checkpoint.ours and checkpoint.config.resolution == CARS.resolution:
+    wanted = None if domain is None else domain.value
+    checkpoint = read_checkpoint(generator, wanted, sure=False)
+    if wanted is not None or encoder is not None:
+        checkpoint.config.check_domain(generator, wanted)
+        return wanted
+    if checkpoint.alone and checkpoint.config.resolution == CARS.resolution:
         notice(f"pictures of {generator} are taken to fill the whole square; give --domain cars where they lie between black bars")
     return None
 
@@ -177,7 +179,7 @@ class Training:
     @property
     def resumes(self) -> bool:
         """Whether there is a run to continue."""
-        from sdic_train.trainers.run import STATE
+        from sdic_train.trainers.loops.run import STATE
 
         return not self.restart and (self.out / STATE).exists()
 
@@ -196,8 +198,8 @@ class Training:
 
     def run(self, trainer: Trainer) -> None:
         """Trains with messages on standard error, and prints the run's folder; of several processes one speaks."""
-        from sdic_train.trainers.fill import FillOptions, fill
-        from sdic_train.trainers.run import RunOptions, train
+        from sdic_train.trainers.loops.fill import FillOptions, fill
+        from sdic_train.trainers.loops.run import RunOptions, train
 
         if self.graphs and not trainer.recorded:
             raise ArgumentError(f"--graphs records the steps of encoders and methods, not those of a {trainer.kind}; omit it")
@@ -226,7 +228,7 @@ class Told(Training):
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, trainer: Trainer) -> None:
-        from sdic_train.trainers.sources import sources_of
+        from sdic_train.trainers.loops.sources import sources_of
 
         trainer.sources = sources_of(self.given, self.data_seed, trainer.pictures)
         super().run(trainer)

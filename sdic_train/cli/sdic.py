@@ -31,8 +31,8 @@ def run(
         --perceptual reader.safetensors --identity reader.safetensors --out runs/sdic
     """
     from sdic_train.losses.networks import identity_network, perceptual_network
+    from sdic_train.trainers.methods.sdic import SdicTrainer
     from sdic_train.trainers.recipes import SDIC
-    from sdic_train.trainers.sdic import SdicTrainer
     from sdic_train.trainers.start import with_kept_compensation, with_new_compensation
 
     chosen = shared.changed(shared.named(SDIC, recipe, "recipe"), told.changes)

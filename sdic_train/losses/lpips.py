@@ -21,6 +21,7 @@ CONVOLUTIONS = (
     (8, 384, 256, 3, 1, 1, False),
     (10, 256, 256, 3, 1, 1, False),
 )
+SMALLEST = 32  # pixels of a picture's sides, of which AlexNet has a feature left
 MEAN, DEVIATION = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the input on [-1, 1]
 
 

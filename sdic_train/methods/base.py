@@ -65,7 +65,9 @@ class MethodCode:
         """What `load` gives; only where there are `others` need it take them. Raises CheckpointError."""
         if others and len(inspect.signature(self.load).parameters) < 3:
             raise CheckpointError(f'a model of the method "{self.name}" is one file; give no further files, such as {others[0]}')
-        return self.load(path, domain, *((others,) if others else ()))
+        model: Any = self.load(path, domain, *((others,) if others else ()))
+        model.config.check_domain(path, domain)
+        return model
 
     def takes(self, program: str) -> tuple[str, ...]:
         """The tensors that the chain of `program` takes, in order."""

@@ -19,9 +19,9 @@ from sdic_train.config import ModelConfig
 from sdic_train.data.datasets import PictureSet
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.graphs import Graphs
+from sdic_train.trainers.loops.graphs import Graphs
+from sdic_train.trainers.loops.run import SOURCES
 from sdic_train.trainers.pictures import scaled, shown_rows
-from sdic_train.trainers.run import SOURCES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +35,7 @@ class Trainer(ABC):
 
     `kind`: what it trains. `losses`: the columns of the log. `kept`: the attributes with a `state_dict` that a resumed run needs. A recipe
     is a dataclass of plain values with at least `seed`, `warm_up` and `decay`. `once`: seconds that it spent on what does not come again.
-    `sources`: what it learns from, see `trainers.sources`.
+    `sources`: what it learns from, see `loops.sources`.
     """
 
     kind: str

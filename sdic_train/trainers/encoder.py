@@ -23,8 +23,9 @@ from sdic_train.trainers import start
 from sdic_train.trainers.adversaries import Adversary, LatentDiscriminator
 from sdic_train.trainers.base import Judge, Trainer, wide, widen
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.method import noise, optimizer_of
-from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of, shown_rows
+from sdic_train.trainers.noise import new_noises, noise
+from sdic_train.trainers.optimizers import optimizer_of
+from sdic_train.trainers.pictures import batch_pictures, sheet_of, shown_rows
 
 FORMS: dict[str, type[Encoder]] = {"e4e": Encoder, "psp": Encoder, "w": WEncoder}
 REAL_SAMPLES = 4  # mapped codes per picture that the latent discriminator sees as real
@@ -50,7 +51,7 @@ class EncoderRecipe:
     latent_r1_every: int = 16
     first_delta: int = 20_000  # the step from which rows get their own offsets, one more every `delta_every` steps; -1: all at once
     delta_every: int = 2_000
-    random_noise: bool = False  # new generator noise in every step, as the released pSp does
+    random_noise: bool = False  # new generator noise for every picture in every step, as the released pSp does
     mirror: bool = True  # mirror half of the pictures; not where `code` is used
     seed: int = 0
 
@@ -61,6 +62,14 @@ class RowByRow:
     recipe: Any
     config: Any
     step: int
+
+    def check_rows(self, form: str) -> None:
+        """Raises ArgumentError for an encoder of a `form` whose rows do not start from row 0."""
+        if form != "e4e" and self.recipe.first_delta >= 0:
+            raise ArgumentError(
+                f"first_delta={self.recipe.first_delta} lets rows leave row 0 one by one, and an encoder of the form "
+                f'"{form}" has none that start from it; use --set first_delta=-1'
+            )
 
     def _deltas(self, step: int | None = None) -> int | None:
         """The number of rows that may leave row 0 now, or in `step`; None: all."""
@@ -92,6 +101,7 @@ class EncoderTrainer(RowByRow, Trainer):
         encoder = replace(generator.config.encoder, form=form, inputs=3, pyramid=True)  # also where the generator is from ReStyle's file
         config = replace(generator.config, encoder=encoder)
         super().__init__(config, recipe, pictures, compute, steps)
+        self.check_rows(recipe.form)
         if recipe.code and pictures.coordinates is None:
             raise ArgumentError("the loss code needs labelled pictures (the portraits); use --set code=0 for a folder")
         self.distances = self.judges(*judges)
@@ -208,7 +218,7 @@ def deltas_at(recipe: Any, step: int, rows: int) -> int | None:
 def closed(encoder: Encoder, deltas: int | None) -> Iterator[None]:
     """`encoder` as it trains while `deltas` rows may leave row 0, and its own weights again afterwards: the blocks of the other rows, which
     have learned nothing, give zero."""
-    others = [] if deltas is None or encoder.config.encoder.form != "e4e" else list(encoder.styles)[deltas + 1 :]
+    others = [] if deltas is None else list(encoder.styles)[deltas + 1 :]
     weights = [weight for block in others for weight in block.linear.parameters()]  # type: ignore[union-attr]
     own = [weight.clone() for weight in weights]
     try:

@@ -23,7 +23,8 @@ from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.base import Trainer, wide, widen
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.pictures import batch_pictures, new_noises, scaled, sheet_of, shown_rows
+from sdic_train.trainers.noise import new_noises
+from sdic_train.trainers.pictures import batch_pictures, scaled, sheet_of, shown_rows
 
 SUPERVISED = ("fit", "edges", "features", "perceptual", "attributes")  # losses that compare with the render of the same person
 SHEET = 16  # pictures on a sample sheet

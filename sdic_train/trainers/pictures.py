@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sdic_train.config import ModelConfig
 from sdic_train.data.datasets import PictureSet
-from sdic_train.networks.stylegan2 import Generator
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,12 +38,6 @@ def batch_pictures(
         flipped = (torch.rand(batch, 1, 1, 1, generator=random) < 0.5).to(images.device, non_blocking=True)
         images = torch.where(flipped, images.flip(3), images)
     return images, None if pictures.coordinates is None else torch.from_numpy(pictures.coordinates[index.numpy()])
-
-
-def new_noises(generator: Generator, random: torch.Generator, batch: int = 1, size: int | None = None) -> list[Tensor]:
-    """Random noise maps [batch, 1, H, W] for every layer of `generator`, or for those up to `size`, on its device."""
-    maps = [noise for noise in generator.noises.maps() if size is None or noise.shape[-1] <= size]
-    return [torch.randn(batch, *noise.shape[1:], generator=random).to(noise.device, non_blocking=True) for noise in maps]
 
 
 def shown_rows(config: ModelConfig, size: int) -> tuple[int, int] | None:

@@ -7,13 +7,13 @@ from typing import Any
 
 from sdic_train.trainers.encoder import EncoderRecipe
 from sdic_train.trainers.generator import GeneratorRecipe
-from sdic_train.trainers.hfgi import HFGIRecipe
-from sdic_train.trainers.hyperstyle import HyperStyleRecipe
-from sdic_train.trainers.method import MethodRecipe
-from sdic_train.trainers.replaced import CLCAERecipe, FSRecipe
-from sdic_train.trainers.restyle import ReStyleRecipe
-from sdic_train.trainers.sdic import SdicRecipe
-from sdic_train.trainers.sfe import SFERecipe
+from sdic_train.trainers.methods.hfgi import HFGIRecipe
+from sdic_train.trainers.methods.hyperstyle import HyperStyleRecipe
+from sdic_train.trainers.methods.method import MethodRecipe
+from sdic_train.trainers.methods.replaced import CLCAERecipe, FSRecipe
+from sdic_train.trainers.methods.restyle import ReStyleRecipe
+from sdic_train.trainers.methods.sdic import SdicRecipe
+from sdic_train.trainers.methods.sfe import SFERecipe
 
 _NO_ADVERSARY = GeneratorRecipe(adversarial=0.0, r1=0.0, path=0.0, mixing=0.0, average_pictures=3000.0)
 _FIT = replace(_NO_ADVERSARY, size=16, rate=1e-2, mapping_factor=100.0, momentum=0.5, warm_up=100, fit=10.0, edges=10.0)

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from sdic_export import reduced
-from sdic_export.build import shared
 from sdic_export.cli.app import main
 from sdic_export.reduced import record_cost
+from sdic_export.variants import shared
 from sdic_export.verify import verify
 from sdic_runtime.backends import openvino as backend
+from sdic_runtime.backends.base import Tensor
 from sdic_runtime.backends.registry import load_backend
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.manifest import write_manifest
 from sdic_runtime.cpus import has_bfloat16
 from sdic_runtime.errors import BackendError, BundleError
+from sdic_runtime.tools.wrapper import Wrapper
 
 
 @pytest.fixture
@@ -64,6 +67,20 @@ def test_a_worse_measurement_of_another_cpu_stays(copy: Path) -> None:
     write_manifest(copy, msgspec.structs.replace(made.manifest, golden=None))
     with pytest.raises(BundleError, match=r"holds no golden tensors to compare bf16 with; build it again with: sdic-export build$"):
         record_cost(copy)
+
+
+def test_numbers_that_are_not_finite_are_not_recorded(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Wrapper):
+        def download(self, tensor: Tensor) -> np.ndarray:
+            array = super().download(tensor)
+            return np.full_like(array, np.nan) if array.shape[-1] == Bundle.open(copy).manifest.sizes["R"] else array
+
+    monkeypatch.setattr(reduced, "require_bf16", lambda: None)
+    monkeypatch.setattr(reduced, "load", lambda bundle, precision: Broken(load_backend("onnxruntime", bundle, threads=1)))
+    before = (copy / "bundle.json").read_bytes()
+    with pytest.raises(BackendError, match=r'^in bf16 "\w+" of \w+ is not finite on .*; leave the bundle in fp32$'):
+        record_cost(copy)
+    assert (copy / "bundle.json").read_bytes() == before
 
 
 def test_a_build_that_cannot_measure_says_so_before_any_work(

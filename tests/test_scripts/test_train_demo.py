@@ -18,7 +18,7 @@ import typer
 from sdic_train.checkpoints.files import read_safetensors
 from sdic_train.checkpoints.load import load_sdic
 from sdic_train.config import TINY, ModelConfig
-from sdic_train.trainers.pace import Pace
+from sdic_train.trainers.loops.pace import Pace
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -90,7 +90,7 @@ def run_here(demo: ModuleType, monkeypatch: pytest.MonkeyPatch, most: list[int])
     """Lets trainings run in this process and not long: no more than `most` of a chain, a number for each stage. Returns the chains that
     ran, as they run."""
     from sdic_train.cli.app import main
-    from sdic_train.trainers import fill
+    from sdic_train.trainers.loops import fill
 
     ran: list[str] = []
     monkeypatch.setattr(fill, "Pace", lambda until: Pace(time.time() + until))  # begins when the training does

@@ -212,7 +212,7 @@ def test_two_processes_take_turns(bundle: Path, monkeypatch: pytest.MonkeyPatch)
             pass
 
     monkeypatch.setattr(filelock, "FileLock", Busy)
-    with pytest.raises(FileError, match="another process is changing the directions of"):
+    with pytest.raises(FileError, match=f"^another process is changing {bundle}; wait for it and try again$"):
         remove_directions(bundle, ["smile"])
 
 

@@ -20,8 +20,8 @@ from sdic_train.cli.options import Domain, Photos, Training, changed, domain_of,
 from sdic_train.config import TINY
 from sdic_train.methods import method_of_file
 from sdic_train.networks.stylegan2 import Generator
+from sdic_train.trainers.loops.run import LOG, read_log
 from sdic_train.trainers.recipes import METHOD
-from sdic_train.trainers.run import LOG, read_log
 
 
 def _run(*words: object) -> None:

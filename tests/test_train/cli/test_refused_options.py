@@ -10,9 +10,9 @@ from sdic_train.checkpoints.files import write_safetensors
 from sdic_train.checkpoints.load import load_encoder, save_checkpoint
 from sdic_train.cli.app import main
 from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
+from sdic_train.trainers.methods.trainings import Sources, new_model
 from sdic_train.trainers.recipes import METHOD
 from sdic_train.trainers.start import with_new_compensation
-from sdic_train.trainers.trainings import Sources, new_model
 
 
 @pytest.fixture

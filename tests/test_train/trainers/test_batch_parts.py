@@ -17,7 +17,7 @@ import torch
 from sdic_train.config import TINY
 from sdic_train.data.datasets import PictureSet
 from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
-from sdic_train.trainers.run import LOG, RunOptions, read_log, train
+from sdic_train.trainers.loops.run import LOG, RunOptions, read_log, train
 
 WIDTHS = {4: 8, 8: 8, 16: 4}
 FIT = GeneratorRecipe(size=16, rate=1e-2, adversarial=0.0, fit=1.0, r1=0.0, path=0.0, mixing=0.0, mapping_factor=100.0, momentum=0.5)
@@ -57,7 +57,7 @@ from sdic_train.config import TINY
 from sdic_train.data.datasets import open_portraits
 from sdic_train.trainers.compute import Compute
 from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
-from sdic_train.trainers import run
+from sdic_train.trainers.loops import run
 folder = Path(sys.argv[1])
 recipe = GeneratorRecipe(size=16, adversarial=1.0, fit=1.0, features=1.0, r1_every=2, path=2.0, path_every=2, mixing=0.0)
 pictures = open_portraits(folder / "data", 32, photo=False, seed=1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sdic_runtime.errors import ArgumentError
 from sdic_runtime.pictures import prepare
 from sdic_train.checkpoints.load import load_generator, mean_rows, save_checkpoint
 from sdic_train.config import TINY, ModelConfig
@@ -20,16 +21,17 @@ from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
 from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.stylegan2 import Generator
-from sdic_train.trainers import encoder, generator, method
+from sdic_train.trainers import encoder, generator
 from sdic_train.trainers.base import Trainer
 from sdic_train.trainers.encoder import EncoderRecipe, EncoderTrainer
 from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
+from sdic_train.trainers.methods import method
+from sdic_train.trainers.methods.replaced import FSTrainer
+from sdic_train.trainers.methods.sdic import SdicRecipe, SdicTrainer
+from sdic_train.trainers.methods.trainings import Sources, new_model
 from sdic_train.trainers.pictures import batch_pictures
 from sdic_train.trainers.recipes import METHOD
-from sdic_train.trainers.replaced import FSTrainer
-from sdic_train.trainers.sdic import SdicRecipe, SdicTrainer
 from sdic_train.trainers.start import with_new_compensation
-from sdic_train.trainers.trainings import Sources, new_model
 
 WIDTHS = {4: 8, 8: 8, 16: 4, 32: 4, 64: 4, 128: 4}
 CROPPED = replace(TINY, encoder=replace(TINY.encoder, crop=(8, 56)))
@@ -121,6 +123,17 @@ def test_no_loss_looks_at_the_bars(kind: str, makers: dict[str, Make], portraits
         assert found["l2"] == pytest.approx(wanted["l2"], rel=0.2)
     else:
         assert [found[name] for name in names] == pytest.approx([wanted[name] for name in names], rel=1e-5)
+
+
+def test_scales_are_counted_without_the_bars(
+    cropped_file: Path, portraits: PictureSet, reader: PortraitReader, make_compute: Callable[..., Any]
+) -> None:
+    recipe = replace(METHOD["fs"]["demo"], scales=3, identity=0.0)  # type: ignore[call-arg]
+    model = new_model("fs", Sources(cropped_file), recipe)
+    with pytest.raises(
+        ArgumentError, match=r"^scales=3 compares pictures of 24 pixels, and the perceptual distance needs 32; use a smaller"
+    ):
+        FSTrainer(model, recipe, portraits, make_compute(2), 9, PortraitPerceptual(reader), None)
 
 
 def test_the_judges_see_no_bars_either(

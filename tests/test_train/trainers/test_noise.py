@@ -18,12 +18,12 @@ from sdic_train.networks.hyperstyle.config import styled_layer
 from sdic_train.networks.stylegan2 import Generator, StyledConv
 from sdic_train.trainers.encoder import EncoderTrainer
 from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
-from sdic_train.trainers.hyperstyle import HyperStyleTrainer
+from sdic_train.trainers.methods.hyperstyle import HyperStyleTrainer
+from sdic_train.trainers.methods.replaced import FSTrainer
+from sdic_train.trainers.methods.sdic import SdicTrainer
+from sdic_train.trainers.methods.trainings import Sources, new_model
 from sdic_train.trainers.recipes import ENCODER, METHOD, SDIC
-from sdic_train.trainers.replaced import FSTrainer
-from sdic_train.trainers.sdic import SdicTrainer
 from sdic_train.trainers.start import with_new_compensation
-from sdic_train.trainers.trainings import Sources, new_model
 
 WIDTHS = {4: 8, 8: 8, 16: 4}
 ALONE: dict[str, Any] = {"perceptual": 0.0, "identity": 0.0, "optimizer": "adam"}

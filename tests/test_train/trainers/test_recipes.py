@@ -16,9 +16,9 @@ from sdic_train.config import TINY
 from sdic_train.data.datasets import PictureSet
 from sdic_train.losses.identity import ObjectIdentity
 from sdic_train.trainers.encoder import EncoderTrainer
+from sdic_train.trainers.methods.replaced import FSTrainer
+from sdic_train.trainers.methods.trainings import Sources, new_model
 from sdic_train.trainers.recipes import ENCODER, METHOD
-from sdic_train.trainers.replaced import FSTrainer
-from sdic_train.trainers.trainings import Sources, new_model
 
 E4E = {  # the defaults of its options, and of its command for faces
     "form": "e4e",

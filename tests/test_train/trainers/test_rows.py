@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from sdic_runtime.errors import ArgumentError
 from sdic_train.checkpoints.load import load_encoder, load_generator
 from sdic_train.cli.app import main
 from sdic_train.config import TINY
 from sdic_train.data.datasets import PictureSet
 from sdic_train.methods import method_of_file
 from sdic_train.trainers.encoder import EncoderRecipe, EncoderTrainer
+from sdic_train.trainers.methods.restyle import ReStyleTrainer
+from sdic_train.trainers.methods.trainings import Sources, new_model
 from sdic_train.trainers.recipes import METHOD
-from sdic_train.trainers.restyle import ReStyleTrainer
-from sdic_train.trainers.trainings import Sources, new_model
 
 L2 = {"perceptual": 0.0, "identity": 0.0, "latent_adversarial": 0.0, "delta_every": 1, "optimizer": "adam"}
 
@@ -55,6 +56,20 @@ def test_a_saved_restyle_is_the_one_that_trained(
     image = torch.cat((trainer.shown(TINY.working), trainer.shown(TINY.working)), 1)
     with torch.no_grad():
         assert torch.allclose(saved.encoder(image), trainer.model.encoder.eval()(image, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["psp", "w", "restyle-psp"])
+def test_other_forms_have_no_rows_that_come_in(
+    form: str, encoder_file: Path, portraits: PictureSet, make_compute: Callable[..., Any]
+) -> None:
+    with pytest.raises(ArgumentError, match=r'^first_delta=3 lets rows leave row 0 one by one, and .* of the form "(psp|w)" has none that'):
+        if form == "restyle-psp":
+            recipe = replace(METHOD[form]["paper"], **L2, first_delta=3)  # type: ignore[arg-type]
+            model = new_model(form, Sources(encoder_file), recipe)
+            ReStyleTrainer(model, recipe, portraits, make_compute(2), 9, None, None)
+        else:
+            plain = EncoderRecipe(**L2, form=form, first_delta=3)  # type: ignore[arg-type]
+            EncoderTrainer(load_generator(encoder_file), plain, portraits, make_compute(2), 9, None, None)
 
 
 def test_rows_that_are_still_closed_are_told(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

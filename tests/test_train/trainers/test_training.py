@@ -26,11 +26,11 @@ from sdic_train.networks.stylegan2 import downsample
 from sdic_train.trainers.base import Trainer
 from sdic_train.trainers.encoder import EncoderRecipe, EncoderTrainer
 from sdic_train.trainers.generator import GeneratorRecipe, GeneratorTrainer
+from sdic_train.trainers.loops.run import LOG, RESULT, STATE, RunOptions, read_log, train
+from sdic_train.trainers.methods.sdic import SdicRecipe, SdicTrainer
 from sdic_train.trainers.pictures import batch_pictures
 from sdic_train.trainers.reader import ReaderRecipe, ReaderTrainer
 from sdic_train.trainers.recipes import ENCODER, SDIC
-from sdic_train.trainers.run import LOG, RESULT, STATE, RunOptions, read_log, train
-from sdic_train.trainers.sdic import SdicRecipe, SdicTrainer
 from sdic_train.trainers.start import with_kept_compensation, with_new_compensation
 
 WIDTHS = {4: 8, 8: 8, 16: 4}
@@ -301,7 +301,7 @@ def test_a_kept_compensation_goes_on_where_the_run_before_ended(
 def test_settled_batch_norm_is_the_one_that_is_used_later(
     portraits: PictureSet, reader: PortraitReader, encoder_file: Path, make_compute: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdic_train.trainers.method.SETTLING", 3)
+    monkeypatch.setattr("sdic_train.trainers.methods.method.SETTLING", 3)
     distances = PortraitPerceptual(reader), PortraitIdentity(reader)
     trainer = SdicTrainer(with_new_compensation(encoder_file, 0), SdicRecipe(settle_norm=1), portraits, make_compute(2), 9, *distances)
     norm = trainer.model.dipn.corr_stem.bn
@@ -325,7 +325,7 @@ def test_the_optimizer_begins_anew_when_batch_norm_is_settled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its memory is of gradients through the batches' statistics; with it, and at the whole rate, a good network is lost in ten steps."""
-    monkeypatch.setattr("sdic_train.trainers.method.SETTLING", 1)
+    monkeypatch.setattr("sdic_train.trainers.methods.method.SETTLING", 1)
     recipe = SdicRecipe(rate=0.01, optimizer=optimizer, warm_up=2, settle_norm=3)
     distances = PortraitPerceptual(reader), PortraitIdentity(reader)
     trainer = SdicTrainer(with_new_compensation(encoder_file, 0), recipe, portraits, make_compute(2), 99, *distances)
@@ -349,7 +349,7 @@ def test_a_run_without_context_resumes_behind_its_settling(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("sdic_train.trainers.method.SETTLING", 1)
+    monkeypatch.setattr("sdic_train.trainers.methods.method.SETTLING", 1)
 
     def run(folder: str, stop: int) -> list[float]:
         recipe = SdicRecipe(rate=0.01, optimizer="adam", settle_norm=2, context=False)
@@ -365,7 +365,7 @@ def test_a_run_without_context_resumes_behind_its_settling(
 
 
 def test_another_seed_sees_other_pictures(makers: dict[str, Make], monkeypatch: pytest.MonkeyPatch) -> None:
-    from sdic_train.trainers import method
+    from sdic_train.trainers.methods import method
 
     seen: list[torch.Tensor] = []
     drawn = method.batch_pictures

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdic_runtime.errors import ArgumentError, MissingExtraError
 from sdic_train.checkpoints.load import ITERATIONS, save_checkpoint
 from sdic_train.data.datasets import PictureSet
-from sdic_train.networks.stylegan2 import Generator, downsample
+from sdic_train.networks.stylegan2 import downsample
 from sdic_train.trainers.base import Judge, Trainer, wide, widen
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.pictures import batch_pictures, new_noises, sheet_of, shown_rows
+from sdic_train.trainers.noise import new_noises, noise
+from sdic_train.trainers.optimizers import check_optimizer, optimizer_of
+from sdic_train.trainers.pictures import batch_pictures, sheet_of, shown_rows
 
 SETTLING = 48  # batches over which the batch norms' statistics are averaged
-OPTIMIZERS = ("ranger", "adam")
 
 
 @dataclass(frozen=True)
@@ -182,45 +181,3 @@ class MethodTrainer(Trainer):
 def pooled(picture: Tensor, size: int) -> Tensor:
     """[N, 3, R, R] -> the means of its tiles, [N, 3, size, size]."""
     return picture if picture.shape[-1] == size else F.avg_pool2d(picture, picture.shape[-1] // size)
-
-
-def check_optimizer(recipe: Any) -> None:
-    """Raises ArgumentError for an optimizer that is not known."""
-    if recipe.optimizer not in OPTIMIZERS:
-        raise ArgumentError(f'the optimizer "{recipe.optimizer}" is unknown; use {" or ".join(OPTIMIZERS)}')
-
-
-def optimizer_of(recipe: Any, module: nn.Module) -> torch.optim.Optimizer:
-    """Ranger or Adam for what trains in `module`. Raises ArgumentError, MissingExtraError."""
-    check_optimizer(recipe)
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(weights, lr=recipe.rate, fused=weights[0].is_cuda or None)
-    try:
-        from pytorch_optimizer import Ranger
-    except ImportError as error:
-        raise MissingExtraError("pytorch-optimizer", "train", "the optimizer Ranger") from error
-    return Ranger(weights, lr=recipe.rate)
-
-
-@contextmanager
-def noise(generator: Generator, maps: Sequence[Tensor]) -> Iterator[None]:
-    """Lets the layers of `generator` take the noise `maps` [N, 1, H, W] of N pictures, again from the first where there are more pictures,
-    such as those that it made of them; its own afterwards, and without `maps`."""
-
-    def taking(given: Tensor) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-            x, style, _own = inputs
-            rows = torch.arange(len(x), device=given.device) % len(given)
-            return x, style, given[rows]
-
-        return hook
-
-    hooks = [generator.styled(layer).register_forward_pre_hook(taking(given)) for layer, given in enumerate(maps)]
-    generator.noises.lent = maps  # to what does not call its layers
-    try:
-        yield
-    finally:
-        generator.noises.lent = ()
-        for each in hooks:
-            each.remove()

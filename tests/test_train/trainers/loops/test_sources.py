@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdic_train.trainers.sources import digest_of
+from sdic_train.trainers.loops.sources import digest_of
 
 
 def test_a_digest_follows_the_contents_of_files_lists_and_folders(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sdic_train.networks.discriminator import Discriminator
 from sdic_train.networks.sfe.model import SFE, SFEInverter
 from sdic_train.trainers.adversaries import Adversary
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.method import MethodRecipe, MethodTrainer, pooled
+from sdic_train.trainers.methods.method import MethodRecipe, MethodTrainer, pooled
 
 STRENGTH = 3.0  # of a direction that suggests no range
 

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdic_runtime.errors import ArgumentError
+from sdic_train.losses.lpips import SMALLEST
 from sdic_train.networks.clcae.model import CLCAE
 from sdic_train.networks.fs.model import FS
 from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.chance import seed_of
 from sdic_train.trainers.compute import Compute
-from sdic_train.trainers.method import MethodRecipe, MethodTrainer, pooled
-
-SMALLEST = 32  # pixels of a picture of which AlexNet has a feature left
+from sdic_train.trainers.methods.method import MethodRecipe, MethodTrainer, pooled
+from sdic_train.trainers.pictures import shown_rows
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ class FSTrainer(ReplacedTrainer):
     parts = ("fs", "generator")
 
     def __init__(self, model: FS, recipe: FSRecipe, pictures: Any, compute: Compute, steps: int, *judges: Any) -> None:
-        smallest = model.config.working >> (recipe.scales - 1)
+        size = model.config.working >> (recipe.scales - 1)
+        first, end = shown_rows(model.config, size) or (0, size)
+        smallest = end - first  # without the bars of a letterboxed domain
         if recipe.perceptual and smallest < SMALLEST:
             raise ArgumentError(
                 f"scales={recipe.scales} compares pictures of {smallest} pixels, and the perceptual distance needs {SMALLEST}; "

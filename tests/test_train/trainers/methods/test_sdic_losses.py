@@ -17,8 +17,8 @@ from sdic_train.losses.portrait import PortraitIdentity, PortraitPerceptual
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.reference import PlainGenerator
 from sdic_train.networks.stylegan2 import downsample
+from sdic_train.trainers.methods.sdic import SdicTrainer, weighted
 from sdic_train.trainers.recipes import SDIC
-from sdic_train.trainers.sdic import SdicTrainer, weighted
 from sdic_train.trainers.start import with_new_compensation
 
 BATCH = 2

@@ -13,7 +13,7 @@ import numpy as np
 from sdic_runtime.directions import SUFFIXES
 from sdic_runtime.files import sha256
 from sdic_train.data.datasets import PictureSet
-from sdic_train.trainers.run import STATE
+from sdic_train.trainers.loops.run import STATE
 
 LOOKED_AT = 64  # pictures of a set that are read: it may be larger than the memory
 

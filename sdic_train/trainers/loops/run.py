@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,11 +145,13 @@ def draw_sheet(trainer: Trainer, folder: Path) -> None:
 
 def same_recipe(trainer: Trainer, folder: Path, resume: bool, apart: tuple[str, ...] = ()) -> None:
     """Refuses to resume a run with other options than it was started with, those named in `apart` left aside. More steps are no other
-    options where the rates do not depend on how many there are. What a run learns from is compared where both say it, see `sources`."""
+    options where the rates do not depend on how many there are. An option that the run does not say, because there was none then, had its
+    default. What a run learns from is compared where both say it, see `sources`."""
     recipe, path = json.loads(json.dumps(trainer.describe())), folder / RECIPE
     sources = recipe.pop(SOURCES, {})
     if resume and path.exists() and (folder / STATE).exists():
-        before = json.loads(path.read_text())
+        defaults = {entry.name: entry.default for entry in fields(trainer.recipe)}
+        before = {**defaults, **json.loads(path.read_text())}
         read = before.pop(SOURCES, {})
         if before.get("steps", 0) < trainer.steps:
             if not recipe.get("decay"):
@@ -169,10 +171,10 @@ def same_recipe(trainer: Trainer, folder: Path, resume: bool, apart: tuple[str, 
             )
         sources = {**read, **sources}
     if trainer.compute.main:
+        if not resume:  # a state is never there with the recipe of another run
+            (folder / STATE).unlink(missing_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(json.dumps({**recipe, **({SOURCES: sources} if sources else {})}, indent=1))
-        if not resume:
-            (folder / STATE).unlink(missing_ok=True)
 
 
 def short(value: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdic_train.networks.hyperstyle.model import HyperStyle
 from sdic_train.trainers.compute import Compute, Losses
-from sdic_train.trainers.method import MethodRecipe, MethodTrainer
+from sdic_train.trainers.methods.method import MethodRecipe, MethodTrainer
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import replacing
-from sdic_train.trainers.graphs import Graphs
-from sdic_train.trainers.pace import UNKNOWN, Pace
-from sdic_train.trainers.run import (
+from sdic_train.trainers.loops.graphs import Graphs
+from sdic_train.trainers.loops.pace import UNKNOWN, Pace
+from sdic_train.trainers.loops.run import (
     LOG,
     LOGGER,
     RESULT,

@@ -17,7 +17,8 @@ from sdic_train.networks.sdic.model import SDIC
 from sdic_train.networks.stylegan2 import downsample
 from sdic_train.trainers.base import Judge
 from sdic_train.trainers.compute import Compute
-from sdic_train.trainers.method import MethodTrainer, optimizer_of
+from sdic_train.trainers.methods.method import MethodTrainer
+from sdic_train.trainers.optimizers import optimizer_of
 from sdic_train.trainers.pictures import sheet_of
 
 NORMS = {"l1": F.l1_loss, "l2": F.mse_loss}
@@ -39,7 +40,7 @@ class SdicRecipe:
     edit_feature: float = 1.0  # share of the layer-7 feature in Eq. 8; the released code takes 0.8
     edit_code: float = 1.0  # share of the latent code in Eq. 8; the released code takes 0.2
     encoder_norm: bool = False  # let the frozen encoder's batch norm drift, as the released code does
-    random_noise: bool = False  # new generator noise in every step, as the released code does
+    random_noise: bool = False  # new generator noise for every picture in every step, as the released code does
     mirror: bool = True
     context: bool = True  # the spatial-contextual branches of Eq. 1 and 2; false is the paper's ablation
     settle_norm: int = 0  # from this step on DIPN's and DICN's batch norm keeps its statistics, averaged over many batches; 0: never

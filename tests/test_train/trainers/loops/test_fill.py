@@ -18,9 +18,9 @@ from sdic_runtime.errors import ArgumentError
 from sdic_train.data.datasets import PictureSet
 from sdic_train.trainers.base import Trainer
 from sdic_train.trainers.compute import Losses
-from sdic_train.trainers.fill import PACE, FillOptions, fill
-from sdic_train.trainers.pace import UNKNOWN, Pace
-from sdic_train.trainers.run import LOG, RECIPE, RESULT, STATE, read_log
+from sdic_train.trainers.loops.fill import PACE, FillOptions, fill
+from sdic_train.trainers.loops.pace import UNKNOWN, Pace
+from sdic_train.trainers.loops.run import LOG, RECIPE, RESULT, STATE, read_log
 
 
 class Clock:

@@ -24,12 +24,12 @@ from sdic_train.networks.hyperstyle.model import HyperStyle
 from sdic_train.networks.restyle import ReStyle
 from sdic_train.networks.sfe.backbone import SFESizes
 from sdic_train.networks.sfe.model import SFE, SFEInverter
-from sdic_train.trainers.hfgi import HFGITrainer
-from sdic_train.trainers.hyperstyle import HyperStyleTrainer
-from sdic_train.trainers.method import MethodTrainer
-from sdic_train.trainers.replaced import CLCAETrainer, FSTrainer
-from sdic_train.trainers.restyle import ReStyleTrainer
-from sdic_train.trainers.sfe import SFEEditorTrainer, SFEInverterTrainer
+from sdic_train.trainers.methods.hfgi import HFGITrainer
+from sdic_train.trainers.methods.hyperstyle import HyperStyleTrainer
+from sdic_train.trainers.methods.method import MethodTrainer
+from sdic_train.trainers.methods.replaced import CLCAETrainer, FSTrainer
+from sdic_train.trainers.methods.restyle import ReStyleTrainer
+from sdic_train.trainers.methods.sfe import SFEEditorTrainer, SFEInverterTrainer
 from sdic_train.trainers.start import backbone_weights, encoder_weights, mean_code, mean_with, take
 
 FIRST_TUNED = 5  # HyperStyle leaves the layers below 16 x 16 alone
@@ -54,7 +54,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Sources:
-    """The files that a training starts from. `encoder`: that of `generator` where None. `domain`: of a generator that does not say."""
+    """The files that a training starts from. `encoder`: that of `generator` where None. `domain`: of released files, see `read_checkpoint`;
+    of a generator that does not say, that of the encoder where None."""
 
     generator: Path
     encoder: Path | None = None
@@ -67,11 +68,11 @@ def new_model(method: str, sources: Sources, recipe: Any) -> Any:
     """The model of `method` with the generator and the frozen encoder of its files, and new networks that follow from the recipe's seed.
     Raises CheckpointError."""
     training = TRAININGS[method]
-    generator = load_generator(sources.generator, sources.domain)
+    generator = load_generator(sources.generator, sources.domain or _domain_of(sources))
     encoder = sources.encoder or sources.generator
     config = generator.config
     if training.needs or recipe.from_encoder or sources.encoder:
-        config = replace(config, encoder=_encoder_of(encoder, training.needs))
+        config = replace(config, encoder=_encoder_of(encoder, training.needs, sources.domain))
     config = replace(config, encoder=replace(config.encoder, inputs=3, pyramid=True))  # also where the encoder is ReStyle's
     torch.manual_seed(recipe.seed)
     model = training.build(config, recipe)
@@ -116,9 +117,17 @@ def _mean(training: Training, sources: Sources, recipe: Any) -> torch.Tensor:
     return average if training.needs else earlier
 
 
-def _encoder_of(path: Path, kind: str) -> Any:
+def _domain_of(sources: Sources) -> str | None:
+    """The domain of the encoder, for a generator that does not say its own."""
+    if sources.encoder is None or not read_checkpoint(sources.generator, sure=False).alone:
+        return None
+    return read_checkpoint(sources.encoder, sure=False).config.domain
+
+
+def _encoder_of(path: Path, kind: str, domain: str | None) -> Any:
     """The sizes of the encoder in a checkpoint, which is of `kind` or one that has such an encoder."""
-    checkpoint = read_checkpoint(path, kind=kind if kind == "W encoder" else None, sure=False)
+    checkpoint = read_checkpoint(path, domain, kind if kind == "W encoder" else None, sure=False)
+    checkpoint.config.check_domain(path, domain)
     if not any(name.startswith("encoder.") for name in checkpoint.state) or (kind == "e4e" and not checkpoint.config.encoder.plain):
         wanted = {"W encoder": "the encoder into W that `sdic-train encoder --recipe w` makes"}.get(kind, "an e4e encoder")
         raise CheckpointError(f'"{path}" is of {checkpoint.kind}; name a file that has {wanted} with --encoder')

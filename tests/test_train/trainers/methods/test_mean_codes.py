@@ -15,8 +15,8 @@ from sdic_train.checkpoints.files import read_safetensors, write_safetensors
 from sdic_train.checkpoints.load import load_encoder, load_generator, mean_rows, save_checkpoint
 from sdic_train.data.datasets import PictureSet
 from sdic_train.trainers.encoder import EncoderTrainer
+from sdic_train.trainers.methods.trainings import Sources, new_model
 from sdic_train.trainers.recipes import ENCODER, METHOD
-from sdic_train.trainers.trainings import Sources, new_model
 
 
 def moved(path: Path, out: Path, by: float) -> Path:

@@ -15,7 +15,7 @@ from sdic_train.trainers.adversaries import Adversary, LatentDiscriminator
 from sdic_train.trainers.chance import random_of
 from sdic_train.trainers.compute import Compute, Losses
 from sdic_train.trainers.encoder import REAL_SAMPLES, RowByRow, closed
-from sdic_train.trainers.method import MethodRecipe, MethodTrainer
+from sdic_train.trainers.methods.method import MethodRecipe, MethodTrainer
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class ReStyleTrainer(RowByRow, MethodTrainer):
 
     def __init__(self, model: ReStyle, recipe: ReStyleRecipe, pictures: Any, compute: Compute, steps: int, *judges: Any) -> None:
         super().__init__(model, [model.encoder], recipe, pictures, compute, steps, *judges)
+        self.check_rows(model.config.encoder.form)
         if recipe.latent_adversarial:
             discriminator = LatentDiscriminator(model.config.style_width)
             self.latent = Adversary(discriminator, compute, recipe.latent_rate, (0.9, 0.999), recipe.latent_r1, recipe.latent_r1_every)

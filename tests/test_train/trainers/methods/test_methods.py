@@ -29,23 +29,23 @@ from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.stylegan2 import Generator
 from sdic_train.pipelines import Weights, pipeline_of
-from sdic_train.trainers import graphs
-from sdic_train.trainers import method as method_trainer
 from sdic_train.trainers.base import Trainer
 from sdic_train.trainers.encoder import EncoderTrainer
-from sdic_train.trainers.hfgi import CORNERS, perspective, warped
-from sdic_train.trainers.method import MethodTrainer
+from sdic_train.trainers.loops import graphs
+from sdic_train.trainers.loops.run import RESULT
+from sdic_train.trainers.methods import method as method_trainer
+from sdic_train.trainers.methods.hfgi import CORNERS, perspective, warped
+from sdic_train.trainers.methods.method import MethodTrainer
+from sdic_train.trainers.methods.trainings import TRAININGS, Sources, new_model
 from sdic_train.trainers.recipes import ENCODER, METHOD
-from sdic_train.trainers.run import RESULT
 from sdic_train.trainers.start import backbone_weights, take
-from sdic_train.trainers.trainings import TRAININGS, Sources, new_model
 
 # What a tiny training can show: fewer iterations, a rate at which twelve steps matter, and every schedule within them.
 SHORT = {
     "rate": 5e-3, "optimizer": "adam", "warm_up": 0, "settle_norm": 0, "iterations": 2, "first_delta": 0, "delta_every": 100, "blend": 1,
     "first_adversarial": 1, "latent_r1_every": 2, "r1_every": 2, "body": 1, "shallow": True, "narrow": 4,
 }  # fmt: skip
-SLOWER = {"fs": {"rate": 1e-3}}
+OWN = {"fs": {"rate": 1e-3}, "restyle-psp": {"first_delta": -1}}  # of a method
 STEPS = 4
 ALL_ROWS = 10_000  # steps by which all have come in
 Make = Callable[..., MethodTrainer]
@@ -84,7 +84,7 @@ def make(
     """A tiny trainer of a method and a recipe."""
 
     def made(method: str, recipe: str, batch: int = 2, earlier: Path | None = None, **changes: Any) -> MethodTrainer:
-        training, chosen = TRAININGS[method], short(METHOD[method][recipe], **{**SLOWER.get(method, {}), **changes})
+        training, chosen = TRAININGS[method], short(METHOD[method][recipe], **{**OWN.get(method, {}), **changes})
         encoder = w_encoder_file if method == "hyperstyle" else encoder_file
         if training.starts_from and earlier is None:
             earlier = tmp_path_factory.mktemp("inverter") / RESULT
@@ -117,7 +117,7 @@ def test_losses_fall(method: str, recipe: str, make: Make, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("method", ["restyle-psp", "restyle-e4e", "hyperstyle"])
 def test_batch_norm_is_settled_with_the_iterations_of_the_recipe(method: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdic_train.trainers.method.SETTLING", 1)
+    monkeypatch.setattr("sdic_train.trainers.methods.method.SETTLING", 1)
     trainer = make(method, "demo", iterations=3)
     owner, name = (trainer.model.hypernet, "steps") if method == "hyperstyle" else (trainer.model, "step")
     watched = Mock(wraps=getattr(owner, name))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdic_train.networks.hfgi.model import HFGI, fuse
 from sdic_train.trainers.compute import Compute
-from sdic_train.trainers.method import MethodRecipe, MethodTrainer
+from sdic_train.trainers.methods.method import MethodRecipe, MethodTrainer
 
 
 @dataclass(frozen=True)

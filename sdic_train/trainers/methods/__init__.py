@@ -1,0 +1,1 @@
+"""Trainers of inversion methods, and how each is built."""
