@@ -53,8 +53,16 @@ class DeviceBackend(Backend):
         with gpu.active():
             self.stream = gpu.new_stream()
             self.pool = BufferPool(gpu, device, self.synchronize)
+            self._free_before, _ = gpu.memory()
         self.pinned = PinnedPool(gpu)
         self._in_flight: list[np.ndarray] = []  # host arrays that copies on the stream may still read or write
+
+    @property
+    def gpu_memory(self) -> int:
+        """What it takes now is the most, because its pools and its libraries keep what they have; what other programs take or give back
+        meanwhile counts too."""
+        with self._lock, self.gpu.active():
+            return max(0, self._free_before - self.gpu.memory()[0])
 
     @property
     def graphs_in_words(self) -> str:

@@ -232,6 +232,15 @@ def test_a_picture_as_bytes_is_one_wait(on_gpu: Pipeline, image: np.ndarray, lat
     assert late.waits == waits + 1
 
 
+def test_the_gpu_memory_that_was_taken(on_gpu: Pipeline, image: np.ndarray, late: FakeGpu) -> None:
+    assert on_gpu.backend.gpu_memory == 0
+    on_gpu.invert(image)
+    taken = on_gpu.backend.gpu_memory
+    assert taken == sum(item.nbytes for item in late.buffers.values()) > 0
+    late.total += 2 * taken  # as if another program gave memory back
+    assert on_gpu.backend.gpu_memory == 0
+
+
 def test_arrays_that_are_held_at_the_end_do_not_disturb_it() -> None:
     lines = (
         "from fake_gpu import FakeGpu",
