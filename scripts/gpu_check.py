@@ -238,8 +238,8 @@ def table(results: dict[str, Any]) -> str:
     ]
     lines = [", ".join(map(str, about)) + (" (a rehearsal)" if results["about"]["rehearsal"] else ""), ""]
     lines += [
-        "| section | what ran | batch | inversion, ms | ratio | edit, ms | ratio | peak GB of host memory |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| section | what ran | batch | inversion, ms | ratio | edit, ms | ratio | peak GB of host memory | GB of GPU memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in (name for name in sections if name.startswith("bench")):
         first: dict[tuple[int, str], float] = {}  # of this section: another ran at another time
@@ -250,8 +250,9 @@ def table(results: dict[str, Any]) -> str:
                     p50 = batch[what]["p50"]
                     base = first.setdefault((batch["batch"], what), p50)
                     cells += [f"{1000 * p50:.1f}", f"{base / p50:.2f} x"]
-                memory = f"{(item['peak_memory_bytes'] or 0) / 1e9:.1f}"
-                lines.append(f"| {name} | {item['description']} | {batch['batch']} | {' | '.join(cells)} | {memory} |")
+                for memory in ("peak_memory_bytes", "gpu_memory_bytes"):
+                    cells.append(f"{item[memory] / 1e9:.1f}" if item.get(memory) else "-")
+                lines.append(f"| {name} | {item['description']} | {batch['batch']} | {' | '.join(cells)} |")
     missing = [
         f"{name}: {'ran past its limit' if told['code'] == STOPPED else 'failed or omitted'}"
         for name, told in sections.items()

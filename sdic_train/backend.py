@@ -239,6 +239,13 @@ class TorchBackend(Backend):
 
         return f"PyTorch {torch.__version__}, {self.device}, {self.precision}{self._form}"
 
+    @property
+    def gpu_memory(self) -> int | None:
+        """What PyTorch has reserved in this process."""
+        import torch
+
+        return torch.cuda.max_memory_reserved(self.device) if self.device.startswith("cuda") else None
+
     def upload(self, array: np.ndarray) -> torch.Tensor:
         import torch
 

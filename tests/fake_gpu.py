@@ -7,6 +7,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sdic_runtime.backends.cuda.tensors import ALIGNMENT
 from sdic_runtime.backends.onnxruntime import OnnxRuntime
 from sdic_runtime.backends.tensorrt.places import Place
 from sdic_runtime.backends.tensorrt.settings import Target
+from sdic_runtime.errors import BackendError
 from sdic_runtime.pictures import to_bytes
 from sdic_runtime.program import Method, Stage
 
@@ -35,12 +37,16 @@ def graph_stage(method: Method, graph: str) -> Stage:
 
 
 class FakeGpu:
-    """A GPU in host memory. While a capture is open, work is put down and done at each launch; an allocation then is an error."""
+    """A GPU in host memory. While a capture is open, work is put down and done at each launch; an allocation then is an error. `late`:
+    nothing is done before it is waited for."""
 
     name = "fake 1.0"
 
-    def __init__(self, total: int = 1 << 30) -> None:
+    def __init__(self, total: int = 1 << 30, late: bool = False) -> None:
         self.buffers: dict[int, np.ndarray] = {}
+        self.pinned: dict[int, np.ndarray] = {}
+        self.refuse_pinned, self.freed_pinned = False, list[int]()
+        self.late, self.waiting = late, list[Callable[[], None]]()
         self.total = total
         self.graphs: Any = FakeGraphs(self)
         self.capturing: list[Callable[[], None]] | None = None
@@ -60,7 +66,7 @@ class FakeGpu:
 
     def allocate(self, size: int) -> int:
         assert self.capturing is None, "an allocation inside a capture"
-        free = self.total - sum(item.nbytes for item in self.buffers.values())
+        free, _ = self.memory()
         if size > free:
             raise out_of_memory(size, free, self.total)
         self.allocations += 1
@@ -70,7 +76,25 @@ class FakeGpu:
         return address
 
     def free(self, address: int) -> None:
+        self.catch_up()
         del self.buffers[address]
+
+    def allocate_host(self, size: int) -> int:
+        assert self.depth and self.capturing is None
+        if self.refuse_pinned:
+            raise BackendError("the GPU driver failed in cuMemAllocHost")
+        buffer = np.full(size, 0xCD, np.uint8)
+        self.pinned[buffer.ctypes.data] = buffer
+        return buffer.ctypes.data
+
+    def free_host(self, address: int) -> None:
+        assert self.depth
+        self.catch_up()
+        del self.pinned[address]
+        self.freed_pinned.append(address)
+
+    def memory(self) -> tuple[int, int]:
+        return self.total - sum(item.nbytes for item in self.buffers.values()), self.total
 
     def new_stream(self) -> int:
         return 7
@@ -78,19 +102,27 @@ class FakeGpu:
     def synchronize(self, stream: int) -> None:
         assert self.capturing is None, "a wait inside a capture"
         self.waits += 1
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Do what was enqueued, in its order."""
+        while self.waiting:
+            self.waiting.pop(0)()
 
     def work(self, task: Callable[[], Any]) -> None:
         assert self.depth, "work outside of the context"
-        if self.capturing is None:
-            task()
-        else:
+        if self.capturing is not None:
             self.capturing.append(task)
+        elif self.late:
+            self.waiting.append(task)
+        else:
+            task()
 
     def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
-        self.work(lambda: ctypes.memmove(address, array.ctypes.data, array.nbytes))
+        self.work(partial(ctypes.memmove, address, array.ctypes.data, array.nbytes))  # which keeps no array, as a GPU
 
     def to_host(self, array: np.ndarray, address: int, stream: int) -> None:
-        self.work(lambda: ctypes.memmove(array.ctypes.data, address, array.nbytes))
+        self.work(partial(ctypes.memmove, array.ctypes.data, address, array.nbytes))
 
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         self.work(lambda: ctypes.memmove(target, source, size))
@@ -109,8 +141,8 @@ class FakeGraphs:
 
     def launch(self, graph: Any, stream: int) -> None:
         self.gpu.launches += 1
-        for task in graph:
-            task()
+        for task in list(graph):
+            self.gpu.work(task)
 
     def destroy(self, graph: Any) -> None:
         graph.clear()

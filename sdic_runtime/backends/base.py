@@ -36,6 +36,11 @@ class Backend(ABC):
     def description(self) -> str:
         """What runs and where: "ONNX Runtime 1.31.1, CPUExecutionProvider, fp32"."""
 
+    @property
+    def gpu_memory(self) -> int | None:
+        """The most bytes of a GPU's memory that it has taken, without what every program there needs; None on the host."""
+        return None
+
     @abstractmethod
     def upload(self, array: np.ndarray) -> Tensor:
         """A float32 host array as a tensor of this backend."""

@@ -39,8 +39,9 @@ def run(
 ) -> None:
     """Measure how fast backends are.
 
-    Load time, first call, inversion, edit of an inversion, every stage, and peak memory. Each backend runs in a process
-    of its own, once in every round. Ratios say how many times as fast as the first backend with the same bundle.
+    Load time, first call, inversion, edit of an inversion, every stage, and peak memory, also of a GPU. Each backend runs
+    in a process of its own, once in every round. Ratios say how many times as fast as the first backend with the same
+    bundle.
 
     \b
     Example:
@@ -106,8 +107,9 @@ def show(measured: Sequence[dict[str, Any]]) -> None:
     calls, stages, costs = [], [], []
     several = len({result["path"] for result in measured}) > 1
     heading = ("bundle",) * several
+    on_gpu = any(result["gpu_memory_bytes"] for result in measured)
     for result in measured:
-        who, peak = (result["bundle"],) * several + (result["backend"],), result["peak_memory_bytes"]
+        who = (result["bundle"],) * several + (result["backend"],)
         first = next(other for other in measured if other["path"] == result["path"])
         for batch in result["batches"]:
             size = batch["batch"]
@@ -117,11 +119,18 @@ def show(measured: Sequence[dict[str, Any]]) -> None:
                 calls.append((*who, str(size), what, *milliseconds(batch[what]), *speed))
             stages += [(*who, str(size), stage, *milliseconds(timing)) for stage, timing in batch["stages"].items()]
         seconds = (f"{result[name]:.2f}" for name in ("load_seconds", "first_call_seconds"))
-        costs.append((*who, *seconds, f"{peak / MEBIBYTE:.0f}" if peak else "unknown", result["description"]))
+        memory = mebibytes(result["peak_memory_bytes"], "unknown"), *(mebibytes(result["gpu_memory_bytes"], "-"),) * on_gpu
+        costs.append((*who, *seconds, *memory, result["description"]))
     left = 3 + several
     typer.echo(table((*heading, "backend", "batch", "what", "p50 ms", "p90 ms", "p99 ms", "pictures/s", "ratio"), calls, left=left))
     typer.echo("\n" + table((*heading, "backend", "batch", "stage of an inversion", "p50 ms", "p90 ms", "p99 ms"), stages, left=left))
-    typer.echo("\n" + table((*heading, "backend", "load s", "first call s", "peak MiB", "what ran"), costs, left=1 + several))
+    memories = "peak MiB", *("GPU MiB",) * on_gpu
+    typer.echo("\n" + table((*heading, "backend", "load s", "first call s", *memories, "what ran"), costs, left=1 + several))
+
+
+def mebibytes(count: int | None, otherwise: str) -> str:
+    """Bytes as whole MiB; `otherwise` where there are none."""
+    return f"{count / MEBIBYTE:.0f}" if count else otherwise
 
 
 def milliseconds(timing: dict[str, float]) -> list[str]:

@@ -115,7 +115,8 @@ def measure(plan: Plan) -> dict[str, Any]:
     what = {"backend": plan.backend, "description": pipeline.backend.description, "bundle": bundle.manifest.name}
     how = {"runs": plan.runs, "warm_up": plan.warm_up, "cpu_cores": available_cpus()}
     start_up = {"load_seconds": load_seconds, "first_call_seconds": first_call}
-    return {**what, **how, **start_up, "batches": batches, "peak_memory_bytes": peak_memory(), "notices": pipeline.unreduced}
+    memory = {"peak_memory_bytes": peak_memory(), "gpu_memory_bytes": pipeline.backend.gpu_memory}
+    return {**what, **how, **start_up, "batches": batches, **memory, "notices": pipeline.unreduced}
 
 
 def measure_batch(pipeline: Pipeline, plan: Plan, batch: int, pictures: np.ndarray) -> dict[str, Any]:
@@ -206,8 +207,8 @@ def pooled(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         calls = {what: together([part[what] for part in parts], size) for what in called(parts[0])}
         batches.append({"batch": size, **calls, "stages": {stage: together([each[stage] for each in stages], size) for stage in stages[0]}})
     middle = {name: float(np.median([each[name] for each in rounds])) for name in ("load_seconds", "first_call_seconds")}
-    most = max(each["peak_memory_bytes"] or 0 for each in rounds) or None
-    return {**rounds[0], **middle, "rounds": len(rounds), "batches": batches, "peak_memory_bytes": most}
+    most = {name: max(each[name] or 0 for each in rounds) or None for name in ("peak_memory_bytes", "gpu_memory_bytes")}
+    return {**rounds[0], **middle, "rounds": len(rounds), "batches": batches, **most}
 
 
 if __name__ == "__main__":

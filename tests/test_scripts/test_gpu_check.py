@@ -124,7 +124,8 @@ def test_half_precision_that_is_there_already_is_fine(script: ModuleType, tmp_pa
 def test_the_table(script: ModuleType) -> None:
     def measured(name: str, inversion: float, edit: float) -> dict[str, Any]:
         batch = {"batch": 1, "inversion": {"p50": inversion}, "edit": {"p50": edit}}
-        return {"description": name, "batches": [batch], "peak_memory_bytes": 3.2e9}
+        gpu = {} if name == "plain" else {"gpu_memory_bytes": 1.54e9}
+        return {"description": name, "batches": [batch], "peak_memory_bytes": 3.2e9, **gpu}
 
     sections = {
         "libraries": {"code": 0, "data": {"card": "A Card", "torch": "2.13", "cuda": "13.0", "onnxruntime": "1.32"}},
@@ -135,9 +136,9 @@ def test_the_table(script: ModuleType) -> None:
     lines = script.table({"about": {"date": "2026-11-26", "rehearsal": False}, "sections": sections}).splitlines()
     assert lines[0] == "A Card, 2026-11-26, torch 2.13, cuda 13.0, onnxruntime 1.32"
     assert lines[4:7] == [
-        "| bench_fp32 | plain | 1 | 160.0 | 1.00 x | 20.0 | 1.00 x | 3.2 |",
-        "| bench_fp16 | plain | 1 | 80.0 | 1.00 x | 20.0 | 1.00 x | 3.2 |",
-        "| bench_fp16 | half | 1 | 10.0 | 8.00 x | 4.0 | 5.00 x | 3.2 |",
+        "| bench_fp32 | plain | 1 | 160.0 | 1.00 x | 20.0 | 1.00 x | 3.2 | - |",
+        "| bench_fp16 | plain | 1 | 80.0 | 1.00 x | 20.0 | 1.00 x | 3.2 | - |",
+        "| bench_fp16 | half | 1 | 10.0 | 8.00 x | 4.0 | 5.00 x | 3.2 | 1.5 |",
     ]
     assert lines[-1] == "* gpu_tests: ran past its limit"
 

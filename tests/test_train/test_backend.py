@@ -67,6 +67,14 @@ def test_names_and_descriptions(bundle: Bundle) -> None:
     assert plain.description == f"PyTorch {torch.__version__}, cpu, fp32, plain generator"
 
 
+def test_gpu_memory_is_what_pytorch_reserved(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = torch_backend.load(bundle)
+    assert backend.gpu_memory is None
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", {"cuda:1": 12}.__getitem__)
+    backend.device = "cuda:1"
+    assert backend.gpu_memory == 12
+
+
 def test_only_the_outputs_asked_for(bundle: Bundle) -> None:
     backend = torch_backend.load(bundle)
     latent = backend.upload(np.zeros(bundle.manifest.shape("latent", 1), np.float32))

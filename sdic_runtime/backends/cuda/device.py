@@ -14,6 +14,7 @@ import numpy as np
 from sdic_runtime.backends.base import Backend
 from sdic_runtime.backends.cuda.dlpack import CUDA_MANAGED, Borrowed
 from sdic_runtime.backends.cuda.driver import CudaGraphs, Gpu
+from sdic_runtime.backends.cuda.pinned import PinnedPool
 from sdic_runtime.backends.cuda.tensors import ALIGNMENT, BufferPool, DeviceTensor
 from sdic_runtime.errors import ArgumentError, BackendError, OutOfMemoryError, SdicError
 from sdic_runtime.program import EDIT_KINDS, IMAGE, INVERT, PICTURE, PREPARE, Method, run
@@ -52,6 +53,16 @@ class DeviceBackend(Backend):
         with gpu.active():
             self.stream = gpu.new_stream()
             self.pool = BufferPool(gpu, device, self.synchronize)
+            self._free_before, _ = gpu.memory()
+        self.pinned = PinnedPool(gpu)
+        self._in_flight: list[np.ndarray] = []  # host arrays that copies on the stream may still read or write
+
+    @property
+    def gpu_memory(self) -> int:
+        """What it takes now is the most, because its pools and its libraries keep what they have; what other programs take or give back
+        meanwhile counts too."""
+        with self._lock, self.gpu.active():
+            return max(0, self._free_before - self.gpu.memory()[0])
 
     @property
     def graphs_in_words(self) -> str:
@@ -83,16 +94,36 @@ class DeviceBackend(Backend):
         host = np.ascontiguousarray(array, np.float32)
         with self._working():
             tensor = self.pool.tensor(host.shape)
-            self.gpu.to_device(tensor.address, host, self.stream)
-            self.gpu.synchronize(self.stream)
+            staged = self.pinned.array(host.shape, host.dtype)
+            if staged is not None:
+                np.copyto(staged, host)
+            source = host if staged is None else staged
+            self._in_flight.append(source)
+            self.gpu.to_device(tensor.address, source, self.stream)
+            if staged is None:  # the array is the caller's, who may change it
+                self._wait()
         return tensor
 
     def download(self, tensor: DeviceTensor) -> np.ndarray:
-        host = np.empty(tensor.shape, tensor.dtype)
         with self._working():
-            self.gpu.to_host(host, tensor.address, self.stream)
-            self.gpu.synchronize(self.stream)
+            (host,) = self._downloaded(tensor)
         return host
+
+    def _downloaded(self, *tensors: DeviceTensor) -> list[np.ndarray]:
+        """Tensors as host arrays, after one wait for all of them."""
+        arrays = []
+        for tensor in tensors:
+            host = self.pinned.array(tensor.shape, tensor.dtype)
+            arrays.append(np.empty(tensor.shape, tensor.dtype) if host is None else host)
+            self._in_flight.append(arrays[-1])
+            self.gpu.to_host(arrays[-1], tensor.address, self.stream)
+        self._wait()
+        return arrays
+
+    def _wait(self) -> None:
+        """Wait for the stream, and let go of what its copies needed."""
+        self.gpu.synchronize(self.stream)
+        self._in_flight.clear()
 
     def slice(self, tensor: DeviceTensor, pictures: slice) -> DeviceTensor | None:
         first, end, step = pictures.indices(tensor.shape[0])
@@ -100,7 +131,7 @@ class DeviceBackend(Backend):
 
     def synchronize(self) -> None:
         with self._lock, self.gpu.active():
-            self.gpu.synchronize(self.stream)
+            self._wait()
 
     def run(self, stage: str, inputs: Mapping[str, DeviceTensor], outputs: Sequence[str]) -> dict[str, DeviceTensor]:
         with self._working():
@@ -114,9 +145,12 @@ class DeviceBackend(Backend):
             return super().to_bytes(picture, rows)
         with self._working():
             made = self.enqueue_bytes(picture)
-            if made is None or not np.isfinite(self.download(made[1])).all():
+            if made is None:
+                return super().to_bytes(picture, rows)
+            pixels, total = self._downloaded(*made)
+            if not np.isfinite(total).all():
                 return super().to_bytes(picture, rows)  # raises, with the sentence, where a value in these rows is not finite
-            return self.download(made[0])[:, above - first : below - first]
+            return pixels[:, above - first : below - first]
 
     def run_program(self, program: str, tensors: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
         """Run a program as one CUDA graph, captured at its first run with these shapes. Where that is not possible the stages are enqueued
@@ -167,7 +201,7 @@ class DeviceBackend(Backend):
             self._too_large.add(key)
             captured = None
             self._forget()
-            self.gpu.synchronize(self.stream)
+            self._wait()
             return None
 
     def warm_up(self, batch: int) -> None:
@@ -189,11 +223,12 @@ class DeviceBackend(Backend):
         with self._lock, self.gpu.active():
             if self._closed:
                 return
-            self.gpu.synchronize(self.stream)
+            self._wait()
             self._closed = True
             self._forget()
             self.release()
             self.pool.close()
+            self.pinned.close()
 
     def release(self) -> None:
         """Let go of what computes the stages."""
@@ -215,7 +250,7 @@ class DeviceBackend(Backend):
     def _settle(self, tensors: Iterable[DeviceTensor]) -> None:
         """Wait for what was asked where it reads a tensor of another library, which takes its memory back as soon as we let go."""
         if any(tensor.borrowed for tensor in tensors):
-            self.gpu.synchronize(self.stream)
+            self._wait()
 
     def readable(self, tensor: DeviceTensor) -> DeviceTensor:
         """The tensor, or a copy where it begins anywhere, as a part of one may, or one of another library."""
@@ -242,7 +277,7 @@ class DeviceBackend(Backend):
         for _ in range(self.runs_before_capture):
             with self.pool.holding():  # as many buffers as the capture will need, which may not allocate
                 self._run_steps(program, inputs)
-        self.gpu.synchronize(self.stream)
+        self._wait()
         self.graph_obstacle = self.capture_obstacle(next(iter(inputs.values())).shape[0])
         if self.graph_obstacle is not None:
             return None

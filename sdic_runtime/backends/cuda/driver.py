@@ -86,6 +86,8 @@ class Pycuda:
             "cuCtxPopCurrent": cu.Context.pop,
             "cuMemAlloc": lambda size: hold(int(memory := cu.mem_alloc(size)), memory),
             "cuMemFree": lambda address: held.pop(address).free(),
+            "cuMemAllocHost": lambda size: hold((array := cu.pagelocked_empty(size, np.uint8)).ctypes.data, array),
+            "cuMemFreeHost": lambda address: held.pop(address).base.free(),
             "cuMemGetInfo": cu.mem_get_info,
             "cuStreamCreate": lambda flags: hold(int((stream := cu.Stream(flags)).handle), stream),
             "cuStreamSynchronize": lambda stream: held[stream].synchronize(),
@@ -185,6 +187,13 @@ class Gpu:
 
     def free(self, address: int) -> None:
         self._call("cuMemFree", address)
+
+    def allocate_host(self, size: int) -> int:
+        """The address of `size` new bytes of page-locked host memory. Raises SdicError where the driver has none to give."""
+        return int(self._call("cuMemAllocHost", size))
+
+    def free_host(self, address: int) -> None:
+        self._call("cuMemFreeHost", address)
 
     def memory(self) -> tuple[int, int]:
         """Free and total bytes."""

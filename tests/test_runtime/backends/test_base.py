@@ -38,7 +38,7 @@ def test_four_members_are_enough() -> None:
     assert {name: tensor.shape for name, tensor in tensors.items()} == {name: SDIC.shape(name, 2) for name in SDIC.keeps}
     assert backend.to_bytes(tensors["picture"], (16, 112)).shape == (2, 96, 128, 3)
     assert backend.to_bytes(tensors["picture"], (16, 112)).min() == 255
-    assert (backend.precision, backend.largest_batch, backend.standard()) == ("fp32", None, None)
+    assert (backend.precision, backend.largest_batch, backend.standard()) == ("fp32", None, None) and backend.gpu_memory is None
     assert backend.variant("generator_head", ["rgb"]) == ("generator_head", "fp32")
     assert backend.slice(tensors["picture"], slice(1)) is None, "the host slices where a backend does not"
     backend.synchronize()

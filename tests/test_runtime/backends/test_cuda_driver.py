@@ -2,72 +2,20 @@
 
 from __future__ import annotations
 
-import enum
+import ctypes
+import gc
 import sys
 import types
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_drivers import Held, Pinned, Result, bindings, pycuda_driver
 
 from sdic_runtime.backends.cuda import driver as driver_module
 from sdic_runtime.backends.cuda.driver import Bindings, Gpu, Pycuda, gpu_count, missing_driver, open_gpu
+from sdic_runtime.backends.cuda.pinned import PinnedPool
 from sdic_runtime.errors import ArgumentError, BackendError, OutOfMemoryError
-
-
-class Result(enum.IntEnum):
-    CUDA_SUCCESS = 0
-    CUDA_ERROR_OUT_OF_MEMORY = 2
-    CUDA_ERROR_LAUNCH_FAILED = 719
-
-
-class Any_:
-    """Attribute names as their own values."""
-
-    def __getattr__(self, name: str) -> str:
-        return name
-
-
-def bindings(devices: int = 1, **changes: Any) -> types.ModuleType:
-    """What `cuda.bindings.driver` offers, with numbers made up; `calls` lists the calls."""
-    calls: list[tuple[Any, ...]] = []
-    attributes = {
-        "COMPUTE_CAPABILITY_MAJOR": 8,
-        "COMPUTE_CAPABILITY_MINOR": 9,
-        "MULTIPROCESSOR_COUNT": 128,
-        "GLOBAL_MEMORY_BUS_WIDTH": 384,
-        "L2_CACHE_SIZE": 72 << 20,
-        "MAX_SHARED_MEMORY_PER_MULTIPROCESSOR": 100 << 10,
-        "ECC_ENABLED": 0,
-    }
-    answers: dict[str, Any] = {
-        "cuInit": lambda flags: (Result(0),),
-        "cuDeviceGetCount": lambda: (Result(0), devices),
-        "cuDeviceGet": lambda index: (Result(0), index),
-        "cuDevicePrimaryCtxRetain": lambda device: (Result(0), "context"),
-        "cuDeviceTotalMem": lambda device: (Result(0), 24 << 30),
-        "cuDeviceGetName": lambda size, device: (Result(0), b"Fake GPU\0\0"),
-        "cuDeviceGetAttribute": lambda name, device: (Result(0), attributes[name.removeprefix("CU_DEVICE_ATTRIBUTE_")]),
-        "cuMemAlloc": lambda size: (Result(0), 4096),
-        "cuMemGetInfo": lambda: (Result(0), 1 << 30, 24 << 30),
-        "cuStreamCreate": lambda flags: (Result(0), 11),
-        "cuStreamEndCapture": lambda stream: (Result(0), 5),
-        "cuGraphInstantiate": lambda graph, flags: (Result(0), "ready"),
-        "cuCtxPopCurrent": lambda: (Result(0), "context"),
-        **changes,
-    }
-    module = types.ModuleType("cuda.bindings.driver")
-
-    def answer(name: str) -> Any:
-        def call(*arguments: Any) -> Any:
-            calls.append((name, *arguments))
-            return answers.get(name, lambda *given: (Result(0),))(*arguments)
-
-        return call
-
-    module.__getattr__ = lambda name: answer(name)  # type: ignore[method-assign]
-    vars(module).update(CUresult=Result, CUdevice_attribute=Any_(), CUstream_flags=Any_(), CUstreamCaptureMode=Any_(), calls=calls)
-    return module
 
 
 @pytest.fixture
@@ -220,78 +168,6 @@ def test_a_broken_capture_is_none_and_no_error(install: Any, changes: dict[str, 
     assert graphs().end(11) is None
 
 
-class Held:
-    """What pycuda.mem_alloc gives: memory that is freed with the object."""
-
-    living = 0
-
-    def __init__(self, size: int) -> None:
-        Held.living += 1
-
-    def __int__(self) -> int:
-        return id(self)
-
-    def free(self) -> None:
-        Held.living -= 1
-
-
-def pycuda_driver() -> types.ModuleType:
-    """What `pycuda.driver` offers, as far as it is used."""
-
-    class Stream:
-        handle = 21
-
-        def __init__(self, flags: int) -> None:
-            self.waits = 0
-
-        def synchronize(self) -> None:
-            self.waits += 1
-
-    class Device:
-        count = staticmethod(lambda: 1)
-
-        def __init__(self, index: int) -> None:
-            self.context = types.SimpleNamespace(push=lambda: module.pushed.append(1))
-
-        def retain_primary_context(self) -> Any:
-            return self.context
-
-        def get_attribute(self, name: str) -> int:
-            known = {"COMPUTE_CAPABILITY_MAJOR": 9, "COMPUTE_CAPABILITY_MINOR": 0, "MULTIPROCESSOR_COUNT": 132, "ECC_ENABLED": 1}
-            return known.get(name, 64)
-
-        total_memory = staticmethod(lambda: 141 << 30)
-        name = staticmethod(lambda: "Hopper")
-
-    class Error(Exception):
-        pass
-
-    class OutOfMemory(Error):
-        pass
-
-    def copy(target: Any, source: Any, *rest: Any) -> None:
-        module.copies.append((target, source, *rest))
-
-    module: Any = types.ModuleType("pycuda.driver")
-    vars(module).update(
-        Device=Device,
-        Stream=Stream,
-        mem_alloc=Held,
-        init=lambda: None,
-        Error=Error,
-        MemoryError=OutOfMemory,
-        copies=[],
-        memcpy_htod_async=copy,
-        memcpy_dtoh_async=copy,
-        memcpy_dtod_async=copy,
-        pushed=[],
-        device_attribute=Any_(),
-        mem_get_info=lambda: (5, 10),
-        Context=types.SimpleNamespace(pop=lambda: module.pushed.pop()),
-    )
-    return module
-
-
 def test_pycuda_is_taken_where_it_is_installed(install: Any) -> None:
     module: Any = pycuda_driver()
     install(bindings(0), module)
@@ -323,6 +199,28 @@ def test_copies_reach_pycuda_with_their_bytes_and_stream(install: Any) -> None:
     assert (target, origin, size) == (8192, 4096, 24)
     back[0] = 255
     assert (down, array.view(np.uint8)[0]) == (8192, 255)
+
+
+def test_page_locked_memory_of_both_packages(install: Any) -> None:
+    driver = bindings(cuMemFreeHost=lambda p: (Result(0),))
+    install(driver)
+    gpu = open_gpu()
+    assert gpu.allocate_host(100) == 8192
+    gpu.free_host(8192)
+    assert driver.calls[-2:] == [("cuMemAllocHost", 100), ("cuMemFreeHost", 8192)]
+    install(bindings(cuMemAllocHost=lambda bytesize: (Result.CUDA_ERROR_OUT_OF_MEMORY, None)))
+    with pytest.raises(OutOfMemoryError):
+        open_gpu().allocate_host(100)
+    install(None, pycuda_driver())
+    gpu, before = open_gpu(), Pinned.living
+    address = gpu.allocate_host(100)
+    gc.collect()
+    assert Pinned.living == before + 1
+    memory = (ctypes.c_uint8 * 100).from_address(address)
+    memory[99] = 7
+    assert sum(memory) == 7
+    gpu.free_host(address)
+    assert Pinned.living == before
 
 
 def test_graphs_with_pycuda_go_through_the_bindings_where_they_are_installed(install: Any) -> None:
@@ -363,6 +261,9 @@ def test_the_real_bindings_have_every_function_that_is_called() -> None:
     called = set(re.findall(r'"(cu[A-Z]\w+)"', text))
     assert len(called) > 15
     assert not [name for name in called if not hasattr(driver, name)]
+    for name in ("cuMemAllocHost", "cuMemFreeHost"):  # Cython keeps no signature but in the text
+        (given,) = re.findall(rf"^{name}\((.*)\)", getattr(driver, name).__doc__)
+        assert given.count(",") == 0
     attributes = re.findall(r"read\(['\"](\w+)['\"]\)", text)
     assert len(attributes) == 7
     assert all(hasattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{label}") for label in attributes)
@@ -378,8 +279,10 @@ def test_a_real_gpu(driver: Any) -> None:
     pytest.importorskip({Bindings: "cuda.bindings.driver", Pycuda: "pycuda.driver"}[driver])
     assert gpu_count()
     gpu = Gpu(driver(), 0)
-    array, back = np.arange(1000, dtype=np.float32), np.zeros(1000, np.float32)
+    array, pool = np.arange(1000, dtype=np.float32), PinnedPool(gpu)
     with gpu.active():
+        back = pool.array((1000,))
+        assert back is not None
         stream, first, second = gpu.new_stream(), gpu.allocate(4000), gpu.allocate(4000)
         gpu.to_device(first, array, stream)
         gpu.synchronize(stream)
@@ -395,4 +298,6 @@ def test_a_real_gpu(driver: Any) -> None:
         gpu.synchronize(stream)
         gpu.free(first)
         gpu.free(second)
+        pool.close()
     np.testing.assert_array_equal(back, array)
+    del back

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sdic_runtime.bundle.bundle import DEMO_FOLDER
+from sdic_runtime.cli.bench import show
 
 BACKEND = ("--backend", "onnxruntime:threads=1")
 
@@ -32,6 +33,17 @@ def test_bench_reports_the_good_backend_and_fails_for_the_bad_one(run: Any, tiny
     assert sum(line.startswith("onnxruntime:threads=1") for line in lines) == 2 + 6 + 1 and lines[-1] == "b.json"
     (measured,) = json.loads(Path("b.json").read_text())["measured"]
     assert measured["backend"] == "onnxruntime:threads=1" and measured["batches"][0]["inversion"]["runs"] == 4 and measured["rounds"] == 2
+
+
+def test_bench_tells_of_gpu_memory_where_there_is_any(capsys: pytest.CaptureFixture[str]) -> None:
+    base = {"path": None, "bundle": "b", "batches": [], "load_seconds": 1.0, "first_call_seconds": 2.0, "peak_memory_bytes": None}
+    on_host = {**base, "backend": "host", "description": "what ran", "gpu_memory_bytes": None}
+    show([on_host, {**base, "backend": "card", "description": "what ran", "gpu_memory_bytes": 3 << 20}])
+    *_, heading, host, card = (" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip("- "))
+    assert heading == "backend load s first call s peak MiB GPU MiB what ran"
+    assert (host, card) == ("host 1.00 2.00 unknown - what ran", "card 1.00 2.00 unknown 3 what ran")
+    show([on_host])
+    assert "GPU" not in capsys.readouterr().out
 
 
 def test_bench_measures_several_bundles_each_against_its_first_backend(run: Any, tiny_bundle: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_real_measurement_has_all_its_parts(tiny_bundle: Path, pipeline: Any) 
     found = measure_apart(plan(tiny_bundle, batches=(1, 3), runs=3))
     assert (found["backend"], found["bundle"], found["runs"], found["warm_up"]) == ("onnxruntime:threads=1", "tiny", 3, 1)
     assert found["description"].startswith("ONNX Runtime ") and found["load_seconds"] > 0 and found["first_call_seconds"] > 0
-    assert [batch["batch"] for batch in found["batches"]] == [1, 3]
+    assert [batch["batch"] for batch in found["batches"]] == [1, 3] and found["gpu_memory_bytes"] is None
     for batch in found["batches"]:
         assert list(batch["stages"]) == list(pipeline.bundle.manifest.stages)
         for each in (batch["inversion"], batch["edit"], *batch["stages"].values()):
@@ -114,14 +114,16 @@ def test_rounds_are_pooled_call_by_call() -> None:
     def measured(seconds: Sequence[float], load: float, peak: int | None) -> dict[str, Any]:
         each = timing(seconds, 2)
         batch = {"batch": 2, "inversion": each, "edit": each, "stages": {"dicn": each}}
-        return {"backend": "clock", "load_seconds": load, "first_call_seconds": load / 2, "batches": [batch], "peak_memory_bytes": peak}
+        memory = {"peak_memory_bytes": peak, "gpu_memory_bytes": peak and 2 * peak}
+        return {"backend": "clock", "load_seconds": load, "first_call_seconds": load / 2, "batches": [batch], **memory}
 
     found = pooled([measured((1.0, 2.0), 3.0, 10), measured((5.0, 9.0), 4.0, 30), measured((3.0, 4.0), 8.0, None)])
     assert (found["backend"], found["rounds"], found["load_seconds"], found["first_call_seconds"]) == ("clock", 3, 4.0, 2.0)
-    assert found["peak_memory_bytes"] == 30
+    assert (found["peak_memory_bytes"], found["gpu_memory_bytes"]) == (30, 60)
     for each in (*(found["batches"][0][what] for what in ("inversion", "edit")), found["batches"][0]["stages"]["dicn"]):
         assert each == timing((1.0, 2.0, 5.0, 9.0, 3.0, 4.0), 2)
-    assert pooled([measured((1.0,), 1.0, None)])["peak_memory_bytes"] is None
+    without = pooled([measured((1.0,), 1.0, None)])
+    assert (without["peak_memory_bytes"], without["gpu_memory_bytes"]) == (None, None)
 
 
 def test_the_memory_of_a_measurement_is_not_that_of_the_process_which_asked_for_it(tiny_bundle: Path) -> None:

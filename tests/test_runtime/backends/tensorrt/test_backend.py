@@ -191,12 +191,12 @@ def test_pictures_become_bytes_on_the_device(
 ) -> None:
     inversion, expected = Pipeline(bundle, backend).invert(image[:2]), pipeline.invert(image[:2])
     downloads: list[tuple[int, ...]] = []
-    download = backend.download
-    monkeypatch.setattr(backend, "download", lambda tensor: downloads.append(tensor.shape) or download(tensor))
+    to_host, waits = library.gpu.to_host, library.gpu.waits
+    monkeypatch.setattr(library.gpu, "to_host", lambda array, *words: downloads.append(array.shape) or to_host(array, *words))
     for ours, theirs in zip(inversion.images, expected.images, strict=True):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
     side = bundle.manifest.sizes["R"]
-    assert downloads == [(2,), (2, side, side, 3)]  # no floats of the picture
+    assert downloads == [(2, side, side, 3), (2,)] and library.gpu.waits == waits + 1  # no floats of the picture
     assert library.enqueued[-1] == "to_bytes"
 
 
