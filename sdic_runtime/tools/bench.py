@@ -110,7 +110,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         pictures = {batch: noise.uniform(-1, 1, bundle.manifest.shape(IMAGE, batch)).astype(np.float32) for batch in plan.batches}
     except MemoryError as error:
         raise OutOfMemoryError(f"not enough memory for {max(plan.batches)} pictures at once; use a smaller --batch") from error
-    first_call = timed(lambda: pipeline.invert(pictures[plan.batches[0]]).pixels)
+    first_call = timed(lambda: pipeline.invert(pictures[plan.batches[0]], plan.batches[0]).pixels)
     batches = [measure_batch(pipeline, plan, batch, pictures[batch]) for batch in plan.batches]
     what = {"backend": plan.backend, "description": pipeline.backend.description, "bundle": bundle.manifest.name}
     how = {"runs": plan.runs, "warm_up": plan.warm_up, "cpu_cores": available_cpus()}
@@ -120,13 +120,14 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 
 def measure_batch(pipeline: Pipeline, plan: Plan, batch: int, pictures: np.ndarray) -> dict[str, Any]:
-    """Inversion, edit of a stored inversion in its default form, and each stage of an inversion, for `pictures` [batch, 3, S, S]."""
-    inversion = pipeline.invert(pictures)
+    """Inversion, edit of a stored inversion in its default form, and each stage of an inversion, for `pictures` [batch, 3, S, S], which are
+    computed all at once."""
+    inversion = pipeline.invert(pictures, batch)
     direction = np.random.default_rng(SEED).standard_normal((1, pipeline.sizes["C"])).astype(np.float32)
     direction /= np.linalg.norm(direction)
-    calls: dict[str, Callable[[], object]] = {"inversion": lambda: pipeline.invert(pictures).pixels}
+    calls: dict[str, Callable[[], object]] = {"inversion": lambda: pipeline.invert(pictures, batch).pixels}
     if any("direction" in move.kinds for move in pipeline.moves.values()):
-        calls["edit"] = lambda: pipeline.edit(inversion, direction, strength=1.0).pixels
+        calls["edit"] = lambda: pipeline.edit(inversion, direction, strength=1.0, batch=batch).pixels
     for row in plan.rows:
         calls[edit_from(row)] = partial(edit_rows, pipeline, inversion, direction, row)
         for _ in range(2):  # from the second on an edit begins at its first row
@@ -143,7 +144,8 @@ def edit_from(row: int) -> str:
 
 def edit_rows(pipeline: Pipeline, inversion: Inversion, direction: np.ndarray, row: int) -> np.ndarray:
     """The pictures [N, 3, R, R] of an edit of the style rows from `row` on."""
-    return pipeline.edit(inversion, Direction(direction, rows=(row, pipeline.sizes["L"])), strength=1.0).pixels
+    rows = Direction(direction, rows=(row, pipeline.sizes["L"]))
+    return pipeline.edit(inversion, rows, strength=1.0, batch=len(inversion)).pixels
 
 
 def repeated(call: Callable[[], object], plan: Plan) -> list[float]:

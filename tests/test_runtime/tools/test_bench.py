@@ -103,6 +103,21 @@ def test_a_real_measurement_has_all_its_parts(tiny_bundle: Path, pipeline: Any) 
             assert each["pictures_per_second"] == pytest.approx(batch["batch"] / each["mean"])
 
 
+def test_the_pictures_of_a_batch_are_computed_all_at_once(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where fewer would be by default, as with large pictures: the stages beside them are timed for the whole batch."""
+    monkeypatch.setattr(type(pipeline), "default_batch", 1)
+    sizes, run = set[int](), pipeline.backend.run
+
+    def seen(stage: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        sizes.add(len(next(iter(inputs.values()))))
+        return run(stage, inputs, outputs)
+
+    monkeypatch.setattr(pipeline.backend, "run", seen)
+    pictures = np.zeros(pipeline.bundle.manifest.shape("image", 3), np.float32)
+    bench.measure_batch(pipeline, plan(rows=(8,)), 3, pictures)
+    assert sizes == {3}
+
+
 def test_edits_of_the_later_rows_are_timed_beside_the_others(tiny_bundle: Path) -> None:
     found = measure_apart(plan(tiny_bundle, rows=(2, 8)))
     (batch,) = pooled([found, found])["batches"]
