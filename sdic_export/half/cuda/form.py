@@ -12,6 +12,7 @@ from sdic_export.half.cuda.blurs import blurs_inside
 from sdic_export.half.cuda.encoder import scale_inside, together
 from sdic_export.half.cuda.graph import Kept, Rewriting, attributes, no_layer
 from sdic_export.half.cuda.heads import batch_heads
+from sdic_export.half.cuda.noise import SUMS, add_noise_once
 from sdic_export.half.cuda.pictures import read_channels_last
 from sdic_export.half.cuda.styles import HALF, SINGLE, batch_styles
 from sdic_export.half.cuda.volumes import flatten_volumes
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 3  # of a convolution that does not matter: RGB
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-STEPS = (blurs_inside, scale_inside, together, batch_heads, batch_styles, read_channels_last)
+STEPS = (blurs_inside, scale_inside, together, batch_heads, batch_styles, read_channels_last, add_noise_once)
 
 
 def cuda_form(model: onnx.ModelProto, kept: Kept = no_layer) -> onnx.ModelProto | None:
@@ -52,4 +53,4 @@ def _slow(node: onnx.NodeProto) -> bool:
     return node.op_type in CONVOLUTIONS and (found.get("group", 1) > MOST_GROUPS or len(found.get("kernel_shape", [])) > 2)
 
 
-CUDA_FORM = Form(cuda_form, (f"{SINGLE}.*"), (f"{HALF}.*",))
+CUDA_FORM = Form(cuda_form, (f"{SINGLE}.*", f"{SUMS}.*"), (f"{HALF}.*",))
