@@ -14,6 +14,7 @@ from sdic_export.half.cuda.graph import Kept, Rewriting, attributes, no_layer
 from sdic_export.half.cuda.heads import batch_heads
 from sdic_export.half.cuda.noise import SUMS, add_noise_once
 from sdic_export.half.cuda.pictures import read_channels_last
+from sdic_export.half.cuda.skips import resize_pictures
 from sdic_export.half.cuda.styles import HALF, SINGLE, batch_styles
 from sdic_export.half.cuda.volumes import flatten_volumes
 from sdic_export.half.precision import Form
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 3  # of a convolution that does not matter: RGB
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-STEPS = (blurs_inside, scale_inside, together, batch_heads, batch_styles, read_channels_last, add_noise_once)
+STEPS = (blurs_inside, scale_inside, together, batch_heads, batch_styles, read_channels_last, resize_pictures, add_noise_once)
 
 
 def cuda_form(model: onnx.ModelProto, kept: Kept = no_layer) -> onnx.ModelProto | None:
