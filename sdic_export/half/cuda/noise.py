@@ -1,8 +1,8 @@
 """The noise and the bias of a styled layer as one constant.
 
-ONNX Runtime adds a noise [1, 1, H, W] by a kernel for any shapes, which takes nearly twice as long as the one that adds a bias. Their sum is
-a constant of the feature's whole shape. The graph holds both as they were, so the file stays small: ONNX Runtime adds them once, when the
-session is made, and keeps C * H * W numbers on the GPU.
+ONNX Runtime adds a noise [1, 1, H, W] by a kernel for any shapes, which takes nearly twice as long as the one that adds a bias. Their sum
+is a constant of the feature's whole shape. The graph holds both as they were, so the file stays small: ONNX Runtime adds them once, when
+the session is made, and keeps C * H * W numbers on the GPU.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdic_export.half.cuda.graph import Rewriting, attribute, attributes
+from sdic_export.half.cuda.graph import TOGETHER, Rewriting, attribute, attributes, set_attributes
 
 if TYPE_CHECKING:
     import onnx
@@ -206,11 +206,16 @@ def _batch_styled(rewriting: Rewriting, layers: Sequence[Styled], name: str) -> 
     for made, what in ((style, "style"), (demodulation, "demodulation")):
         turned = batch.node("Transpose", [made], f"{what}_turned", perm=[1, 0, 2])
         placed = _Batch(rewriting, f"{HALF}.{name}.{what}")
-        spread = placed.node("Unsqueeze", [turned, placed.weight("axes", np.array([3, 4]))], "spread")  # [N, L, C, 1, 1]
-        for index, layer in enumerate(layers):
-            node = layer.style if what == "style" else layer.demodulation
-            channels = len(layer.row.weight) if what == "style" else len(layer.energy)
-            _taken(placed, spread, index, channels, 2, node)
+        nodes = [layer.style if what == "style" else layer.demodulation for layer in layers]
+        channels = [len(layer.row.weight) if what == "style" else len(layer.energy) for layer in layers]
+        shape = placed.weight("shape", np.array([0, 1, 1, len(layers) * max(channels)]))
+        flat = placed.node("Reshape", [turned, shape], "flat")
+        for node, part in zip(nodes, _parts(placed, flat, channels, 3), strict=True):
+            # With channels last, as the feature that it is for: ONNX Runtime would copy each of them there.
+            node.op_type = "Transpose"
+            del node.input[:]
+            node.input.extend([part])
+            set_attributes(node, {"perm": [0, 3, 1, 2]})
 
 
 def _batch_matrices(rewriting: Rewriting, layers: Sequence[Matrix], code: str) -> None:
@@ -219,15 +224,27 @@ def _batch_matrices(rewriting: Rewriting, layers: Sequence[Matrix], code: str) -
     spread = batch.node("Unsqueeze", [turned, batch.weight("axes", np.array([2]))], "spread")  # [N, L, 1, C]
     weight = batch.weight("weights", _padded([layer.weight for layer in layers])[None])
     product = batch.node("Mul", [weight, spread], "products")  # [N, L, 3, C]
-    for index, layer in enumerate(layers):
-        _taken(placed, product, index, layer.weight.shape[1], 3, layer.product)
+    for layer, part in zip(layers, _parts(placed, product, [layer.weight.shape[1] for layer in layers], 1), strict=True):
+        node = layer.product
+        node.op_type = "Squeeze"
+        del node.input[:], node.attribute[:]
+        node.input.extend([part, placed.weight("layer", np.array([1]))])
 
 
-def _taken(placed: _Batch, source: str, index: int, channels: int, axis: int, node: onnx.NodeProto) -> None:
-    """Let `node`'s output be layer `index` of `source` [N, L, ...], of which `axis` has so many channels."""
-    bounds = {"starts": [index, 0], "ends": [index + 1, channels], "axes": [1, axis]}
-    words = [placed.weight(f"{name}_{index}", np.array(values)) for name, values in bounds.items()]
-    part = placed.node("Slice", [source, *words], f"part_{index}")
-    node.op_type = "Squeeze"
-    del node.input[:], node.attribute[:]
-    node.input.extend([part, placed.weight("layer", np.array([1]))])
+def _parts(placed: _Batch, source: str, channels: Sequence[int], axis: int) -> list[str]:
+    """Every layer's own of `source`, [N, L, 3, C] with the layers along axis 1, or [N, 1, 1, L * C] with all in axis 3."""
+    most, count = max(channels), len(channels)
+    names = [f"{placed.name}.part_{index}" for index in range(count)]
+    if set(channels) == {most} and FEWEST <= count <= TOGETHER:
+        sizes = placed.weight("sizes", np.full(count, 1 if axis == 1 else most, np.int64))
+        split = placed.rewriting.node("Split", [source, sizes], names[0], axis=axis)
+        split.output.extend(names[1:])
+        placed.rewriting.makers.update(dict.fromkeys(names, split))
+        return names
+    for index, own in enumerate(channels):
+        bounds = {"starts": [index, 0], "ends": [index + 1, own], "axes": [1, 3]}
+        if axis == 3:
+            bounds = {"starts": [index * most], "ends": [index * most + own], "axes": [3]}
+        words = [placed.weight(f"{name}_{index}", np.array(values)) for name, values in bounds.items()]
+        placed.rewriting.node("Slice", [source, *words], names[index])
+    return names
