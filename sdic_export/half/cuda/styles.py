@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SINGLE = "batched_styles"  # the layer that stays in float32
 HALF = "batched_modulation"  # and what is made of it, which does not
 FEWEST = 2  # layers for which it pays
+LINEAR = ("Mul", "Conv", "ConvTranspose", "Reshape", "Transpose")  # between a style and its demodulation
+SCALE = 4.0  # of the mean square's root: about the largest of some hundred numbers
 LEAST = 1e-9  # that styles are divided by, as in `sdic_export.graphs.folded`; graphs of before have no such limit
 
 
@@ -37,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Styled:
-    """A row whose style is scaled to at most 1, and its demodulation: magnitude, energy [O, C], epsilon and gain; see
+    """A row whose style is scaled, and its demodulation: magnitude, energy [O, C], epsilon and gain; see
     `sdic_export.graphs.folded`. `style`, `demodulation`: the nodes that give both the axes of a picture."""
 
     row: Row
@@ -161,10 +163,11 @@ class _Chain:
         return [] if array is None else array.ravel().tolist()
 
 
-def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """All in one array, zeros behind each."""
+def _padded(arrays: Sequence[np.ndarray], fill: float = 0.0) -> np.ndarray:
+    """All in one array, `fill` behind each."""
     shape = np.max([array.shape for array in arrays], axis=0)
-    return np.stack([np.pad(array, [(0, int(most) - size) for most, size in zip(shape, array.shape, strict=True)]) for array in arrays])
+    gaps = [[(0, int(most) - size) for most, size in zip(shape, array.shape, strict=True)] for array in arrays]
+    return np.stack([np.pad(array, gap, constant_values=fill) for array, gap in zip(arrays, gaps, strict=True)])
 
 
 class _Batch:
@@ -189,17 +192,34 @@ class _Batch:
         return self.node("Add", [product, self.weight("bias", _padded([row.bias[None] for row in rows]))], "linear")
 
 
+def _rename_scaled(rewriting: Rewriting, layer: Styled) -> None:
+    """Other names for what lies between a style and its demodulation: another scale, and checks compare tensors by their names."""
+    waiting, seen, end = [layer.style.output[0]], [layer.demodulation.output[0]], layer.demodulation.output[0]
+    while waiting:
+        name = waiting.pop()
+        seen.append(name)
+        for reader in rewriting.readers.get(name, []):
+            if reader.op_type in LINEAR and end not in reader.input and reader.output[0] not in (*seen, *waiting):
+                waiting.append(reader.output[0])
+    for name in seen:
+        rewriting.rename_made(name, f"{name}.scaled")
+
+
 def _batch_styled(rewriting: Rewriting, layers: Sequence[Styled], name: str) -> None:
     batch = _Batch(rewriting, name)
     linear = batch.linear([layer.row for layer in layers])
-    sizes = batch.node("ReduceMax", [batch.node("Abs", [linear], "sizes"), batch.weight("last", np.array([2]))], "largest_size", keepdims=1)
-    largest = batch.node("Max", [sizes, batch.weight("least", np.array(LEAST, np.float32))], "largest")
-    style = batch.node("Div", [linear, largest], "style")
-    # epsilon / (magnitude * largest) ** 2
+    # Any scale of a style does, for its demodulation makes up for it. The largest number would need a reduction, which cuDNN takes ten
+    # times as long for; so four times the mean square's root, which a product gives, and which is about as much.
+    shares = _padded([np.full((len(layer.row.weight), 1), SCALE**2 / len(layer.row.weight), np.float32) for layer in layers])
+    squares = batch.node("MatMul", [batch.node("Mul", [linear, linear], "squares"), batch.weight("shares", shares)], "mean_squares")
+    squared = batch.node("Max", [squares, batch.weight("least", np.array(LEAST**2, np.float32))], "scale_squared")
+    style = batch.node("Div", [linear, batch.node("Sqrt", [squared], "scale")], "style")
+    # epsilon / (magnitude * scale) ** 2
     floors = np.array([layer.epsilon / layer.magnitude**2 for layer in layers], np.float64).astype(np.float32)[:, None, None]
-    floor = batch.node("Div", [batch.weight("floors", floors), batch.node("Mul", [largest, largest], "largest_squared")], "floor")
+    floor = batch.node("Div", [batch.weight("floors", floors), squared], "floor")
     power = batch.node("Mul", [style, style], "power")
-    energy = batch.node("MatMul", [power, batch.weight("energy", _padded([layer.energy.T for layer in layers]))], "energies")
+    # With zeros a demodulation that nothing reads would reach beyond half precision.
+    energy = batch.node("MatMul", [power, batch.weight("energy", _padded([layer.energy.T for layer in layers], 1.0))], "energies")
     root = batch.node("Sqrt", [batch.node("Add", [energy, floor], "total")], "root")
     gains = np.array([layer.gain for layer in layers], np.float32)[:, None, None]
     demodulation = batch.node("Div", [batch.weight("gains", gains), root], "demodulation")
@@ -216,6 +236,8 @@ def _batch_styled(rewriting: Rewriting, layers: Sequence[Styled], name: str) -> 
             del node.input[:]
             node.input.extend([part])
             set_attributes(node, {"perm": [0, 3, 1, 2]})
+    for layer in layers:
+        _rename_scaled(rewriting, layer)
 
 
 def _batch_matrices(rewriting: Rewriting, layers: Sequence[Matrix], code: str) -> None:

@@ -81,3 +81,24 @@ def test_layers_of_one_width_are_split_in_one_kernel(channels: list[int], kinds:
     for index, (own, got) in enumerate(zip(channels, outputs(model, x=x), strict=True)):
         want = x[:, index : index + 1, :, :own] if axis == 1 else x[..., index * most : index * most + own]
         np.testing.assert_array_equal(got, want)
+
+
+def test_a_demodulation_that_nothing_reads_stays_small(built: Any) -> None:
+    """Layers are padded to the widest one."""
+    made = batched(onnx.load(single(built, "generator_tail")))
+    flat = next(name for node in made.graph.node for name in node.output if name.endswith(".demodulation.flat"))
+    made.graph.output.append(helper.make_tensor_value_info(flat, onnx.TensorProto.FLOAT, None))
+    gain = max(float(np.max(numpy_helper.to_array(tensor))) for tensor in made.graph.initializer if tensor.name.endswith(".gains"))
+    assert np.abs(outputs(made, **random_inputs(made, 2))[-1]).max() < 1000 * gain
+
+
+def test_what_has_another_scale_has_another_name(built: Any) -> None:
+    """So that no check compares it with the float32 graph's."""
+    model = onnx.load(single(built, "generator_tail"))
+    made = batched(model)
+    extra = {name for node in made.graph.node for name in node.output} & {name for node in model.graph.node for name in node.output}
+    known = [value for value in onnx.shape_inference.infer_shapes(model).graph.value_info if value.name in extra]
+    del model.graph.output[:], made.graph.output[:]
+    model.graph.output.extend(known)
+    made.graph.output.extend(known)
+    assert_same_numbers(model, made)
