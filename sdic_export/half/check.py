@@ -67,7 +67,10 @@ class StageCheck:
     @property
     def noisiest(self) -> LayerRange:
         """The node that adds most noise to what reaches it: where to look first when the PSNR is too low."""
-        noise = {item.tensor: item.noise for item in self.layers}
+        noise: dict[str, float] = {}
+        for item in self.layers:  # what cannot be compared has what reaches it
+            passed = max((noise.get(name, 0.0) for name in item.inputs), default=0.0)
+            noise[item.tensor] = passed if math.isnan(item.reference) else item.noise
         return max(self.layers, key=lambda item: item.noise - max((noise.get(name, 0.0) for name in item.inputs), default=0.0))
 
 

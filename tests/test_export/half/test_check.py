@@ -188,6 +188,10 @@ def test_what_a_failed_check_says(check: StageCheck, message: str) -> None:
 def test_noise_is_blamed_on_the_layer_that_adds_it() -> None:
     assert found(90, noise=(0.3, 0.31)).noisiest.layer == "a.conv"
     assert found(90, noise=(0.001, 0.31)).noisiest.layer == "b"
+    check = found(90, noise=(0.3, 0.31))
+    between = LayerRange("own", "Mul", "own", True, 1.0, math.nan, 0.0, ("t1",))  # has nothing to be compared with
+    layers = (check.layers[0], between, replace(check.layers[1], inputs=("own",)))
+    assert replace(check, layers=layers).noisiest.layer == "a.conv"
 
 
 def test_the_chain_has_a_limit_of_its_own() -> None:
