@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LARGEST_NUMBER = {"float16": 65504.0, "bfloat16": 3.39e38}
 MEASURED = ("largest", "mean", "reference", "error", "power")
+RANGE = 2  # of these, what says how large a tensor is by itself
 HALF, SINGLE = "half/", "single/"  # prefixes of the two graphs' tensors
 
 
@@ -38,8 +39,8 @@ class LayerRange:
     tensor: str
     half: bool  # whether it is in the half type
     largest: float  # largest magnitude in the half graph; infinite or NaN after an overflow
-    reference: float  # largest magnitude in the float32 graph
-    noise: float  # RMS of the difference over RMS of the float32 tensor
+    reference: float  # largest magnitude in the float32 graph; NaN where that has no such tensor
+    noise: float  # RMS of the difference over RMS of the float32 tensor; 0 where there is none
     inputs: tuple[str, ...] = ()  # the tensors it reads
 
 
@@ -66,7 +67,10 @@ class StageCheck:
     @property
     def noisiest(self) -> LayerRange:
         """The node that adds most noise to what reaches it: where to look first when the PSNR is too low."""
-        noise = {item.tensor: item.noise for item in self.layers}
+        noise: dict[str, float] = {}
+        for item in self.layers:  # what cannot be compared has what reaches it
+            passed = max((noise.get(name, 0.0) for name in item.inputs), default=0.0)
+            noise[item.tensor] = passed if math.isnan(item.reference) else item.noise
         return max(self.layers, key=lambda item: item.noise - max((noise.get(name, 0.0) for name in item.inputs), default=0.0))
 
 
@@ -98,10 +102,8 @@ def judge_stage(check: StageCheck, policy: str | os.PathLike[str] | Policy = "fp
     largest, ceiling = check.largest, policy.limits.largest * LARGEST_NUMBER[policy.type]
     where = f'the layer "{largest.layer}" ({largest.operator})'
     if not math.isfinite(largest.largest):
-        raise BundleError(
-            f'the stage "{check.stage}" overflows in {check.precision}: {where} reaches {largest.reference:.3g} in float32; '
-            + _keep(check, largest)
-        )
+        reached = "" if math.isnan(largest.reference) else f" reaches {largest.reference:.3g} in float32"
+        raise BundleError(f'the stage "{check.stage}" overflows in {check.precision}: {where}{reached}; ' + _keep(check, largest))
     if largest.largest > ceiling:
         raise BundleError(
             f'the stage "{check.stage}" comes too near to the largest {policy.type}: {where} reaches {largest.largest:.3g} '
@@ -153,6 +155,7 @@ class _Row:
     tensor: str
     half: bool
     inputs: tuple[str, ...]
+    own: bool
 
 
 def _range(row: _Row, results: Sequence[Mapping[str, np.ndarray]]) -> LayerRange:
@@ -161,6 +164,9 @@ def _range(row: _Row, results: Sequence[Mapping[str, np.ndarray]]) -> LayerRange
         return next((value for value in values if not math.isfinite(value)), max(values))
 
     finite = math.isfinite(worst("mean"))  # a NaN may pass a maximum unseen
+    if row.own:
+        largest = worst("largest") if finite else math.inf
+        return LayerRange(row.layer, row.operator, row.tensor, row.half, largest, math.nan, 0.0, row.inputs)
     power, error = worst("power"), worst("error")
     noise = math.sqrt(error / power) if power > 0 and math.isfinite(error) else (0.0 if error == 0 else math.inf)
     largest = worst("largest") if finite else math.inf
@@ -203,27 +209,34 @@ def _twin(single: Path, half: Path, folder: Path, kind: str) -> tuple[onnx.Model
         if node.op_type == "Cast" or name not in parts[1].halves | parts[1].singles:
             continue
         tensor = name if name in floats else name.removesuffix(f"_{kind}")
-        if tensor not in floats:
+        own = tensor not in floats  # of another form of the graph, so there is nothing to compare it with
+        if own and name not in parts[1].halves:
             continue
         inputs = tuple(next((item.removesuffix(end) for end in suffixes if item.endswith(end)), item) for item in node.input)
-        rows.append(_Row(layers[name], node.op_type, tensor, name in parts[1].halves, inputs))
-        twin.graph.node.extend(_measured(tensor, HALF + name, SINGLE + tensor))
-        twin.graph.output.extend(helper.make_tensor_value_info(f"{what}/{tensor}", FLOAT, []) for what in MEASURED)
+        rows.append(_Row(layers[name], node.op_type, tensor, name in parts[1].halves, inputs, own))
+        twin.graph.node.extend(_measured(tensor, HALF + name, None if own else SINGLE + tensor))
+        measured = MEASURED[:RANGE] if own else MEASURED
+        twin.graph.output.extend(helper.make_tensor_value_info(f"{what}/{tensor}", FLOAT, []) for what in measured)
     for value in models[0].graph.output:
         twin.graph.output.extend(helper.make_tensor_value_info(prefix + value.name, FLOAT, None) for prefix in (HALF, SINGLE))
     return twin, rows
 
 
-def _measured(tensor: str, half: str, single: str) -> list[onnx.NodeProto]:
+def _measured(tensor: str, half: str, single: str | None) -> list[onnx.NodeProto]:
     from onnx import helper
 
     def node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
         return helper.make_node(kind, list(inputs), [f"{output}/{tensor}"], **attributes)
 
-    return [
+    size = [
         node("Abs", [half], "abs"),
         node("ReduceMax", [f"abs/{tensor}"], "largest", keepdims=0),
         node("ReduceMean", [f"abs/{tensor}"], "mean", keepdims=0),
+    ]
+    if single is None:
+        return size
+    return [
+        *size,
         node("Abs", [single], "abs_single"),
         node("ReduceMax", [f"abs_single/{tensor}"], "reference", keepdims=0),
         node("Sub", [half, single], "minus"),

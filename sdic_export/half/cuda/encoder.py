@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdic_export.half.cuda.graph import Rewriting, attribute, attributes
+from sdic_export.half.cuda.graph import TOGETHER, Rewriting, attribute, attributes
 
 if TYPE_CHECKING:
     import onnx
 
 EPSILON = 1e-5  # ONNX's default of a batch norm
 LEAST, MOST = 1e-2, 1e3  # of a scale, and of a shift over its scale, for which half precision loses nothing
-TOGETHER = 32  # outputs that ONNX Runtime splits in one kernel without a table in host memory, which a CUDA graph could not keep
 
 
 def scale_inside(rewriting: Rewriting) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
 Kept: TypeAlias = Callable[[str], bool]
+TOGETHER = 32  # outputs that ONNX Runtime splits in one kernel without a table in host memory, which a CUDA graph could not keep
 DEFAULTS = {"group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0], "output_padding": [0, 0], "dilations": [1, 1], "alpha": 1.0, "beta": 1.0}
 
 

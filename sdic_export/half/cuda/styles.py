@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdic_export.half.cuda.graph import Rewriting, attribute, attributes
+from sdic_export.half.cuda.graph import TOGETHER, Rewriting, attribute, attributes, set_attributes
 
 if TYPE_CHECKING:
     import onnx
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SINGLE = "batched_styles"  # the layer that stays in float32
 HALF = "batched_modulation"  # and what is made of it, which does not
 FEWEST = 2  # layers for which it pays
+LINEAR = ("Mul", "Conv", "ConvTranspose", "Reshape", "Transpose")  # between a style and its demodulation
+SCALE = 4.0  # of the mean square's root: about the largest of some hundred numbers
 LEAST = 1e-9  # that styles are divided by, as in `sdic_export.graphs.folded`; graphs of before have no such limit
 
 
@@ -37,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Styled:
-    """A row whose style is scaled to at most 1, and its demodulation: magnitude, energy [O, C], epsilon and gain; see
+    """A row whose style is scaled, and its demodulation: magnitude, energy [O, C], epsilon and gain; see
     `sdic_export.graphs.folded`. `style`, `demodulation`: the nodes that give both the axes of a picture."""
 
     row: Row
@@ -161,10 +163,11 @@ class _Chain:
         return [] if array is None else array.ravel().tolist()
 
 
-def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """All in one array, zeros behind each."""
+def _padded(arrays: Sequence[np.ndarray], fill: float = 0.0) -> np.ndarray:
+    """All in one array, `fill` behind each."""
     shape = np.max([array.shape for array in arrays], axis=0)
-    return np.stack([np.pad(array, [(0, int(most) - size) for most, size in zip(shape, array.shape, strict=True)]) for array in arrays])
+    gaps = [[(0, int(most) - size) for most, size in zip(shape, array.shape, strict=True)] for array in arrays]
+    return np.stack([np.pad(array, gap, constant_values=fill) for array, gap in zip(arrays, gaps, strict=True)])
 
 
 class _Batch:
@@ -189,28 +192,52 @@ class _Batch:
         return self.node("Add", [product, self.weight("bias", _padded([row.bias[None] for row in rows]))], "linear")
 
 
+def _rename_scaled(rewriting: Rewriting, layer: Styled) -> None:
+    """Other names for what lies between a style and its demodulation: another scale, and checks compare tensors by their names."""
+    waiting, seen, end = [layer.style.output[0]], [layer.demodulation.output[0]], layer.demodulation.output[0]
+    while waiting:
+        name = waiting.pop()
+        seen.append(name)
+        for reader in rewriting.readers.get(name, []):
+            if reader.op_type in LINEAR and end not in reader.input and reader.output[0] not in (*seen, *waiting):
+                waiting.append(reader.output[0])
+    for name in seen:
+        rewriting.rename_made(name, f"{name}.scaled")
+
+
 def _batch_styled(rewriting: Rewriting, layers: Sequence[Styled], name: str) -> None:
     batch = _Batch(rewriting, name)
     linear = batch.linear([layer.row for layer in layers])
-    sizes = batch.node("ReduceMax", [batch.node("Abs", [linear], "sizes"), batch.weight("last", np.array([2]))], "largest_size", keepdims=1)
-    largest = batch.node("Max", [sizes, batch.weight("least", np.array(LEAST, np.float32))], "largest")
-    style = batch.node("Div", [linear, largest], "style")
-    # epsilon / (magnitude * largest) ** 2
+    # Any scale of a style does, for its demodulation makes up for it. The largest number would need a reduction, which cuDNN takes ten
+    # times as long for; so four times the mean square's root, which a product gives, and which is about as much.
+    shares = _padded([np.full((len(layer.row.weight), 1), SCALE**2 / len(layer.row.weight), np.float32) for layer in layers])
+    squares = batch.node("MatMul", [batch.node("Mul", [linear, linear], "squares"), batch.weight("shares", shares)], "mean_squares")
+    squared = batch.node("Max", [squares, batch.weight("least", np.array(LEAST**2, np.float32))], "scale_squared")
+    style = batch.node("Div", [linear, batch.node("Sqrt", [squared], "scale")], "style")
+    # epsilon / (magnitude * scale) ** 2
     floors = np.array([layer.epsilon / layer.magnitude**2 for layer in layers], np.float64).astype(np.float32)[:, None, None]
-    floor = batch.node("Div", [batch.weight("floors", floors), batch.node("Mul", [largest, largest], "largest_squared")], "floor")
+    floor = batch.node("Div", [batch.weight("floors", floors), squared], "floor")
     power = batch.node("Mul", [style, style], "power")
-    energy = batch.node("MatMul", [power, batch.weight("energy", _padded([layer.energy.T for layer in layers]))], "energies")
+    # With zeros a demodulation that nothing reads would reach beyond half precision.
+    energy = batch.node("MatMul", [power, batch.weight("energy", _padded([layer.energy.T for layer in layers], 1.0))], "energies")
     root = batch.node("Sqrt", [batch.node("Add", [energy, floor], "total")], "root")
     gains = np.array([layer.gain for layer in layers], np.float32)[:, None, None]
     demodulation = batch.node("Div", [batch.weight("gains", gains), root], "demodulation")
     for made, what in ((style, "style"), (demodulation, "demodulation")):
         turned = batch.node("Transpose", [made], f"{what}_turned", perm=[1, 0, 2])
         placed = _Batch(rewriting, f"{HALF}.{name}.{what}")
-        spread = placed.node("Unsqueeze", [turned, placed.weight("axes", np.array([3, 4]))], "spread")  # [N, L, C, 1, 1]
-        for index, layer in enumerate(layers):
-            node = layer.style if what == "style" else layer.demodulation
-            channels = len(layer.row.weight) if what == "style" else len(layer.energy)
-            _taken(placed, spread, index, channels, 2, node)
+        nodes = [layer.style if what == "style" else layer.demodulation for layer in layers]
+        channels = [len(layer.row.weight) if what == "style" else len(layer.energy) for layer in layers]
+        shape = placed.weight("shape", np.array([0, 1, 1, len(layers) * max(channels)]))
+        flat = placed.node("Reshape", [turned, shape], "flat")
+        for node, part in zip(nodes, _parts(placed, flat, channels, 3), strict=True):
+            # With channels last, as the feature that it is for: ONNX Runtime would copy each of them there.
+            node.op_type = "Transpose"
+            del node.input[:]
+            node.input.extend([part])
+            set_attributes(node, {"perm": [0, 3, 1, 2]})
+    for layer in layers:
+        _rename_scaled(rewriting, layer)
 
 
 def _batch_matrices(rewriting: Rewriting, layers: Sequence[Matrix], code: str) -> None:
@@ -219,15 +246,27 @@ def _batch_matrices(rewriting: Rewriting, layers: Sequence[Matrix], code: str) -
     spread = batch.node("Unsqueeze", [turned, batch.weight("axes", np.array([2]))], "spread")  # [N, L, 1, C]
     weight = batch.weight("weights", _padded([layer.weight for layer in layers])[None])
     product = batch.node("Mul", [weight, spread], "products")  # [N, L, 3, C]
-    for index, layer in enumerate(layers):
-        _taken(placed, product, index, layer.weight.shape[1], 3, layer.product)
+    for layer, part in zip(layers, _parts(placed, product, [layer.weight.shape[1] for layer in layers], 1), strict=True):
+        node = layer.product
+        node.op_type = "Squeeze"
+        del node.input[:], node.attribute[:]
+        node.input.extend([part, placed.weight("layer", np.array([1]))])
 
 
-def _taken(placed: _Batch, source: str, index: int, channels: int, axis: int, node: onnx.NodeProto) -> None:
-    """Let `node`'s output be layer `index` of `source` [N, L, ...], of which `axis` has so many channels."""
-    bounds = {"starts": [index, 0], "ends": [index + 1, channels], "axes": [1, axis]}
-    words = [placed.weight(f"{name}_{index}", np.array(values)) for name, values in bounds.items()]
-    part = placed.node("Slice", [source, *words], f"part_{index}")
-    node.op_type = "Squeeze"
-    del node.input[:], node.attribute[:]
-    node.input.extend([part, placed.weight("layer", np.array([1]))])
+def _parts(placed: _Batch, source: str, channels: Sequence[int], axis: int) -> list[str]:
+    """Every layer's own of `source`, [N, L, 3, C] with the layers along axis 1, or [N, 1, 1, L * C] with all in axis 3."""
+    most, count = max(channels), len(channels)
+    names = [f"{placed.name}.part_{index}" for index in range(count)]
+    if set(channels) == {most} and FEWEST <= count <= TOGETHER:
+        sizes = placed.weight("sizes", np.full(count, 1 if axis == 1 else most, np.int64))
+        split = placed.rewriting.node("Split", [source, sizes], names[0], axis=axis)
+        split.output.extend(names[1:])
+        placed.rewriting.makers.update(dict.fromkeys(names, split))
+        return names
+    for index, own in enumerate(channels):
+        bounds = {"starts": [index, 0], "ends": [index + 1, own], "axes": [1, 3]}
+        if axis == 3:
+            bounds = {"starts": [index * most], "ends": [index * most + own], "axes": [3]}
+        words = [placed.weight(f"{name}_{index}", np.array(values)) for name, values in bounds.items()]
+        placed.rewriting.node("Slice", [source, *words], names[index])
+    return names

@@ -101,6 +101,22 @@ def test_weights_scaled_by_eight_per_layer_change_nothing(built: Any, halves: Pa
     assert checks[1].psnr == pytest.approx(checks[0].psnr, abs=1)
 
 
+def test_an_overflow_in_what_only_the_half_graph_has_is_seen(tmp_path: Path) -> None:
+    """Graphs for CUDA have tensors that the float32 graph lacks; here one of them is divided again before anything is compared."""
+    weights = {"a.up": np.full((1,), 4e4, np.float32), "a.down": np.full((1,), 1 / 4e4, np.float32)}
+    plain = small_model([helper.make_node("Identity", ["image"], ["latent"], "latent")], {})
+    scaled = [helper.make_node("Mul", ["image", "a.up"], ["up"], "up"), helper.make_node("Mul", ["up", "a.down"], ["latent"], "latent")]
+    onnx.save(plain, str(tmp_path / "single.onnx"))
+    onnx.save(small_model(scaled, weights), str(tmp_path / "scaled.onnx"))
+    write_half(tmp_path / "scaled.onnx", tmp_path / "half.onnx", "e4e")
+    inputs = {"image": np.linspace(-3, 3, 128, dtype=np.float32).reshape(1, 8, 4, 4)}
+    check = measure_stage(tmp_path / "single.onnx", tmp_path / "half.onnx", "e4e", inputs, threads=1)
+    (own,) = (item for item in check.layers if item.tensor == "up_float16" or item.tensor == "up")
+    assert own.half and own.largest == math.inf and math.isnan(own.reference) and own.noise == 0
+    with pytest.raises(BundleError, match=r'overflows in fp16: the layer "a" \(Mul\); keep it'):
+        judge_stage(check)
+
+
 def test_without_the_policy_the_check_fails_and_names_the_layer(model: SDIC, tmp_path: Path) -> None:
     """Small weights, which demodulation makes up for: the constants of the demodulation leave the range of float16."""
     stage, inputs = "generator_tail", random_inputs("generator_tail")
@@ -172,6 +188,10 @@ def test_what_a_failed_check_says(check: StageCheck, message: str) -> None:
 def test_noise_is_blamed_on_the_layer_that_adds_it() -> None:
     assert found(90, noise=(0.3, 0.31)).noisiest.layer == "a.conv"
     assert found(90, noise=(0.001, 0.31)).noisiest.layer == "b"
+    check = found(90, noise=(0.3, 0.31))
+    between = LayerRange("own", "Mul", "own", True, 1.0, math.nan, 0.0, ("t1",))  # has nothing to be compared with
+    layers = (check.layers[0], between, replace(check.layers[1], inputs=("own",)))
+    assert replace(check, layers=layers).noisiest.layer == "a.conv"
 
 
 def test_the_chain_has_a_limit_of_its_own() -> None:
