@@ -125,11 +125,6 @@ class ModelConfig:
         values = {name: value for name, value in asdict(self).items() if name in ModelConfig.__dataclass_fields__}
         return {**values, "channels": {str(size): width for size, width in self.channels.items()}}
 
-    def check_domain(self, path: Path, domain: str | None) -> None:
-        """Raise CheckpointError where the file that this was read from says another domain than the one that is asked for, if any."""
-        if domain not in (None, self.domain):
-            raise CheckpointError(f'"{path}" says that it was trained for the domain "{self.domain}" and not for "{domain}"; omit --domain')
-
     def _check_parts(self) -> None:
         """Raise CheckpointError where sizes are missing, or given for another number of parts."""
         missing = [str(4 << layer) for layer in range(int(log2(self.resolution)) - 1) if 4 << layer not in self.channels]
@@ -208,3 +203,9 @@ TINY = replace(
     discrepancy=replace(DEMO.discrepancy, scales=(4, 8, 8, 16), up=(8, 8, 4), middle=4, volume=(2, 4, 4, 8), stem=(4, 8)),
 )
 PRESETS = {"faces": FACES, "cars": CARS, "demo": DEMO, "tiny": TINY}
+
+
+def check_domain(path: Path, told: str | None, wanted: str | None) -> None:
+    """Raise CheckpointError where a file says another domain, `told`, than the `wanted` one; either may be None."""
+    if wanted is not None and told not in (None, wanted):
+        raise CheckpointError(f'"{path}" says that it was trained for the domain "{told}" and not for "{wanted}"; omit --domain')

@@ -100,12 +100,12 @@ def domain_of(generator: Path, domain: Domain | None, encoder: Path | None = Non
     """The domain that `--domain` gives. Where it gives none, and the file is a generator alone of the size of the released cars', tells how
     its pictures are taken, unless there is an `encoder` that says it. Raises CheckpointError for a file that says another one."""
     from sdic_train.checkpoints.load import read_checkpoint
-    from sdic_train.config import CARS
+    from sdic_train.config import CARS, check_domain
 
     wanted = None if domain is None else domain.value
     checkpoint = read_checkpoint(generator, wanted, sure=False)
     if wanted is not None or encoder is not None:
-        checkpoint.config.check_domain(generator, wanted)
+        check_domain(generator, checkpoint.config.domain, wanted)
         return wanted
     if checkpoint.alone and checkpoint.config.resolution == CARS.resolution:
         notice(f"pictures of {generator} are taken to fill the whole square; give --domain cars where they lie between black bars")

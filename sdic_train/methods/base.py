@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sdic_runtime.errors import ArgumentError, CheckpointError
 from sdic_runtime.program import Axes, Cut, Move, Stage
+from sdic_train.config import check_domain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +67,8 @@ class MethodCode:
         if others and len(inspect.signature(self.load).parameters) < 3:
             raise CheckpointError(f'a model of the method "{self.name}" is one file; give no further files, such as {others[0]}')
         model: Any = self.load(path, domain, *((others,) if others else ()))
-        model.config.check_domain(path, domain)
+        config = getattr(model, "config", None)  # of any kind, where the method is another package's
+        check_domain(path, getattr(config, "domain", None), domain)
         return model
 
     def takes(self, program: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from torch import nn
 from sdic_runtime.errors import CheckpointError
 from sdic_train.checkpoints.load import load_generator, read_checkpoint
 from sdic_train.checkpoints.recognise import KINDS
-from sdic_train.config import ModelConfig
+from sdic_train.config import ModelConfig, check_domain
 from sdic_train.networks.clcae.model import CLCAE, CLCAEConfig
 from sdic_train.networks.fs.model import FS
 from sdic_train.networks.hfgi.consultation import RELEASED, HFGISizes
@@ -127,7 +127,7 @@ def _domain_of(sources: Sources) -> str | None:
 def _encoder_of(path: Path, kind: str, domain: str | None) -> Any:
     """The sizes of the encoder in a checkpoint, which is of `kind` or one that has such an encoder."""
     checkpoint = read_checkpoint(path, domain, kind if kind == "W encoder" else None, sure=False)
-    checkpoint.config.check_domain(path, domain)
+    check_domain(path, checkpoint.config.domain, domain)
     if not any(name.startswith("encoder.") for name in checkpoint.state) or (kind == "e4e" and not checkpoint.config.encoder.plain):
         wanted = {"W encoder": "the encoder into W that `sdic-train encoder --recipe w` makes"}.get(kind, "an e4e encoder")
         raise CheckpointError(f'"{path}" is of {checkpoint.kind}; name a file that has {wanted} with --encoder')
