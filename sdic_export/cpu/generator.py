@@ -27,7 +27,7 @@ Tail: TypeAlias = TailGraph | SuffixGraph  # the latter begins one layer later
 BANDS = 2  # of rows; each runs on a core or a share of the cores, and reads some rows of its neighbours
 BANDS_FROM = 512  # rows of the generator's picture; smaller ones are not worth the neighbours' rows
 STRIPED_FROM = 512  # rows of a block's picture; the tensors of larger blocks are kept in caches by computing it in strips
-STRIP_ROWS = 32  # tensors of 4 MB in the released blocks of 512 and 1024, instead of 67 and 134
+STRIP_ROWS = 43  # tensors of 5.6 MB in the released blocks of 512 and 1024, instead of 67 and 134
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class BandUp(nn.Module):
     The transposed convolution makes 2 H + 1 rows of H, and the blur reads the rows i - 1 to i + 2 of these for its row i. Pixels of even
     and odd rows and columns are convolutions of their own, because ONNX Runtime's transposed convolution adds its parts one by one:
     row 2 r is w2 x[r - 1] + w0 x[r], row 2 r + 1 is w1 x[r]; columns likewise. They interleave with channels last, where neighbouring
-    columns are neighbouring channels.
+    columns are neighbouring channels. A row too many at either end, which has no partner, is multiplied by a tap of zero: cutting it off
+    would copy the others.
     """
 
     noise: Tensor
@@ -112,15 +113,16 @@ class BandUp(nn.Module):
 
     def __init__(self, layer: FoldedStyledConv, rows: Rows) -> None:
         super().__init__()
-        first, last = rows.first - 1, rows.last + 2
-        self.above, self.below = max(-first, 0), max(last - rows.size - 1, 0)
         half = rows.size // 2
-        first, last = first + self.above, last - self.below
-        self.needs = Rows(max((first - 1) // 2, 0), min((last - 1) // 2 + 1, half), half)
-        made = Rows(2 * self.needs.first, 2 * len(self.needs) + 2, rows.size + 2)
-        self.wanted = Rows(first, last, rows.size + 2).within(made)
-        self.modulation, self.bias = layer.modulation, layer.bias.flatten()
-        self.vertical, self.horizontal = layer.vertical, layer.horizontal
+        first, last = max(rows.first - 1, 0), min(rows.last + 2, rows.size + 1)  # of what the blur reads
+        self.above, self.below = first - (rows.first - 1), rows.last + 2 - last
+        pairs = Rows(first // 2, (last - 1) // 2 + 1, half + 1)
+        reads_before = first % 2 == 0 and first > 0  # an even row first, which reads the row before its partner
+        self.top, self.bottom = int(not reads_before), int(pairs.last > half)
+        self.needs = Rows(pairs.first - int(reads_before), min(pairs.last, half), half)
+        self.columns = half + 1
+        self.modulation, self.bias, self.horizontal = layer.modulation, layer.bias.flatten(), layer.horizontal
+        constant(self, "vertical", F.pad(layer.vertical, (0, 0, first - 2 * pairs.first, 2 * pairs.last - last)))
         constant(self, "noise", layer.noise[:, :, rows.first : rows.last])
         taps = (slice(0, None, 2), slice(1, 2))  # of the even and of the odd pixels
         weight = layer.weight.transpose(0, 1)
@@ -130,19 +132,25 @@ class BandUp(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scales, demodulation = self.modulation(style)
-        x = x * scales[:, :, None, None]
-        lines = []
-        for row in (0, 1):
-            # Zeros around the input make the phases equally large; they add a row and a column of zeros at the end.
-            parts = [F.conv2d(F.pad(x, (1 - column, 1, 1 - row, 1)), self.get_buffer(f"weight{row}{column}")) for column in (0, 1)]
-            lines.append(torch.cat(parts, 1).permute(0, 2, 3, 1))
-        x = torch.stack(lines, 2) * demodulation.repeat(1, 2)[:, None, None, None]
-        x = x.flatten(1, 2).unflatten(3, (2, -1)).flatten(2, 3)[:, self.wanted].permute(0, 3, 1, 2)
+        lines = self._lines(x * scales[:, :, None, None])
+        # For all columns at once: ONNX Runtime multiplies run by run of what is repeated, and runs of some channels are short.
+        x = torch.stack(lines, 2) * demodulation.repeat(1, 2 * self.columns).unflatten(1, (self.columns, -1))[:, None, None]
+        x = x.flatten(1, 2).unflatten(3, (2, -1)).flatten(2, 3).permute(0, 3, 1, 2)
         x = F.conv2d(F.pad(x, (0, 0, self.above, self.below)), self.vertical, groups=x.shape[1])
         x = F.conv2d(F.pad(x, (1, 0)), self.horizontal, groups=x.shape[1])
         # Noise and bias as a convolution are added by the one in front. Without the style it would be folded into a constant of full size.
         noise = self.noise + 0 * style[:, :1, None, None]
         return F.leaky_relu(x + F.conv2d(noise, self.spread, self.bias), LEAKY_SLOPE)
+
+    def _lines(self, x: Tensor) -> list[Tensor]:
+        """The even and the odd rows of the transposed convolution, [N, rows, columns / 2, 2 O] each: even columns, then odd ones."""
+        lines = []
+        for row in (0, 1):
+            # Zeros behind the input make the phases equally large; they add a column of zeros at the end, and a row at the picture's end.
+            edges = (self.top * (1 - row), self.bottom)
+            parts = [F.conv2d(F.pad(x, (1 - column, 1, *edges)), self.get_buffer(f"weight{row}{column}")) for column in (0, 1)]
+            lines.append(torch.cat(parts, 1).permute(0, 2, 3, 1))
+        return [lines[0], lines[1][:, 1 - self.top :]]
 
 
 class BandRGB(nn.Module):
