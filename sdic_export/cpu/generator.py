@@ -110,6 +110,7 @@ class BandUp(nn.Module):
 
     noise: Tensor
     spread: Tensor
+    vertical: Tensor
 
     def __init__(self, layer: FoldedStyledConv, rows: Rows) -> None:
         super().__init__()
