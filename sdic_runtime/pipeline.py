@@ -22,7 +22,7 @@ from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.moves import extras_of, masks_of, move_of
-from sdic_runtime.pictures import PictureLike, prepare
+from sdic_runtime.pictures import PictureLike, prepare, stream_of
 from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, STYLES, Move, Program, run
 from sdic_runtime.still import Common, Stills
 from sdic_runtime.unmoved import first_row, pays, split
@@ -157,11 +157,9 @@ class Pipeline:
         self, pictures: Iterable[PictureLike], batch: int | None = None, keep_going: bool = False, *, shape: str | None = None
     ) -> Iterator[PictureResult]:
         """Invert any stream of pictures, `batch` at a time, one result per picture in their order; memory does not grow with their number.
-        `shape`: see `invert`. A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error."""
-        one = isinstance(pictures, str | os.PathLike) or getattr(pictures, "ndim", 4) < 4  # the rows of an array [H, W, 3] are no pictures
-        if one or not isinstance(pictures, Iterable):
-            raise ArgumentError(f"the pictures are {pictures!r:.60}; give a list or another iterable of pictures, or call invert for one")
-        size, remaining = self._batch(batch), iter(pictures)
+        An array is a stream too: uint8 [N, H, W, 3], or float32 [N, 3, S, S] in [-1, 1]. `shape`: see `invert`. A bad picture raises its
+        SdicError, or with `keep_going=True` gives a result with that error."""
+        size, remaining = self._batch(batch), stream_of(pictures)
         while group := list(islice(remaining, size)):
             prepared = [self._prepared(picture, keep_going, shape) for picture in group]
             arrays = [array for array in prepared if isinstance(array, np.ndarray)]
