@@ -89,8 +89,8 @@ class Plan:
         return self.checkpoint or (demo if self.rehearse else self.out / CHECKPOINT)
 
     def on(self, backend: str, *options: str) -> str:
-        """A backend on the device, with further options; TF32 is omitted where there is no GPU."""
-        kept = [option for option in options if not (self.rehearse and "tf32" in option)]
+        """A backend on the device, with further options; those for GPUs are omitted where there is none."""
+        kept = [option for option in options if not (self.rehearse and ("tf32" in option or option.startswith("graphs=")))]
         return f"{backend}:{','.join([f'device={self.device}', *kept])}"
 
     def sections(self) -> Iterator[Section]:
@@ -104,7 +104,7 @@ class Plan:
         rounds = () if self.rehearse else ("--rounds", "2")
 
         def bench(name: str, seconds: int, *backends: str, needs: str = "build", sizes: Sequence[str] = batches) -> Section:
-            named = [word for backend in backends for word in ("--backend", backend)]
+            named = [word for backend in dict.fromkeys(backends) for word in ("--backend", backend)]
             words = product("sdic_runtime", "bench", "--bundle", bundle, *named, *often, *sizes, "--json", str(self.out / f"{name}.json"))
             return Section(name, seconds, words, f"{name}.json", needs)
 

@@ -204,7 +204,7 @@ def kept(demo: Demo, stage: Stage, made_from: dict[str, str]) -> Iterator[None]:
             leave(demo, stage, made_from)
 
 
-def train(demo: Demo, stage: Stage, made_from: dict[str, str], begin: float) -> None:
+def train(demo: Demo, stage: Stage, made_from: dict[str, str], begin: float, lock: int) -> None:
     """The trainings of a stage that are not finished; with --more the last ones go on from what they made."""
     options, seconds = demo.options, 60 * demo.options.minutes
     if options.more:
@@ -222,7 +222,7 @@ def train(demo: Demo, stage: Stage, made_from: dict[str, str], begin: float) -> 
         )
     folders = [demo.runs / spec.name for spec in specs]
     with wall_time.shared_gpu(demo.work, options.device != "cpu" and len(specs) > 1) as extra:
-        wall_time.run_all(specs, folders, lambda: demo.draw(stage.pictures), [], demo.work / "site", extra)
+        wall_time.run_all(specs, folders, lambda: demo.draw(stage.pictures), [], demo.work / "site", extra, lock)
 
 
 def make_directions(demo: Demo) -> None:
@@ -270,8 +270,8 @@ def build(demo: Demo) -> None:
 WORKS: dict[str, Callable[[Demo], None]] = {"directions": make_directions, "evaluation": evaluate, "bundle": build}
 
 
-def run(demo: Demo, stage: Stage) -> bool:
-    """Run one stage; whether it is complete now."""
+def run(demo: Demo, stage: Stage, lock: int) -> bool:
+    """Run one stage; whether it is complete now. `lock`: that of the folder of the work."""
     begin = time.time()
     made_from = fetch(demo, stage)
     complete = resume(demo, stage, made_from)
@@ -286,13 +286,13 @@ def run(demo: Demo, stage: Stage) -> bool:
     if stage.work:
         WORKS[stage.name](demo)
     elif more:
-        train(demo, stage, made_from, begin)
+        train(demo, stage, made_from, begin, lock)
         if not all(map(demo.finished, stage.tasks)):
             print("the trainings did not end; the state is what it was", flush=True)
             return False
     else:
         with kept(demo, stage, made_from):
-            train(demo, stage, made_from, begin)
+            train(demo, stage, made_from, begin, lock)
     left = leave(demo, stage, made_from)
     size = sum(part.size for part in left.parts) / 1e6
     missing = [task.name for task in stage.tasks if task.name not in left.finished]
@@ -351,13 +351,15 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.list:
         print(overview(Demo(options)))
         return 0
-    before = signal.signal(signal.SIGTERM, stop)
+    before, whole = signal.signal(signal.SIGTERM, stop), Path(options.work)
+    whole.mkdir(parents=True, exist_ok=True)
     try:
-        for stage in stages(options.size):
-            if options.stage in (stage.name, "all"):
-                work = Path(options.work) / stage.name if options.rehearse else Path(options.work)  # as on a bare machine
-                if not run(Demo(argparse.Namespace(**{**vars(options), "work": str(work)})), stage):
-                    return 1
+        with wall_time.locked(whole) as lock:
+            for stage in stages(options.size):
+                if options.stage in (stage.name, "all"):
+                    work = whole / stage.name if options.rehearse else whole  # as on a bare machine
+                    if not run(Demo(argparse.Namespace(**{**vars(options), "work": str(work)})), stage, lock):
+                        return 1
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0

@@ -15,7 +15,6 @@ what each method trained, in float16, without the generator and e4e that all sha
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import signal
@@ -186,17 +185,12 @@ CHILDREN: list[subprocess.Popen[bytes]] = []
 WALL_RUNS: list[str] = []  # that are trained side by side now
 
 
-def call(arguments: list[str], state: Path, lock: int | None = None) -> float:
+def call(arguments: list[str], state: Path, lock: int) -> float:
     """Run `sdic-train` with one thread, and return the CPU seconds that it took. The child holds the state's lock too."""
     environment = {**wall_time.environment(state / "site"), "OMP_NUM_THREADS": "1"}
     with (state / "train.log").open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "sdic_train.cli.app", *arguments],
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd=ROOT,
-            pass_fds=() if lock is None else [lock],
+            [sys.executable, "-m", "sdic_train.cli.app", *arguments], stdout=log, stderr=log, env=environment, cwd=ROOT, pass_fds=[lock]
         )
         CHILDREN.append(child)
         _, status, used = os.wait4(child.pid, 0)  # of this child alone: another one may end meanwhile
@@ -214,27 +208,23 @@ def train(options: argparse.Namespace) -> None:
     check_file(options.reader, "--reader")
     checkpoints.made(state, "--state")
     if options.wall_minutes:
-        return train_side_by_side(options, state)
+        with wall_time.locked(state) as lock:
+            return train_side_by_side(options, state, lock)
     check_changes(runs, options.set)
-    with (state / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SystemExit(f"another run works on {state}; stop it first") from None
-        os.set_inheritable(lock.fileno(), True)
+    with wall_time.locked(state) as lock:
         for command, made in PREPARATION:
             if not ((state / made).exists() or (options.reader and made.startswith("reader"))):
                 print(f"preparing {made}", flush=True)
-                call([part.format(data=state / "data", state=state) for part in command], state, lock.fileno())
+                call([part.format(data=state / "data", state=state) for part in command], state, lock)
         processes = options.processes or 2
         with ThreadPoolExecutor(processes) as pool:
             while waiting := sorted((run for run in runs if run.waiting()), key=Run.progress)[:processes]:
-                for job in [pool.submit(run.train, run.waiting(), lock.fileno()) for run in waiting]:
+                for job in [pool.submit(run.train, run.waiting(), lock) for run in waiting]:
                     job.result()
     print("all are trained")
 
 
-def train_side_by_side(options: argparse.Namespace, state: Path) -> None:
+def train_side_by_side(options: argparse.Namespace, state: Path, lock: int) -> None:
     """All runs at once, or as many as `--processes` says one group after the other, so that all is over after `--wall-minutes`."""
     start, runs = time.time(), runs_of(options)
     WALL_RUNS.extend(run.name for run in runs)
@@ -247,9 +237,8 @@ def train_side_by_side(options: argparse.Namespace, state: Path) -> None:
             now = time.time()
             end = now + (until - now) / (len(groups) - number)
             specs = [spec_of(run, end) for run in group]
-            results |= wall_time.run_all(
-                specs, [run.folder for run in group], lambda: draw(options, state), CHILDREN, state / "site", extra
-            )
+            folders = [run.folder for run in group]
+            results |= wall_time.run_all(specs, folders, lambda: draw(options, state, lock), CHILDREN, state / "site", extra, lock)
     told = {name: getattr(options, name) for name in ("wall_minutes", "batch", "device", "pictures", "set", "mps", "graphs")}
     (state / WALL).write_text(json.dumps({**told, "processes": size, "seconds": round(time.time() - start, 1), "runs": results}, indent=1))
     well = sum(about["well"] for about in results.values())
@@ -266,7 +255,7 @@ def spec_of(run: Run, until: float) -> wall_time.Spec:
     )
 
 
-def draw(options: argparse.Namespace, state: Path) -> None:
+def draw(options: argparse.Namespace, state: Path, lock: int) -> None:
     """The pictures, and a reader where none is given."""
     last = (options.pictures - 1) // 500 * 500
     jobs = [((*DRAW_PHOTOS, str(options.pictures), "--seed", "1"), f"data/photo_128_1_{last:07d}.npz")]
@@ -276,7 +265,7 @@ def draw(options: argparse.Namespace, state: Path) -> None:
         if command[0] == "dataset" or not (state / made).exists():  # fewer pictures may be there than are wanted now
             begin = time.time()
             words = [part.format(data=state / "data", state=state, cores=os.cpu_count() or 1) for part in command]
-            call(words, state)
+            call(words, state, lock)
             print(f"{made}: {time.time() - begin:.0f} s", flush=True)
 
 

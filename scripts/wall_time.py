@@ -5,6 +5,7 @@ python scripts/wall_time.py SPEC.json    # one run: its stages, one after the ot
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -52,6 +53,17 @@ class Side:
         return self.folder / "log.txt"
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """No other run works on the folder for as long as the block lasts, or a process that was given the lock, which is yielded."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit(f"another run works on {folder}; stop it first") from None
+        yield lock.fileno()
+
+
 def ends(begin: float, until: float, shares: Sequence[float]) -> list[float]:
     """When each stage ends that has its share of the time from `begin` to `until`."""
     whole = sum(shares)
@@ -82,13 +94,14 @@ def work(path: Path) -> int:
     return 0
 
 
-def start(spec: Spec, folder: Path, env: dict[str, str]) -> Side:
-    """Start the process of a run, its output in log.txt of `folder`."""
+def start(spec: Spec, folder: Path, env: dict[str, str], lock: int) -> Side:
+    """Start the process of a run, which holds the `lock` too, its output in log.txt of `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "spec.json"
     path.write_text(json.dumps(asdict(spec), indent=1))
+    words = [sys.executable, str(Path(__file__)), str(path)]
     with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen([sys.executable, str(Path(__file__)), str(path)], stdout=log, stderr=log, env=env, cwd=ROOT)
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=env, cwd=ROOT, pass_fds=[lock])
     return Side(spec.name, folder, process)
 
 
@@ -184,13 +197,15 @@ def run_all(
     children: list[subprocess.Popen[bytes]],
     site: Path,
     extra: dict[str, str],
+    lock: int,
 ) -> dict[str, Any]:
-    """Run all specs side by side; what is known of each afterwards, printed too. Their processes are in `children` meanwhile."""
+    """Run all specs side by side; what is known of each afterwards, printed too. Their processes are in `children` meanwhile, and hold the
+    `lock`, see `locked`."""
     env = {**environment(site), "OMP_NUM_THREADS": "1", **extra}
     for spec in specs:
         Path(spec.go).unlink(missing_ok=True)
         Path(spec.ready).unlink(missing_ok=True)
-    sides, until = [start(spec, folder, env) for spec, folder in zip(specs, folders, strict=True)], specs[0].until
+    sides, until = [start(spec, folder, env, lock) for spec, folder in zip(specs, folders, strict=True)], specs[0].until
     children.extend(side.process for side in sides)
     try:
         begin(sides, specs, prepare)

@@ -19,7 +19,7 @@ from sdic_runtime.files import LARGEST_TENSORS, Shapes, read_tensors, reason, sa
 from sdic_runtime.parsing.json_text import JsonError, convert, parse_json
 from sdic_runtime.pictures import to_bytes
 from sdic_runtime.program import FIXED_AXES, PICTURE, Axes, check_axes, check_sizes, sized
-from sdic_runtime.still import Common, Still
+from sdic_runtime.still import Common, Prepared, Still
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -182,9 +182,10 @@ class Inversion(Pictures):
         if len(self) == 1 and len(self.names[index]) == 1:
             return self
         some = Inversion(self.model, {name: held.part(index) for name, held in self.tensors.items()}, self.names[index])
-        common = self.still.common
+        common, prepared = self.still.common, self.still.prepared
         parts = Common({key: held.part(index) for key, held in common.values.items()}, common.bytes)
-        some.still = Still(parts, self.still.asked, self.still.prepared)
+        own = Prepared(prepared.maker, {name: held.part(index) for name, held in prepared.values.items()})
+        some.still = Still(parts, self.still.asked, own)
         return some
 
     def __iter__(self) -> Iterator[Inversion]:

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
@@ -214,6 +214,20 @@ def prepare(
     except MemoryError as error:
         name = str(picture) if isinstance(picture, str | os.PathLike) else "the picture"
         raise OutOfMemoryError(f"not enough memory to prepare {name}; make it smaller") from error
+
+
+def stream_of(pictures: Iterable[PictureLike]) -> Iterator[PictureLike]:
+    """The pictures one by one, also those of one array. Raises ArgumentError for what is no stream, or one picture."""
+    array: Any = pictures
+    if hasattr(array, "__array__") and hasattr(array, "shape"):
+        if len(array.shape) < 4:  # the rows of an array [H, W, 3] are no pictures
+            given = f"an array of shape {list(array.shape)}"
+            raise ArgumentError(f"the pictures are {given}; give [N, H, W, 3] or [N, 3, S, S], a list of pictures, or call invert for one")
+        if len(array.shape) == 4 and not str(array.dtype).endswith("uint8"):  # also a tensor's
+            return (array[index : index + 1] for index in range(len(array)))
+    elif isinstance(pictures, str | os.PathLike) or not isinstance(pictures, Iterable):
+        raise ArgumentError(f"the pictures are {pictures!r:.60}; give a list or another iterable of pictures, or call invert for one")
+    return iter(pictures)
 
 
 def _decoded(picture: PictureLike, side: int, profiles: bool) -> Image | np.ndarray:

@@ -22,9 +22,9 @@ from sdic_runtime.edits import EditLike, as_edit, check_number, edited, kinds_of
 from sdic_runtime.errors import ArgumentError, OutOfMemoryError, SdicError
 from sdic_runtime.inversion import Edited, Held, Inversion, Model
 from sdic_runtime.moves import extras_of, masks_of, move_of
-from sdic_runtime.pictures import PictureLike, prepare
+from sdic_runtime.pictures import PictureLike, prepare, stream_of
 from sdic_runtime.program import IMAGE, INVERT, PICTURE, PREPARE, STYLES, Move, Program, run
-from sdic_runtime.still import Common, Stills
+from sdic_runtime.still import Common, Prepared, Stills
 from sdic_runtime.unmoved import first_row, pays, split
 
 BATCH_PIXELS = 1024 * 1024  # generated pixels that run at once when no batch is given: below 1 GB of activations
@@ -157,11 +157,9 @@ class Pipeline:
         self, pictures: Iterable[PictureLike], batch: int | None = None, keep_going: bool = False, *, shape: str | None = None
     ) -> Iterator[PictureResult]:
         """Invert any stream of pictures, `batch` at a time, one result per picture in their order; memory does not grow with their number.
-        `shape`: see `invert`. A bad picture raises its SdicError, or with `keep_going=True` gives a result with that error."""
-        one = isinstance(pictures, str | os.PathLike) or getattr(pictures, "ndim", 4) < 4  # the rows of an array [H, W, 3] are no pictures
-        if one or not isinstance(pictures, Iterable):
-            raise ArgumentError(f"the pictures are {pictures!r:.60}; give a list or another iterable of pictures, or call invert for one")
-        size, remaining = self._batch(batch), iter(pictures)
+        An array is a stream too: uint8 [N, H, W, 3], or float32 [N, 3, S, S] in [-1, 1]. `shape`: see `invert`. A bad picture raises its
+        SdicError, or with `keep_going=True` gives a result with that error."""
+        size, remaining = self._batch(batch), stream_of(pictures)
         while group := list(islice(remaining, size)):
             prepared = [self._prepared(picture, keep_going, shape) for picture in group]
             arrays = [array for array in prepared if isinstance(array, np.ndarray)]
@@ -204,7 +202,7 @@ class Pipeline:
         form = move_of(self.bundle.manifest, move, eq6, kinds_of(change))
         self._check_model(inversion, form.program)
         further = extras_of(self.bundle.manifest, extras or {}, form.program, len(inversion))
-        self._prepare(inversion, form.program, self._batch(batch))
+        inversion = self._with_prepared(inversion, form.program, self._batch(batch))
         codes = {}
         for name in form.codes:
             moved = np.stack([edited(inversion.tensors[name].host(), change, value) for value in strengths], axis=1)
@@ -235,13 +233,18 @@ class Pipeline:
         mask = (self.prepare(picture, SQUASH).mean(1, keepdims=True) + 1) / 2
         return dict.fromkeys(names, np.clip(mask, 0, 1))
 
-    def _prepare(self, inversion: Inversion, program: str, batch: int) -> None:
-        """Where `program` takes what the program "prepare" gives: have the inversion hold that, made once by this pipeline."""
-        method = self.bundle.manifest
-        if inversion.still.prepared is not self._own and not set(method.prepared).isdisjoint(method.programs[program].takes):
+    def _with_prepared(self, inversion: Inversion, program: str, batch: int) -> Inversion:
+        """The inversion, where `program` takes it with what the program "prepare" gives, made once by this pipeline. That is not put among
+        the tensors of the inversion itself, which another pipeline may edit in another thread."""
+        method, prepared = self.bundle.manifest, inversion.still.prepared
+        if set(method.prepared).isdisjoint(method.programs[program].takes):
+            return inversion
+        if prepared.maker is not self._own:
             made = self._run(PREPARE, inversion, {}, np.arange(len(inversion)), batch)
-            inversion.tensors = {**inversion.tensors, **made}
-            inversion.still.prepared = self._own
+            prepared = inversion.still.prepared = Prepared(self._own, made)
+        whole = Inversion(inversion.model, {**inversion.tensors, **prepared.values}, inversion.names)
+        whole.still = inversion.still
+        return whole
 
     def _begin(
         self, form: Move, inversion: Inversion, codes: Mapping[str, np.ndarray], extras: Mapping[str, np.ndarray], batch: int

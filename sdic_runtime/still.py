@@ -19,15 +19,22 @@ class Common(NamedTuple):
     bytes: int = 0
 
 
+class Prepared(NamedTuple):
+    """What the program "prepare" gave for an inversion, by name, and the pipeline that made it."""
+
+    maker: object = None
+    values: Mapping[str, Held] = {}
+
+
 @dataclass(eq=False)
 class Still:
     """What stays as it is when an inversion is edited: what edits have in `common`, made by the first of them, and which there were, by
-    pipeline, program and first style row. Not saved, pickled or copied. Both are replaced and never changed, so that threads may share
-    them. `prepared`: the pipeline that made what the inversion holds by the program "prepare"."""
+    pipeline, program and first style row; and what was `prepared` last. Not saved, pickled or copied. Each is replaced and never changed,
+    so that threads may share them."""
 
     common: Common = field(default_factory=Common)
     asked: frozenset[tuple[object, str, int]] = frozenset()
-    prepared: object = None
+    prepared: Prepared = field(default_factory=Prepared)
 
 
 class Stills:

@@ -67,14 +67,14 @@ def load(
     `lazy=True` loads each stage on its first use instead of now.
     On CUDA: `tf32=True`, refused elsewhere, rounds the inputs of float32 convolutions to TF32, which is faster and misses the float32
     tolerances (what half precision keeps in float32 is always rounded so);
-    `graphs=False` starts every stage on its own instead of replaying a program as one CUDA graph; `warm_up=False` leaves it to the first
-    picture to find convolution algorithms and to record programs, which takes seconds.
+    `graphs=False`, refused elsewhere, starts every stage on its own instead of replaying a program as one CUDA graph; `warm_up=False`
+    leaves it to the first picture to find convolution algorithms and to record programs, which takes seconds; a CPU has nothing to warm up.
     Raises SdicError.
     """
     kind, index = device_of(device, PROVIDERS)
     check_threads(threads)
-    if tf32 and kind == CPU:
-        raise ArgumentError(f'tf32 is for NVIDIA GPUs, and the device is "{device}"; use device=cuda, or omit tf32')
+    for name in [option for option, given in (("tf32", tf32), ("graphs", not graphs)) if given and kind == CPU]:
+        raise ArgumentError(f'{name} is for NVIDIA GPUs, and the device is "{device}"; use device=cuda, or omit {name}')
     backend: OnnxRuntime | OnnxRuntimeCuda
     if kind == CUDA:
         from sdic_runtime.backends.onnxruntime_cuda import open_cuda

@@ -192,7 +192,10 @@ def create_app(
 
 
 def _add_page(app: FastAPI) -> None:
-    files = {"/": "index.html", **{f"/{name}": name for name in ("studio.css", "studio.js", "service.js", "address.js", "icon.svg")}}
+    files = {
+        "/": "index.html",
+        **{f"/{name}": name for name in ("studio.css", "studio.js", "service.js", "address.js", "brush.js", "icon.svg")},
+    }
     for path, name in files.items():
         app.add_api_route(path, lambda name=name: FileResponse(PAGE / name), include_in_schema=False)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -147,6 +149,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes a safetensors file whole or not at all. Raises FileError."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
@@ -155,6 +158,11 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
         raise FileError(f'cannot write "{path}" ({error.strerror}); choose a folder with write permission') from error
     with replacing(path) as temporary:
         mode = temporary.stat().st_mode  # `save_file` would make the file readable for its owner alone
-        save_file(tensors, temporary, metadata)
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:
+                raise
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from None  # a full disk
         sort_metadata(temporary)
         temporary.chmod(mode)

@@ -135,12 +135,14 @@ def run(
     plan = Plan(tune_count, tune_steps, tuning, loss, None if out is None else out / "tuned")
     judges = Judges(person, distance, open_features(inception) if inception else None, place)
     entries = looked_at(entries)
+    width = width or min((each.working for each in entries if each.working), default=0)
+    for each in entries:
+        each.check_width(width)
     released = [each.method for each in entries if not (each.is_bundle or each.ours) and each.method in METHODS]
     for terms in dict.fromkeys(METHODS[method].terms for method in released):
         notice(terms)
     if out is not None:
         writable_folder(out)
-    sizes = [each.working for each in entries if each.working]
     wanted = data_size or max((each.wanted for each in entries), default=0)
     found = shared.pictures(data, wanted, shared.Photos.photo, data_seed)
     held_out = found.pictures[:count]
@@ -148,7 +150,7 @@ def run(
         notice(f"{data} holds {len(held_out)} of the {count} pictures that --count asks for; the figures are of these {len(held_out)}")
     if drawn and found.values is None:
         raise ArgumentError(f"--drawn needs drawn portraits, and {data} holds pictures of a folder")
-    report = Report(len(held_out), width or min(sizes, default=0), Timing(runs), published=paper() if published else None)
+    report = Report(len(held_out), width, Timing(runs), published=paper() if published else None)
     rows = len(entries) == 1 if baseline is None else baseline
     session = Session(held_out, judges, edits, edit_first, rows, backend, place, threads or None, batch, plan)
     for each in progress(entries, "models", unit="model"):

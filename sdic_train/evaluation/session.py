@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 
 from sdic_runtime.bundle.bundle import Bundle
@@ -20,6 +21,7 @@ from sdic_train.evaluation.measures import Judges
 from sdic_train.evaluation.models import BASELINES, NAMES, Baseline, EditFirst, Evaluated
 from sdic_train.evaluation.report import Report
 from sdic_train.evaluation.tuned import EditPlan, Plan, Tuned, tuned_rows
+from sdic_train.losses.lpips import SMALLEST
 from sdic_train.networks.portrait_reader import PortraitReader
 from sdic_train.networks.sdic.model import SDIC
 from sdic_train.pipelines import Weights, pipeline_of
@@ -32,8 +34,8 @@ TUNED = "pti"  # the method of rows whose generator was tuned
 class Entry:
     """A model to evaluate, not opened yet. `label`: the name of its row. `working`: the size that it works at, 0 where it does not open.
     `others`, `method`: of a checkpoint, see `pipelines.Weights`. `tuned`: its generator is tuned to every picture, as the session plans;
-    `resolution`: what it generates, which those pictures should have. `ours`: a checkpoint that was trained here, which the terms of a
-    method's released weights are not about."""
+    `resolution`: what it generates, which those pictures should have, and `visible`: the rows of that which are judged. `ours`: a
+    checkpoint that was trained here, which the terms of a method's released weights are not about."""
 
     path: Path
     label: str = ""
@@ -42,6 +44,7 @@ class Entry:
     working: int = 0
     tuned: bool = False
     resolution: int = 0
+    visible: tuple[int, int] = (0, 0)
     ours: bool = False
 
     @property
@@ -59,10 +62,20 @@ class Entry:
             if self.tuned:
                 raise ArgumentError(f"{self.path} is a bundle, whose generator cannot be tuned; give --tune the checkpoint")
             manifest = Bundle.open(self.path).manifest
-            return replace(self, method=manifest.method, working=manifest.sizes["S"])
+            sizes, visible = manifest.sizes, manifest.visible_rows
+            return replace(self, method=manifest.method, working=sizes["S"], resolution=sizes["R"], visible=visible)
         checkpoint = read_checkpoint(self.path, sure=self.method is None)
         config, method = checkpoint.config, self.method or method_of(checkpoint.kind)
-        return replace(self, method=method, working=config.working, resolution=config.resolution, ours=checkpoint.ours)
+        known = replace(self, method=method, working=config.working, ours=checkpoint.ours)
+        return replace(known, resolution=config.resolution, visible=config.visible_rows)
+
+    def check_width(self, width: int) -> None:
+        """Raise ArgumentError where a picture of `width` pixels is too small to be judged, without the bars of a letterboxed domain."""
+        first, end = (row * width // self.resolution for row in self.visible) if self.working else (0, width)
+        if end - first < SMALLEST:
+            least = ceil(SMALLEST * self.resolution / max(1, self.visible[1] - self.visible[0]))
+            seen = f"judged at {width} pixels, pictures of {self.label} have {end - first} rows without bars"
+            raise ArgumentError(f"{seen}, and the measures need {SMALLEST}; use --width {least} or more")
 
 
 def entry(text: str) -> Entry:

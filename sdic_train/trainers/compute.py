@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sdic_runtime.errors import ArgumentError, MissingExtraError
+from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError
 
+Made = TypeVar("Made")
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -28,6 +29,7 @@ class Compute:
             raise ArgumentError(f'the precision "{precision}" is unknown; use {" or ".join(PRECISIONS)}')
         self.batch, self.precision, self.accumulate = batch, precision, accumulate
         self.accelerator: Any = None
+        self.failure: Exception | None = None  # of what this process did alone
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             self.accelerator = _accelerator(device == "cpu" or not torch.cuda.is_available())
         self.processes = self.accelerator.num_processes if self.accelerator else 1
@@ -46,6 +48,19 @@ class Compute:
     def main(self) -> bool:
         """Whether this process writes files."""
         return self.rank == 0
+
+    def alone(self, work: Callable[..., Made], *given: Any) -> Made | None:
+        """What `work` makes of what is `given`, which writes files, in the first process; None in the others. Of several processes the
+        first does not fail at once, because they would wait for it for ever: all of them fail in `agreed` or `wait`."""
+        if not self.main:
+            return None
+        try:
+            return work(*given)
+        except Exception as error:
+            if self.accelerator is None:
+                raise
+            self.failure = self.failure or error
+            return None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The networks' arithmetic."""
@@ -81,11 +96,17 @@ class Compute:
         return dict(zip(losses, values.tolist(), strict=True))
 
     def agreed(self, *wishes: bool) -> list[bool]:
-        """What the first process wishes, in all of them: their clocks differ, and where one waits for the others all have to."""
+        """What the first process wishes, in all of them: their clocks differ, and where one waits for the others all have to. Raises what
+        it failed with `alone` there, and FileError in the others."""
         if self.accelerator is None:
             return [*wishes]
-        own = torch.tensor([float(wish and self.main) for wish in wishes], device=self.device)
-        return [value > 0 for value in self.accelerator.reduce(own, reduction="sum").tolist()]
+        own = [float(wish and self.main) for wish in (*wishes, self.failure is not None)]
+        *agreed, failed = (value > 0 for value in self.accelerator.reduce(torch.tensor(own, device=self.device), reduction="sum").tolist())
+        if self.failure is not None:
+            raise self.failure
+        if failed:
+            raise FileError("the first of the processes could not write the run's files, so that all ended; see what it says")
+        return agreed
 
     @property
     def name(self) -> str:
@@ -98,9 +119,8 @@ class Compute:
             torch.cuda.synchronize(self.device)
 
     def wait(self) -> None:
-        """Until all processes are here."""
-        if self.accelerator is not None:
-            self.accelerator.wait_for_everyone()
+        """Until all processes are here. Raises as `agreed` does."""
+        self.agreed()
 
 
 class Losses:

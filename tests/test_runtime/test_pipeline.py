@@ -13,28 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from noise_pictures import photo
 from PIL import Image
 
 import sdic_runtime
-from sdic_runtime import (
-    ArgumentError,
-    BackendError,
-    Bundle,
-    BundleError,
-    CombinedEdit,
-    GanSpaceEdit,
-    Inversion,
-    OutOfMemoryError,
-    PictureError,
-    Pipeline,
-)
+from sdic_runtime import ArgumentError, BackendError, Bundle, BundleError, CombinedEdit, GanSpaceEdit, Inversion, Pipeline
 
 CLOSE = {"rtol": 0, "atol": 2e-5}
-
-
-def photo(path: Path, seed: int = 0, size: tuple[int, int] = (90, 88)) -> Path:
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
-    return path
 
 
 def test_inversion_equals_the_same_arithmetic_in_numpy(pipeline: Pipeline, reference: Any, image: np.ndarray) -> None:
@@ -203,12 +188,6 @@ def test_numbers_of_numpy_are_numbers(pipeline: Pipeline, image: np.ndarray) -> 
     assert len(edited) == 2 * len(inversion) and len(inversion[np.int64(0)]) == 1  # type: ignore[index]
 
 
-@pytest.mark.parametrize("pictures", ["photo.png", Path("photo.png"), None])
-def test_a_stream_is_more_than_one_picture(pipeline: Pipeline, pictures: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"^the pictures are .*; give a list or another iterable of pictures, or call invert for one$"):
-        list(pipeline.invert_many(pictures))
-
-
 def test_a_tensor_may_have_the_name_of_an_attribute(make_bundle: Callable[..., Path], image: np.ndarray) -> None:
     """A method may call a latent code `names`: it is moved all the same."""
     pipeline = Pipeline.load(make_bundle(name="named"), backend="onnxruntime", threads=1)
@@ -245,77 +224,6 @@ def test_letterboxed_domain_shows_only_the_visible_rows(make_bundle: Callable[..
     inversion = cars.invert(path)
     assert inversion.pixels.shape == (1, 3, 128, 128) and inversion.images[0].size == (128, 96)
     assert cars.edit(inversion, "smile").images[0].size == (128, 96)
-
-
-def test_files_come_in_bounded_batches_with_the_numbers_of_one_at_a_time(
-    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = [photo(tmp_path / f"{index}.png", index) for index in range(7)]
-    sizes: list[int] = []
-    plain = pipeline._invert
-    monkeypatch.setattr(pipeline, "_invert", lambda image, *rest: sizes.append(len(image)) or plain(image, *rest))
-    results = list(pipeline.invert_many(iter(paths), batch=3))
-    assert sizes == [3, 3, 1]
-    for path, result in zip(paths, results, strict=True):
-        assert result.name == str(path) and result.error is None and result.inversion is not None
-        assert len(result.inversion) == 1 and result.inversion.names == (str(path),)
-        np.testing.assert_allclose(result.inversion.pixels, pipeline.invert(path).pixels, **CLOSE)
-
-
-def test_a_bad_file_is_reported_and_the_others_go_on(pipeline: Pipeline, tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_text("no picture")
-    paths = [photo(tmp_path / "a.png"), tmp_path / "bad.png", photo(tmp_path / "b.png", 1), tmp_path / "missing.png"]
-    results = list(pipeline.invert_many(paths, batch=2, keep_going=True))
-    assert [result.inversion is None for result in results] == [False, True, False, True]
-    assert "bad.png is not a picture" in str(results[1].error) and "there is no picture at" in str(results[3].error)
-    np.testing.assert_array_equal(results[2].inversion.pixels, pipeline.invert(paths[2]).pixels)  # type: ignore[union-attr]
-    with pytest.raises(PictureError, match="bad.png is not a picture"):
-        list(pipeline.invert_many(paths, batch=2))
-
-
-def test_a_stream_may_hold_any_kind_of_picture(pipeline: Pipeline, tmp_path: Path, image: np.ndarray) -> None:
-    """Also arrays of several pictures, among pictures that fail."""
-    path = photo(tmp_path / "a.png")
-    stream = [path, image, str(path), Image.open(path), image[1:], np.asarray(Image.open(path)), 17, image[:1].astype(np.float64), b"x"]
-    results = list(pipeline.invert_many(iter(stream), batch=2, keep_going=True))
-    assert [result.name for result in results] == [str(path), "", str(path), "", "", "", "", "", ""]
-    assert [0 if result.inversion is None else len(result.inversion) for result in results] == [1, 3, 1, 1, 2, 1, 0, 0, 0]
-    assert [type(result.error).__name__ for result in results[6:]] == ["ArgumentError", "PictureError", "ArgumentError"]
-    for source, result in zip(stream[:6], results, strict=False):
-        want, got = pipeline.invert(source), result.inversion  # type: ignore[arg-type]
-        assert got is not None and result.error is None and got.names == want.names
-        for name in want.tensors:
-            np.testing.assert_allclose(getattr(got, name), getattr(want, name), **CLOSE, err_msg=name)
-    with pytest.raises(ArgumentError, match="a picture cannot be made from int"):
-        list(pipeline.invert_many(iter(stream)))
-    assert [result.inversion for result in pipeline.invert_many(iter([17]), keep_going=True)] == [None]
-    assert list(pipeline.invert_many([])) == []
-
-
-def test_a_picture_that_needs_too_much_memory_fails_alone(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [photo(tmp_path / "a.png"), photo(tmp_path / "huge.png", 1), photo(tmp_path / "b.png", 2)]
-    plain = pipeline.prepare
-
-    def prepare(picture: Any, shape: str | None) -> np.ndarray:
-        if picture == paths[1]:
-            raise MemoryError
-        return plain(picture, shape)
-
-    monkeypatch.setattr(pipeline, "prepare", prepare)
-    results = list(pipeline.invert_many(paths, keep_going=True))
-    assert [result.inversion is None for result in results] == [False, True, False]
-    assert isinstance(results[1].error, OutOfMemoryError)
-    assert str(results[1].error) == f"not enough memory to prepare {paths[1]}; make it smaller"
-    with pytest.raises(OutOfMemoryError, match=r"not enough memory to prepare .*huge\.png"):
-        list(pipeline.invert_many(paths))
-
-
-def test_files_are_read_only_when_their_turn_comes(pipeline: Pipeline, tmp_path: Path) -> None:
-    first = photo(tmp_path / "a.png")
-    results = pipeline.invert_many([first, tmp_path / "later.png"], batch=1)
-    assert next(results).inversion is not None
-    photo(tmp_path / "later.png", 5)
-    assert next(results).inversion is not None
 
 
 def test_four_threads_get_the_results_of_one(pipeline: Pipeline, image: np.ndarray) -> None:
@@ -436,5 +344,3 @@ def test_arguments_of_wrong_kinds_are_one_sentence(pipeline: Pipeline, image: np
     inversion = pipeline.invert(image[:1])
     with pytest.raises(ArgumentError, match="^the extras are .*; give arrays by their names$"):
         pipeline.edit(inversion, "smile", extras=[1])  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="; give a list or another iterable of pictures, or call invert for one$"):
-        next(iter(pipeline.invert_many(np.zeros((8, 8, 3), np.uint8))))

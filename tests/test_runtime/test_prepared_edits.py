@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,7 +45,7 @@ MANIFEST = Manifest(
         ),
     },
     keeps=("image", "code", "picture"),
-    moves={"both": Move("edit", ("second", "code"))},
+    moves={"both": Move("edit", ("second", "code")), "one": Move("edit", ("code",))},
     name="prepared",
     domain="numbers",
     input=Input((0, SIDE)),
@@ -127,6 +129,36 @@ def test_every_pipeline_makes_what_its_own_edits_need(pipeline: Pipeline, image:
     pipeline.close()
     np.testing.assert_array_equal(other.edit(inversion, direction).pixels, expected)
     assert not np.array_equal(first, expected)
+
+
+def test_pipelines_in_threads_do_not_exchange_what_they_made(
+    pipeline: Pipeline, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One begins its edit between another's preparation and its drawing."""
+    bundle: Any = pipeline.bundle
+    other, direction = Pipeline(bundle, Numbers(MANIFEST, 10.5)), np.ones(WIDTH, np.float32)
+    inversion = pipeline.invert(image)
+    for name in MANIFEST.keeps:
+        inversion.tensors[name].host()
+    expected = {maker: maker.edit(maker.invert(image), direction, move="one").pixels for maker in (pipeline, other)}
+    plain, others = pipeline._begin, []
+
+    def begin(*given: Any) -> Any:
+        others.append(Thread(target=lambda: other.edit(inversion, direction, move="one")))
+        others[-1].start()
+        others[-1].join()
+        return plain(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "_begin", begin)
+        np.testing.assert_array_equal(pipeline.edit(inversion, direction, move="one").pixels, expected[pipeline])
+    assert len(others) == 1 and set(inversion.tensors) == set(MANIFEST.keeps)
+
+    makers = [pipeline, other] * 20
+    with ThreadPoolExecutor(4) as threads:
+        edits = threads.map(lambda maker: maker.edit(inversion, direction, move="one").pixels, makers)
+        for maker, pixels in zip(makers, edits, strict=True):
+            np.testing.assert_array_equal(pixels, expected[maker])
 
 
 def test_saved_and_joined_inversions_hold_what_is_kept_alone(pipeline: Pipeline, image: np.ndarray, tmp_path: Path) -> None:

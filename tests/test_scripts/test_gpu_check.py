@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from tiny_bundle import change_manifest, write_bundle
 
+from sdic_runtime.backends.registry import load_backend, parse_backend
 from sdic_runtime.bundle.bundle import Bundle
 
 ROOT = Path(__file__).parents[2]
@@ -173,6 +174,18 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
     listed = check(tmp_path, "--list").stdout.splitlines()
     assert check(tmp_path, "--list", "--rehearse").stdout.splitlines()[0].split() == ["libraries", "360", "s"]
     assert listed[0].split() == ["libraries", "120", "s"] and [line for line in listed if line.startswith("gpu_tests")]
+
+
+def test_a_cpu_takes_the_options_of_the_rehearsal(script: ModuleType, tmp_path: Path) -> None:
+    plan = script.Plan(tmp_path, None, True)
+    words = [word for section in plan.sections() for word in section.command if word.startswith("onnxruntime:")]
+    demo = Bundle.open()
+    for word in dict.fromkeys(words):
+        name, options = parse_backend(word)
+        load_backend(name, demo, **{**options, "precision": None, "lazy": True}).close()
+    for section in plan.sections():
+        named = [after for word, after in zip(section.command, section.command[1:], strict=False) if word == "--backend"]
+        assert len(set(named)) == len(named), "a backend is measured once"
 
 
 @pytest.mark.full

@@ -113,6 +113,13 @@ def run_here(demo: ModuleType, monkeypatch: pytest.MonkeyPatch, most: list[int])
     return ran
 
 
+def test_two_at_once_do_not_train_in_one_folder(demo: ModuleType, tmp_path: Path) -> None:
+    words = ["--rehearse", "--stage", "begin", "--state", str(tmp_path / "state"), "--work", str(tmp_path)]
+    with demo.wall_time.locked(tmp_path), pytest.raises(SystemExit, match=f"^another run works on {tmp_path}; stop it first$"):
+        demo.main(words)
+    assert not (tmp_path / "state").exists()
+
+
 @pytest.mark.parametrize("size", [128, pytest.param(256, marks=pytest.mark.full)])
 def test_trainings_of_all_stages_and_one_that_was_cut(
     demo: ModuleType, state: ModuleType, size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]

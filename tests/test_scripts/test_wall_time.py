@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -70,7 +71,7 @@ def test_a_late_run_is_ended_and_a_failed_one_shows_its_log(wall_time: ModuleTyp
 def test_what_an_earlier_run_left_does_not_pass_for_a_failed_one(
     wall_time: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(wall_time, "start", lambda spec, folder, env: wall_time.Side(spec.name, folder, failing(folder)))
+    monkeypatch.setattr(wall_time, "start", lambda spec, folder, *_: wall_time.Side(spec.name, folder, failing(folder)))
 
     def failing(folder: Path) -> subprocess.Popen[bytes]:
         with (folder / "log.txt").open("wb") as log:
@@ -83,7 +84,7 @@ def test_what_an_earlier_run_left_does_not_pass_for_a_failed_one(
     more = str(tmp_path / "run/more")
     stages = [(["sdic", "--out", str(tmp_path / "run/fresh")], 0.5), (["sdic", "--model", f"{more}/model.safetensors", "--out", more], 0.5)]
     spec = wall_time.Spec("run", stages, "more", time.time() + 60, "cpu", str(tmp_path / "go"), str(tmp_path / "ready"))
-    found = wall_time.run_all([spec], [tmp_path / "run"], lambda: None, [], tmp_path / "site", {})
+    found = wall_time.run_all([spec], [tmp_path / "run"], lambda: None, [], tmp_path / "site", {}, 0)
     assert not found["run"]["well"] and found["run"]["stages"].keys() == {"before"}, "which is no stage of this run"
     left = {path.parent.name for path in tmp_path.glob("run/*/model.safetensors")}
     assert left == {"before", "more"}, "a training goes on from its own result"
@@ -97,9 +98,24 @@ def test_what_cannot_be_prepared_ends_the_runs(wall_time: ModuleType, tmp_path: 
         raise SystemExit("no pictures")
 
     start = time.time()
-    with pytest.raises(SystemExit, match="no pictures"):
-        wall_time.run_all([spec], [tmp_path / "run"], fail, children, tmp_path / "site", {})
+    with wall_time.locked(tmp_path) as lock, pytest.raises(SystemExit, match="no pictures"):
+        wall_time.run_all([spec], [tmp_path / "run"], fail, children, tmp_path / "site", {}, lock)
     assert time.time() - start < 10 and not children and not (tmp_path / "go").exists()
+
+
+def test_a_folder_is_locked_for_as_long_as_a_run_lives(wall_time: ModuleType, tmp_path: Path) -> None:
+    """Also where the script that began it was killed."""
+    spec = wall_time.Spec("run", [], "stage", time.time() + 60, "cpu", str(tmp_path / "go"), str(tmp_path / "ready"))
+    with wall_time.locked(tmp_path) as lock:
+        run = wall_time.start(spec, tmp_path / "run", dict(os.environ), lock)
+    try:
+        with pytest.raises(SystemExit, match=f"^another run works on {tmp_path}; stop it first$"), wall_time.locked(tmp_path):
+            pytest.fail("the run lives")
+    finally:
+        run.process.kill()
+        run.process.wait()
+    with wall_time.locked(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -213,6 +229,16 @@ def test_what_cannot_be_done_is_a_sentence_before_anything_is_made(answer: Any, 
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("words", ["", " --wall-minutes 1"])
+def test_two_at_once_do_not_train_in_one_folder(
+    answer: Any, table1: ModuleType, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(table1.wall_time, "run_all", lambda *_: pytest.fail("something is computed"))
+    with table1.wall_time.locked(tmp_path):
+        code, _ = answer(f"train --state {tmp_path} --only fs{words}")
+    assert code == f"another run works on {tmp_path}; stop it first" and not (tmp_path / "wall.json").exists()
+
+
 def test_packed_checkpoints_are_not_evaluated_without_a_judge(answer: Any, table1: ModuleType, tmp_path: Path) -> None:
     _, metadata = read_safetensors(table1.BASE)
     write_safetensors(tmp_path / "packed/sdic.safetensors", {"own": torch.zeros(1)}, {**metadata, "shared": "[]"})
@@ -253,8 +279,8 @@ def test_runs_that_fail_are_in_the_exit_code(
 
 def test_more_photos_than_are_there_are_drawn(table1: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[list[str]] = []
-    monkeypatch.setattr(table1, "call", lambda words, state: calls.append(words))
+    monkeypatch.setattr(table1, "call", lambda words, *_: calls.append(words))
     (tmp_path / "data").mkdir()
     (tmp_path / "data/photo_128_1_0000500.npz").touch()  # the last file of 600 as of 700
-    table1.draw(chosen(pictures=700), tmp_path)
+    table1.draw(chosen(pictures=700), tmp_path, 0)
     assert [words[words.index("--count") + 1] for words in calls] == ["700"]

@@ -17,7 +17,7 @@ import msgspec
 
 from sdic_runtime.backends.cuda.driver import GpuAttributes
 from sdic_runtime.backends.tensorrt.places import Place, folder_name, mismatch
-from sdic_runtime.backends.tensorrt.settings import DEFAULTS, EngineSettings, Profile, Target, build_command
+from sdic_runtime.backends.tensorrt.settings import DEFAULTS, FOR_ONE, EngineSettings, Target, build_command
 from sdic_runtime.bundle.bundle import Bundle
 from sdic_runtime.bundle.graphs import files_of, graph_keys
 from sdic_runtime.errors import BackendError
@@ -151,6 +151,9 @@ def stale(sidecar: Sidecar, folder: Path, bundle: Bundle, graph: str, deep: bool
     return None
 
 
+BATCH = 4  # how far a candidate got that takes other batches alone
+
+
 def find_engines(bundle: Bundle, place: Place, precision: str | None = None, batch: int = 1) -> tuple[Path, Sidecar]:
     """The folder of engines of `bundle` that run at `place`, in `precision` (half precisions first when None), for `batch` pictures. Raises
     BackendError that says of the nearest candidate why not, and gives the command that fixes it."""
@@ -163,12 +166,13 @@ def find_engines(bundle: Bundle, place: Place, precision: str | None = None, bat
     if not found:
         command = build_command(bundle.path, place.target, msgspec.structs.replace(DEFAULTS, **wish))
         raise BackendError(f"{bundle.path} has no {label} engines; build them with: {command}")
-    _, why, sidecar, folder = max(found, key=lambda item: item[0])
+    far, why, sidecar, folder = max(found, key=lambda item: item[0])
     settings = sidecar.settings if sidecar is not None else DEFAULTS
-    asked = settings.profile
-    profile = Profile(min(asked.smallest, batch), asked.best, max(asked.largest, batch))
+    one = settings.profile.largest == 1  # as engines of a graph that is for one picture at a time have to be
+    profile = settings.profile if one and far < BATCH else settings.profile.widened(batch)
     command = build_command(bundle.path, place.target, msgspec.structs.replace(settings, profile=profile, **wish))
-    raise BackendError(f"the engines in {folder} cannot be used: {why}; build them again with: {command}")
+    remedy = f"use batch=1, or {FOR_ONE}, build" if one and far == BATCH else "build"
+    raise BackendError(f"the engines in {folder} cannot be used: {why}; {remedy} them again with: {command}")
 
 
 def _examined(folder: Path, bundle: Bundle, place: Place, precision: str | None, batch: int) -> tuple[int, str, Sidecar | None]:
@@ -188,5 +192,5 @@ def _examined(folder: Path, bundle: Bundle, place: Place, precision: str | None,
         if why := stale(sidecar, folder, bundle, graph):
             return 3, f'of "{graph}", {why}', sidecar
     fits = profile.smallest <= batch <= profile.largest
-    why = "" if fits else f"they take batches of {profile.smallest} to {profile.largest} pictures, and {batch} are asked for"
-    return 4, why, sidecar
+    taken = "one picture at a time" if profile.largest == 1 else f"batches of {profile.smallest} to {profile.largest} pictures"
+    return BATCH, "" if fits else f"they take {taken}, and {batch} are asked for", sidecar

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdic_runtime.backends.tensorrt.settings import Target
+from sdic_runtime.backends.tensorrt.settings import FOR_ONE, Profile, Target
 from sdic_runtime.errors import ArgumentError, BackendError
 from sdic_runtime.program import Method
 
@@ -35,10 +35,12 @@ class LoadedEngine:
         that the engine does not take, or BackendError."""
         if batch in self._contexts:
             return self._contexts[batch]
-        smallest, _, largest = (int(shape[0]) for shape in self.engine.get_tensor_profile_shape(self.inputs[0], 0))
-        if not smallest <= batch <= largest:
-            why = f"the batch has {batch} pictures and the engines take {smallest} to {largest}"
-            raise ArgumentError(f"{why}; use a batch in that range, or build them with --batch 1,1,{batch}")
+        profile = Profile(*(int(shape[0]) for shape in self.engine.get_tensor_profile_shape(self.inputs[0], 0)))
+        if not profile.smallest <= batch <= profile.largest:
+            taken = "1; use a batch of 1" if profile.largest == 1 else f"{profile.smallest} to {profile.largest}; use a batch in that range"
+            build = f"{FOR_ONE}, build" if profile.largest == 1 else "build"
+            why = f"the batch has {batch} pictures and the engines take {taken}"
+            raise ArgumentError(f"{why}, or {build} them with --batch {profile.widened(batch)}")
         context = self._create()
         if context is None:
             raise BackendError(f'{self.target.label} cannot make an execution context for "{self.graph}"; close other programs on the GPU')

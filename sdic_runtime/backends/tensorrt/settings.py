@@ -79,6 +79,13 @@ class Profile(msgspec.Struct, frozen=True, array_like=True):
             raise ArgumentError(f'the batch profile is "{text}"; give MIN,OPT,MAX such as 1,1,4') from None
         return cls(smallest, best, largest)
 
+    def widened(self, batch: int) -> Profile:
+        """One that takes `batch` pictures too."""
+        return Profile(min(self.smallest, batch), self.best, max(self.largest, batch))
+
+
+FOR_ONE = "if no stage is for one picture at a time"  # a condition of building for more; the graphs alone say whether it holds
+
 
 class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is asked of the builder. `workspace_bytes` None leaves the limit to the builder."""

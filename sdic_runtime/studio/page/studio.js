@@ -1,6 +1,7 @@
 // The studio's page: a picture is sent once and inverted once; a slider asks for the newest edit alone.
 
 import { follower } from "./address.js";
+import { brush } from "./brush.js";
 import { ask, json, post } from "./service.js";
 
 const $ = (id) => document.getElementById(id);
@@ -179,7 +180,7 @@ async function useInversion(made) {
   $("input").src = `api/inversions/${made.inversion}/input`;
   const plain = await show($("inversion"), await ask(`api/inversions/${made.inversion}/edit`, post({ format: "webp" })));
   $("before").src = plain;
-  clearBrush();
+  clearBrush(state.size);
   await Promise.all([render(false), compare()]);
 }
 
@@ -313,46 +314,15 @@ async function restore() {
   await invert();
 }
 
-// ---- The brush: white where nothing may change
+// ---- The brush
 
-let drawing = false;
-
-function clearBrush() {
-  const canvas = $("mask");
-  [canvas.width, canvas.height] = state.size;
-  canvas.hidden = true;
-  canvas.removeAttribute("data-brush");
-  $("brush").setAttribute("aria-pressed", "false");
-}
-
-function dab(event) {
-  const canvas = $("mask"), box = canvas.getBoundingClientRect(), pen = canvas.getContext("2d");
-  pen.fillStyle = "#fff";
-  pen.beginPath();
-  pen.arc((event.clientX - box.left) * canvas.width / box.width, (event.clientY - box.top) * canvas.height / box.height, Number($("brush-size").value) * canvas.width / 200, 0, 2 * Math.PI);
-  pen.fill();
-}
-
-async function sendMask() {
-  const canvas = $("mask"), flat = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height }), pen = flat.getContext("2d");
-  pen.fillStyle = "#000";
-  pen.fillRect(0, 0, flat.width, flat.height);
-  pen.drawImage(canvas, 0, 0);
-  const blob = await new Promise((done) => flat.toBlob(done, "image/png"));
+const clearBrush = brush(async (mask) => {
   await trying(async () => {
-    const made = await json(`api/inversions/${state.inversion}/mask`, { method: "PUT", body: blob });
+    const made = await json(`api/inversions/${state.inversion}/mask`, { method: "PUT", body: mask });
     say(made.masked ? "what you brushed stays as it is" : "no region is kept");
   });
   await render(false);
-}
-
-function keepHalf(left) {
-  const canvas = $("mask"), pen = canvas.getContext("2d");
-  canvas.hidden = false;
-  pen.fillStyle = "#fff";
-  pen.fillRect(left ? 0 : canvas.width / 2, 0, canvas.width / 2, canvas.height);
-  sendMask();
-}
+});
 
 // ---- Strips and animations
 
@@ -391,18 +361,6 @@ function wire() {
     try { await navigator.clipboard.writeText(address); say("the link is copied"); } catch { say(address); }
   });
   $("wipe").addEventListener("input", () => { $("before").style.clipPath = `inset(0 ${100 - $("wipe").value}% 0 0)`; });
-  $("brush").addEventListener("click", () => {
-    const on = $("brush").getAttribute("aria-pressed") !== "true";
-    $("brush").setAttribute("aria-pressed", String(on));
-    $("mask").hidden = false;
-    $("mask").toggleAttribute("data-brush", on);
-  });
-  $("clear").addEventListener("click", () => { clearBrush(); sendMask(); });
-  $("keep-left").addEventListener("click", () => keepHalf(true));
-  $("keep-right").addEventListener("click", () => keepHalf(false));
-  $("mask").addEventListener("pointerdown", (event) => { drawing = true; $("mask").setPointerCapture(event.pointerId); dab(event); });
-  $("mask").addEventListener("pointermove", (event) => { if (drawing) dab(event); });
-  $("mask").addEventListener("pointerup", () => { drawing = false; sendMask(); });
   $("strip").addEventListener("click", () => sweep("strip"));
   $("animation").addEventListener("click", () => sweep("animation"));
 }

@@ -46,15 +46,17 @@ class RunOptions:
 
 def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] = LOGGER.info) -> dict[str, float]:
     """Trains until `options.steps` or `options.minutes` and returns the last losses. A killed run continues from its last saved state."""
-    folder = options.folder
-    open_board = _boards() if options.tensorboard and trainer.compute.main else None
+    folder, compute = options.folder, trainer.compute
+    open_board = compute.alone(_boards) if options.tensorboard else None
+    compute.wait()
     folder.mkdir(parents=True, exist_ok=True)
     same_recipe(trainer, folder, options.resume)
     if options.resume and (folder / STATE).exists():
         trainer.load_state(read_state(folder / STATE))
         report(f"resumed at step {trainer.step}")
-    log = Log(folder / LOG, trainer.losses, trainer.step) if trainer.compute.main else None
-    board = open_board(folder, trainer.step) if open_board else None
+    log = compute.alone(Log, folder / LOG, trainer.losses, trainer.step)
+    board = compute.alone(open_board, folder, trainer.step) if open_board else None
+    compute.wait()
     start = saved = drawn = time.monotonic()
     first, losses, bar = trainer.step, dict[str, float](), _bar(trainer, options)
     try:
@@ -62,10 +64,10 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
             losses = trainer.advance()
             check_finite(losses, trainer.step, folder)
             if log:
-                log.add(trainer.step, losses)
+                compute.alone(log.add, trainer.step, losses)
             if board:
                 for name, value in losses.items():
-                    board.add_scalar(name, value, trainer.step)
+                    compute.alone(board.add_scalar, name, value, trainer.step)
             if bar:
                 bar.update(1)
                 bar.set_postfix_str(values_of(losses))
@@ -73,7 +75,7 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
                 rate = (trainer.step - first) / (time.monotonic() - start)
                 report(f"step {trainer.step}/{options.steps}, {values_of(losses)}, {_duration((options.steps - trainer.step) / rate)} left")
             now = time.monotonic()
-            save, stop = trainer.compute.agreed(now - saved > options.save_every, now - start >= options.minutes * 60)
+            save, stop = compute.agreed(now - saved > options.save_every, now - start >= options.minutes * 60)
             if save or (options.save_steps and trainer.step % options.save_steps == 0):
                 save_state(trainer, folder)
                 saved = time.monotonic()
@@ -87,9 +89,8 @@ def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] =
             display.close()
     save_state(trainer, folder)
     draw_sheet(trainer, folder)
-    if trainer.compute.main:
-        trainer.save(folder / RESULT)
-    trainer.compute.wait()
+    compute.alone(trainer.save, folder / RESULT)
+    compute.wait()
     return losses
 
 
@@ -129,17 +130,31 @@ def read_state(path: Path, otherwise: str = "delete it to start again, or restor
 
 
 def save_state(trainer: Trainer, folder: Path) -> None:
-    import torch
-
-    if trainer.compute.main:
-        with replacing(folder / STATE) as temporary:
-            torch.save(trainer.state(), temporary)
+    """Save what `train` goes on from. Raises FileError, in all processes."""
+    trainer.compute.alone(_save_state, trainer, folder / STATE)
     trainer.compute.wait()
 
 
+def _save_state(trainer: Trainer, path: Path) -> None:
+    import torch
+
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        try:
+            torch.save(trainer.state(), stream)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch hides a full disk behind an error of its own
+                raise error.__context__ from None
+            raise
+
+
 def draw_sheet(trainer: Trainer, folder: Path) -> None:
-    if trainer.compute.main and (sheet := trainer.sheet()) is not None:
-        with replacing(folder / f"sheet_{trainer.step:07d}.png") as temporary:
+    """Draw the trainer's sheet, if it has one. What goes wrong is raised when the processes meet next, see `Compute.alone`."""
+    trainer.compute.alone(_draw_sheet, trainer, folder / f"sheet_{trainer.step:07d}.png")
+
+
+def _draw_sheet(trainer: Trainer, path: Path) -> None:
+    if (sheet := trainer.sheet()) is not None:
+        with replacing(path) as temporary:
             sheet.save(temporary, format="PNG")
 
 
@@ -170,11 +185,14 @@ def same_recipe(trainer: Trainer, folder: Path, resume: bool, apart: tuple[str, 
                 "give the same options, another --out, or --restart"
             )
         sources = {**read, **sources}
-    if trainer.compute.main:
-        if not resume:  # a state is never there with the recipe of another run
-            (folder / STATE).unlink(missing_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps({**recipe, **({SOURCES: sources} if sources else {})}, indent=1))
+    trainer.compute.alone(_write_recipe, path, {**recipe, **({SOURCES: sources} if sources else {})}, resume)
+
+
+def _write_recipe(path: Path, recipe: dict[str, Any], resume: bool) -> None:
+    if not resume:  # a state is never there with the recipe of another run
+        path.with_name(STATE).unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(recipe, indent=1))
 
 
 def short(value: Any) -> Any:

@@ -35,6 +35,7 @@ def bundle(tiny_bundle: Path) -> Bundle:
         ({"precision": "fp16"}, 'in precision "fp16"; it has: fp32'),
         ({"colour": 1}, 'the backend "onnxruntime" has no option "colour"; it has: precision, threads, device, tf32, graphs, warm'),
         ({"tf32": True}, '^tf32 is for NVIDIA GPUs, and the device is "cpu"; use device=cuda, or omit tf32$'),
+        ({"graphs": False}, '^graphs is for NVIDIA GPUs, and the device is "cpu"; use device=cuda, or omit graphs$'),
         ({"lazy": 7}, "^lazy is 7; use true or false$"),
         ({"cpu_graphs": "fast"}, "^cpu_graphs is 'fast'; use true or false$"),
     ],

@@ -20,7 +20,7 @@ for package in ("fastapi", "httpx", "python_multipart", "prometheus_client"):
 from fastapi.testclient import TestClient  # noqa: E402 - it needs them
 
 from sdic_runtime.studio.limits import Limits  # noqa: E402
-from sdic_runtime.studio.service import create_app  # noqa: E402
+from sdic_runtime.studio.service import PAGE, create_app  # noqa: E402
 
 SIDE = 128  # of the tiny bundle's pictures
 
@@ -174,7 +174,8 @@ def test_metrics_count_answers_and_what_is_kept(client: Any, inversion: str) -> 
 
 
 def test_the_page_and_its_files_are_there_and_nothing_comes_from_elsewhere(client: Any) -> None:
-    for path in ("/", "/studio.css", "/studio.js", "/service.js", "/address.js", "/icon.svg"):
-        text = client.get(path).text
-        assert "://" not in text.replace("http://www.w3.org/2000/svg", "")
+    files = sorted(PAGE.iterdir())
+    for path in ("/", *(f"/{file.name}" for file in files if file.name != "index.html")):
+        answer = client.get(path)
+        assert answer.status_code == 200 and "://" not in answer.text.replace("http://www.w3.org/2000/svg", ""), path
     assert client.get("/nothing.js").status_code == 404

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,13 @@ def pixels(page: Any, selector: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))).convert("RGB"), int)
 
 
+def shown_anew(page: Any, act: Callable[[], None]) -> None:
+    """Wait for the picture that follows what is done."""
+    shown = int(page.locator("#edited").get_attribute("data-shown"))
+    act()
+    page.wait_for_function("shown => Number(document.getElementById('edited').dataset.shown) > shown", arg=shown)
+
+
 def test_a_picture_is_sent_dragged_masked_and_downloaded(page: Any, tmp_path: Path) -> None:
     upload(page)
     drag(page, "smile", -1.5)
@@ -99,12 +106,16 @@ def test_a_picture_is_sent_dragged_masked_and_downloaded(page: Any, tmp_path: Pa
         page.locator("#download").click()
     download.value.save_as(tmp_path / "edited.png")
     assert np.abs(np.asarray(Image.open(tmp_path / "edited.png").convert("RGB"), int) - expected).max() <= 1
-    shown = int(page.locator("#edited").get_attribute("data-shown"))
-    page.locator("#keep-left").click()
-    page.wait_for_function("shown => Number(document.getElementById('edited').dataset.shown) > shown", arg=shown)
+    shown_anew(page, lambda: page.locator("#keep-left").click())
     half, base = expected.shape[1] // 2, np.asarray(inversion.images[0], int)
     kept = pixels(page, "#edited")
     assert np.abs(kept[:, :half] - base[:, :half]).max() <= 1 and np.abs(kept[:, half:] - expected[:, half:]).max() <= 1
+    shown_anew(page, lambda: page.locator("#clear").click())
+    assert np.abs(pixels(page, "#edited") - expected).max() <= 1
+    page.locator("#brush").click()
+    shown_anew(page, lambda: page.locator("#mask").click())  # a dab in the middle
+    near = (slice(half - 1, half + 2),) * 2
+    assert np.abs(pixels(page, "#edited")[near] - base[near]).max() <= 1 < np.abs(expected[near] - base[near]).max()
     with page.expect_request("**/strip") as asked:
         page.locator("#strip").click()
     strengths = asked.value.post_data_json["strengths"]

@@ -5,105 +5,21 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from studio_server import Server, TestClient, httpx, png, start, waiting
 
 from sdic_runtime import Pipeline
-from sdic_runtime.bundle.bundle import DEMO_FOLDER
 from sdic_runtime.errors import ArgumentError, BackendError, BundleError, OutOfMemoryError, PictureError
-
-httpx = pytest.importorskip("httpx")
-pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
-pytest.importorskip("python_multipart")
-pytest.importorskip("prometheus_client")
-
-from fastapi.testclient import TestClient  # noqa: E402 - it needs all of them
-
-from sdic_runtime.studio.service import create_app  # noqa: E402
-
-LAUNCHER = """
-import socket, sys
-from sdic_runtime.studio.guard import Guard
-from sdic_runtime.studio.limits import Limits
-from sdic_runtime.studio.server import server
 from sdic_runtime.studio.service import create_app
-listening = socket.create_server(("127.0.0.1", 0))
-print(listening.getsockname()[1], flush=True)
-seconds = float(sys.argv[2])
-limits = Limits(upload_bytes=200_000, upload_seconds=seconds, pixels=1_000_000, header_seconds=seconds, kept=8)
-server(Guard(create_app([sys.argv[1]], limits, threads=1)), limits).run(sockets=[listening])
-"""
-
-
-def png(width: int = 90, height: int = 70, seed: int = 0, kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)).save(stream, kind)
-    return stream.getvalue()
-
-
-class Server:
-    def __init__(self, process: subprocess.Popen[bytes], port: int, seconds: float) -> None:
-        self.process, self.port, self.seconds = process, port, seconds
-        self.url = f"http://127.0.0.1:{port}"
-
-    def post(self, path: str, content: Any) -> Any:
-        return httpx.post(self.url + path, content=content, timeout=60)
-
-    def raw(self, *pieces: bytes, pause: float = 0, answer: bool = True) -> bytes:
-        """What comes back on a connection of its own, on which `pieces` are sent with pauses between them."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
-            for piece in pieces:
-                connection.sendall(piece)
-                time.sleep(pause)
-            received = b""
-            while answer and (piece := connection.recv(65536)):
-                received += piece
-                if b"\r\n\r\n" in received and received.endswith(b"}"):
-                    break
-            return received
-
-    def memory(self) -> int:
-        """Resident bytes of the process."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS"))
-
-
-def waiting(server: Server, client: Any = httpx) -> int:
-    """How many requests wait there or are computed."""
-    found = re.search(r"^sdic_waiting (\S+)", client.get(server.url + "/metrics").text, re.M)
-    assert found
-    return int(float(found[1]))
-
-
-def start(bundle: Path, log: Path, seconds: float = 1) -> Server:
-    """A service that gives an upload, and the head of a request, `seconds`."""
-    with log.open("wb") as stream:
-        process = subprocess.Popen([sys.executable, "-c", LAUNCHER, bundle, str(seconds)], stdout=subprocess.PIPE, stderr=stream)
-    assert process.stdout
-    server = Server(process, int(process.stdout.readline() or 0), seconds)
-    for _ in range(600):
-        try:
-            if httpx.get(server.url + "/health", timeout=5).status_code == 200:
-                return server
-        except httpx.HTTPError:
-            time.sleep(0.1)
-        assert process.poll() is None, log.read_text()
-    raise AssertionError("the server does not answer")
 
 
 @pytest.fixture(scope="module")
@@ -344,65 +260,6 @@ def test_told_to_stop_it_answers_what_it_has_accepted_and_ends(tiny_bundle: Path
     assert seen.total() - seen["not accepted"] >= accepted, "whatever was accepted is answered"
     assert seconds < 8, "five seconds, and what the interpreter needs to end"
     assert "Traceback" not in (tmp_path / "log").read_text()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """When a slider's value was sent and answered, and whether with a picture (or because a newer value took its place)."""
-
-    sent: float
-    came: float
-    shown: bool
-
-
-def drag(server: Server, inversion: str, seconds: float) -> tuple[list[Answer], int, float]:
-    """A slider that sends 30 values a second without waiting for answers; the most that waited in the service meanwhile; and the seconds
-    that the slowest answer took for which nothing is computed."""
-
-    def send(index: int) -> Answer:
-        time.sleep(max(0.0, begun + index / 30 - time.perf_counter()))
-        sent = time.perf_counter()
-        edit = {"edits": [{"name": "smile", "strength": index / count}], "slot": "smile", "format": "jpeg"}
-        answer = client.post(f"{server.url}/api/inversions/{inversion}/edit", json=edit)
-        assert answer.status_code in (200, 409), answer.text
-        return Answer(sent, time.perf_counter(), answer.status_code == 200)
-
-    most, slowest, count, begun = 0, 0.0, int(30 * seconds), time.perf_counter() + 0.2
-    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(32) as threads:
-        asked = [threads.submit(send, index) for index in range(count)]
-        while not all(one.done() for one in asked):
-            start = time.perf_counter()
-            most = max(most, waiting(server, client))
-            slowest = max(slowest, time.perf_counter() - start)
-            time.sleep(0.02)
-        return [one.result() for one in asked], most, slowest
-
-
-@pytest.mark.parametrize("seconds", [1.5, pytest.param(20, marks=pytest.mark.full)])
-def test_a_dragged_slider_ends_on_its_last_value_and_queues_nothing(seconds: float, tmp_path: Path) -> None:
-    quiet, server = os.getloadavg()[0] < 1, start(DEMO_FOLDER, tmp_path / "log")
-    while httpx.get(server.url + "/ready").status_code != 200:
-        time.sleep(0.05)
-    picture = httpx.post(server.url + "/api/pictures", content=png(128, 128)).json()["picture"]
-    inversion = httpx.post(f"{server.url}/api/pictures/{picture}/invert", json={}, timeout=60).json()["inversion"]
-    drag(server, inversion, 0.5)  # the first edits load what they need
-    answers, most, slowest = drag(server, inversion, seconds)
-    assert waiting(server) == 0
-    server.process.terminate()
-    assert server.process.wait(30) in (0, -15) and "Traceback" not in (tmp_path / "log").read_text()
-    shown = sorted((answer for answer in answers if answer.shown), key=lambda answer: answer.came)
-    ages, renders = ([1e3 * (answer.came - answer.sent) for answer in shown], [1e3 * (b.came - a.came) for a, b in pairwise(shown)])
-    print(f"{len(shown)} of {len(answers)} values shown, one in {np.median(renders):.0f} ms, {np.median(ages):.0f} ms old", end="")
-    print(f", the oldest {max(ages):.0f} ms{'' if quiet else ', on a machine with other work'}")
-    assert answers[-1].shown, "the last value is what stays on the screen"
-    assert most <= 4, "one waits, one is computed, and of their pictures one waits and one is written"
-    # Two renders before a picture was there, and no earlier, its value was sent: while one was computed, this one waited.
-    slack = 2 * max(slowest, 0.1)
-    late = [two.came - new.sent for two, new in zip(shown, shown[2:], strict=False) if new.sent < two.came - slack]
-    assert not late, f"{len(late)} of {len(shown)} pictures are older than two renders"
-    open_at = [sum(other.sent < answer.sent < other.came for other in answers) for answer in answers]
-    half = len(open_at) // 2
-    assert np.mean(open_at[half:]) <= np.mean(open_at[:half]) + 2, "no queue grows"
 
 
 @pytest.mark.full

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from tiny_bundle import write_bundle
 
 from sdic_train.checkpoints.files import write_safetensors
-from sdic_train.checkpoints.load import load_encoder, save_checkpoint
+from sdic_train.checkpoints.load import load_encoder, mean_rows, save_checkpoint
 from sdic_train.cli.app import main
+from sdic_train.config import TINY
+from sdic_train.networks.e4e import Encoder
 from sdic_train.networks.portrait_reader import READER_FORMAT, PortraitReader
+from sdic_train.networks.stylegan2 import Generator
 from sdic_train.trainers.methods.trainings import Sources, new_model
 from sdic_train.trainers.recipes import METHOD
 from sdic_train.trainers.start import with_new_compensation
@@ -26,6 +32,16 @@ def sdic_file(encoder_file: Path, tmp_path: Path) -> Path:
     model = with_new_compensation(encoder_file, 0)
     save_checkpoint(tmp_path / "sdic.safetensors", model.config, model.latent_avg, **dict(model.named_children()))
     return tmp_path / "sdic.safetensors"
+
+
+@pytest.fixture
+def cropped_file(tmp_path: Path) -> Path:
+    """A model of pictures with a sixteenth of their rows above and a quarter below as bars."""
+    torch.manual_seed(0)
+    config = replace(TINY, encoder=replace(TINY.encoder, crop=(4, 48)))
+    made, path = Generator(config), tmp_path / "cropped.safetensors"
+    save_checkpoint(path, config, mean_rows(made), generator=made, encoder=Encoder(config))
+    return path
 
 
 @pytest.fixture
@@ -65,6 +81,27 @@ def test_options_that_cannot_be(
     assert main([word.format(**places) for word in [*words, *(common if trains else [])]]) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("bundle", [False, True])
+def test_bars_leave_enough_to_judge(
+    bundle: bool, cropped_file: Path, sdic_file: Path, reader_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A perceptual network has nothing left of fewer rows than 32."""
+    model = cropped_file
+    if bundle:
+        model = write_bundle(tmp_path / "bundle", visible_rows=(8, 96))
+    photos = ["--data-seed", "0", "--data", str(tmp_path / "photos")]
+    assert main(["dataset", "--out", photos[-1], "--photo", "--size", "64", "--count", "2", "--processes", "1"]) == 0
+    capsys.readouterr()
+    words = ["evaluate", f"cars={model}", str(sdic_file), *photos, "--perceptual", str(reader_file), "--threads", "1"]
+    assert main([*words, "--width", "45", "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told == (
+        "error: judged at 45 pixels, pictures of cars have 31 rows without bars, and the measures need 32; use --width 47 or more\n"
+    )
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--width", "47", "--count", "2", "--runs", "1"]) == 0
 
 
 def test_a_generator_in_a_file_of_restyle_has_encoders_of_its_own(encoder_file: Path, drawn: Path, tmp_path: Path) -> None:

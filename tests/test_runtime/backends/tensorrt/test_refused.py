@@ -35,13 +35,18 @@ def test_a_stage_that_is_refused_is_one_sentence(backend: TensorRt, library: Fak
         inverted(backend, image)
 
 
-def test_a_batch_beyond_the_profile(bundle: Bundle, host: OnnxRuntime, gpu: FakeGpu, image: np.ndarray) -> None:
-    backend = opened(bundle, FakeLibrary(host, gpu, largest=2))
-    with pytest.raises(
-        ArgumentError,
-        match="^the batch has 3 pictures and the engines take 1 to 2; use a batch in that range, or build them with --batch 1,1,3$",
-    ):
+@pytest.mark.parametrize(
+    ("largest", "sentence"),
+    [(2, "1 to 2; use a batch in that range, or build"), (1, "1; use a batch of 1, or if no stage is for one picture at a time, build")],
+)
+def test_a_batch_beyond_the_profile(
+    largest: int, sentence: str, bundle: Bundle, host: OnnxRuntime, gpu: FakeGpu, image: np.ndarray
+) -> None:
+    """Engines of a graph that is for one picture at a time cannot be built for more."""
+    backend = opened(bundle, FakeLibrary(host, gpu, largest=largest))
+    with pytest.raises(ArgumentError) as told:
         inverted(backend, image)
+    assert str(told.value) == f"the batch has 3 pictures and the engines take {sentence} them with --batch 1,1,3"
 
 
 def test_out_of_memory_says_how_much(bundle: Bundle, host: OnnxRuntime) -> None:
