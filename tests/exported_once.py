@@ -7,7 +7,8 @@ import hashlib
 import io
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,20 @@ TABLES: dict[int, Any] = {}  # opset -> PyTorch's table of operators
 
 @contextmanager
 def quick_exporter() -> Iterator[None]:
-    """PyTorch's exporter makes its table of operators anew for every graph, and a build collects garbage after every stage: a good part of
-    the time of a small one. In the block the table is made once, and the libraries' own objects are no garbage to look through."""
-    try:
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-        make = ONNXRegistry.from_torchlib
-    except (ImportError, AttributeError):  # another PyTorch: slower tests
+    """In the block what PyTorch's exporter and its optimizer do again for every graph, to the same end, is done once: a good part of the
+    time of a small one. With another PyTorch or optimizer the tests are slower."""
+    with pytest.MonkeyPatch.context() as patch:
+        for quicken in (_one_table, _operators_once, _no_hopeless_match):
+            with suppress(ImportError, AttributeError):
+                quicken(patch)
         yield
-        return
+
+
+def _one_table(patch: pytest.MonkeyPatch) -> None:
+    """The table of operators is made once; a build collects garbage after every stage, and the libraries' own objects are none."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    make = ONNXRegistry.from_torchlib
 
     def table(opset_version: int) -> Any:
         if opset_version not in TABLES:
@@ -42,9 +48,29 @@ def quick_exporter() -> Iterator[None]:
             gc.freeze()
         return TABLES[opset_version]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(table))
-        yield
+    patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(table))
+
+
+def _operators_once(patch: pytest.MonkeyPatch) -> None:
+    """PyTorch looks through all its operators at every step, lest somebody registered one in between."""
+    from torch._export import utils
+
+    patch.setattr(utils, "_materialize_cpp_cia_ops", cache(utils._materialize_cpp_cia_ops))
+
+
+def _no_hopeless_match(patch: pytest.MonkeyPatch) -> None:
+    """A rewrite rule of several outputs lists the whole graph before it looks at the operator of the node that it is asked about."""
+    from onnxscript.rewriter._basics import MatchResult
+    from onnxscript.rewriter._matcher import SimplePatternMatcher
+
+    match = SimplePatternMatcher.match
+
+    def quick(self: Any, model: Any, graph: Any, node: Any, **named: Any) -> Any:
+        if not self.pattern.output_nodes[0].op.matches(node.op_type):
+            return MatchResult().fail("another operator")
+        return match(self, model, graph, node, **named)
+
+    patch.setattr(SimplePatternMatcher, "match", quick)
 
 
 @contextmanager
