@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
+import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from built_once import built_once
@@ -21,6 +23,7 @@ from sdic_export.graphs import exporter
 from sdic_export.graphs.exporter import export_stage
 from sdic_runtime.program import Method, Stage
 
+EXPORTED = exporter._exported  # which remembers nothing
 TABLES: dict[int, Any] = {}  # opset -> PyTorch's table of operators
 
 
@@ -74,16 +77,44 @@ def _no_hopeless_match(patch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
+def remembering() -> Iterator[None]:
+    """In the block a module that this process exported already, with the same weights, is not traced again: several tests build variants of
+    one stage, and look at what is written beside it."""
+    import onnx_ir as ir
+
+    known: dict[str, bytes] = {}
+
+    def exported(module: Any, stage: Stage, method: Method, *options: Any, **named: Any) -> Any:
+        try:
+            key = _key(module, stage, method, options, named)
+        except (pickle.PicklingError, AttributeError):  # a class inside a function
+            return EXPORTED(module, stage, method, *options, **named)
+        if key not in known:
+            model = EXPORTED(module, stage, method, *options, **named)
+            known[key] = ir.to_proto(model).SerializeToString()
+            return model
+        return ir.from_proto(onnx.ModelProto.FromString(known[key]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "_exported", exported)
+        yield
+
+
+def _key(module: Any, stage: Stage, method: Method, *others: Any) -> str:
+    """What the module computes and holds, and the stage's table and shapes."""
+    shapes = {name: method.shape(name, 1) for name in (*stage.inputs, *stage.outputs)}
+    held = io.BytesIO()
+    torch.save(module, held)
+    return hashlib.sha256(held.getvalue() + repr((stage, shapes, others)).encode()).hexdigest()[:16]
+
+
+@contextmanager
 def exporting_once(factory: pytest.TempPathFactory) -> Iterator[None]:
     """In the block a build copies the graph of a stage that was exported already in one of the processes of the test run. What the module
     computes and holds, the stage's table and shapes, the options and the file's name tell graphs apart."""
 
     def export(module: Any, stage: Stage, method: Method, path: Path, *options: Any, **named: Any) -> None:
-        shapes = {name: method.shape(name, 1) for name in (*stage.inputs, *stage.outputs)}
-        told = repr((path.name, stage, shapes, options, sorted(named.items()), exporter.EXTERNAL_FROM, exporter.EXTERNAL_TENSOR_FROM))
-        held = io.BytesIO()
-        torch.save(module, held)
-        key = hashlib.sha256(held.getvalue() + told.encode()).hexdigest()[:16]
+        key = _key(module, stage, method, path.name, options, sorted(named.items()), exporter.EXTERNAL_FROM, exporter.EXTERNAL_TENSOR_FROM)
 
         def fill(folder: Path) -> None:
             export_stage(module, stage, method, folder / path.name, *options, **named)

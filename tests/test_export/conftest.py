@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exported_once import quick_exporter
+from exported_once import quick_exporter, remembering
 from sdic_bundle import SMALL_WEIGHT, Built, built_report, random_model, sdic_bundle, write_checkpoint
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ from sdic_train.networks.sdic.model import SDIC
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with quick_exporter():
+    with quick_exporter(), remembering():
         yield
     torch.set_num_threads(threads)
 
