@@ -134,7 +134,7 @@ def _loaded(stream: BinaryIO, name: str, limit: int, decode: bool) -> Image:
     """The image in an open file, within the limits, decoded or with its header alone."""
     stream.seek(0)
     image = _open(stream, name)
-    _check_size(image, name, min(limit, pixel_limit(image)))
+    _check_size(*image.size, name, min(limit, pixel_limit(image)))
     if decode:
         image.load()
     return image
@@ -172,10 +172,10 @@ def _register_heic(name: str) -> None:
     register_heif_opener()
 
 
-def _check_size(image: Image, name: str, limit: int = PIXEL_LIMIT) -> None:
-    _check_pixels(image.width * image.height, name, limit)
-    if max(image.size) > SIDE_LIMIT:
-        raise PictureError(f"{name} is {image.width} x {image.height}, and the longest side is {SIDE_LIMIT}; make the picture smaller")
+def _check_size(width: int, height: int, name: str, limit: int = PIXEL_LIMIT) -> None:
+    _check_pixels(width * height, name, limit)
+    if max(width, height) > SIDE_LIMIT:
+        raise PictureError(f"{name} is {width} x {height}, and the longest side is {SIDE_LIMIT}; make the picture smaller")
 
 
 def _check_pixels(pixels: int, name: str, limit: int) -> None:
@@ -237,7 +237,7 @@ def _decoded(picture: PictureLike, side: int, profiles: bool) -> Image | np.ndar
     if isinstance(picture, str | os.PathLike):
         return load_picture(picture, profiles)
     if isinstance(picture, Image.Image):
-        _check_size(picture, "the picture")
+        _check_size(*picture.size, "the picture")
         decoded = _copied(picture, profiles)
         if 0 in decoded.size:
             raise PictureError(f"the picture is {decoded.width} x {decoded.height}; give one of at least one pixel")
@@ -297,9 +297,8 @@ def _from_bytes(array: np.ndarray) -> Image:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
         raise PictureError(f"the uint8 picture has shape {list(array.shape)}; expected [H, W, 3]")
-    image = Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)
-    _check_size(image, "the picture")
-    return to_rgb(image)
+    _check_size(array.shape[1], array.shape[0], "the picture")  # before it is copied
+    return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array))
 
 
 def _check_floats(array: np.ndarray, side: int) -> np.ndarray:

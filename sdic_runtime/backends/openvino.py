@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +112,6 @@ class OpenVino(Backend):
     def after_fork(self) -> None:
         """In a new process: see `OnnxRuntime.after_fork`."""
         leave(self._networks, self._core)
-        _core.cache_clear()
         self._core, self._networks = _core(), {}
         self._locks = {stage: threading.Lock() for stage in self._locks}
 
@@ -255,9 +255,14 @@ def _unmap_weights(model: Any) -> None:
             advise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), DONT_NEED)
 
 
-@cache
 def _core() -> Any:
     """OpenVINO itself, once per process."""
+    return _core_of(os.getpid())
+
+
+@cache
+def _core_of(process: int) -> Any:
+    """A process that forked off keeps that of its parent, unused: its end would wait for threads that are not there."""
     try:
         return _imported().Core()
     except ImportError as error:

@@ -22,21 +22,12 @@ needs_demo = pytest.mark.skipif(not (DEMO_FOLDER / MANIFEST_NAME).exists(), reas
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the tiny preset with random weights."""
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from sdic_export.build import BuildOptions, build
-    from sdic_train.checkpoints.load import save_checkpoint
-    from sdic_train.config import TINY
-    from sdic_train.networks.sdic.model import SDIC
+    from sdic_bundle import random_model, sdic_bundle, write_checkpoint
 
-    folder = tmp_path_factory.mktemp("exported")
-    torch.manual_seed(3)
-    model = SDIC(TINY).eval().requires_grad_(False)
-    model.latent_avg.normal_(0, 0.5)
-    parts = {name: getattr(model, name) for name in ("encoder", "generator", "dipn", "dicn")}
-    save_checkpoint(folder / "tiny.safetensors", model.config, model.latent_avg, **parts)
-    build(BuildOptions(folder / "tiny.safetensors", folder / "bundle"))
-    return folder / "bundle"
+    checkpoint = write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", random_model())
+    return sdic_bundle(tmp_path_factory, checkpoint).folder
 
 
 def check_golden(library: Any, folder: Path) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,95 +12,53 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from built_once import built_once
-from exported_once import quick_exporter
+from exported_once import quick_exporter, remembering
+from sdic_bundle import SMALL_WEIGHT, Built, built_report, random_model, sdic_bundle, write_checkpoint
 from torch import Tensor, nn
 
 from sdic_export import build as building
-from sdic_export.build import BuildOptions, BuildReport, build
+from sdic_export.build import BuildOptions
 from sdic_export.graphs import exporter
 from sdic_export.methods import EXPORTS, Arrange
-from sdic_train.checkpoints.load import save_checkpoint
-from sdic_train.config import TINY
 from sdic_train.networks.sdic.model import SDIC
-
-
-@dataclass(frozen=True)
-class Built:
-    """One build that several test files look at; none of them may change it."""
-
-    folder: Path
-    report: BuildReport
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with quick_exporter():
+    with quick_exporter(), remembering():
         yield
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
 def model() -> SDIC:
-    """Random weights, with batch norms that change something."""
-    generator = torch.Generator().manual_seed(5)
-    torch.manual_seed(5)
-    model = SDIC(TINY).eval().requires_grad_(False)
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            part.running_mean.normal_(0, 0.1, generator=generator)
-            part.running_var.uniform_(0.7, 1.3, generator=generator)
-            part.weight.data.uniform_(0.8, 1.2, generator=generator)
-            part.bias.data.normal_(0, 0.1, generator=generator)
-    model.latent_avg.normal_(0, 0.5, generator=generator)
-    return model
+    return random_model()
 
 
 @pytest.fixture(scope="session")
 def save_model() -> Callable[[Path, SDIC], Path]:
     """Writes the checkpoint of a model."""
-
-    def save(path: Path, model: SDIC) -> Path:
-        parts = {name: getattr(model, name) for name in ("encoder", "generator", "dipn", "dicn")}
-        save_checkpoint(path, model.config, model.latent_avg, **parts)
-        return path
-
-    return save
+    return write_checkpoint
 
 
 @pytest.fixture(scope="session")
-def checkpoint(model: SDIC, save_model: Callable[[Path, SDIC], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", model)
+def checkpoint(model: SDIC, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", model)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _small_weights_apart() -> Iterator[None]:
     """The tensors of a tiny model are kept apart where those of a released one would be."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "EXTERNAL_TENSOR_FROM", 1024)
+        patch.setattr(exporter, "EXTERNAL_TENSOR_FROM", SMALL_WEIGHT)
         yield
-
-
-def built_report(factory: pytest.TempPathFactory, options: BuildOptions, *patches: Callable[[pytest.MonkeyPatch], None]) -> Built:
-    """What `build` makes, with its report, once for all processes of a test run; while `patches` hold."""
-    name = options.out.name
-
-    def fill(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            for change in patches:
-                change(patch)
-            report = build(replace(options, out=folder / name))
-        (folder / "report.pickle").write_bytes(pickle.dumps(report))
-
-    folder = built_once(factory, f"build-{name}", fill)
-    return Built(folder / name, pickle.loads((folder / "report.pickle").read_bytes()))
 
 
 @pytest.fixture(scope="session")
 def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return built_report(tmp_path_factory, BuildOptions(checkpoint, Path("tiny")))
+    return sdic_bundle(tmp_path_factory, checkpoint)
 
 
 class HalvedDicn(nn.Module):

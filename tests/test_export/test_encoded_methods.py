@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_methods as small
+from exported_once import exporting_once
 from PIL import Image
 from small_bundles import small_bundle
 from typer.testing import CliRunner
@@ -111,11 +112,12 @@ def test_a_file_that_may_be_of_two_methods_is_asked_about(tmp_path: Path) -> Non
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_bundle_iterates_as_the_training_did_unless_told_otherwise(tmp_path: Path) -> None:
+def test_a_bundle_iterates_as_the_training_did_unless_told_otherwise(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     model, path = small.small_model("restyle-e4e"), tmp_path / "model.safetensors"
     save_checkpoint(path, model.config, model.latent_avg, {"iterations": "2"}, encoder=model.encoder, generator=model.generator)
     for name, count, kept in (("trained", None, ["latent_1"]), ("told", 3, ["latent_1", "latent_2"])):
-        build(BuildOptions(path, tmp_path / name, iterations=count, parts=False, cpu_graphs=False))
+        with exporting_once(tmp_path_factory):
+            build(BuildOptions(path, tmp_path / name, iterations=count, parts=False, cpu_graphs=False))
         keeps = json.loads((tmp_path / name / "bundle.json").read_text())["keeps"]
         assert [each for each in keeps if each.startswith("latent_")] == kept
 

@@ -144,9 +144,10 @@ def test_whatever_rows_and_columns_are_off_is_noticed(shape: tuple[int, ...]) ->
     golden = make_golden({"picture": array}, np.zeros((1, 3, 4, 4), np.float32), np.zeros((1, 4, 4), np.float32))
 
     def noticed(*cut: slice) -> bool:
-        off = array.copy()
-        off[(..., *cut)] = 1
-        return bool(golden.thinned("picture", off).any())
+        array[(..., *cut)] = 1  # in place: a copy for each of thousands of rows and columns takes longer than all the rest
+        found = bool(golden.thinned("picture", array).any())
+        array[(..., *cut)] = 0
+        return found
 
     periods = (2, 4, 8) if shape[2] >= 256 else (2,)
     for period in periods:

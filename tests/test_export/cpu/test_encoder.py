@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 
 import pytest
+import small_methods
 import torch
 from torch import nn
 
@@ -15,6 +16,8 @@ from sdic_export.cpu.encoder import CpuEncoder, ParityConv, SharedFirstConv, Sha
 from sdic_export.cpu.mapped import MappedConv
 from sdic_export.graphs.fusion import fused
 from sdic_export.graphs.sdic import EncoderGraph
+from sdic_export.methods import export_code
+from sdic_train.methods.trace import method_of
 from sdic_train.networks.e4e import StyleBlock
 from sdic_train.networks.layers import BottleneckIR
 from sdic_train.networks.sdic.model import SDIC
@@ -70,6 +73,23 @@ def test_encoder_of_a_model(model: SDIC, monkeypatch: pytest.MonkeyPatch) -> Non
         assert any(isinstance(module, winograd.RowWinogradConv2d) for module in cpu.modules())
         assert any(isinstance(module, MappedConv) for module in cpu.levels[0].modules()), "the coarsest level, which is not shared"
         assert largest(cpu(image), graph(image)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["e4e", "psp", "restyle-e4e", "restyle-psp"])
+def test_encoders_of_other_methods(name: str) -> None:
+    export, model = export_code(name), small_methods.small_model(name)
+    graph = export.modules(model)["encoder"].eval()
+    method = method_of(export.code, model.config)
+    torch.manual_seed(0)
+    inputs = [torch.randn(method.shape(each, 2)) for each in method.stage("encoder").inputs]
+    with torch.no_grad():
+        want = graph(*inputs)
+        (cpu,) = export.cpu["encoder"](fused(graph), *(each[:1] for each in inputs))
+        assert (
+            isinstance(cpu, CpuEncoder)
+            and any(isinstance(level, SharedStyles) for level in cpu.levels) == cpu.encoder.config.encoder.pyramid
+        )
+        assert largest(cpu(*inputs), want) < 1e-5
 
 
 def test_batch_norm_in_front_of_a_padded_convolution_is_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,3 +32,37 @@ def test_a_child_loads_anew_and_ends_with_its_own_exit_code(backend: str, tiny_b
         pytest.importorskip("openvino")
     done = subprocess.run([sys.executable, "-c", PROGRAM, tiny_bundle, backend], capture_output=True, text=True, timeout=60)
     assert done.stdout == "7 True\n", done.stderr
+
+
+TWICE = """
+import os, sys
+import numpy as np
+from sdic_runtime import Pipeline
+
+pipelines = [Pipeline.load(sys.argv[1], backend="openvino") for _ in range(2)]
+picture = np.zeros((20, 20, 3), np.uint8)
+
+def in_a_child(work):
+    child = os.fork()
+    if child == 0:
+        sys.exit(work())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def forked():
+    for pipeline in pipelines:
+        pipeline.invert(picture)
+    del pipeline
+    pipelines.pop(int(sys.argv[2])).close()
+    return in_a_child(lambda: 7)
+
+print(in_a_child(forked))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("gone", ["0", "1"])
+def test_a_child_of_a_child_waits_for_no_thread_either(gone: str, tiny_bundle: Path) -> None:
+    """What the first child made anew, and a pipeline that is gone had, is not ended in the second."""
+    pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-c", TWICE, tiny_bundle, gone], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "7\n", done.stderr

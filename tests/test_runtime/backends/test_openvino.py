@@ -293,7 +293,7 @@ def test_running_out_of_memory_says_so(bundle: Bundle, monkeypatch: pytest.Monke
 
 def test_without_the_package_the_extra_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    module._core.cache_clear()
+    module._core_of.cache_clear()
     sentence = 'it needs the package "openvino"; install it with: pip install "sdic-toolkit[openvino]"'
     assert unavailable() == sentence
     with pytest.raises(BackendError, match=r'^the backend "openvino" cannot be used here: it needs the package "openvino"'):
