@@ -1,19 +1,35 @@
 """The errors this distribution raises on purpose: one sentence each, with the value and the way out. A service can answer by their kind."""
 
 LONGEST = 400  # characters of a sentence
-KEPT_END = 150  # of a longer one, where it says what to do
+KEPT_END = 150  # of a longer one, at least
+GAP = " ... "
+REMEDY = "; "  # in front of what to do
 
 
 def printable(text: str, longest: int = LONGEST) -> str:
     """`text` in one line that a terminal can show: of at most `longest` characters (the middle is omitted), and with escapes in place of
     control codes, invisible characters and bytes of names that are no text."""
     if len(text) > longest:
-        end = min(KEPT_END, longest // 3)
-        text = printable(text[:longest], 10 * longest)[: longest - end - 5] + " ... " + printable(text[-longest:], 10 * longest)[-end:]
+        return _shortened(text, longest)
+    escaped = _escaped(text)
+    return escaped if len(escaped) <= longest else _shortened(escaped, longest)
+
+
+def _shortened(text: str, longest: int) -> str:
+    """A longer `text` without its middle. What to do stays whole, or where that alone is too long, only its own middle is omitted."""
+    end, remedy = min(KEPT_END, longest // 3), text.rfind(REMEDY)
+    last = printable(text[remedy:], longest - longest // 4 - len(GAP)) if remedy > 0 else ""
+    if len(last) <= end:
+        remedy, last = len(text), _escaped(text[-longest:])[-end:]
+    first = _escaped(text[: min(remedy, longest)])
+    room = longest - len(last)
+    return first + last if len(first) <= room and remedy < len(text) else first[: room - len(GAP)] + GAP + last
+
+
+def _escaped(text: str) -> str:
     if text.isprintable():
         return text
-    escaped = "".join(letter if letter.isprintable() else " " if letter in "\n\r\t" else ascii(letter)[1:-1] for letter in text)
-    return escaped if len(escaped) <= longest else printable(escaped, longest)
+    return "".join(letter if letter.isprintable() else " " if letter in "\n\r\t" else ascii(letter)[1:-1] for letter in text)
 
 
 class SdicError(ValueError):

@@ -112,10 +112,13 @@ class OnnxRuntimeCuda(DeviceBackend):
     def enqueue_stage(self, stage: str, inputs: Mapping[str, DeviceTensor], outputs: Sequence[str]) -> dict[str, DeviceTensor]:
         session = self._answer(stage, outputs)
         batch = next(iter(inputs.values())).shape[0]
-        results = {name: self.pool.tensor(self.method.shape(name, batch)) for name in outputs}
-        with readable(f'the stage "{stage}" failed', f"see: sdic-export verify {self.bundle.path}", self._place):
-            self._enqueue(session, inputs, results)
-        return results
+        if batch > 1 and for_one(session):
+            each = [
+                self._enqueue_outputs(stage, session, {name: tensor.part(index, index + 1) for name, tensor in inputs.items()}, outputs)
+                for index in range(batch)
+            ]
+            return {name: self._joined([results[name] for results in each]) for name in outputs}
+        return self._enqueue_outputs(stage, session, inputs, outputs)
 
     def enqueue_bytes(self, picture: DeviceTensor) -> tuple[DeviceTensor, DeviceTensor]:
         batch, side = picture.shape[0], self.method.sizes["R"]
@@ -147,6 +150,15 @@ class OnnxRuntimeCuda(DeviceBackend):
     def _bytes_session(self) -> Any:
         return self._create("to_bytes", TO_BYTES, channels_last=False)
 
+    def _enqueue_outputs(
+        self, stage: str, session: Any, inputs: Mapping[str, DeviceTensor], outputs: Sequence[str]
+    ) -> dict[str, DeviceTensor]:
+        batch = next(iter(inputs.values())).shape[0]
+        results = {name: self.pool.tensor(self.method.shape(name, batch)) for name in outputs}
+        with readable(f'the stage "{stage}" failed', f"see: sdic-export verify {self.bundle.path}", self._place):
+            self._enqueue(session, inputs, results)
+        return results
+
     def _enqueue(self, session: Any, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor]) -> None:
         binding = session.io_binding()
         read = {name: self.readable(tensor) for name, tensor in inputs.items()}  # copies stay until the run is put on the stream
@@ -175,7 +187,7 @@ class OnnxRuntimeCuda(DeviceBackend):
         check_tensors(name, Stage(whole.inputs, (graph.alone,)) if graph.alone else whole, session, path)
         check_shapes(self.method, session, path)
         if for_one(session):
-            self.largest_batch = 1
+            self.largest_batch = 1  # unless somebody asks for more: the pictures of a batch would only wait for each other here
         on_cpu = _on_cpu(session)
         if heavy := sorted(WORK.intersection(on_cpu)):
             why = f'ONNX Runtime would run {", ".join(heavy)} of "{graph.key}" on the CPU'

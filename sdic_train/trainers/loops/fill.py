@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sdic_runtime.errors import ArgumentError
 from sdic_runtime.files import replacing
 from sdic_train.trainers.loops.graphs import Graphs
+from sdic_train.trainers.loops.held import held
 from sdic_train.trainers.loops.pace import UNKNOWN, Pace
 from sdic_train.trainers.loops.run import (
     LOG,
@@ -49,14 +50,19 @@ def fill(trainer: Trainer, options: FillOptions, report: Callable[[str], None] =
 
     How many steps that are is measured in the first seconds and again at every tenth of the time; the folder's pace.json says it. The
     result is also written at every measurement, so that one is there whenever the process is ended. Raises ArgumentError, also where the
-    time is over before the first step of a run.
+    time is over before the first step of a run, and FileError where another training works in the folder.
     """
     if trainer.compute.processes > 1:
         raise ArgumentError("--until is for one process; give --steps for several")
     folder, pace = options.folder, Pace(options.until)
     if pace.over and not (options.resume and (folder / STATE).exists()):
         raise ArgumentError(f"--until {options.until:.0f} is over ({pace.start:.0f} now), with no time for a step; give a later time")
-    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, trainer.compute):
+        return _fill(trainer, options, pace, report)
+
+
+def _fill(trainer: Trainer, options: FillOptions, pace: Pace, report: Callable[[str], None]) -> dict[str, float]:
+    folder = options.folder
     same_recipe(trainer, folder, options.resume, apart=("steps",))
     if options.resume and (folder / STATE).exists():
         trainer.load_state(read_state(folder / STATE))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sdic_runtime.errors import ArgumentError, FileError, MissingExtraError
 from sdic_runtime.files import replacing
 from sdic_runtime.progress import shown
+from sdic_train.trainers.loops.held import held
 
 if TYPE_CHECKING:
     from sdic_train.trainers.base import Trainer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("sdic_train")
 STATE, LOG, RECIPE, RESULT = "state.pt", "losses.csv", "recipe.json", "model.safetensors"
 SOURCES = "sources"  # in a recipe.json: what the run learns from
+OpenBoard = Callable[[Path, int], Any]
 DIGEST, SHOWN = 64, 12  # digits of a sha256, and those that a sentence says
 
 
@@ -45,11 +47,16 @@ class RunOptions:
 
 
 def train(trainer: Trainer, options: RunOptions, report: Callable[[str], None] = LOGGER.info) -> dict[str, float]:
-    """Trains until `options.steps` or `options.minutes` and returns the last losses. A killed run continues from its last saved state."""
+    """Trains until `options.steps` or `options.minutes` and returns the last losses. A killed run continues from its last saved state.
+    Raises FileError where another training works in the folder."""
+    open_board = trainer.compute.alone(_boards) if options.tensorboard else None
+    trainer.compute.wait()
+    with held(options.folder, trainer.compute):
+        return _train(trainer, options, report, open_board)
+
+
+def _train(trainer: Trainer, options: RunOptions, report: Callable[[str], None], open_board: OpenBoard | None) -> dict[str, float]:
     folder, compute = options.folder, trainer.compute
-    open_board = compute.alone(_boards) if options.tensorboard else None
-    compute.wait()
-    folder.mkdir(parents=True, exist_ok=True)
     same_recipe(trainer, folder, options.resume)
     if options.resume and (folder / STATE).exists():
         trainer.load_state(read_state(folder / STATE))
@@ -217,7 +224,7 @@ def _bar(trainer: Trainer, options: RunOptions) -> Any:
     return tqdm(total=options.steps, initial=trainer.step, unit="step", desc=options.folder.name)
 
 
-def _boards() -> Callable[[Path, int], Any]:
+def _boards() -> OpenBoard:
     """What opens TensorBoard logs in a run's folder, from a step on: what a killed run wrote behind that step is dropped."""
     try:
         from torch.utils.tensorboard import SummaryWriter
