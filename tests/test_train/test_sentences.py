@@ -17,7 +17,8 @@ from sdic_runtime import errors
 ROOT = Path(sdic_train.__file__).parent
 MODULES = sorted(path.relative_to(ROOT.parent).with_suffix("").as_posix().replace("/", ".") for path in ROOT.rglob("*.py"))
 
-INTERNAL = ("Refused", "Damaged")  # of reading pickles, where they become a CheckpointError with the file's name
+# Of reading pickles, where they become a CheckpointError with the file's name; of writing, where `replacing` makes a FileError of it.
+INTERNAL = ("Refused", "Damaged", "OSError")
 
 
 def sentences(module: ModuleType) -> Iterator[tuple[str, str]]:
