@@ -40,9 +40,10 @@ THREADS = 4  # of one training, at most
 
 @dataclass(frozen=True)
 class Demo:
-    """A call: which model, where, and on what."""
+    """A call: which model, where, and on what. `locks`: that of the folder of the work, which children hold too."""
 
     options: argparse.Namespace
+    locks: tuple[int, ...] = ()
 
     @property
     def work(self) -> Path:
@@ -115,7 +116,7 @@ class Demo:
         path = self.work / "log.txt"
         with path.open("ab") as log:
             code = subprocess.run(
-                product(package, *words), env=environment(self.work / "site"), cwd=ROOT, stdout=log, stderr=log
+                product(package, *words), env=environment(self.work / "site"), cwd=ROOT, stdout=log, stderr=log, pass_fds=self.locks
             ).returncode
         if code:
             end = "\n".join(path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-8:])
@@ -204,7 +205,7 @@ def kept(demo: Demo, stage: Stage, made_from: dict[str, str]) -> Iterator[None]:
             leave(demo, stage, made_from)
 
 
-def train(demo: Demo, stage: Stage, made_from: dict[str, str], begin: float, lock: int) -> None:
+def train(demo: Demo, stage: Stage, made_from: dict[str, str], begin: float) -> None:
     """The trainings of a stage that are not finished; with --more the last ones go on from what they made."""
     options, seconds = demo.options, 60 * demo.options.minutes
     if options.more:
@@ -222,7 +223,7 @@ def train(demo: Demo, stage: Stage, made_from: dict[str, str], begin: float, loc
         )
     folders = [demo.runs / spec.name for spec in specs]
     with wall_time.shared_gpu(demo.work, options.device != "cpu" and len(specs) > 1) as extra:
-        wall_time.run_all(specs, folders, lambda: demo.draw(stage.pictures), [], demo.work / "site", extra, lock)
+        wall_time.run_all(specs, folders, lambda: demo.draw(stage.pictures), [], demo.work / "site", extra, *demo.locks)
 
 
 def make_directions(demo: Demo) -> None:
@@ -270,8 +271,8 @@ def build(demo: Demo) -> None:
 WORKS: dict[str, Callable[[Demo], None]] = {"directions": make_directions, "evaluation": evaluate, "bundle": build}
 
 
-def run(demo: Demo, stage: Stage, lock: int) -> bool:
-    """Run one stage; whether it is complete now. `lock`: that of the folder of the work."""
+def run(demo: Demo, stage: Stage) -> bool:
+    """Run one stage; whether it is complete now."""
     begin = time.time()
     made_from = fetch(demo, stage)
     complete = resume(demo, stage, made_from)
@@ -286,13 +287,13 @@ def run(demo: Demo, stage: Stage, lock: int) -> bool:
     if stage.work:
         WORKS[stage.name](demo)
     elif more:
-        train(demo, stage, made_from, begin, lock)
+        train(demo, stage, made_from, begin)
         if not all(map(demo.finished, stage.tasks)):
             print("the trainings did not end; the state is what it was", flush=True)
             return False
     else:
         with kept(demo, stage, made_from):
-            train(demo, stage, made_from, begin, lock)
+            train(demo, stage, made_from, begin)
     left = leave(demo, stage, made_from)
     size = sum(part.size for part in left.parts) / 1e6
     missing = [task.name for task in stage.tasks if task.name not in left.finished]
@@ -358,7 +359,7 @@ def main(words: Sequence[str] | None = None) -> int:
             for stage in stages(options.size):
                 if options.stage in (stage.name, "all"):
                     work = whole / stage.name if options.rehearse else whole  # as on a bare machine
-                    if not run(Demo(argparse.Namespace(**{**vars(options), "work": str(work)})), stage, lock):
+                    if not run(Demo(argparse.Namespace(**{**vars(options), "work": str(work)}), (lock,)), stage):
                         return 1
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -7,8 +7,8 @@ REMEDY = "; "  # in front of what to do
 
 
 def printable(text: str, longest: int = LONGEST) -> str:
-    """`text` in one line that a terminal can show: of at most `longest` characters (the middle is omitted), and with escapes in place of
-    control codes, invisible characters and bytes of names that are no text."""
+    """`text` in one line that a terminal can show: of at most `longest` characters, which are 30 or more (the middle is omitted), and with
+    escapes in place of control codes, invisible characters and bytes of names that are no text."""
     if len(text) > longest:
         return _shortened(text, longest)
     escaped = _escaped(text)

@@ -115,8 +115,8 @@ class BandUp(nn.Module):
     def __init__(self, layer: FoldedStyledConv, rows: Rows) -> None:
         super().__init__()
         half = rows.size // 2
-        first, last = max(rows.first - 1, 0), min(rows.last + 2, rows.size + 1)  # of what the blur reads
-        self.above, self.below = first - (rows.first - 1), rows.last + 2 - last
+        first, last = max(rows.first - 1, 0), rows.last + 2  # of what the blur reads
+        self.above = first - (rows.first - 1)
         pairs = Rows(first // 2, (last - 1) // 2 + 1, half + 1)
         reads_before = first % 2 == 0 and first > 0  # an even row first, which reads the row before its partner
         self.top, self.bottom = int(not reads_before), int(pairs.last > half)
@@ -137,7 +137,7 @@ class BandUp(nn.Module):
         # For all columns at once: ONNX Runtime multiplies run by run of what is repeated, and runs of some channels are short.
         x = torch.stack(lines, 2) * demodulation.repeat(1, 2 * self.columns).unflatten(1, (self.columns, -1))[:, None, None]
         x = x.flatten(1, 2).unflatten(3, (2, -1)).flatten(2, 3).permute(0, 3, 1, 2)
-        x = F.conv2d(F.pad(x, (0, 0, self.above, self.below)), self.vertical, groups=x.shape[1])
+        x = F.conv2d(F.pad(x, (0, 0, self.above, 0)), self.vertical, groups=x.shape[1])
         x = F.conv2d(F.pad(x, (1, 0)), self.horizontal, groups=x.shape[1])
         # Noise and bias as a convolution are added by the one in front. Without the style it would be folded into a constant of full size.
         noise = self.noise + 0 * style[:, :1, None, None]
@@ -147,7 +147,8 @@ class BandUp(nn.Module):
         """The even and the odd rows of the transposed convolution, [N, rows, columns / 2, 2 O] each: even columns, then odd ones."""
         lines = []
         for row in (0, 1):
-            # Zeros behind the input make the phases equally large; they add a column of zeros at the end, and a row at the picture's end.
+            # Zeros behind the input make the phases equally large; they add a column of zeros at the end, and a row at the picture's end,
+            # which the blur reads.
             edges = (self.top * (1 - row), self.bottom)
             parts = [F.conv2d(F.pad(x, (1 - column, 1, *edges)), self.get_buffer(f"weight{row}{column}")) for column in (0, 1)]
             lines.append(torch.cat(parts, 1).permute(0, 2, 3, 1))

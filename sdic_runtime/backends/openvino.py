@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ class OpenVino(Backend):
 
     def after_fork(self) -> None:
         """In a new process: see `OnnxRuntime.after_fork`."""
-        leave(self._networks, self._core)
+        leave(self._networks)
         self._core, self._networks = _core(), {}
         self._locks = {stage: threading.Lock() for stage in self._locks}
 
@@ -262,11 +262,13 @@ def _core() -> Any:
 
 @cache
 def _core_of(process: int) -> Any:
-    """A process that forked off keeps that of its parent, unused: its end would wait for threads that are not there."""
     try:
-        return _imported().Core()
+        core = _imported().Core()
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino", 'the backend "openvino"') from error
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=partial(leave, core))
+    return core
 
 
 def _imported() -> Any:

@@ -71,9 +71,11 @@ class Entry:
 
     def check_width(self, width: int) -> None:
         """Raise ArgumentError where a picture of `width` pixels is too small to be judged, without the bars of a letterboxed domain."""
-        first, end = (row * width // self.resolution for row in self.visible) if self.working else (0, width)
+        if not self.working:
+            return
+        first, end = (row * width // self.resolution for row in self.visible)
         if end - first < SMALLEST:
-            least = ceil(SMALLEST * self.resolution / max(1, self.visible[1] - self.visible[0]))
+            least = ceil(SMALLEST * self.resolution / (self.visible[1] - self.visible[0]))
             seen = f"judged at {width} pixels, pictures of {self.label} have {end - first} rows without bars"
             raise ArgumentError(f"{seen}, and the measures need {SMALLEST}; use --width {least} or more")
 

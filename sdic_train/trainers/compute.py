@@ -105,7 +105,7 @@ class Compute:
         if self.failure is not None:
             raise self.failure
         if failed:
-            raise FileError("the first of the processes could not write the run's files, so that all ended; see what it says")
+            raise FileError("the first of the processes failed, so that all ended; see what it says")
         return agreed
 
     @property

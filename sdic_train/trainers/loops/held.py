@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdic_runtime.errors import FileError
 
@@ -32,8 +33,14 @@ def _hold(folder: Path, until_end: ExitStack) -> None:
     if FileLock is SoftFileLock:  # what takes the place of locks where there are none: a file that stays when its process is killed
         return
     try:
-        until_end.enter_context(FileLock(folder / LOCK).acquire(timeout=0))
+        until_end.enter_context(_firm(FileLock, folder / LOCK).acquire(timeout=0))
     except Timeout:
         raise FileError(f"another training works in {folder}; wait for it to end, or choose another folder with --out") from None
     except (OSError, NotImplementedError):
         pass  # a file system without locks; where nothing can be written, the run's own files say so
+
+
+def _firm(kind: Any, path: Path) -> Any:
+    """A lock of `kind` that is none where the file system has none; later versions of filelock would write a file that stays."""
+    option = "fallback_to_soft"
+    return kind(path, **{option: False} if option in signature(kind.__init__).parameters else {})

@@ -92,8 +92,10 @@ def _train(trainer: Trainer, options: RunOptions, report: Callable[[str], None],
             if stop:
                 break
     finally:
-        for display in filter(None, (bar, board)):
-            display.close()
+        if bar:
+            bar.close()
+        if board:
+            compute.alone(board.close)
     save_state(trainer, folder)
     draw_sheet(trainer, folder)
     compute.alone(trainer.save, folder / RESULT)

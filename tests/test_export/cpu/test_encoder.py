@@ -75,7 +75,7 @@ def test_encoder_of_a_model(model: SDIC, monkeypatch: pytest.MonkeyPatch) -> Non
         assert largest(cpu(image), graph(image)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["e4e", "psp", "restyle-e4e", "restyle-psp"])
+@pytest.mark.parametrize("name", ["e4e", "hfgi", "psp", "restyle-e4e", "restyle-psp", "sfe"])
 def test_encoders_of_other_methods(name: str) -> None:
     export, model = export_code(name), small_methods.small_model(name)
     graph = export.modules(model)["encoder"].eval()

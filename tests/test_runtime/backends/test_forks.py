@@ -34,6 +34,30 @@ def test_a_child_loads_anew_and_ends_with_its_own_exit_code(backend: str, tiny_b
     assert done.stdout == "7 True\n", done.stderr
 
 
+GONE = """
+import gc, os, sys
+from sdic_runtime import Pipeline
+
+pipeline = Pipeline.load(sys.argv[1], backend=sys.argv[2])
+pipeline.close()
+del pipeline
+gc.collect()
+child = os.fork()
+if child == 0:
+    sys.exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_child_ends_where_no_pipeline_is_left(backend: str, tiny_bundle: Path) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-c", GONE, tiny_bundle, backend], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "7\n", done.stderr
+
+
 TWICE = """
 import os, sys
 import numpy as np

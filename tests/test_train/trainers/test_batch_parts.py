@@ -119,7 +119,7 @@ def test_what_the_first_process_cannot_write_ends_all_with_a_sentence(tmp_path: 
             process.kill()
             process.wait()
     assert said[0] == f"cannot write {tmp_path}/run/state.pt: file too large; make room"
-    assert said[1] == "the first of the processes could not write the run's files, so that all ended; see what it says"
+    assert said[1] == "the first of the processes failed, so that all ended; see what it says"
     assert [process.returncode for process in started] == [1, 1] and not (tmp_path / "run/state.pt").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -30,9 +31,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from sdic_train.trainers.loops.held import held
 with held(Path(sys.argv[1]), SimpleNamespace(alone=lambda work, *given: work(*given), wait=lambda: None)):
-    child = os.fork()
-    if child:
-        print(child, flush=True)
+    if not os.fork():
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
 
@@ -94,12 +94,15 @@ def test_a_platform_without_locks_takes_none(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(filelock, "FileLock", filelock.SoftFileLock)
     with held(tmp_path, process(main=True)):
         assert not list(tmp_path.iterdir())
-    monkeypatch.undo()
 
-    class Broken(filelock.FileLock):  # type: ignore[misc]
-        def acquire(self, *_: Any, **__: Any) -> Any:
-            raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(filelock, "FileLock", Broken)
-    with held(tmp_path, process(main=True)):
-        assert not list(tmp_path.iterdir())
+@pytest.mark.filterwarnings("error")
+def test_a_file_system_without_locks_takes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def broken(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with held(tmp_path, process(main=True)), held(tmp_path, process(main=True)):
+        assert not any(path.read_bytes() for path in tmp_path.iterdir())
