@@ -200,7 +200,8 @@ def test_engines_must_be_named_and_there(built: Any, tmp_path: Path) -> None:
 
 def test_engines_become_plans(built: Any, tmp_path: Path) -> None:
     """With files in place of engines: nothing here loads them."""
-    from sdic_runtime.backends.tensorrt.engine_files import EngineEntry, EngineSettings, Profile, Sidecar, onnx_hash, write_sidecar
+    from sdic_runtime.backends.tensorrt.engine_files import EngineEntry, EngineSettings, Sidecar, onnx_hash, write_sidecar
+    from sdic_runtime.backends.tensorrt.settings import Profile
     from sdic_runtime.files import sha256
 
     bundle, folder = Bundle.open(built.folder), tmp_path / "engines"
