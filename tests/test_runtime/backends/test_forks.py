@@ -24,16 +24,6 @@ if child == 0:
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), np.array_equal(pipeline.invert(picture).pixels, before))
 """
 
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_child_loads_anew_and_ends_with_its_own_exit_code(backend: str, tiny_bundle: Path) -> None:
-    if backend == "openvino":
-        pytest.importorskip("openvino")
-    done = subprocess.run([sys.executable, "-c", PROGRAM, tiny_bundle, backend], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "7 True\n", done.stderr
-
-
 GONE = """
 import gc, os, sys
 from sdic_runtime import Pipeline
@@ -51,11 +41,13 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_child_ends_where_no_pipeline_is_left(backend: str, tiny_bundle: Path) -> None:
+@pytest.mark.parametrize(("program", "printed"), [(PROGRAM, "7 True\n"), (GONE, "7\n")], ids=["used", "gone"])
+def test_a_child_ends_with_its_own_exit_code(program: str, printed: str, backend: str, tiny_bundle: Path) -> None:
+    """It loads anew what it uses, and waits for nothing where no pipeline is left."""
     if backend == "openvino":
         pytest.importorskip("openvino")
-    done = subprocess.run([sys.executable, "-c", GONE, tiny_bundle, backend], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "7\n", done.stderr
+    done = subprocess.run([sys.executable, "-c", program, tiny_bundle, backend], capture_output=True, text=True, timeout=60)
+    assert done.stdout == printed, done.stderr
 
 
 TWICE = """
